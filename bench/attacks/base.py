@@ -31,6 +31,8 @@ class Attack:
         norm: "linf" or "l2": the norm of the ball; None without one.
         iterative: whether it takes more than one step.
         needs_gradient: whether it differentiates the model.
+        takes_targets: whether it leads to `problem.targets` where there are any (the named losses of
+            `Problem.gradient` do).
     """
 
     version: ClassVar[int] = 1
@@ -38,6 +40,7 @@ class Attack:
     norm: ClassVar[str | None] = "linf"
     iterative: ClassVar[bool] = True
     needs_gradient: ClassVar[bool] = True
+    takes_targets: ClassVar[bool] = False
 
     restarts: int = 1
 

@@ -21,6 +21,7 @@ class FGSM(Attack):
     """
 
     iterative: ClassVar[bool] = False
+    takes_targets: ClassVar[bool] = True
 
     def run(self, problem: Problem) -> Tensor:
         """One step of ε from the image itself."""

@@ -17,13 +17,15 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, kw_only=True)
 class Iterative(Attack):
-    """Projected gradient ascent on the cross-entropy.
+    """Projected gradient ascent on the cross-entropy; with targets, descent on that of the target.
 
     Args:
         steps: number of steps.
         rel_step: length of a step as a share of ε.
         restarts: independent random starts.
     """
+
+    takes_targets: ClassVar[bool] = True
 
     steps: int = 50
     rel_step: float = 0.1
@@ -43,15 +45,19 @@ class Iterative(Attack):
         """The step of unit length along a gradient [b, C, H, W]."""
         return gradient.sign()
 
+    def slope(self, problem: Problem, x: Tensor, step: int) -> Tensor:
+        """What step number `step` (from 0) ascends at `x`: a gradient [b, C, H, W]."""
+        return problem.gradient(x)
+
     def run(self, problem: Problem) -> Tensor:
         """`steps` steps of `rel_step`·ε, each projected; broken images leave under `first_success`."""
-        step = self.rel_step * problem.budget
+        length = self.rel_step * problem.budget
         x = self.start(problem)
-        for _ in range(self.steps):
-            x, gradient = problem.drop_broken(x, problem.gradient(x))
+        for step in range(self.steps):
+            x, gradient = problem.drop_broken(x, self.slope(problem, x, step))
             if not len(x):
                 return x
-            x = problem.project(x + step * self.direction(gradient))
+            x = problem.project(x + length * self.direction(gradient))
         return x
 
 
@@ -116,14 +122,14 @@ class MIM(Iterative):
 
     def run(self, problem: Problem) -> Tensor:
         """Sign steps along the momentum; broken images leave under `first_success`."""
-        step = self.rel_step * problem.budget
+        length = self.rel_step * problem.budget
         x = problem.images
         momentum = torch.zeros_like(x)
-        for _ in range(self.steps):
-            x, gradient, momentum = problem.drop_broken(x, problem.gradient(x), momentum)
+        for step in range(self.steps):
+            x, gradient, momentum = problem.drop_broken(x, self.slope(problem, x, step), momentum)
             if not len(x):
                 return x
-            length = gradient.flatten(1).abs().sum(1).clamp_min(1e-30)
-            momentum = self.decay * momentum + gradient / length.view(-1, *[1] * (x.dim() - 1))
-            x = problem.project(x + step * momentum.sign())
+            size = gradient.flatten(1).abs().sum(1).clamp_min(1e-30)
+            momentum = self.decay * momentum + gradient / size.view(-1, *[1] * (x.dim() - 1))
+            x = problem.project(x + length * momentum.sign())
         return x

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from bench.attacks.base import Attack, Stop
 from bench.attacks.problem import Draws, Problem, excess, project
-from bench.core.errors import JobError
+from bench.core.errors import BenchError, JobError
 from bench.core.progress import Progress
 from bench.data.base import ImageSet
 
@@ -36,6 +36,7 @@ class Outcome:
         forwards, backwards: passes, counted per image.
         seconds: duration of the attack, judging included.
         measurements: numbers that flags are derived from.
+        hit: bool [n], classified as the target class after the attack; None when the attack was untargeted.
     """
 
     clean: Tensor
@@ -45,6 +46,7 @@ class Outcome:
     backwards: int
     seconds: float
     measurements: dict[str, Any] = field(default_factory=dict)
+    hit: Tensor | None = None
 
 
 @contextlib.contextmanager
@@ -92,6 +94,7 @@ def attack_images(
     seed_axes: tuple[object, ...] = (),
     batch_size: int = 250,
     keep_images: bool = False,
+    targets: Tensor | None = None,
     progress: Progress | None = None,
 ) -> Outcome:
     """Attack every image of a set and judge the result.
@@ -108,17 +111,25 @@ def attack_images(
         budget: in the unit of `attack.budget_name`; `eps` is in units of the [0, 1] pixel range.
         seed_axes: axes of the attack's random numbers.
         keep_images: whether the outcome holds the adversarial images.
+        targets: int64 [n], the class that each image should be taken for. The attack then succeeds where the model
+            outputs it, and only that lets an image leave under `first_success`; `Outcome.hit` says where. `robust`
+            still means classified correctly. Images of the target class itself succeed without a change: leave them
+            out of the population.
 
     Raises:
+        BenchError: targets for an attack that leads to none, or of another length than the images.
         JobError: the attack returned NaN, left the budget, or the model's output is not finite.
     """
     progress = progress or Progress()
+    if targets is not None:
+        targets = _checked_targets(targets, attack, images)
     started = time.perf_counter()
     count = Counts()
     with evaluation_mode(model):
         clean = predictions(model, images, batch_size=batch_size) == images.labels
         count.forwards += len(images)
         robust = clean.clone()
+        hit = None if targets is None else torch.zeros_like(clean)
         todo = clean.nonzero().squeeze(1) if stop == "first_success" else torch.arange(len(images), device=clean.device)
         adversarial = images.floats(slice(None)).cpu() if keep_images else None
         draws = Draws((*seed_axes, "attack"), tuple(images.images.shape[1:]))
@@ -127,16 +138,24 @@ def attack_images(
             for rows in todo.split(batch_size):  # type: ignore[no-untyped-call]
                 if not len(rows):
                     continue
-                result, wrong = _one_batch(attack, model, images, rows, budget, stop, restart, draws, count)
+                part = None if targets is None else targets[rows]
+                result, output = _one_batch(
+                    attack, model, images, rows, budget, stop, restart, draws, count, part, clean[rows]
+                )
+                wrong = output != images.labels[rows]
+                success = wrong if part is None else output == part
                 if adversarial is not None:
                     # Later restarts replace an image only where they break what stood before.
-                    fresh = torch.ones_like(wrong) if restart == 0 else wrong & robust[rows]
+                    standing = robust[rows] if hit is None else ~hit[rows]
+                    fresh = torch.ones_like(success) if restart == 0 else success & standing
                     adversarial[rows[fresh].cpu()] = result[fresh].cpu()
                 robust[rows] &= ~wrong
+                if hit is not None:
+                    hit[rows] |= success
                 done += len(rows)
                 progress.images(done, len(todo), standing=int(robust.sum()))
             if stop == "first_success":
-                todo = robust.nonzero().squeeze(1)
+                todo = (robust if hit is None else clean & ~hit).nonzero().squeeze(1)
     return Outcome(
         clean=clean.cpu(),
         robust=robust.cpu(),
@@ -145,7 +164,16 @@ def attack_images(
         backwards=count.backwards,
         seconds=time.perf_counter() - started,
         measurements=count.measurements(),
+        hit=None if hit is None else hit.cpu(),
     )
+
+
+def _checked_targets(targets: Tensor, attack: Attack, images: ImageSet) -> Tensor:
+    if not attack.takes_targets:
+        raise BenchError(f"{type(attack).__name__} leads to no target class; pgd and apgd_ce do, for example")
+    if targets.shape != images.labels.shape:
+        raise BenchError(f"{len(images)} images need as many targets, not {tuple(targets.shape)}")
+    return targets.to(images.device)
 
 
 def _one_batch(
@@ -158,8 +186,10 @@ def _one_batch(
     restart: int,
     draws: Draws,
     count: Counts,
+    targets: Tensor | None,
+    clean: Tensor,
 ) -> tuple[Tensor, Tensor]:
-    """Adversarial images [b, C, H, W] of one batch and which of them are misclassified, bool [b]."""
+    """Adversarial images [b, C, H, W] of one batch and the classes [b] that the model takes them for."""
     clean_images, labels = images.floats(rows), images.labels[rows]
     problem = Problem(
         attack=attack,
@@ -171,6 +201,7 @@ def _one_batch(
         stop=stop,
         restart=restart,
         draws=draws,
+        targets=None if targets is None else targets.clone(),
     )
     problem.finish(attack.run(problem))
     result = problem.result
@@ -180,9 +211,12 @@ def _one_batch(
     if far > ROUNDING:
         raise JobError(f"{type(attack).__name__} returned images {far:g} outside of its budget or of [0, 1]")
     result = project(result, clean_images, budget, attack.norm)
-    wrong = predictions(model, result, batch_size=len(result)) != labels
-    count.add(problem, restart, unmoved=(result == clean_images).flatten(1).all(1).sum(), far=far)
-    return result, wrong
+    output = predictions(model, result, batch_size=len(result))
+    change = (result - clean_images).flatten(1)
+    count.add(problem, restart, unmoved=(change == 0).all(1).sum(), far=far)
+    if attack.norm is None and restart == 0:
+        count.add_distances(change[clean & (output != labels if targets is None else output == targets)])
+    return result, output
 
 
 class Counts:
@@ -196,6 +230,7 @@ class Counts:
         self._unmoved = 0
         self._excess = 0.0
         self._losses: list[list[float]] = []  # per gradient call of the first restart: sum, images
+        self._distances: list[Tensor] | None = None  # [images broken, 2]: l1, l2; of attacks without a ball
 
     def add(self, problem: Problem, restart: int, *, unmoved: Tensor, far: float) -> None:
         """Take the counts of one batch; its images were judged once more than `problem` knows."""
@@ -213,12 +248,32 @@ class Counts:
             self._losses[index][0] += float(total)
             self._losses[index][1] += images
 
+    def add_distances(self, change: Tensor) -> None:
+        """Take the changes [b, D] of the images of one batch that were right when clean and broken by the attack."""
+        self._distances = self._distances or []
+        self._distances.append(torch.stack([change.abs().sum(1), change.norm(dim=1)], 1).cpu())
+
     def measurements(self) -> dict[str, Any]:
-        """JSON-like: counts of the first restart, and the mean loss over the images attacked at each step."""
-        return {
+        """JSON-like: counts of the first restart, and the mean loss over the images attacked at each step.
+
+        For attacks without a ball also `distances`: how many images broke (`broken`), and of these the mean, median,
+        smallest and largest distance in `l1` and `l2` (none when no image broke).
+        """
+        counts = {
             "attacked": self._attacked,
             "zero_gradients": self._zero_gradients,
             "unmoved": self._unmoved,
             "largest_excess": max(0.0, self._excess),
             "loss_curve": [total / images for total, images in self._losses if images],
         }
+        return counts if self._distances is None else {**counts, "distances": _summary(torch.cat(self._distances))}
+
+
+def _summary(distances: Tensor) -> dict[str, Any]:
+    """Summary statistics of distances [n, 2] (l1, l2)."""
+    summary: dict[str, Any] = {"broken": len(distances)}
+    for name, column in zip(("l1", "l2"), distances.double().unbind(1), strict=True):
+        if len(column):
+            values = (column.mean(), column.quantile(0.5), column.min(), column.max())
+            summary[name] = dict(zip(("mean", "median", "min", "max"), map(float, values), strict=True))
+    return summary

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import TYPE_CHECKING, Any, overload
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any, NamedTuple, overload
 
 import torch
 from torch import Tensor, nn
 
+from bench.attacks import losses as loss_functions
 from bench.core import seeds
+from bench.core.errors import BenchError
+from bench.models.ensemble import Ensemble
 
 if TYPE_CHECKING:
     from bench.attacks.base import Attack, Stop
@@ -39,14 +42,32 @@ class Draws:
             draw(self.shape, generator=self._generator, out=values[place])
         return (values * 2 - 1 if kind == "uniform" else values).to(rows.device)
 
+    def shared(self, name: object, size: int) -> list[float]:
+        """`size` uniform numbers in [0, 1), the same for every image of the set."""
+        return torch.rand(size, generator=seeds.generator(*self.axes, "shared", name)).tolist()
 
-def gradient_losses() -> dict[str, Callable[[Tensor, Tensor], Tensor]]:
-    """Losses [b] on the fused output [b, C] that an attack can ascend, by name.
+
+def gradient_losses() -> dict[str, loss_functions.Loss]:
+    """Losses (scores [b, C], labels [b], targets [b] or None) → [b] that an attack can ascend, by name.
 
     The output is a log-probability or a logit vector, whichever the fusion rule gives; cross-entropy is right on
     both, since a log-softmax leaves log-probabilities as they are.
     """
-    return {"ce": lambda scores, labels: nn.functional.cross_entropy(scores, labels, reduction="none")}
+    return loss_functions.LOSSES
+
+
+class Answer(NamedTuple):
+    """What the model says at a point, rows as in `Problem.images`.
+
+    Attributes:
+        gradient: [b, C, H, W], of each image's own loss.
+        losses: [b], the loss that is ascended.
+        scores: [b, classes], the fused output.
+    """
+
+    gradient: Tensor
+    losses: Tensor
+    scores: Tensor
 
 
 class Problem:
@@ -55,7 +76,10 @@ class Problem:
     Attributes:
         images: float32 [b, C, H, W] in [0, 1], the clean images still attacked.
         labels: int64 [b].
+        targets: int64 [b], the classes that a targeted attack wants the model to output; None when untargeted.
         budget: the attack's budget (`eps` or `c`).
+        model: what is attacked. Passes that an attack makes through it by itself are neither counted nor judged: use
+            `ask`, or `ascend` for what is no function of the fused output alone.
     """
 
     def __init__(
@@ -70,14 +94,16 @@ class Problem:
         stop: Stop,
         restart: int,
         draws: Draws,
+        targets: Tensor | None = None,
     ) -> None:
         self.images = images
         self.labels = labels
+        self.targets = targets
         self.budget = budget
         self.stop = stop
         self.restart = restart
         self._attack = attack
-        self._model = model
+        self.model = model
         self._draws = draws
         self._rows = rows  # positions in the evaluation set, for the draws
         self._places = torch.arange(len(images), device=images.device)  # positions in this batch
@@ -94,9 +120,9 @@ class Problem:
     @torch.no_grad()
     def scores(self, x: Tensor) -> Tensor:
         """The ensemble's fused output [b, C] at `x`, without gradients; `x` counts as an iterate."""
-        scores: Tensor = self._model(x)
+        scores: Tensor = self.model(x)
         self.forwards += len(x)
-        self._judge(x, scores)
+        self.judge(x, scores)
         return scores
 
     def gradient(self, x: Tensor, loss: str | Callable[[Tensor, Tensor], Tensor] = "ce") -> Tensor:
@@ -104,22 +130,84 @@ class Problem:
 
         Args:
             x: [b, C, H, W], rows as in `images`.
-            loss: a name of `gradient_losses`, or a function (scores [b, C], labels [b]) → [b] to be ascended.
+            loss: a name of `gradient_losses`, or a function (scores [b, C], labels [b]) → [b] to be ascended. A named
+                loss leads to the targets where there are any; a function has to see to that itself.
         """
-        function = gradient_losses()[loss] if isinstance(loss, str) else loss
+        return self.ask(x, loss).gradient
+
+    def ask(self, x: Tensor, loss: str | Callable[[Tensor, Tensor], Tensor] = "ce", *, judged: bool = True) -> Answer:
+        """As `gradient`, with each image's loss and fused output, from one forward and one backward pass.
+
+        Args:
+            judged: whether `x` counts as an iterate, which breaks an image under `first_success`.
+        """
+        scores: Tensor | None = None
+
+        def evaluate(point: Tensor) -> Tensor:
+            nonlocal scores
+            scores = self.model(point)
+            return self.loss(scores, loss)
+
+        gradient, losses = self.ascend(x, evaluate)
+        assert scores is not None
+        scores = scores.detach()
+        if judged:
+            self.judge(x, scores)
+        return Answer(gradient, losses, scores)
+
+    def loss(self, scores: Tensor, loss: str | Callable[[Tensor, Tensor], Tensor]) -> Tensor:
+        """Each image's loss [b] for fused outputs [b, classes]; `loss` as for `gradient`."""
+        if isinstance(loss, str):
+            return gradient_losses()[loss](scores, self.labels, self.targets)
+        return loss(scores, self.labels)
+
+    def ascend(
+        self, x: Tensor, evaluate: Callable[[Tensor], Tensor], *, passes: int = 1, curve: bool = True
+    ) -> tuple[Tensor, Tensor]:
+        """Gradient [b, C, H, W] and values [b] of any function of the images; `x` does not count as an iterate.
+
+        Args:
+            evaluate: (images [b, C, H, W] that require a gradient) → [b], each image's own value.
+            passes: forward and backward passes through the model that it makes for each image.
+            curve: whether the values are a step of the loss curve.
+        """
         with torch.enable_grad():
             point = x.detach().requires_grad_()
-            scores = self._model(point)
-            losses = function(scores, self.labels)
-            (gradient,) = torch.autograd.grad(losses.sum(), point)
-        self.forwards += len(x)
-        self.backwards += len(x)
-        self.loss_sums.append((losses.detach().sum().double(), len(x)))
+            values = evaluate(point)
+            (gradient,) = torch.autograd.grad(values.sum(), point)
+        self.forwards += passes * len(x)
+        self.backwards += passes * len(x)
+        values = values.detach()
+        if curve:
+            self.loss_sums.append((values.sum().double(), len(x)))
         if not self._asked:
             self._asked = True
             self.zero_gradients = (gradient.flatten(1).abs().amax(1) == 0).sum()
-        self._judge(x, scores.detach())
-        return gradient
+        return gradient, values
+
+    @property
+    def members(self) -> Sequence[nn.Module]:
+        """The members of the ensemble; the network itself where a single one is attacked."""
+        return list(self.model.members) if isinstance(self.model, Ensemble) else [self.model]
+
+    @property
+    def ensemble(self) -> Ensemble:
+        """The ensemble that is attacked, for attacks that weigh its members.
+
+        Raises:
+            BenchError: a single network is attacked.
+        """
+        if not isinstance(self.model, Ensemble):
+            raise BenchError(
+                f"{type(self._attack).__name__} looks at the members of an ensemble, and {type(self.model).__name__} "
+                "is none; attack the ensemble, or take pgd or apgd_ce for a single network"
+            )
+        return self.model
+
+    def fooled(self, scores: Tensor) -> Tensor:
+        """For fused outputs [b, classes]: bool [b], misclassified; with targets, classified as the target."""
+        chosen = scores.argmax(1)
+        return chosen != self.labels if self.targets is None else chosen == self.targets
 
     # ---- keeping the budget
 
@@ -137,6 +225,10 @@ class Problem:
         """Standard normal numbers, shaped as `images`; the same for the same image, restart and name."""
         return self._draws.take("normal", (name, self.restart), self._rows[self._places])
 
+    def shared_uniform(self, name: object, size: int) -> list[float]:
+        """`size` uniform numbers in [0, 1), the same for every image of the set; for one draw a step."""
+        return self._draws.shared((name, self.restart), size)
+
     # ---- leaving out what is done
 
     @overload
@@ -153,24 +245,44 @@ class Problem:
         """
         if self.stop == "last" or not bool(self._broken.any()):
             return tensors
-        keep = (~self._broken).nonzero().squeeze(1)
+        return self._keep(~self._broken, tensors)
+
+    def settle(self, done: Tensor, x: Tensor, *tensors: Tensor) -> tuple[Tensor, ...]:
+        """Take `x` as the result of the images that are `done` (bool [b]) and forget these, under either rule.
+
+        For attacks that end earlier for some images than for others. Narrows `images`, `labels` and the given tensors
+        (not `x`), as `drop_broken` does; an image broken before keeps its broken iterate.
+        """
+        self._store(done, x)
+        return self._keep(~done, tensors)
+
+    def _keep(self, mask: Tensor, tensors: tuple[Any, ...]) -> tuple[Any, ...]:
+        keep = mask.nonzero().squeeze(1)
         self.images, self.labels = self.images[keep], self.labels[keep]
+        self.targets = None if self.targets is None else self.targets[keep]
         self._places, self._broken = self._places[keep], self._broken[keep]
         return tuple(tensor[keep] for tensor in tensors)
 
+    def _store(self, mask: Tensor, x: Tensor) -> None:
+        chosen = (mask & ~self._broken).nonzero().squeeze(1)
+        self.result[self._places[chosen]] = x.detach()[chosen].to(self.result.dtype)
+
     # ---- for the harness
 
-    def _judge(self, x: Tensor, scores: Tensor) -> None:
-        """Under `first_success`, keep each image's first misclassified iterate inside the budget."""
+    def judge(self, x: Tensor, scores: Tensor) -> None:
+        """Under `first_success`, keep each image's first iterate inside the budget that fools the model.
+
+        Only for attacks that ask the model through `ascend`; `scores` and `ask` judge by themselves.
+        """
         if self.stop == "last":
             return
-        new = (scores.argmax(1) != self.labels) & ~self._broken
+        new = self.fooled(scores) & ~self._broken
         if not bool(new.any()):
             return
         chosen = new.nonzero().squeeze(1)
         inside = self.excess(x[chosen], self.images[chosen]) <= TOLERANCE
         chosen = chosen[inside]
-        self.result[self._places[chosen]] = x[chosen].detach()
+        self.result[self._places[chosen]] = x[chosen].detach().to(self.result.dtype)
         self._broken[chosen] = True
 
     def excess(self, x: Tensor, images: Tensor) -> Tensor:
@@ -181,8 +293,7 @@ class Problem:
         """Take what `run` returned: rows for the images still held; broken ones keep their first broken iterate."""
         if x.shape != self.images.shape:
             raise ValueError(f"run returned shape {tuple(x.shape)} for images of shape {tuple(self.images.shape)}")
-        standing = (~self._broken).nonzero().squeeze(1)
-        self.result[self._places[standing]] = x.detach()[standing].to(self.result.dtype)
+        self._store(torch.ones_like(self._broken), x)
 
 
 def project(x: Tensor, images: Tensor, budget: float, norm: str | None) -> Tensor:

@@ -1,0 +1,142 @@
+"""APGD: projected gradient ascent with momentum that halves its own step size."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, ClassVar
+
+from bench.attacks.base import Attack
+from bench.core.errors import BenchError
+from bench.core.lazy import torch
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from bench.attacks.problem import Problem
+
+MOMENTUM = 0.75  # share of the new direction; the rest is that of the last move
+
+
+def checkpoints(steps: int) -> list[int]:
+    """After how many of the steps the step size is looked at (Croce and Hein 2020, section 3).
+
+    ⌈p_j·steps⌉ with p_0 = 0, p_1 = .22, p_{j+1} = p_j + max(p_j − p_{j−1} − .03, .06), as long as p_j ≤ 1. For 100
+    steps: 22, 41, 57, 70, 80, 87, 93, 99. In whole percents, so that no rounding moves one.
+    """
+    percents, width = [22], 22
+    while True:
+        width = max(width - 3, 6)
+        if percents[-1] + width > 100:
+            return sorted({-(-percent * steps // 100) for percent in percents})
+        percents.append(percents[-1] + width)
+
+
+def momentum_step(
+    problem: Problem, x: Tensor, old: Tensor, gradient: Tensor, length: Tensor | float, share: float
+) -> Tensor:
+    """z = P(x + length·sign ∇), then P(x + share·(z − x) + (1 − share)·(x − old)); P projects into the ball."""
+    z = problem.project(x + length * gradient.sign())
+    if share == 1:
+        return z
+    return problem.project(x + share * (z - x) + (1 - share) * (x - old))
+
+
+def surface_start(problem: Problem) -> Tensor:
+    """Uniform noise scaled to reach the surface of the ℓ∞ ball, clipped to [0, 1]."""
+    noise = problem.uniform()
+    reach = noise.flatten(1).abs().amax(1).clamp_min(1e-12)
+    return problem.project(problem.images + problem.budget * noise / reach.view(-1, 1, 1, 1))
+
+
+@dataclass(frozen=True, kw_only=True)
+class APGD(Attack):
+    """Auto-PGD, Croce and Hein 2020, Algorithm 1, in the ℓ∞ ball.
+
+    The step starts at 2ε. At each checkpoint it is halved for an image, and the image goes back to its best point,
+    where at most `rho` of the steps since the last checkpoint raised the loss (at most, not fewer than: as in the
+    authors' code), or where neither step size nor best loss changed since then. Everything is kept image by image.
+    Returns the point of the highest loss.
+
+    Args:
+        steps: number of steps; one pass forwards and backwards each, and one more for the start.
+        rho: share of steps that have to raise the loss.
+        restarts: independent random starts.
+    """
+
+    loss: ClassVar[str]
+    takes_targets: ClassVar[bool] = True
+
+    steps: int = 100
+    rho: float = 0.75
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.steps < 1:
+            raise BenchError(f"steps is at least 1, not {self.steps}")
+        if not 0 <= self.rho <= 1:
+            raise BenchError(f"rho, a share of steps, is between 0 and 1, not {self.rho}")
+
+    def run(self, problem: Problem) -> Tensor:
+        """Ascent from a random start; broken images leave under `first_success`."""
+        x = surface_start(problem)
+        answer = problem.ask(x, self.loss)
+        gradient, value = answer.gradient, answer.losses
+        old, best, best_gradient, best_value, checked = x, x, gradient, value, value
+        step = torch.full_like(value, 2 * problem.budget, dtype=x.dtype)
+        rises = torch.zeros_like(value)
+        halved = torch.ones_like(value, dtype=torch.bool)  # nothing can be concluded before the first checkpoint
+        looks, last = checkpoints(self.steps), 0
+        for index in range(1, self.steps + 1):
+            x, old, gradient, best, best_gradient, value, best_value, checked, step, rises, halved = (
+                problem.drop_broken(
+                    x, old, gradient, best, best_gradient, value, best_value, checked, step, rises, halved
+                )
+            )
+            if not len(x):
+                return x
+            share = 1.0 if index == 1 else MOMENTUM
+            x, old = momentum_step(problem, x, old, gradient, step.view(-1, 1, 1, 1), share), x
+            before = value
+            if index < self.steps:
+                answer = problem.ask(x, self.loss)
+                gradient, value = answer.gradient, answer.losses
+            else:  # no step follows: its gradient would be thrown away
+                value = problem.loss(problem.scores(x), self.loss)
+            rises += value > before
+            better = value > best_value
+            best = torch.where(better.view(-1, 1, 1, 1), x, best)
+            best_gradient = torch.where(better.view(-1, 1, 1, 1), gradient, best_gradient)
+            best_value = torch.where(better, value, best_value)
+            if index in looks:
+                stalled = ~halved & (best_value <= checked)
+                halved = (rises <= self.rho * (index - last)) | stalled
+                checked, last = best_value, index
+                rises = torch.zeros_like(rises)
+                step = torch.where(halved, step / 2, step)
+                x = torch.where(halved.view(-1, 1, 1, 1), best, x)
+                gradient = torch.where(halved.view(-1, 1, 1, 1), best_gradient, gradient)
+                value = torch.where(halved, best_value, value)
+        return best
+
+
+@dataclass(frozen=True, kw_only=True)
+class APGDCE(APGD):
+    """Auto-PGD on the cross-entropy, Croce and Hein 2020.
+
+    Official settings (AutoAttack's code, which the TRS paper used): 100 steps, first step 2ε, momentum .75, ρ .75.
+    """
+
+    loss: ClassVar[str] = "ce"
+
+
+@dataclass(frozen=True, kw_only=True)
+class APGDDLR(APGD):
+    """Auto-PGD on the difference of logits ratio of the fused output, Croce and Hein 2020.
+
+    Official settings (AutoAttack's code, which the TRS paper used): 100 steps, first step 2ε, momentum .75, ρ .75.
+
+    The fused output of a probability rule (`mean_probability`, votes) is log-probabilities: the ratio is taken of
+    these, never of probabilities; of logits where the rule sums or averages logits. Needs four classes or more.
+    """
+
+    loss: ClassVar[str] = "dlr"

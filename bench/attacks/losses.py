@@ -1,0 +1,73 @@
+"""Losses on the fused output that attacks ascend: cross-entropy, margin (CW), difference of logits ratio (DLR).
+
+Each takes scores [b, C] (log-probabilities or logits, as the fusion rule gives them), labels int64 [b] and targets
+int64 [b] or None, and gives one number an image [b]. With targets it grows as the target becomes the prediction.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+from bench.core.errors import BenchError
+from bench.core.lazy import torch
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+Loss = Callable[["Tensor", "Tensor", "Tensor | None"], "Tensor"]
+CONFIDENCE = 0.1
+
+
+def ce(scores: Tensor, labels: Tensor, targets: Tensor | None = None) -> Tensor:
+    """Cross-entropy of the label; with targets, minus that of the target.
+
+    A log-softmax leaves log-probabilities as they are, so this is right on both kinds of output.
+    """
+    cross_entropy = torch.nn.functional.cross_entropy
+    if targets is None:
+        return cross_entropy(scores, labels, reduction="none")
+    return -cross_entropy(scores, targets, reduction="none")
+
+
+def margin(scores: Tensor, classes: Tensor) -> Tensor:
+    """Score of the given class less the best other score: above 0 where that class is predicted.
+
+    The class itself is masked with −∞: a 0 would beat every log-probability.
+    """
+    own = scores.gather(1, classes[:, None]).squeeze(1)
+    return own - scores.scatter(1, classes[:, None], -torch.inf).amax(1)
+
+
+def cw(scores: Tensor, labels: Tensor, targets: Tensor | None = None, *, confidence: float = CONFIDENCE) -> Tensor:
+    """Minus the hinge max(margin + confidence, 0) of Carlini and Wagner 2017 (f₆); 0 where the attack is done.
+
+    With targets the margin is that of the best other class over the target.
+    """
+    value = margin(scores, labels) if targets is None else -margin(scores, targets)
+    return -(value + confidence).clamp_min(0)
+
+
+def dlr(scores: Tensor, labels: Tensor, targets: Tensor | None = None) -> Tensor:
+    """Difference of logits ratio, Croce and Hein 2020, equations (6) and (7); above 0 where misclassified.
+
+    On the ensemble's fused output: with a probability rule these are log-probabilities, never probabilities. The ratio
+    does not change when all scores of an image are shifted or scaled, so for one network log-probabilities and logits
+    give the same value.
+
+    Raises:
+        BenchError: fewer than four classes.
+    """
+    if scores.shape[1] < 4:
+        raise BenchError(f"the DLR loss needs four classes or more, not {scores.shape[1]}; take the cross-entropy")
+    own = scores.gather(1, labels[:, None]).squeeze(1)
+    if targets is None:
+        top = scores.topk(3, dim=1)
+        best_other = torch.where(top.indices[:, 0] == labels, top.values[:, 1], top.values[:, 0])
+        return (best_other - own) / (top.values[:, 0] - top.values[:, 2] + 1e-12)
+    best = scores.topk(4, dim=1).values
+    wanted = scores.gather(1, targets[:, None]).squeeze(1)
+    return (wanted - own) / (best[:, 0] - (best[:, 2] + best[:, 3]) / 2 + 1e-12)
+
+
+LOSSES: dict[str, Loss] = {"ce": ce, "cw": cw, "dlr": dlr}
