@@ -12,6 +12,7 @@ import click
 from bench.cli.options import open_database, where
 
 Rows = list[dict[str, Any]]
+BROKEN = "broken: "
 
 
 @click.command("list")
@@ -21,7 +22,8 @@ Rows = list[dict[str, Any]]
 def command(what: str, as_json: bool, results: Path, db: str | None) -> None:
     """List methods, attacks, datasets, models, recipes or suites of bench.toml, or the runs of the database.
 
-    Plug-ins of other packages that bench.toml does not configure are listed too, with the package they come from.
+    Plug-ins of other packages that bench.toml does not configure are listed too, with the package they come from and
+    its version. One that cannot be used says why; `bench doctor --plugin NAME` says more.
 
     \b
     Examples:
@@ -56,25 +58,31 @@ def _text(value: Any) -> str:
     return escape("" if value is None else str(value))
 
 
-def _plugins(kind: str, configured: dict[str, Any], description: Callable[[Any], str]) -> Rows:
+def _plugins(kind: str, configured: dict[str, Any], described: Callable[[Any], str]) -> Rows:
     """Configured names with their plug-in, then registered plug-ins that no name uses."""
-    from bench.core import registry
-    from bench.core.errors import BenchError
+    from bench.core import config, registry
 
     entries = registry.entries(kind)
     rows: Rows = []
+
+    def add(name: str, plugin: str, origin: str, told: str) -> None:
+        rows.append({"name": name, "plugin": plugin, "origin": origin, "description": told})
+
     for name, spec in configured.items():
         entry = entries.get(spec.plugin)
-        origin = entry.origin if entry else "missing"
-        told = description(spec) or (entry.description if entry else "")
-        rows.append({"name": name, "plugin": spec.plugin, "origin": origin, "description": told})
+        if entry is None:
+            add(name, spec.plugin, "missing", f"{BROKEN}no package declares a {kind[:-1]} {spec.plugin!r}")
+        elif fault := entry.fault(spec.settings):
+            add(name, spec.plugin, entry.package, BROKEN + fault)
+        else:
+            add(name, spec.plugin, entry.package, described(spec) or entry.description)
+    used = {spec.plugin for spec in configured.values()}
     for name, entry in entries.items():
-        if not any(spec.plugin == name for spec in configured.values()):
-            try:
-                told = entry.description
-            except BenchError as error:
-                told = f"broken: {error}"
-            rows.append({"name": name, "plugin": name, "origin": entry.origin, "description": told})
+        if name not in used:
+            fault = config.hidden(kind, name, configured) or entry.fault()
+            add(name, name, entry.package, BROKEN + fault if fault else entry.description)
+    for entry in registry.left_out(kind):
+        add(entry.name, entry.name, entry.package, BROKEN + entry.refused)
     return rows
 
 
@@ -103,16 +111,18 @@ def _datasets() -> Rows:
     from bench.core import config, registry
 
     rows: Rows = []
-    for name, spec in config.load().config.datasets.items():
-        plugin = registry.load("datasets", spec.plugin)
+    datasets = config.load().config.datasets
+    for row in _plugins("datasets", datasets, lambda spec: ""):
+        broken = row["description"].startswith(BROKEN)
+        plugin = None if broken else registry.load("datasets", row["plugin"])
         rows.append(
             {
-                "name": name,
-                "description": plugin.title,
-                "classes": plugin.classes,
-                "shape": "×".join(map(str, plugin.shape)),
-                "suite": spec.suite,
-                "origin": registry.entry("datasets", spec.plugin).origin,
+                "name": row["name"],
+                "description": plugin.title if plugin else row["description"],
+                "classes": plugin.classes if plugin else None,
+                "shape": "×".join(map(str, plugin.shape)) if plugin else None,
+                "suite": datasets[row["name"]].suite if row["name"] in datasets else None,
+                "origin": row["origin"],
             }
         )
     return rows

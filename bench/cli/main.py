@@ -15,6 +15,7 @@ from bench.core.errors import BenchError
 # Name → module and the line of help, so that `bench --help` imports no command.
 COMMANDS = {
     "run": ("bench.cli.run", "Train, attack, measure; do what is missing and print the table."),
+    "evaluate": ("bench.cli.evaluate", "Evaluate an ensemble that was trained elsewhere."),
     "status": ("bench.cli.status", "What a run would find done, missing, stale or failed."),
     "list": ("bench.cli.list", "List methods, attacks, data sets, models, recipes, suites or runs."),
     "show": ("bench.cli.show", "Everything about one run or evaluation."),

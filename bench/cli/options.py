@@ -178,7 +178,7 @@ def choose(*, needs_method: bool = False, suite: str | None = None, **given: Any
     from bench.core.errors import unknown_name
     from bench.jobs.select import Selection, method_names, suite_name, test_limit
 
-    loaded = config.load(changes=given["changes"])
+    loaded = config.load(changes=given["changes"]).with_outside(_outside())
     suite = suite or given.get("suite")
     dataset = given["dataset"]
     if dataset is None:
@@ -219,6 +219,22 @@ def choose(*, needs_method: bool = False, suite: str | None = None, **given: Any
     if attack is None:
         suite_name(loaded, selection)  # a wrong name is told before anything is opened
     return Chosen(loaded, selection, given["seeds"])
+
+
+def _outside() -> list[dict[str, Any]]:
+    """Ensembles trained elsewhere that the database of this command knows; none where there is no database."""
+    from bench.store import queries
+    from bench.store.database import Database
+
+    given = context.params if (context := click.get_current_context(silent=True)) else {}
+    place = str(given.get("db") or Path(given.get("results") or "results") / "bench.db")
+    if "://" not in place and not Path(place).is_file():
+        return []
+    try:
+        with Database(place).open() as base:
+            return queries.configs(base, plugin="outside")
+    except BenchError:  # the command itself opens it in a moment, and says what is wrong
+        return []
 
 
 def open_database(db: str | None, results: Path, *, create: bool = False) -> Database:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -10,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from bench.cli.options import RunId, open_database, where
+from bench.training.outside import OUTSIDE
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -79,11 +81,13 @@ def _print_run(run: dict[str, Any], out: Console, results: Path) -> None:
         "run": f"[bold]{short(run['run_id'])}[/]  {escape(run['method'])} on {run['dataset']}, seed {run['seed']}",
         "settings": escape(", ".join(f"{name} {value}" for name, value in run["settings"].items()) or "none"),
         "members": f"{run['members']} × {run['model']} ({run['parameters'][0]:,} parameters), fusion {run['fusion']}",
-        "recipe": escape(
+        "recipe": "trained elsewhere"
+        if run["plugin"] == OUTSIDE
+        else escape(
             f"{run['recipe']}{changes}: {training['epochs']} epochs, {training['optimizer']} {training['lr']:g}, "
             f"batch {training['batch_size']}"
         ),
-        "trained": f"{run['started']}, {run['seconds']:.1f} s",
+        "taken in" if run["plugin"] == OUTSIDE else "trained": f"{run['started']}, {run['seconds']:.1f} s",
         "made by": _made_by(run),
         "folder": escape(str(results / "runs" / run["run_id"])),
         "again": escape(_again(run)),
@@ -163,7 +167,9 @@ def _made_by(record: dict[str, Any]) -> str:
 
 def _again(run: dict[str, Any]) -> str:
     """The command that makes this run again, as far as its own selectors say."""
-    parts = [f"bench run --method {run['method']} --dataset {run['dataset']} --seeds {run['seed']}"]
+    parts = [f"bench run --method {shlex.quote(run['method'])} --dataset {run['dataset']} --seeds {run['seed']}"]
+    if run["plugin"] == OUTSIDE:
+        return parts[0]  # its evaluations; the training is not ours to repeat
     if run["recipe"] != "published":
         parts.append(f"--recipe {run['recipe']}")
     parts.append(f"--model {run['model']} --members {run['members']}")

@@ -5,8 +5,8 @@ from __future__ import annotations
 import os
 import re
 import tomllib
-from collections.abc import Iterable
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +15,7 @@ from pydantic import ValidationError
 from bench.core import registry
 from bench.core.errors import BenchError, unknown_name
 from bench.core.settings import explain
-from bench.core.specs import Config, Training
+from bench.core.specs import Config, MethodSpec, Training
 
 PACKAGE = Path(__file__).resolve().parent.parent
 
@@ -25,7 +25,8 @@ class Loaded:
     """A checked configuration, where it came from, and the changes made on the command line.
 
     `training` and `data` are the overrides that hold for every run (`--set training.epochs=1`,
-    `--set data.validation=200`); they are applied last, so nothing in the file can undo what was typed.
+    `--set data.validation=200`); they are applied last, so nothing in the file can undo what was typed. `outside`
+    holds the specs of ensembles trained elsewhere: (name, data set) → seed → spec.
     """
 
     config: Config
@@ -33,6 +34,20 @@ class Loaded:
     changes: tuple[str, ...]
     training: dict[str, Any]
     data: dict[str, Any]
+    outside: Mapping[tuple[str, str], Mapping[int, dict[str, Any]]] = field(default_factory=dict)
+
+    def with_outside(self, specs: Iterable[dict[str, Any]]) -> Loaded:
+        """With ensembles trained elsewhere (run specs as JSON) as methods of their names, beside the configured ones.
+
+        A configured method of the same name keeps it.
+        """
+        found: dict[tuple[str, str], dict[int, dict[str, Any]]] = {}
+        for spec in specs:
+            if spec["method"] not in self.config.methods:
+                found.setdefault((spec["method"], spec["dataset"]), {})[spec["seed"]] = spec
+        names = {name: MethodSpec(plugin="outside", title=name, description="trained elsewhere") for name, _ in found}
+        config = self.config.model_copy(update={"methods": {**self.config.methods, **names}})
+        return replace(self, config=config, outside=found)
 
 
 def defaults(name: str) -> Path:
@@ -87,15 +102,31 @@ def load(path: Path | None = None, changes: Iterable[str] = ()) -> Loaded:
 
 
 def _add_plugins(table: dict[str, Any]) -> None:
-    """Plug-ins that no table configures are configured by their own name, so that an installed one can be used."""
+    """Plug-ins that no table configures are configured by their own name, so that an installed one can be used.
+
+    None is loaded here: a broken one is told when it is used. A data set gets the suite `core`, or the first there is.
+    """
+    suites = table.get("suites")
+    suite = "core" if not isinstance(suites, dict) or "core" in suites else next(iter(suites), "core")
     for kind in ("methods", "attacks", "models", "datasets"):
         tables = table.setdefault(kind, {})
         if not isinstance(tables, dict):
             raise BenchError(f"{kind} is a table of names, not {tables!r}")
         used = {item.get("plugin") for item in tables.values() if isinstance(item, dict)}
         for name in registry.entries(kind):
-            if name not in used and name not in tables and name != "timm":
-                tables[name] = {"plugin": name, **({"suite": "core"} if kind == "datasets" else {})}
+            if name not in used and name not in tables and name not in registry.NEED_SETTINGS:
+                tables[name] = {"plugin": name, **({"suite": suite} if kind == "datasets" else {})}
+
+
+def hidden(kind: str, name: str, configured: Mapping[str, Any]) -> str:
+    """Why the plug-in called `name` cannot be reached, where the file gives its name to another; empty otherwise."""
+    if name not in configured or any(spec.plugin == name for spec in configured.values()):
+        return ""
+    other = configured[name].plugin
+    return (
+        f"bench.toml has a {kind[:-1]} of this name, of the plug-in {other!r}; "
+        f"add [{kind}.OTHER_NAME] with plugin = {name!r} to use this one"
+    )
 
 
 def parse_value(text: str) -> Any:

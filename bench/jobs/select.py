@@ -12,6 +12,7 @@ from bench.core.config import Loaded
 from bench.core.errors import BenchError, unknown_name
 from bench.core.specs import RecipeSpec, Training
 from bench.jobs.spec import EvaluationSpec, RunSpec
+from bench.training.outside import OUTSIDE
 
 DEFAULT_RECIPE = "published"
 
@@ -71,6 +72,8 @@ def run_spec(loaded: Loaded, selection: Selection, method: str, seed: int, *, re
     config = loaded.config
     if selection.dataset not in config.datasets:
         raise unknown_name("data set", selection.dataset, config.datasets)
+    if (method, selection.dataset) in loaded.outside or config.methods[method].plugin == OUTSIDE:
+        return _outside(loaded, selection, method, seed)
     dataset = config.datasets[selection.dataset]
     recipe, chain = resolved_recipe(loaded, selection.recipe, selection.dataset)
     spec = config.methods[method]
@@ -81,7 +84,7 @@ def run_spec(loaded: Loaded, selection: Selection, method: str, seed: int, *, re
     model = selection.model or recipe.model
     if model is None:
         raise BenchError(f"recipe {selection.recipe!r} names no model for {selection.dataset}; give --model")
-    model_plugin, model_settings, model_version = _model(loaded, model)
+    model_plugin, model_settings, model_version = model_spec(loaded, model)
     own = {key: value for step in chain for key, value in step.methods.get(method, {}).items()}
     fixed = own.pop("members", None)
     members = (None if required and fixed else selection.members) or fixed or recipe.members or 3
@@ -121,6 +124,20 @@ def run_spec(loaded: Loaded, selection: Selection, method: str, seed: int, *, re
     )
 
 
+def _outside(loaded: Loaded, selection: Selection, name: str, seed: int) -> RunSpec:
+    """The spec that was stored with weights from elsewhere; for a seed without any, one that cannot be trained."""
+    seeds = loaded.outside.get((name, selection.dataset))
+    if not seeds:
+        places = ", ".join(dataset for other, dataset in loaded.outside if other == name) or "no data set"
+        raise BenchError(f"{name} was trained elsewhere and is known on {places}, not on {selection.dataset}")
+    spec = RunSpec.model_validate(seeds[seed] if seed in seeds else next(iter(seeds.values())))
+    if selection.model not in (None, spec.model) or selection.members not in (None, spec.members):
+        raise BenchError(
+            f"{name} was trained elsewhere and is {spec.members} × {spec.model}; leave --model and --members out"
+        )
+    return spec if seed in seeds else spec.model_copy(update={"seed": seed, "weights": None})
+
+
 def resolved_recipe(loaded: Loaded, name: str, dataset: str) -> tuple[RecipeSpec, list[RecipeSpec]]:
     """The recipe for a data set with what it extends merged in, and the chain it was merged from (base first)."""
     recipes = loaded.config.recipes
@@ -144,7 +161,7 @@ def resolved_recipe(loaded: Loaded, name: str, dataset: str) -> tuple[RecipeSpec
     return RecipeSpec.model_validate(merged), chain
 
 
-def _model(loaded: Loaded, name: str) -> tuple[str, dict[str, Any], int]:
+def model_spec(loaded: Loaded, name: str) -> tuple[str, dict[str, Any], int]:
     """Plug-in, complete settings and version of a configured model, or of `timm/NAME`."""
     if name.startswith("timm/"):
         plugin, raw = "timm", {"name": name.removeprefix("timm/")}

@@ -5,6 +5,8 @@ from __future__ import annotations
 from functools import cached_property
 from typing import Any, Literal
 
+from pydantic import Field
+
 from bench.core.identity import content_id
 from bench.core.specs import Settings, Spec, Training
 
@@ -31,6 +33,7 @@ class RunSpec(Spec):
     seed: int
     versions: dict[str, int]
     requires: dict[str, RunSpec] = {}
+    weights: str | None = Field(None, description="digest of weights trained elsewhere; None where we train them")
 
     @cached_property
     def family_id(self) -> str:
@@ -52,9 +55,8 @@ class RunSpec(Spec):
     def run_id(self) -> str:
         """Identity of the trained ensemble."""
         requires = {name: run.run_id for name, run in self.requires.items()}
-        return content_id(
-            {"family": self.family_id, "seed": self.seed, "versions": self.versions, "requires": requires}
-        )
+        identity = {"family": self.family_id, "seed": self.seed, "versions": self.versions, "requires": requires}
+        return content_id(identity if self.weights is None else {**identity, "weights": self.weights})
 
     @property
     def label(self) -> str:

@@ -80,17 +80,7 @@ def train(run: RunSpec, place: Workplace, progress: Progress) -> Path:
     checkpoint.save(
         place.weights_file(run.run_id),
         tensors,
-        {
-            "format": FORMAT,
-            "run_id": run.run_id,
-            "model": run.model,
-            "model_plugin": run.model_plugin,
-            "model_settings": run.model_settings,
-            "dataset": run.dataset,
-            "members": run.members,
-            "fusion": ensemble.fusion,
-            "activation": plugin.activation,
-        },
+        weights_metadata(run, fusion=ensemble.fusion, activation=plugin.activation),
     )
     record = {
         "format": FORMAT,
@@ -99,13 +89,7 @@ def train(run: RunSpec, place: Workplace, progress: Progress) -> Path:
         "attempt_id": uuid.uuid4().hex[:24],
         "status": "done",
         "origin": registry.entry("methods", run.plugin).origin,
-        **run.model_dump(
-            mode="json",
-            include={
-                "method", "plugin", "settings", "dataset", "model", "model_settings", "members", "recipe",
-                "recipe_changes", "training", "validation", "seed",
-            },
-        ),
+        **described(run),
         "fusion": ensemble.fusion,
         "fusion_weights": None if ensemble.weights is None else ensemble.weights.tolist(),
         "activation": plugin.activation,
@@ -127,6 +111,26 @@ def train(run: RunSpec, place: Workplace, progress: Progress) -> Path:
     write_json(place.run_file(run.run_id), record)
     (folder / "checkpoint.safetensors").unlink(missing_ok=True)
     return place.run_file(run.run_id)
+
+
+def described(run: RunSpec) -> dict[str, Any]:
+    """The names and settings of a run as its record has them."""
+    names = {
+        "method", "plugin", "settings", "dataset", "model", "model_settings", "members", "recipe", "recipe_changes",
+        "training", "validation", "seed",
+    }  # fmt: skip
+    return run.model_dump(mode="json", include=names)
+
+
+def weights_metadata(run: RunSpec, *, fusion: str, activation: str) -> dict[str, Any]:
+    """What stands beside the weights in their file: enough to build the ensemble again."""
+    return {
+        "format": FORMAT,
+        **run.model_dump(mode="json", include={"model", "model_plugin", "model_settings", "dataset", "members"}),
+        "run_id": run.run_id,
+        "fusion": fusion,
+        "activation": activation,
+    }
 
 
 def evaluate(evaluation: EvaluationSpec, place: Workplace, progress: Progress) -> Path:

@@ -43,7 +43,7 @@ from bench.store.schema import (
 )
 
 __all__ = [
-    "Selection", "blackbox", "clean_rows", "curve", "environment", "evaluations", "failures", "find", "find_run",
+    "Selection", "blackbox", "clean_rows", "configs", "curve", "environment", "evaluations", "failures", "find", "find_run",
     "members", "outcomes", "references", "runs", "totals", "transfer",
 ]  # fmt: skip
 
@@ -70,6 +70,12 @@ def runs(
     for name, value in (*chosen.items(), ("family_id", family_ids), ("run_id", run_ids)):
         query = _among(query, getattr(Run, name), value)
     return [RunRow(**row) for row in db.rows(query)]
+
+
+def configs(db: Database, *, plugin: str) -> list[dict[str, Any]]:
+    """The complete specs (`RunSpec` as JSON) of the runs of a plug-in, oldest first."""
+    query = select(Run.config).where(Run.plugin == plugin).order_by(Run.started, Run.run_id)
+    return [row["config"] for row in db.rows(query)]
 
 
 def evaluations(

@@ -1,0 +1,120 @@
+"""`bench evaluate`: an ensemble that was trained elsewhere."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import click
+
+from bench.cli import run
+from bench.cli.options import Named, Number, choose, open_database, where, workplace
+from bench.core.errors import BenchError
+
+
+class Numbers(click.ParamType):  # type: ignore[type-arg, unused-ignore]
+    """`0.5` or `0.49,0.48,0.45`."""
+
+    name = "numbers"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> tuple[float, ...]:
+        """The numbers as a tuple."""
+        if isinstance(value, tuple):
+            return value
+        try:
+            return tuple(float(part) for part in str(value).split(","))
+        except ValueError:
+            self.fail(f"{value!r} is no list of numbers; write 0.5 or 0.49,0.48,0.45", param, ctx)
+
+
+class Renamed(click.ParamType):  # type: ignore[type-arg, unused-ignore]
+    """`OLD=NEW`."""
+
+    name = "old=new"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> tuple[str, str]:
+        """The two names."""
+        old, equals, new = str(value).partition("=")
+        if not equals or not old:
+            self.fail(f"{value!r} is no renaming; write OLD=NEW, e.g. layer1=stage1", param, ctx)
+        return old.rstrip("."), new.rstrip(".")
+
+
+@click.command("evaluate")
+@click.argument("files", nargs=-1, required=True, type=click.Path(path_type=Path), metavar="FILE...")
+@click.option("--name", required=True, help="What tables call it.")
+@click.option("-d", "--dataset", required=True, type=Named("datasets"), help="Data set.")
+@click.option("--model", type=Named("models"), help="Model of each member: a configured one or timm/NAME.")
+@click.option("--factory", metavar="MODULE:FUNCTION", help="Your function that returns one member, untrained.")
+@click.option("--prefix", default="", help="Names in the files begin with this and lose it, e.g. `module.`.")
+@click.option("--map", "renamed", multiple=True, type=Renamed(), metavar="OLD=NEW",
+              help="Rename the beginning of names, e.g. layer1=stage1; repeat for several.")  # fmt: skip
+@click.option("--by-order", is_flag=True, help="Ignore names: take tensors in the order of the file.")
+@click.option("--mean", type=Numbers(), help="Normalisation; the data set's for --model, none for --factory.")
+@click.option("--std", type=Numbers(), help="The same.")
+@click.option("--fusion", default="mean_probability", show_default=True,
+              type=click.Choice(["mean_probability", "weighted_probability", "weighted_vote", "sum_logits",
+                                 "mean_logits"]), help="How members make one prediction.")  # fmt: skip
+@click.option("--weights", type=Numbers(), help="One weight a member, for the weighted rules and sum_logits.")
+@click.option("--activation", type=click.Choice(["relu", "leaky_relu"]), default="relu", show_default=True,
+              help="leaky_relu (slope .1) for members trained with GAL.")  # fmt: skip
+@click.option("--seed", type=click.IntRange(0), default=0, show_default=True,
+              help="Which training of this name it is; several give mean ± std.")  # fmt: skip
+@click.option("-s", "--suite", type=Named("suites"), help="Suite; the data set's own unless given.")
+@click.option("--attack", type=Named("attacks"), help="One attack instead of a suite.")
+@click.option("--eps", type=Number(), help="Radius for --attack, such as 0.03 or 8/255.")
+@click.option("--c", "c", type=Number(), help="Weight c for --attack, where the attack has one.")
+@click.option("--limit", type=click.IntRange(1), help="Use this many test images only.")
+@click.option("--set", "changes", multiple=True, metavar="KEY=VALUE", help="As for `bench run`.")
+@click.option("--data", type=click.Path(file_okay=False, path_type=Path), default=Path("data"), show_default=True,
+              envvar="BENCH_DATA", show_envvar=True, help="Folder of the data sets.")  # fmt: skip
+@click.option("--device", envvar="BENCH_DEVICE", show_envvar=True, help="cpu, cuda, cuda:1; a GPU if there is one.")
+@click.option("--threads", type=click.IntRange(1), envvar="BENCH_THREADS", show_envvar=True, help="CPU threads.")
+@click.option("--batch", type=click.IntRange(1), default=250, show_default=True,
+              help="Images a batch in evaluations; changes no result.")  # fmt: skip
+@click.option("-q", "--quiet", is_flag=True, help="Print nothing but errors.")
+@click.option("--json", "as_json", is_flag=True, help="Print the outcome as JSON, progress on stderr.")
+@where
+@click.pass_context
+def command(
+    context: click.Context, /, files: tuple[Path, ...], name: str, dataset: str, model: str | None, factory: str | None,
+    prefix: str, renamed: tuple[tuple[str, str], ...], by_order: bool, mean: tuple[float, ...] | None,
+    std: tuple[float, ...] | None, fusion: str, weights: tuple[float, ...] | None, activation: str, seed: int,
+    **given: Any,
+) -> int:  # fmt: skip
+    """Evaluate an ensemble that was trained elsewhere, from the files of its members' weights.
+
+    FILE is .safetensors or what torch.save made of a state_dict; one file may hold several members. Files are read
+    without running code from them. The ensemble becomes a method of its NAME: `bench run`, `table`, `heatmap` and
+    `show` know it from then on, and the same command goes on where it was interrupted.
+
+    \b
+    Examples:
+      bench evaluate a.pth b.pth c.pth --model resnet20 --dataset cifar10 --name "my defence"
+      bench evaluate epoch_200.pth --model resnet20 -d cifar10 --name "DVERGE, authors" --prefix 1. --by-order
+      bench evaluate m.safetensors --factory my_package.nets:make -d mnist --name mine --fusion mean_logits
+      bench evaluate a.pth b.pth --model lenet -d mnist --name "mine, seed 1" --attack pgd --eps 0.1 --limit 1000
+    """
+    from bench.jobs.outside import Given, adopt
+    from bench.models.outside import Renaming
+    from bench.store import ingest
+
+    if by_order and renamed:
+        raise BenchError("--by-order ignores names, --map changes them: leave one out")
+    selectors: dict[str, Any] = {"recipe": "published", "model": None, "members": None, "split": "test", "seeds": None}
+    selectors |= {key: given[key] for key in ("suite", "attack", "eps", "c", "limit", "changes")}
+    chosen = choose(**selectors, methods=(), dataset=dataset)
+    with open_database(given["db"], given["results"], create=True) as base:
+        run_folder = adopt(
+            Given(
+                files=files, name=name, dataset=dataset, model=model, factory=factory, mean=mean, std=std,
+                fusion=fusion, weights=weights, activation=activation, seed=seed,
+                renaming=Renaming(prefix=prefix, renamed=renamed, by_order=by_order),
+            ),
+            chosen.loaded,
+            workplace(given["results"], given["data"], batch_size=given["batch"]),
+        )  # fmt: skip
+        ingest.ingest_run(base, run_folder)
+    selectors |= {"methods": (name,), "dataset": dataset, "seeds": (seed,)}
+    result: int = context.invoke(run.command, **{**given, **selectors})
+    return result

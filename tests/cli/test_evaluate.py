@@ -1,0 +1,270 @@
+"""`bench evaluate`: an ensemble from files gets the numbers that it has as a run of our own."""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from click.testing import CliRunner, Result
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+from bench.cli.main import cli
+
+State = dict[str, Tensor]
+
+
+class Flat(nn.Module):
+    """A network of the user's own, as a factory makes it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layers = nn.Sequential(nn.Flatten(), nn.Linear(64, 10))
+
+    def forward(self, x: Tensor) -> Tensor:
+        output: Tensor = self.layers(x)
+        return output
+
+
+def make() -> nn.Module:
+    return Flat()
+
+
+def no_network() -> int:
+    return 3
+
+
+def wrong_classes() -> nn.Module:
+    return nn.Sequential(nn.Flatten(), nn.Linear(64, 7))
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[State]]:
+    """A results folder with a run of our own, and its members' weights under the network's names."""
+    results = tmp_path_factory.mktemp("trained") / "results"
+    bench(results, "run", "-m", "ece", "-d", "digits", "--attack", "pgd", "--eps", "0.1", "--limit", "60",
+          "--set", "training.epochs=3", "--threads", "1", "-q")  # fmt: skip
+    (file,) = results.glob("runs/*/members.safetensors")
+    tensors = load_file(file)
+    return results, [
+        {
+            name.removeprefix(f"members.{k}.network."): tensor
+            for name, tensor in tensors.items()
+            if name.startswith(f"members.{k}.network.")
+        }
+        for k in range(3)
+    ]
+
+
+def bench(results: Path, *arguments: object, ok: bool = True) -> Result:
+    place = [] if arguments[0] == "list" and arguments[1] != "runs" else ["--results", str(results)]
+    result = CliRunner().invoke(cli, [*map(str, arguments), *place], standalone_mode=False)
+    if ok:
+        assert result.exception is None, result.exception
+    return result
+
+
+def evaluate(results: Path, files: list[Path], *arguments: object, ok: bool = True) -> Result:
+    return bench(results, "evaluate", *files, "-d", "digits", "--attack", "pgd", "--eps", "0.1", "--limit", "60",
+                 "--threads", "1", *arguments, ok=ok)  # fmt: skip
+
+
+def outcome(result: Result) -> dict[str, float]:
+    table: dict[str, float] = {row["attack"]: row["mean"] for row in json.loads(result.stdout)["table"]}
+    return table
+
+
+def refused(result: Result) -> str:
+    assert result.exception is not None
+    assert type(result.exception).__name__ == "BenchError", result.exception
+    return str(result.exception)
+
+
+def saved(folder: Path, states: list[State], rename: Any = lambda name: name) -> list[Path]:
+    files = [folder / f"member{k}.pth" for k in range(len(states))]
+    for file, state in zip(files, states, strict=True):
+        torch.save({rename(name): tensor for name, tensor in state.items()}, file)
+    return files
+
+
+def ours(results: Path) -> dict[str, float]:
+    return outcome(
+        bench(
+            results,
+            "run",
+            "-m",
+            "ece",
+            "-d",
+            "digits",
+            "--attack",
+            "pgd",
+            "--eps",
+            "0.1",
+            "--limit",
+            "60",
+            "--set",
+            "training.epochs=3",
+            "--json",
+        )
+    )
+
+
+def test_every_form_of_file_gives_the_numbers_of_our_own_run(trained: tuple[Path, list[State]], tmp_path: Path) -> None:
+    results, states = trained
+    wanted = ours(results)
+    assert 0 < wanted["pgd"] < wanted["clean"]  # else equality would say little
+    plain = saved(tmp_path, states)
+    one = tmp_path / "all.pth"
+    torch.save({"epoch": 3, "state_dict": {f"model_{k}": state for k, state in enumerate(states)}}, one)
+    safe = [tmp_path / f"{k}.safetensors" for k in range(3)]
+    for file, state in zip(safe, states, strict=True):
+        save_file(state, file)
+    model = ["--model", "digits_cnn", "--json"]
+    for files, name in ((plain, "plain"), ([one], "one file"), (safe, "safetensors")):
+        assert outcome(evaluate(results, files, *model, "--name", name)) == wanted
+
+    (tmp_path / "other").mkdir()
+    prefixed = saved(tmp_path / "other", states, lambda name: f"module.{name.replace('conv', 'layer')}")
+    maps = [part for k in (1, 2, 3) for part in ("--map", f"layer{k}=conv{k}")]
+    assert outcome(evaluate(results, prefixed, *model, "--name", "mapped", "--prefix", "module.", *maps)) == wanted
+
+    network_order = ["conv1", "conv2", "conv3", "linear"]
+    shuffled = [
+        {
+            f"{n}.{place}": state[f"{layer}.{part}"]
+            for place, layer in enumerate(network_order)
+            for n, part in enumerate(("weight", "bias"))
+        }
+        for state in states
+    ]
+    (tmp_path / "order").mkdir()
+    ordered = saved(tmp_path / "order", shuffled)
+    assert outcome(evaluate(results, ordered, *model, "--name", "by order", "--by-order")) == wanted
+
+
+def test_it_enters_table_heatmap_list_and_show_under_its_name(
+    trained: tuple[Path, list[State]], tmp_path: Path
+) -> None:
+    results, states = trained
+    files = saved(tmp_path, states)
+    bench(results, "evaluate", *files, "-d", "digits", "--model", "digits_cnn", "--name", "<script>", "--suite",
+          "figure3-digits", "--limit", "20", "--threads", "1", "-q")  # fmt: skip
+    again = bench(results, "evaluate", *files, "-d", "digits", "--model", "digits_cnn", "--name", "<script>", "--suite",
+                  "figure3-digits", "--limit", "20")  # fmt: skip
+    assert "Nothing to do" in again.output
+    assert "<script>" in bench(results, "table", "figure3-digits", "--limit", "20").output
+    assert "<script>" in bench(results, "list", "runs").output
+    assert "saved" in bench(results, "heatmap", "-m", "<script>", "--limit", "20").output
+    runs = json.loads(bench(results, "list", "runs", "--json").output)
+    (identifier,) = [row["id"] for row in runs if row["method"] == "<script>"]
+    card = bench(results, "show", identifier).output
+    assert "trained elsewhere" in card
+    assert "epochs" not in card
+    status = bench(results, "status", "-m", "<script>", "--suite", "figure3-digits", "--limit", "20").output
+    assert re.search(r"done", status)
+
+
+def test_normalisation_activation_and_fusion_change_the_numbers(
+    trained: tuple[Path, list[State]], tmp_path: Path
+) -> None:
+    results, states = trained
+    files = saved(tmp_path, states)
+    found = {}
+    for name, extra in (
+        ("as is", ()), ("scaled", ("--mean", "0.9", "--std", "0.2")), ("leaky", ("--activation", "leaky_relu")),
+        ("one only", ("--fusion", "weighted_probability", "--weights", "1,0,0")),
+    ):  # fmt: skip
+        found[name] = outcome(
+            evaluate(results, files, "--model", "digits_cnn", "--name", f"n {name}", *extra, "--json")
+        )
+    assert len({json.dumps(value) for value in found.values()}) == 4
+    alone = outcome(evaluate(results, files[:1], "--model", "digits_cnn", "--name", "n alone", "--json"))
+    assert alone == found["one only"]
+
+
+def test_a_factory_makes_the_members(trained: tuple[Path, list[State]], tmp_path: Path) -> None:
+    results, _ = trained
+    torch.manual_seed(0)
+    torch.save(make().state_dict(), tmp_path / "flat.pth")
+    place = __name__
+    result = evaluate(results, [tmp_path / "flat.pth"], "--factory", f"{place}:make", "--name", "flat", "--json")
+    assert 0 <= outcome(result)["pgd"] <= outcome(result)["clean"] <= 40  # an untrained linear model
+    assert "chance" in bench(results, "table", "--attack", "pgd", "--eps", "0.1", "--limit", "60").output
+
+    def fault(factory: str) -> str:
+        return refused(evaluate(results, [tmp_path / "flat.pth"], "--factory", factory, "--name", "x", ok=False))
+
+    assert "written package.module:function" in fault("make")
+    assert "cannot be imported" in fault("no_such_package:make")
+    assert "has no function" in fault(f"{place}:nothing")
+    assert "returns a int" in fault(f"{place}:no_network")
+    assert "not (2, 10)" in fault(f"{place}:wrong_classes")
+
+
+class Hostile:
+    """An object that would run code when unpickled."""
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return (Path.touch, (Path("ran_code"),))
+
+
+def test_mistakes_are_told_in_one_line_and_nothing_is_written(
+    trained: tuple[Path, list[State]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    _, states = trained
+    monkeypatch.chdir(tmp_path)
+    results = tmp_path / "results"
+    files = saved(tmp_path, states[:1])
+
+    def fault(*arguments: object, file: Path | None = None) -> str:
+        return refused(evaluate(results, [file or files[0]], "--name", "x", *arguments, ok=False))
+
+    model = ("--model", "digits_cnn")
+    assert "there is no file" in fault(*model, file=tmp_path / "absent.pth")
+    torch.save({"model": Hostile(), "weight": torch.ones(1)}, tmp_path / "hostile.pth")
+    assert "could run code" in fault(*model, file=tmp_path / "hostile.pth")
+    assert not (tmp_path / "ran_code").exists()
+    (tmp_path / "text.pth").write_text("no weights")
+    assert "damaged" in fault(*model, file=tmp_path / "text.pth")
+    (tmp_path / "text.safetensors").write_text("no weights")
+    assert "damaged" in fault(*model, file=tmp_path / "text.safetensors")
+    torch.save({"accuracy": 3}, tmp_path / "empty.pth")
+    assert "holds no weights" in fault(*model, file=tmp_path / "empty.pth")
+    (renamed,) = saved(tmp_path, states[:1], lambda name: f"module.{name}")
+    assert "--prefix module. would fit" in fault(*model, file=renamed)
+    assert "no name begins with 'net.'" in fault(*model, "--prefix", "net.", file=renamed)
+    (other,) = saved(tmp_path, states[:1], lambda name: name.replace("conv", "layer"))
+    assert "lacks conv1" in fault(*model, file=other)
+    torch.save({**states[0], "linear.bias": torch.full((10,), torch.nan)}, tmp_path / "nan.pth")
+    assert "NaN" in fault(*model, file=tmp_path / "nan.pth")
+    torch.save({**states[0], "linear.bias": torch.zeros(7)}, tmp_path / "shape.pth")
+    assert "linear.bias is (7,), the model wants (10,)" in fault(*model, file=tmp_path / "shape.pth")
+    good = tmp_path / "good.pth"
+    torch.save(states[0], good)
+    assert "say what the members are" in fault(file=good)
+    assert "1 members need as many --weights" in fault(*model, "--weights", "1,2", "--fusion", "sum_logits", file=good)
+    assert "--mean takes one number" in fault(*model, "--mean", "1,2", file=good)
+    assert "a configured method already" in fault(*model, "--name", "trs", file=good)
+    assert "unknown model 'digit_cnn'; did you mean digits_cnn" in fault("--model", "digit_cnn", file=good)
+    assert not list(results.glob("runs/*"))
+
+
+def test_one_name_stands_for_one_ensemble_a_seed(trained: tuple[Path, list[State]], tmp_path: Path) -> None:
+    results, states = trained
+    files = saved(tmp_path, states)
+    model = ("--model", "digits_cnn", "--name", "twice")
+    evaluate(results, files[:2], *model)
+    assert "stands for other weights" in refused(evaluate(results, files[1:], *model, ok=False))
+    assert "stands for 2 × digits_cnn" in refused(evaluate(results, files, *model, "--seed", "1", ok=False))
+    evaluate(results, files[1:], *model, "--seed", "1")
+    rows = json.loads(
+        bench(results, "table", "-m", "twice", "--attack", "pgd", "--eps", "0.1", "--limit", "60", "--json").stdout
+    )
+    assert [row["seeds"] for row in rows] == [[0, 1], [0, 1]]
+    gone = bench(results, "run", "-m", "twice", "-d", "digits", "--attack", "pgd", "--eps", "0.1", "--limit", "60",
+                 "--seeds", "5", "--threads", "1", ok=False)  # fmt: skip
+    assert "was trained elsewhere and its weights for this seed are not here" in " ".join(gone.output.split())
