@@ -15,7 +15,7 @@ from pydantic import ValidationError
 from bench.core import registry
 from bench.core.errors import BenchError, unknown_name
 from bench.core.settings import explain
-from bench.core.specs import Config, MethodSpec, Training
+from bench.core.specs import BlackboxSpec, Config, MethodSpec, Training
 
 PACKAGE = Path(__file__).resolve().parent.parent
 
@@ -35,6 +35,17 @@ class Loaded:
     training: dict[str, Any]
     data: dict[str, Any]
     outside: Mapping[tuple[str, str], Mapping[int, dict[str, Any]]] = field(default_factory=dict)
+
+    @property
+    def blackbox(self) -> BlackboxSpec:
+        """`[blackbox]`.
+
+        Raises:
+            BenchError: there is no such table.
+        """
+        if self.config.blackbox is None:
+            raise BenchError(f"{self.path.name} has no [blackbox], which a black-box suite needs")
+        return self.config.blackbox
 
     def with_outside(self, specs: Iterable[dict[str, Any]]) -> Loaded:
         """With ensembles trained elsewhere (run specs as JSON) as methods of their names, beside the configured ones.
@@ -104,10 +115,13 @@ def load(path: Path | None = None, changes: Iterable[str] = ()) -> Loaded:
 def _add_plugins(table: dict[str, Any]) -> None:
     """Plug-ins that no table configures are configured by their own name, so that an installed one can be used.
 
-    None is loaded here: a broken one is told when it is used. A data set gets the suite `core`, or the first there is.
+    None is loaded here: a broken one is told when it is used. A data set gets the suite `core`, or, in a file without
+    it, the first for any data set.
     """
     suites = table.get("suites")
-    suite = "core" if not isinstance(suites, dict) or "core" in suites else next(iter(suites), "core")
+    names = suites if isinstance(suites, dict) else {}
+    free = [name for name, suite in names.items() if isinstance(suite, dict) and not suite.get("datasets")]
+    suite = "core" if "core" in names else next(iter([*free, *names]), "core")
     for kind in ("methods", "attacks", "models", "datasets"):
         tables = table.setdefault(kind, {})
         if not isinstance(tables, dict):
@@ -211,7 +225,15 @@ def _check_names(config: Config, path: Path) -> None:
     for name, dataset in config.datasets.items():
         check("suite", dataset.suite, config.suites, f"datasets.{name}")
     check("attack", config.matrix.attack, config.attacks, "matrix")
+    if config.blackbox is not None:
+        check("method", config.blackbox.method, config.methods, "blackbox")
+        for name in config.blackbox.attacks:
+            check("attack", name, config.attacks, "blackbox")
+        for name in config.blackbox.budgets:
+            check("data set", name, config.datasets, "blackbox.budgets")
     for name, suite in config.suites.items():
+        for black in suite.blackbox if isinstance(suite.blackbox, tuple) else ():
+            check("attack", black, config.attacks, f"suites.{name}")
         for row in suite.attacks:
             check("attack", row if isinstance(row, str) else row.attack, config.attacks, f"suites.{name}")
         for dataset_name in suite.datasets:

@@ -4,12 +4,17 @@ A plug-in is declared in the `pyproject.toml` of its package, the built-in ones 
 
     [project.entry-points."bench.methods"]
     mine = "my_package.mine:Mine"
+
+A broken plug-in hurts nobody but itself: what is wrong with it is told when it is used, by `bench list` and by
+`bench doctor`. A name of bench's own stays bench's; a name that two other packages declare is nobody's.
 """
 
 from __future__ import annotations
 
+import importlib
 import inspect
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
 from functools import cache
 from importlib.metadata import EntryPoint, entry_points
 from typing import Any
@@ -17,32 +22,82 @@ from typing import Any
 from bench.core.errors import BenchError, unknown_name
 
 KINDS = ("methods", "attacks", "datasets", "models")
+NEED_SETTINGS = ("timm", "factory", "outside")  # no use under their own name: each use has settings of its own
+BUILT_IN = "bench"
+
+# Base classes by name: no import goes up from core, and a base is only needed where a plug-in is loaded.
+BASES = {
+    "methods": "bench.training.method:Method",
+    "attacks": "bench.attacks.base:Attack",
+    "datasets": "bench.data.base:Dataset",
+    "models": "bench.models.base:Model",
+}
+RESERVED = {"methods": ("all", "paper"), "attacks": ("clean",), "datasets": ("all",)}  # words of the command line
+REQUIRED = {"datasets": ("title", "classes", "shape", "mean", "std")}  # class attributes without a default
+ALLOWED = {"attacks": {"budget_name": ("eps", "c"), "norm": ("linf", "l2", None)}}
+
+
+class PluginError(BenchError):
+    """A plug-in that cannot be used; `check` says in a few words what it should be and is not."""
+
+    def __init__(self, check: str, message: str) -> None:
+        super().__init__(message)
+        self.check = check
 
 
 @dataclass(frozen=True)
 class Entry:
-    """One registered plug-in: its name, the package it comes from, and how to load it."""
+    """One registered plug-in: its name, the package (and its version) it comes from, and how to load it.
+
+    `refused` says why the name does not stand for this plug-in; empty for most.
+    """
 
     kind: str
     name: str
     origin: str
     point: EntryPoint
+    version: str = ""
+    refused: str = ""
+
+    @property
+    def package(self) -> str:
+        """The package and its version, `my-package 1.0`."""
+        return f"{self.origin} {self.version}".strip()
+
+    @property
+    def label(self) -> str:
+        """For messages: `method 'mine' of package my-package 1.0`."""
+        return f"{self.kind[:-1]} {self.name!r} of package {self.package}"
 
     def load(self) -> type[Any]:
-        """The plug-in class.
+        """The plug-in class, checked for its shape.
 
         Raises:
-            BenchError: importing it raised; the message names the package and the cause.
+            PluginError: importing it raised, or it is no such class; the message names the package and the cause.
         """
+        if self.refused:
+            raise PluginError("has a name of its own", self.refused)
         try:
             plugin = self.point.load()
-        except Exception as error:
-            cause = f"{type(error).__name__}: {error}"
-            what = f"{self.kind[:-1]} {self.name!r} of package {self.origin}"
-            raise BenchError(f"{what} cannot be loaded from {self.point.value!r} ({cause})") from error
+        except (Exception, SystemExit) as error:
+            value = self.point.value
+            raise PluginError("is loaded", f"{self.label} cannot be loaded from {value!r} ({_cause(error)})") from error
         if not inspect.isclass(plugin):
-            raise BenchError(f"{self.kind[:-1]} {self.name!r} ({self.point.value}) is no class but {plugin!r}")
+            raise PluginError("is a class", f"{self.label} ({self.point.value}) is no class but {plugin!r:.200}")
+        _check_class(self, plugin)
         return plugin
+
+    def fault(self, settings: Mapping[str, Any] | None = None) -> str:
+        """Why the plug-in cannot be used with these settings (its defaults without any); empty if it can."""
+        from bench.core.settings import build
+
+        try:
+            plugin = self.load()
+            if settings is not None or self.name not in NEED_SETTINGS:
+                build(plugin, dict(settings or {}), f"{self.kind}.{self.name}")
+        except BenchError as error:
+            return str(error)
+        return ""
 
     @property
     def description(self) -> str:
@@ -56,25 +111,95 @@ class Entry:
         return f"{inspect.getsourcefile(plugin)}:{inspect.getsourcelines(plugin)[1]}"
 
 
-@cache
-def entries(kind: str) -> dict[str, Entry]:
-    """All plug-ins of a kind by name.
+def _cause(error: BaseException) -> str:
+    """An exception in one line; of a syntax error with its place."""
+    lines = str(error).split("\n")
+    return f"{type(error).__name__}: {lines[0] or '(no message)'}"
+
+
+def _check_class(entry: Entry, plugin: type[Any]) -> None:
+    """What commands read of a class before they make an instance must be there.
 
     Raises:
-        BenchError: two packages declare the same name (a collision is never resolved silently).
+        PluginError: the first thing that is not.
     """
+    module, _, name = BASES[entry.kind].partition(":")
+    base = getattr(importlib.import_module(module), name)
+    if not issubclass(plugin, base):
+        raise PluginError(f"derives from {name}", f"{entry.label}: {plugin.__qualname__} is no {module}.{name}")
+    if "__dataclass_params__" not in vars(plugin):
+        told = f"{plugin.__qualname__} is no dataclass; decorate it with @dataclass(frozen=True)"
+        raise PluginError("is a frozen dataclass", f"{entry.label}: {told}")
+    version = getattr(plugin, "version", None)
+    if type(version) is not int or version < 1:
+        raise PluginError("has a version", f"{entry.label}: its version is a whole number from 1 on, not {version!r}")
+    for attribute in REQUIRED.get(entry.kind, ()):
+        if not hasattr(plugin, attribute):
+            raise PluginError(f"has {attribute}", f"{entry.label}: {plugin.__qualname__} does not say its {attribute}")
+    if entry.kind == "datasets":
+        shape = plugin.shape
+        if not isinstance(shape, tuple) or len(shape) != 3 or not all(type(size) is int and size > 0 for size in shape):
+            told = f"its shape is (channels, height, width), not {shape!r}"
+            raise PluginError("has a shape", f"{entry.label}: {told}")
+    for attribute, allowed in ALLOWED.get(entry.kind, {}).items():
+        if (value := getattr(plugin, attribute)) not in allowed:
+            told = f"its {attribute} is {' or '.join(map(repr, allowed))}, not {value!r}"
+            raise PluginError(f"has a known {attribute}", f"{entry.label}: {told}")
+    requires = getattr(plugin, "requires", ())
+    if not isinstance(requires, tuple) or not all(isinstance(item, str) for item in requires):
+        told = f"requires is a tuple of names, not {requires!r}"
+        raise PluginError("requires other methods by name", f"{entry.label}: {told}")
+
+
+@cache
+def entries(kind: str) -> dict[str, Entry]:
+    """The plug-ins of a kind by name.
+
+    A collision is never resolved silently: a name of bench's own stands for bench's plug-in, and the others are in
+    `left_out`; one that several other packages declare stands for none of them, which `Entry.load` tells.
+    """
+    return {found[0].name: found[0] for _, found in sorted(_scan(kind).items()) if not _reserved(found[0])}
+
+
+def left_out(kind: str) -> list[Entry]:
+    """Plug-ins that cannot be reached since their name stands for something else; `refused` says for what."""
+    return [entry for _, found in sorted(_scan(kind).items()) for entry in found[not _reserved(found[0]) :]]
+
+
+def _scan(kind: str) -> dict[str, list[Entry]]:
+    """All that packages declare, by name; first of each list is what the name stands for."""
     assert kind in KINDS, kind
-    found: dict[str, Entry] = {}
+    found: dict[str, list[Entry]] = {}
     for point in entry_points(group=f"bench.{kind}"):
-        entry = Entry(kind, point.name, point.dist.name if point.dist else "?", point)
-        other = found.get(point.name)
-        if other is not None and other.point.value != point.value:
-            raise BenchError(
-                f"two packages declare the {kind[:-1]} {point.name!r}: {other.origin} ({other.point.value}) and "
-                f"{entry.origin} ({point.value}); uninstall one of them"
-            )
-        found[point.name] = entry
-    return dict(sorted(found.items()))
+        origin, version = (point.dist.name or "?", point.dist.version or "") if point.dist else ("?", "")
+        known = found.setdefault(point.name, [])
+        if point.value not in [entry.point.value for entry in known]:
+            known.append(Entry(kind, point.name, origin, point, version))
+    return {name: _settled(sorted(known, key=_rank)) for name, known in found.items()}
+
+
+def _settled(found: list[Entry]) -> list[Entry]:
+    """The declarations of one name, each told why it cannot have it."""
+    first, kind = found[0], found[0].kind[:-1]
+    if _reserved(first):
+        told = f"is left out: {first.name!r} means something else on the command line; it needs another name"
+    elif len(found) == 1:
+        return found
+    elif first.origin == BUILT_IN:
+        told = f"is left out: bench has a {kind} of this name; it needs another"
+    else:
+        packages = " and ".join(f"{entry.package} ({entry.point.value})" for entry in found)
+        told = f"is unusable: two packages declare the {kind} {first.name!r}, {packages}; uninstall one of them"
+    refused = [replace(entry, refused=f"{entry.label} {told}") for entry in found]
+    return [first, *refused[1:]] if first.origin == BUILT_IN and not _reserved(first) else refused
+
+
+def _reserved(entry: Entry) -> bool:
+    return entry.name in RESERVED.get(entry.kind, ())
+
+
+def _rank(entry: Entry) -> tuple[bool, str, str]:
+    return entry.origin != BUILT_IN, entry.package, entry.point.value
 
 
 def entry(kind: str, name: str) -> Entry:

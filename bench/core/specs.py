@@ -82,6 +82,7 @@ class AttackSpec(_WithSettings):
     plugin: str
     title: str = ""
     budgets: dict[str, tuple[Budget, ...]] = Field(default_factory=dict)
+    targets: Literal["random", "least_likely"] | None = Field(None, description="classes that the attack leads to")
 
 
 class AttackRows(Spec):
@@ -97,7 +98,8 @@ class SuiteSpec(Spec):
     description: str
     datasets: tuple[str, ...] = ()
     attacks: tuple[str | AttackRows, ...] = ()
-    matrix: bool = True
+    matrix: bool | Literal["targeted"] = True
+    blackbox: tuple[str, ...] | bool = Field(False, description="the black-box suite; or the attacks to use in it")
     published: str | None = Field(None, description="file in results/published with the paper's values")
 
 
@@ -107,6 +109,17 @@ class MatrixSpec(Spec):
     attack: str
     population: Literal["correct_all", "correct_both", "all"] = "correct_all"
     budgets: dict[str, Budget]
+
+
+class BlackboxSpec(Spec):
+    """`[blackbox]`: attacks on surrogates whose images are tried on every victim (TRS paper, Figure 2)."""
+
+    method: str = Field(description="configured method of the surrogates")
+    members: tuple[Annotated[int, Field(ge=2)], ...] = Field(description="one surrogate for each number of members")
+    attacks: tuple[str, ...] = Field(min_length=1)
+    restarts: int = Field(ge=1)
+    limit: int | None = Field(None, ge=1, description="test images used where there are more")
+    budgets: dict[str, tuple[Budget, ...]]
 
 
 class Training(Spec):
@@ -158,4 +171,5 @@ class Config(Spec):
     methods: dict[str, MethodSpec]
     attacks: dict[str, AttackSpec]
     matrix: MatrixSpec
+    blackbox: BlackboxSpec | None = None
     suites: dict[str, SuiteSpec]

@@ -6,13 +6,14 @@ Each returns the part of an evaluation record (`evaluations/ID.json`) that the m
 from __future__ import annotations
 
 import time
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
 
 from bench.attacks.base import Attack, Stop
-from bench.attacks.judge import attack_images, evaluation_mode
+from bench.attacks.judge import Outcome, attack_images, evaluation_mode, predictions
+from bench.core import seeds
 from bench.core.bits import to_text
 from bench.core.errors import JobError
 from bench.core.progress import Progress
@@ -20,13 +21,22 @@ from bench.data.base import ImageSet
 from bench.models.ensemble import Ensemble
 
 ENSEMBLE = -1  # the target index of the whole ensemble
+SAMPLES = 8  # adversarial images kept to be looked at
+RANDOM_CHECK = 1000  # images whose output is computed twice
+
+Targets = Literal["random", "least_likely"]
 
 
 def clean(ensemble: Ensemble, images: ImageSet, *, batch_size: int = 500) -> dict[str, Any]:
-    """Clean accuracy of the ensemble and of each member."""
+    """Clean accuracy of the ensemble and of each member.
+
+    `measurements.random_output` counts the images whose fused output differs between two passes of the same batch:
+    attacks on such a network need gradients of the expectation (reference: Athalye et al. 2018).
+    """
     started = time.perf_counter()
     rows = _correct_rows(ensemble, images, batch_size)
     count = [int(row.sum()) for row in rows]
+    random = _random_outputs(ensemble, images, batch_size)
     return {
         "n": len(images),
         "n_clean": count[-1],
@@ -34,8 +44,8 @@ def clean(ensemble: Ensemble, images: ImageSet, *, batch_size: int = 500) -> dic
         "clean_bits": to_text(rows[-1].numpy()),
         "robust_bits": None,
         "clean_rows": _target_rows(rows),
-        "measurements": {"member_accuracy": [value / len(images) for value in count[:-1]]},
-        "forwards": len(images) * len(ensemble.members),
+        "measurements": {"member_accuracy": [value / len(images) for value in count[:-1]], "random_output": random},
+        "forwards": 2 * len(images),
         "backwards": 0,
         "seconds": time.perf_counter() - started,
     }
@@ -50,9 +60,15 @@ def robust_accuracy(
     stop: Stop,
     seed_axes: tuple[object, ...],
     batch_size: int = 250,
+    targets: Targets | None = None,
     progress: Progress | None = None,
 ) -> dict[str, Any]:
-    """White-box robust accuracy of the ensemble: the share of all images still classified correctly."""
+    """White-box robust accuracy of the ensemble: the share of all images still classified correctly.
+
+    With `targets` the attack leads to classes chosen that way; `measurements.targeted_hits` then counts the images
+    that were right when clean and are classified as their target. `samples` are a few adversarial images.
+    """
+    chosen = None if targets is None else target_classes(ensemble, images, targets, seed_axes, batch_size)
     outcome = attack_images(
         attack,
         ensemble,
@@ -61,9 +77,14 @@ def robust_accuracy(
         stop=stop,
         seed_axes=seed_axes,
         batch_size=batch_size,
+        keep_images=True,
+        targets=chosen,
         progress=progress,
     )
+    if outcome.hit is not None:
+        outcome.measurements["targeted_hits"] = int((outcome.hit & outcome.clean).sum())
     return {
+        "samples": samples(ensemble, images, outcome),
         "n": len(images),
         "n_clean": int(outcome.clean.sum()),
         "n_robust": int(outcome.robust.sum()),
@@ -84,14 +105,17 @@ def transferability(
     budget: float,
     seed_axes: tuple[object, ...],
     batch_size: int = 250,
+    targets: Targets | None = None,
     progress: Progress | None = None,
 ) -> dict[str, Any]:
     """The transferability matrix: images crafted on each member, evaluated on each member and on the ensemble.
 
     Every image is attacked and the last iterate is used (`stop = last`). Bits of cell (source, target) say that the
     target misclassifies the images crafted on the source; rates for any population follow from them and from the
-    clean rows (`bench.evaluation.rates`).
+    clean rows (`bench.evaluation.rates`). With `targets` they say that the target outputs the class that the images
+    were led to: the targeted transferability of Definition 6.
     """
+    wanted = None if targets is None else target_classes(ensemble, images, targets, seed_axes, batch_size)
     started = time.perf_counter()
     rows = _correct_rows(ensemble, images, batch_size)
     cells: list[dict[str, Any]] = []
@@ -107,13 +131,16 @@ def transferability(
             seed_axes=seed_axes,
             batch_size=batch_size,
             keep_images=True,
+            targets=wanted,
             progress=progress,
         )
         assert outcome.adversarial is not None
-        wrong = [~row for row in _correct_rows(ensemble, images, batch_size, outcome.adversarial)]
+        classes = _class_rows(ensemble, images, batch_size, outcome.adversarial)
+        labels = images.labels.cpu()
+        hits = [row != labels if wanted is None else row == wanted.cpu() for row in classes]
         cells += [
-            {"source": source, "target": _target(index, wrong), "bits": to_text(row.numpy())}
-            for index, row in enumerate(wrong)
+            {"source": source, "target": _target(index, hits), "bits": to_text(row.numpy())}
+            for index, row in enumerate(hits)
         ]
         forwards += outcome.forwards
         backwards += outcome.backwards
@@ -133,11 +160,68 @@ def transferability(
     }
 
 
+def target_classes(
+    ensemble: Ensemble, images: ImageSet, how: Targets, seed_axes: tuple[object, ...], batch_size: int
+) -> Tensor:
+    """A class other than the label for each image, int64 [n]: drawn uniformly, or the ensemble's least likely one."""
+    if how == "random":
+        with torch.no_grad():
+            classes = ensemble(images.floats(slice(0, 1))).shape[1]
+        step = torch.randint(1, classes, (len(images),), generator=seeds.generator(*seed_axes, "targets"))
+        return (images.labels + step.to(images.device)) % classes
+    parts = []
+    with evaluation_mode(ensemble), torch.no_grad():
+        for start in range(0, len(images), batch_size):
+            part = slice(start, start + batch_size)
+            scores = ensemble(images.floats(part))
+            parts.append(scores.scatter(1, images.labels[part, None], torch.inf).argmin(1))
+    return torch.cat(parts)
+
+
+def samples(ensemble: Ensemble, images: ImageSet, outcome: Outcome) -> dict[str, Tensor]:
+    """Up to `SAMPLES` images that were right when clean, broken ones first: clean, adversarial, both predictions."""
+    assert outcome.adversarial is not None
+    broken = outcome.clean & ~outcome.robust
+    order = torch.cat([broken.nonzero().squeeze(1), (outcome.clean & ~broken).nonzero().squeeze(1)])[:SAMPLES]
+    rows = order.to(images.device)
+    clean_images = images.floats(rows)
+    adversarial = outcome.adversarial[order].to(images.device)
+    with evaluation_mode(ensemble):
+        return {
+            "index": order,
+            "labels": images.labels[rows],
+            "clean": clean_images,
+            "adversarial": adversarial,
+            "clean_prediction": predictions(ensemble, clean_images) if len(rows) else rows,
+            "adversarial_prediction": predictions(ensemble, adversarial) if len(rows) else rows,
+        }
+
+
 @torch.no_grad()
-def _correct_rows(
-    ensemble: Ensemble, images: ImageSet, batch_size: int, replaced: Tensor | None = None
-) -> list[Tensor]:
-    """For each member, then the ensemble: bool [n] on the CPU, correctly classified.
+def _random_outputs(ensemble: Ensemble, images: ImageSet, batch_size: int) -> int:
+    """How many images get another fused output from a second pass of the same batch; the first 1,000 are looked at."""
+    count = 0
+    with evaluation_mode(ensemble):
+        for start in range(0, min(len(images), RANDOM_CHECK), batch_size):
+            x = images.floats(slice(start, min(start + batch_size, RANDOM_CHECK)))
+            first, second = ensemble(x), ensemble(x)
+            count += int((~torch.isclose(first, second, rtol=1e-4, atol=1e-5)).any(1).sum())
+    return count
+
+
+def _correct_rows(ensemble: Ensemble, images: ImageSet, batch_size: int) -> list[Tensor]:
+    """For each member, then the ensemble: bool [n] on the CPU, correctly classified when clean.
+
+    Raises:
+        JobError: an output is not finite.
+    """
+    labels = images.labels.cpu()
+    return [row == labels for row in _class_rows(ensemble, images, batch_size)]
+
+
+@torch.no_grad()
+def _class_rows(ensemble: Ensemble, images: ImageSet, batch_size: int, replaced: Tensor | None = None) -> list[Tensor]:
+    """For each member, then the ensemble: int64 [n] on the CPU, the predicted class.
 
     `replaced` are float images [n, C, H, W] to classify in place of the set's own.
 
@@ -153,7 +237,7 @@ def _correct_rows(
             outputs = [*logits, ensemble.fuse(logits)]
             if not all(bool(output.isfinite().all()) for output in outputs):
                 raise JobError("a member's output is not finite (NaN or infinite)")
-            parts.append(torch.stack([output.argmax(1) == images.labels[part] for output in outputs]))
+            parts.append(torch.stack([output.argmax(1) for output in outputs]))
     return list(torch.cat(parts, dim=1).cpu())
 
 

@@ -75,6 +75,33 @@ def _population(clean: Bools, both: Bools, population: Population) -> Bools:
     return np.ones_like(both)
 
 
+class BlackboxRates(NamedTuple):
+    """Robust accuracy under all attempts of the black-box suite, in [0, 1]; NaN over an empty set."""
+
+    of_all: float
+    """Share of all images that are right when clean and survive every attempt: robust accuracy as elsewhere here."""
+    of_correct: float
+    """The same over the images that are right when clean (the authors' denominator)."""
+    unsuccessful: float
+    """Share of attempts (each image with each attempt) after which the image is classified correctly."""
+
+
+def blackbox_rates(clean: Bools, missed: Bools) -> BlackboxRates:
+    """The three readings of a black-box evaluation.
+
+    Args:
+        clean: [n], the victim classifies the clean image correctly.
+        missed: [A, n], it misclassifies the image of an attempt.
+    """
+    if missed.ndim != 2 or clean.shape != missed.shape[1:]:
+        raise ValueError(f"clean {clean.shape} and missed {missed.shape} are not [n] and [A, n]")
+    robust = clean & ~missed.any(0)
+    if not clean.size:
+        return BlackboxRates(float("nan"), float("nan"), float("nan"))
+    of_correct = float(robust.sum() / clean.sum()) if clean.any() else float("nan")
+    return BlackboxRates(float(robust.mean()), of_correct, float((~missed).mean()))
+
+
 def off_diagonal_mean(rates: Floats) -> float:
     """Mean of the rates [N, N+1] or [N, N] over pairs of different members; the ensemble's column does not count.
 

@@ -6,7 +6,6 @@ import time
 import uuid
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +18,7 @@ from bench.core.files import write_json
 from bench.core.identity import short, source_digest
 from bench.core.specs import Training
 from bench.data.base import ImageSet
-from bench.jobs import select, work
+from bench.jobs import ensembles, select
 from bench.jobs.spec import RunSpec
 from bench.jobs.workplace import Workplace
 from bench.models import outside
@@ -112,24 +111,24 @@ def adopt(given: Given, loaded: Loaded, place: Workplace) -> Path:
     if place.run_file(run.run_id).exists() and place.weights_file(run.run_id).exists():
         return folder
     folder.mkdir(parents=True, exist_ok=True)
-    test = work.splits_of(run, place, limit=LOOK).test
-    started, clock = _now(), time.perf_counter()
+    test = ensembles.splits_of(run, place, limit=LOOK).test
+    started, clock = ensembles.now(), time.perf_counter()
     notes = _first_look(ensemble.to(place.device).eval(), test, dataset.classes)
     checkpoint.save(
         place.weights_file(run.run_id),
         tensors,
-        work.weights_metadata(run, fusion=ensemble.fusion, activation=given.activation),
+        ensembles.weights_metadata(run, fusion=ensemble.fusion, activation=given.activation),
     )
     write_json(
         place.run_file(run.run_id),
         {
-            "format": work.FORMAT,
+            "format": ensembles.FORMAT,
             "run_id": run.run_id,
             "family_id": run.family_id,
             "attempt_id": uuid.uuid4().hex[:24],
             "status": "done",
             "origin": "files given to `bench evaluate`",
-            **work.described(run),
+            **ensembles.described(run),
             "fusion": ensemble.fusion,
             "fusion_weights": None if ensemble.weights is None else ensemble.weights.tolist(),
             "activation": given.activation,
@@ -142,7 +141,7 @@ def adopt(given: Given, loaded: Loaded, place: Workplace) -> Path:
             "files": [path.name for path in given.files],
             "environment": environment.describe(place.device),
             "started": started,
-            "finished": _now(),
+            "finished": ensembles.now(),
             "seconds": time.perf_counter() - clock,
             "config": run.model_dump(mode="json"),
             "notes": notes,
@@ -232,7 +231,3 @@ def _first_look(ensemble: Ensemble, test: ImageSet, classes: int) -> list[str]:
         return []
     chance = f"{100 * accuracy:.1f} % clean accuracy on {len(test)} test images, chance is {100 / classes:.1f} %"
     return [f"{chance}: are normalisation, mapping of names, model and data set right?"]
-
-
-def _now() -> str:
-    return datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from dataclasses import dataclass
+from collections import defaultdict
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, replace
 from typing import Literal
 
 from bench.core.config import Loaded
+from bench.core.files import read_json, write_json
+from bench.core.identity import content_id
 from bench.jobs import select
+from bench.jobs.executors.task import lost
 from bench.jobs.select import Selection
-from bench.jobs.spec import Job, RunSpec
+from bench.jobs.spec import EvaluationSpec, Job, RunSpec
 from bench.jobs.workplace import Workplace
 from bench.store import queries
 from bench.store.database import Database
@@ -28,6 +32,10 @@ class Planned:
     job: Job
     state: State
     reason: str = ""
+    attempt: str = ""
+    """The attempt of a done job."""
+    again: bool = False
+    """Whether a done job is to be done again; the new attempt supersedes the old one when it is complete."""
 
 
 @dataclass(frozen=True)
@@ -39,11 +47,71 @@ class Plan:
     @property
     def missing(self) -> tuple[Job, ...]:
         """The jobs to do."""
-        return tuple(item.job for item in self.planned if item.state != "done")
+        return tuple(item.job for item in self.planned if item.state != "done" or item.again)
 
     def count(self, state: State) -> int:
         """How many jobs are in `state`."""
         return sum(item.state == state for item in self.planned)
+
+    def forced(self, superseded: Mapping[str, str]) -> Plan:
+        """The plan that does again those done jobs whose attempt is still the one in `superseded`, by job id."""
+        return Plan(
+            tuple(
+                replace(item, again=item.state == "done" and superseded.get(item.job.job_id) == item.attempt)
+                for item in self.planned
+            )
+        )
+
+    def failures_only(self) -> Plan:
+        """The plan that does what failed before, what that needs and what it held up; all else that is new is left."""
+        chosen = {item.job.job_id for item in self.planned if item.state == "failed"}
+        for item in self.planned:  # in an order in which what is needed comes first
+            if chosen.intersection(item.job.needs):
+                chosen.add(item.job.job_id)
+        for item in reversed(self.planned):
+            if item.job.job_id in chosen:
+                chosen.update(item.job.needs)
+        return Plan(tuple(item for item in self.planned if item.state == "done" or item.job.job_id in chosen))
+
+
+class Pass:
+    """One pass of `--force` over a plan: what it supersedes is kept in a file until all of it is done.
+
+    So the same command goes on with an interrupted pass instead of starting it anew.
+
+    Args:
+        training: whether the runs measured are trained again too; what was trained elsewhere, and what only lends
+            its weights to others, never is.
+    """
+
+    def __init__(self, plan: Plan, place: Workplace, *, training: bool) -> None:
+        measured = {
+            item.job.run.run_id
+            for item in plan.planned
+            if item.job.evaluation is not None and item.job.evaluation.kind != "craft"
+        }
+        retrained = {run_id for run_id in measured if training}
+        name = content_id([training, sorted(item.job.job_id for item in plan.planned)])
+        self._file = place.results / "again" / f"pass-{name}.json"
+        self.superseded: dict[str, str] = (
+            read_json(self._file)
+            if self._file.exists()
+            else {
+                item.job.job_id: item.attempt
+                for item in plan.planned
+                if item.state == "done"
+                and item.job.run.run_id in (measured if item.job.evaluation else retrained)
+                and (item.job.evaluation or item.job.run.weights is None)
+            }
+        )
+
+    def begin(self) -> None:
+        """Keep the pass."""
+        write_json(self._file, self.superseded)
+
+    def end(self) -> None:
+        """Everything is done."""
+        self._file.unlink(missing_ok=True)
 
 
 def make_plan(loaded: Loaded, selection: Selection, db: Database, place: Workplace) -> Plan:
@@ -53,6 +121,9 @@ def make_plan(loaded: Loaded, selection: Selection, db: Database, place: Workpla
         for needed in _with_prerequisites(run):
             jobs.setdefault(needed.run_id, Job(run=needed))
         for evaluation in select.evaluations(loaded, selection, run):
+            for craft in evaluation.crafts:
+                jobs.setdefault(craft.run.run_id, Job(run=craft.run))
+                jobs.setdefault(craft.evaluation_id, Job(run=craft.run, evaluation=craft))
             jobs.setdefault(evaluation.evaluation_id, Job(run=run, evaluation=evaluation))
     return _join(jobs.values(), db, place)
 
@@ -69,7 +140,7 @@ def _join(jobs: Iterable[Job], db: Database, place: Workplace) -> Plan:
     families = {job.run.family_id for job in jobs}
     runs = queries.runs(db, family_ids=families)
     evaluations = queries.evaluations(db, family_ids=families)
-    done = {row.run_id for row in runs} | {row.evaluation_id for row in evaluations}
+    done = {row.run_id: row.attempt_id for row in runs} | {row.evaluation_id: row.attempt_id for row in evaluations}
     older_runs = {(row.family_id, row.seed) for row in runs}
     older_rows = {(row.family_id, row.seed, row.attack_key) for row in evaluations}
     failed = {row.job_id: row.error for row in queries.failures(db, run_ids=run_ids) if not row.done}
@@ -77,7 +148,7 @@ def _join(jobs: Iterable[Job], db: Database, place: Workplace) -> Plan:
     def state(job: Job) -> Planned:
         run, evaluation = job.run, job.evaluation
         if job.job_id in done:
-            return Planned(job, "done")
+            return Planned(job, "done", attempt=done[job.job_id])
         if job.job_id in failed:
             return Planned(job, "failed", failed[job.job_id])
         if evaluation is None:
@@ -87,17 +158,64 @@ def _join(jobs: Iterable[Job], db: Database, place: Workplace) -> Plan:
         return Planned(job, "stale" if stale else "new")
 
     planned = [state(job) for job in jobs]
-    # A result in the database whose weights are gone (deleted, or made on another machine) can be looked at, but
-    # nothing new can be measured on it: its training is work to do again.
-    needed = {need for item in planned if item.state != "done" for need in item.job.needs}
-    return Plan(
-        tuple(
-            Planned(item.job, "new", "its weights are gone")
-            if item.state == "done"
-            and item.job.evaluation is None
-            and item.job.run.run_id in needed
-            and not place.weights_file(item.job.run.run_id).exists()
-            else item
-            for item in planned
-        )
-    )
+    # A result in the database whose weights (or crafted images) are gone, deleted or made on another machine, can be
+    # looked at, but nothing new can be measured on it: it is work to do again. What needs others comes after them.
+    needed: set[str] = set()
+    for place_in_line in reversed(range(len(planned))):
+        item = planned[place_in_line]
+        if item.state == "done" and item.job.job_id in needed and (gone := lost(item.job, place)):
+            item = planned[place_in_line] = Planned(item.job, "new", gone)
+        if item.state != "done":
+            needed.update(item.job.needs)
+    return Plan(tuple(planned))
+
+
+def expected_seconds(plan: Plan, db: Database) -> dict[str, float | None]:
+    """Seconds that each missing job should take, from finished ones of the same kind; None where there is none.
+
+    Of the same kind is another seed of the same cell, else a training of the same method, data set and model (scaled
+    by epochs and images), or a measurement with the same attack on as many members of the same model (by images).
+    """
+    missing = plan.missing
+    datasets = {job.run.dataset for job in missing}
+    attacks = {job.evaluation.attack for job in missing if job.evaluation}
+    runs, evaluations = defaultdict(list), defaultdict(list)
+    for row in queries.runs(db, dataset=datasets):
+        runs[row.plugin, row.dataset, row.model, row.members].append(row)
+    for found in queries.evaluations(db, dataset=datasets, attack=attacks) if attacks else ():
+        evaluations[found.kind, found.attack, found.dataset, found.model, found.members].append(found)
+
+    def training(run: RunSpec) -> float | None:
+        like = runs[run.plugin, run.dataset, run.model, run.members]
+        same = [row.seconds for row in like if row.family_id == run.family_id]
+        if same:
+            return sum(same) / len(same)
+        limit, epochs = run.training.limit, run.training.epochs
+        scaled = [
+            row.seconds
+            * epochs
+            / row.training["epochs"]
+            * ((limit or 0) / row.training_limit if row.training_limit else 1)
+            for row in like
+            if (row.training_limit is None) == (limit is None) and row.training.get("epochs")
+        ]
+        return sum(scaled) / len(scaled) if scaled else None
+
+    def measuring(evaluation: EvaluationSpec) -> float | None:
+        run, limit = evaluation.run, evaluation.limit
+        like = evaluations[evaluation.kind, evaluation.attack, run.dataset, run.model, run.members]
+        exact = [row for row in like if row.attack_key == evaluation.attack_key]
+        best = [row for row in exact if row.family_id == run.family_id] or exact
+        times = [row.seconds for row in best]
+        if not best and limit:
+            times = [row.seconds / row.n * limit for row in like if row.settings == evaluation.settings and row.n]
+        return sum(times) / len(times) if times else None
+
+    known: dict[tuple[str, str], float | None] = {}  # the seeds of a cell take the same time
+    for job in missing:
+        key = (job.run.family_id, job.evaluation.attack_key if job.evaluation else "")
+        if key not in known:
+            known[key] = measuring(job.evaluation) if job.evaluation else training(job.run)
+    return {
+        job.job_id: known[job.run.family_id, job.evaluation.attack_key if job.evaluation else ""] for job in missing
+    }

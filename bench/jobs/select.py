@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 from pydantic import ValidationError
@@ -11,7 +11,7 @@ from bench.core import registry, settings, versions
 from bench.core.config import Loaded
 from bench.core.errors import BenchError, unknown_name
 from bench.core.specs import RecipeSpec, Training
-from bench.jobs.spec import EvaluationSpec, RunSpec
+from bench.jobs.spec import SURROGATE_SEEDS, EvaluationSpec, RunSpec
 from bench.training.outside import OUTSIDE
 
 DEFAULT_RECIPE = "published"
@@ -246,8 +246,11 @@ def evaluations(loaded: Loaded, selection: Selection, run: RunSpec) -> list[Eval
     for row in suite.attacks:
         name, own = (row, None) if isinstance(row, str) else (row.attack, row.budgets)
         rows += attack_rows(loaded, selection, run, name, own)
+    if suite.blackbox:
+        names = loaded.blackbox.attacks if suite.blackbox is True else suite.blackbox
+        rows += blackbox_rows(loaded, selection, run, names)
     if suite.matrix and run.members > 1:
-        rows.append(matrix_row(loaded, selection, run))
+        rows.append(matrix_row(loaded, selection, run, targeted=suite.matrix == "targeted"))
     return rows
 
 
@@ -280,14 +283,72 @@ def attack_rows(
             stop="first_success",
             limit=test_limit(loaded, selection),
             split=selection.split,
+            targets=spec.targets,
             versions={"attack": plugin.version, "evaluator": versions.EVALUATOR},
         )
         for budget in budgets
     ]
 
 
-def matrix_row(loaded: Loaded, selection: Selection, run: RunSpec) -> EvaluationSpec:
-    """The transferability matrix of `[matrix]`."""
+def blackbox_rows(loaded: Loaded, selection: Selection, run: RunSpec, names: tuple[str, ...]) -> list[EvaluationSpec]:
+    """The black-box suite of `[blackbox]`: one evaluation a budget, on the images of all surrogates.
+
+    Surrogates do not depend on the victim or its seed, so that all victims of a data set, model and recipe share them.
+
+    Raises:
+        BenchError: nothing is configured, no budget for the data set, or the run itself could be a surrogate.
+    """
+    spec = loaded.blackbox
+    budgets = spec.budgets.get(selection.dataset)
+    if budgets is None:
+        raise BenchError(
+            f"bench.toml gives no black-box budget for {selection.dataset}; add blackbox.budgets.{selection.dataset}"
+        )
+    if run.seed >= SURROGATE_SEEDS:
+        raise BenchError(f"seeds from {SURROGATE_SEEDS:,} on are those of surrogates; a victim takes a smaller one")
+    attacks, version = {}, 1
+    for name in names:
+        if name not in loaded.config.attacks:
+            raise unknown_name("attack", name, loaded.config.attacks)
+        plugin = registry.load("attacks", loaded.config.attacks[name].plugin)
+        if plugin.budget_name != "eps":
+            raise BenchError(f"{name} has no ball; the black-box suite takes attacks with ε")
+        instance = settings.build(plugin, loaded.config.attacks[name].settings, f"attacks.{name}")
+        attacks[name] = {"plugin": loaded.config.attacks[name].plugin, "settings": settings.plain(instance)}
+        version = max(version, plugin.version)
+    surrogates = tuple(
+        run_spec(loaded, replace(selection, members=members), spec.method, SURROGATE_SEEDS + members)
+        for members in spec.members
+    )
+    limit = test_limit(loaded, selection)
+    size = registry.load("datasets", loaded.config.datasets[selection.dataset].plugin).test_images
+    if selection.split == "test" and spec.limit is not None and (limit or size or spec.limit + 1) > spec.limit:
+        limit = spec.limit
+    return [
+        EvaluationSpec(
+            kind="blackbox",
+            run=run,
+            attack="blackbox",
+            plugin="blackbox",
+            settings={
+                "attacks": attacks,
+                "restarts": spec.restarts,
+                "surrogates": [surrogate.run_id for surrogate in surrogates],
+            },
+            budget_name="eps",
+            budget=budget,
+            stop="last",
+            limit=limit,
+            split=selection.split,
+            surrogates=surrogates,
+            versions={"attack": version, "evaluator": versions.EVALUATOR},
+        )
+        for budget in budgets
+    ]
+
+
+def matrix_row(loaded: Loaded, selection: Selection, run: RunSpec, *, targeted: bool = False) -> EvaluationSpec:
+    """The transferability matrix of `[matrix]`; `targeted`: each image is led to a class drawn for it."""
     matrix = loaded.config.matrix
     budget = matrix.budgets.get(selection.dataset)
     if budget is None:
@@ -295,4 +356,4 @@ def matrix_row(loaded: Loaded, selection: Selection, run: RunSpec) -> Evaluation
             f"bench.toml gives no matrix budget for {selection.dataset}; add matrix.budgets.{selection.dataset}"
         )
     (row,) = attack_rows(loaded, selection, run, matrix.attack, (budget,))
-    return row.model_copy(update={"kind": "transfer", "stop": "last"})
+    return row.model_copy(update={"kind": "transfer", "stop": "last", "targets": "random" if targeted else None})

@@ -10,7 +10,10 @@ from pydantic import Field
 from bench.core.identity import content_id
 from bench.core.specs import Settings, Spec, Training
 
-Kind = Literal["clean", "attack", "transfer"]
+SURROGATE_SEEDS = 1_000_000  # a surrogate of N members has this seed plus N: no member, nor data order, is shared
+
+Targets = Literal["random", "least_likely"]
+Kind = Literal["clean", "attack", "transfer", "craft", "blackbox"]
 
 
 class RunSpec(Spec):
@@ -60,12 +63,19 @@ class RunSpec(Spec):
 
     @property
     def label(self) -> str:
-        """For people: `trs on digits, seed 0`."""
+        """For people: `trs on digits, seed 0`; `surrogate ece × 5 on digits`."""
+        if self.seed >= SURROGATE_SEEDS:
+            return f"surrogate {self.method} × {self.members} on {self.dataset}"
         return f"{self.method} on {self.dataset}, seed {self.seed}"
 
 
 class EvaluationSpec(Spec):
-    """One measurement on one run."""
+    """One measurement on one run.
+
+    `craft` makes the images of the black-box suite on a surrogate, `blackbox` judges them on a victim: there
+    `surrogates` are the runs whose images are used, and `settings` name them and their attacks.
+    `targets`: the attack leads to classes chosen this way.
+    """
 
     kind: Kind
     run: RunSpec
@@ -77,22 +87,43 @@ class EvaluationSpec(Spec):
     stop: Literal["first_success", "last"] | None = None
     limit: int | None = None
     split: Literal["test", "validation"] = "test"
+    targets: Targets | None = None
+    surrogates: tuple[RunSpec, ...] = ()
     versions: dict[str, int]
 
     @cached_property
     def attack_key(self) -> str:
         """What the runs and seeds of one table row share: all but the run and the versions."""
-        return content_id(
-            {
-                "kind": self.kind,
-                "plugin": self.plugin,
-                "settings": self.settings,
-                "budget": [self.budget_name, self.budget],
-                "stop": self.stop,
-                "dataset": [self.run.dataset_plugin, self.run.dataset_settings],
-                "limit": self.limit,
-                "split": self.split,
-            }
+        identity = {
+            "kind": self.kind,
+            "plugin": self.plugin,
+            "settings": self.settings,
+            "budget": [self.budget_name, self.budget],
+            "stop": self.stop,
+            "dataset": [self.run.dataset_plugin, self.run.dataset_settings],
+            "limit": self.limit,
+            "split": self.split,
+        }
+        return content_id(identity if self.targets is None else {**identity, "targets": self.targets})
+
+    @property
+    def recorded_settings(self) -> dict[str, Any]:
+        """The settings as the record has them: the attack's own, and how target classes are chosen."""
+        return self.settings if self.targets is None else {**self.settings, "targets": self.targets}
+
+    @cached_property
+    def crafts(self) -> tuple[EvaluationSpec, ...]:
+        """What makes the images that a black-box evaluation uses: one piece of work a surrogate."""
+        return tuple(
+            self.model_copy(
+                update={
+                    "kind": "craft",
+                    "run": surrogate,
+                    "settings": {name: value for name, value in self.settings.items() if name != "surrogates"},
+                    "surrogates": (),
+                }
+            )
+            for surrogate in self.surrogates
         )
 
     @cached_property
@@ -106,7 +137,12 @@ class EvaluationSpec(Spec):
         if self.kind == "clean":
             return "clean accuracy"
         budget = f"{'ε' if self.budget_name == 'eps' else self.budget_name}={self.budget:g}"
-        return f"transferability, {self.attack} {budget}" if self.kind == "transfer" else f"{self.attack} {budget}"
+        kinds = {
+            "transfer": f"transferability, {self.attack}",
+            "craft": "images of black-box attacks",
+            "blackbox": "black-box",
+        }
+        return f"{kinds.get(self.kind, self.attack)} {budget}"
 
 
 class Job(Spec):
@@ -122,14 +158,14 @@ class Job(Spec):
 
     @property
     def kind(self) -> str:
-        """`train`, `clean`, `attack` or `transfer`."""
+        """`train`, or the kind of the evaluation."""
         return self.evaluation.kind if self.evaluation else "train"
 
     @property
     def needs(self) -> tuple[str, ...]:
         """Ids of the jobs that come first."""
         if self.evaluation:
-            return (self.run.run_id,)
+            return (self.run.run_id, *(craft.evaluation_id for craft in self.evaluation.crafts))
         return tuple(run.run_id for run in self.run.requires.values())
 
     @property

@@ -16,6 +16,15 @@ class Workplace:
     data: Path
     device: str = "cpu"
     batch_size: int = 250
+    oom_retry: bool = True
+    """Whether an evaluation that runs out of memory is tried again with smaller batches."""
+    again: str | None = None
+    """The run that is being trained a second time: beside the first, until it is complete."""
+
+    @property
+    def locks(self) -> Path:
+        """`results/locks`: who does what at the moment."""
+        return self.results / "locks"
 
     @property
     def runs(self) -> Path:
@@ -24,7 +33,7 @@ class Workplace:
 
     def run_folder(self, run_id: str) -> Path:
         """The folder of one run, named by its full id."""
-        return self.runs / run_id
+        return (self.results / "again" if run_id == self.again else self.runs) / run_id
 
     def run_file(self, run_id: str) -> Path:
         """`run.json`: written last, its presence says that the training is done."""
@@ -37,6 +46,14 @@ class Workplace:
     def evaluation_file(self, run_id: str, evaluation_id: str) -> Path:
         """`evaluations/ID.json`."""
         return self.run_folder(run_id) / "evaluations" / f"{evaluation_id}.json"
+
+    def crafted_folder(self, run_id: str, evaluation_id: str) -> Path:
+        """`crafted/ID/`: the images of a surrogate, one file an attempt."""
+        return self.run_folder(run_id) / "crafted" / evaluation_id
+
+    def samples_file(self, run_id: str, evaluation_id: str) -> Path:
+        """`samples/ID.safetensors`: a few adversarial images beside their originals."""
+        return self.run_folder(run_id) / "samples" / f"{evaluation_id}.safetensors"
 
     def failure_file(self, run_id: str, attempt_id: str) -> Path:
         """`failures/ATTEMPT.json`."""

@@ -57,8 +57,16 @@ def matrices(
     seeds: tuple[int, ...] | None = None,
     population: rates.Population | None = None,
     rate: rates.Rate = "misclassified",
+    targeted: bool | None = None,
 ) -> list[Matrix]:
-    """The transferability matrices of a selection, one a method; methods without one are left out."""
+    """The transferability matrices of a selection, one a method; methods without one are left out.
+
+    `targeted`: those where a target counts that outputs the class the images were led to; by default as the suite of
+    the selection has it.
+    """
+    if targeted is None:
+        suite = None if selection.attack else loaded.config.suites[select.suite_name(loaded, selection)]
+        targeted = suite is not None and suite.matrix == "targeted"
     specs = run_specs(loaded, selection)
     population = population or loaded.config.matrix.population
     planned = Planned(loaded, selection)
@@ -67,7 +75,7 @@ def matrices(
     for name, run in specs.items():
         if run.members < 2:
             continue
-        spec = select.matrix_row(loaded, selection, run)
+        spec = select.matrix_row(loaded, selection, run, targeted=targeted)
         rows = [
             row
             for row in queries.evaluations(db, family_ids=run.family_id, attack_keys=spec.attack_key, kinds="transfer")
@@ -89,9 +97,9 @@ def matrices(
                 budget_name=spec.budget_name,
                 budget=spec.budget,
                 population=population,
-                rate=rate,
+                rate="output as the target class" if targeted and rate == "misclassified" else rate,
                 seeds=tuple(row.seed for row in rows),
-                attack=attack,
+                attack=f"{attack} led to random classes" if targeted else attack,
                 recipe=recipe_label(run.recipe, changes_shown(loaded, {name: run}, (loaded.config.matrix.attack,))),
                 images=images_label(loaded, selection),
                 notes=run_notes({name: run}, db, seeds),

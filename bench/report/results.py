@@ -14,12 +14,16 @@ from bench.jobs import select
 from bench.jobs.select import Selection
 from bench.jobs.spec import EvaluationSpec, RunSpec
 from bench.report import hints
+from bench.report.worst import with_worst_case
 from bench.store import queries
 from bench.store.answers import EvaluationRow
 from bench.store.database import Database
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
+
+
+KINDS = {"clean": "clean", "blackbox": "black-box"}  # rows that are no configured attack
 
 
 @dataclass(frozen=True)
@@ -110,6 +114,8 @@ def collect(
     if not found and not every:
         raise BenchError(hints.nothing_measured(loaded, selection, suite, db, specs))
     cells, lost = _with_failures(loaded, selection, found, shown, rows, db, seeds)
+    if not selection.attack:
+        rows, cells = with_worst_case(loaded, rows, cells, db)
     changes = changes_shown(loaded, shown, (row.attack for row in rows))
     return Results(
         suite=suite,
@@ -146,7 +152,7 @@ def _rows(loaded: Loaded, selection: Selection, run: RunSpec) -> list[Row]:
         if spec.kind == "transfer":
             continue
         configured = loaded.config.attacks.get(spec.attack)
-        title = "clean" if spec.kind == "clean" else (configured.title if configured else "") or spec.attack
+        title = KINDS.get(spec.kind) or (configured.title if configured else "") or spec.attack
         rows.append(_row(spec, title))
     return rows
 
@@ -213,7 +219,7 @@ class Planned:
             run = select.run_spec(self._loaded, self._selection, method, seed)
             specs = select.evaluations(self._loaded, self._selection, run)
             if run.members > 1 and self._selection.dataset in self._loaded.config.matrix.budgets:
-                specs.append(select.matrix_row(self._loaded, self._selection, run))
+                specs += [select.matrix_row(self._loaded, self._selection, run, targeted=t) for t in (False, True)]
             self._ids[method, seed] = (run.run_id, {spec.attack_key: spec for spec in specs})
         return self._ids[method, seed]
 

@@ -49,6 +49,8 @@ def footnotes(results: Results) -> list[str]:
             "Published values judge the last iterate, ours the first success on the way: "
             "ours can only be lower by this."
         )
+    if any(row.kind == "worst" for row in results.rows):
+        lines.append("Worst case: images that stand against every attack above within this ε.")
     if any(cell.stale for cell in results.cells.values()):
         lines.append("(…) was made by an older version of the method or attack; run the same command to renew it.")
     failures = {cell.failed for cell in results.cells.values() if cell.mean is None and cell.failed}
@@ -82,7 +84,9 @@ def text_table(results: Results) -> Table:
             line.append(text)
             if _is_published(results, method):
                 line += _beside(results, row, method)
-        table.add_row(*line, end_section=row.kind == "clean")
+        following = results.rows[results.rows.index(row) + 1 :][:1]
+        ends = row.kind == "clean" or any(row.kind != other.kind for other in following)
+        table.add_row(*line, end_section=ends)
     return table
 
 

@@ -40,6 +40,7 @@ class RunRow:
     trainer_version: int
     source_digest: str
     requires: dict[str, str]
+    weights_digest: str | None = None
     environment_id: str
     started: str
     finished: str
@@ -65,6 +66,7 @@ class EvaluationRow:
     budget: float | None
     stop: str | None
     image_limit: int | None
+    weights_digest: str | None = None
     images_digest: str
     n: int
     n_clean: int

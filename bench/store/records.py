@@ -71,6 +71,7 @@ class RunRecord(_Record):
     trainer_version: Version
     source_digest: str
     requires: dict[str, str]
+    weights_digest: str | None = None
     parameters: list[Count]
     environment: Object
     started: Time
@@ -119,7 +120,7 @@ class EvaluationRecord(_Record):
     attack_key: Name
     run_id: Id
     attempt_id: Name
-    kind: Literal["clean", "attack", "transfer", "blackbox"]
+    kind: Literal["clean", "attack", "transfer", "craft", "blackbox"]
     status: Literal["done"]
     attack: Name
     plugin: Name
@@ -128,6 +129,8 @@ class EvaluationRecord(_Record):
     budget: Number | None
     stop: str | None
     limit: Count | None
+    weights_digest: str | None = None
+    """Of the weights it was measured on; None in records from before it was kept."""
     images_digest: Name
     n: Count
     n_clean: Count
@@ -179,7 +182,7 @@ class FailureRecord(_Record):
 
     attempt_id: Name
     job_id: Name
-    kind: Literal["train", "clean", "attack", "transfer", "blackbox"]
+    kind: Literal["train", "clean", "attack", "transfer", "craft", "blackbox"]
     run_id: str | None
     family_id: str | None
     describe: Object
@@ -204,7 +207,7 @@ def _counted(name: str, text: str, n: int, count: int | None) -> None:
         raise ValueError(f"{name} holds {found} images, its count says {count}")
 
 
-R = TypeVar("R", bound=_Record)
+R = TypeVar("R", bound=BaseModel)
 
 
 def read_record(kind: type[R], path: Path) -> R:
@@ -213,11 +216,19 @@ def read_record(kind: type[R], path: Path) -> R:
     Raises:
         BenchError: unreadable, not JSON, of another format, or a key missing, wrong, or in contradiction to another.
     """
-    value = read_json(path)
+    return parse_record(kind, read_json(path), path)
+
+
+def parse_record(kind: type[R], value: Any, where: Path | str) -> R:
+    """The record of class `kind` in a JSON value that was read from `where`.
+
+    Raises:
+        BenchError: another format, or a key missing, wrong, or in contradiction to another.
+    """
     try:
         return kind.model_validate(value)
     except ValidationError as error:
         first = error.errors(include_url=False)[0]
-        where = ".".join(map(str, first["loc"]))
+        key = ".".join(map(str, first["loc"]))
         fault = first["msg"].removeprefix("Value error, ")
-        raise BenchError(f"{path} is damaged: {where + ': ' if where else ''}{fault}") from error
+        raise BenchError(f"{where} is damaged: {key + ': ' if key else ''}{fault}") from error

@@ -83,6 +83,8 @@ class Run(Base):
     source_digest: Mapped[str]
     requires: Mapped[dict[str, Any]]
     """Role → run id of what was trained before."""
+    weights_digest: Mapped[str | None]
+    """Digest of the members' weights: the same run trained on two machines may differ in it."""
     environment_id: Mapped[str] = mapped_column(ForeignKey("environment.environment_id"))
     started: Mapped[str]
     finished: Mapped[str]
@@ -155,6 +157,8 @@ class Evaluation(Base):
     """Configured name, a row of a table."""
     image_limit: Mapped[int | None]
     """Test images asked for, null for all."""
+    weights_digest: Mapped[str | None]
+    """Of the weights it was measured on; null where the record does not say."""
     images_digest: Mapped[str]
     n: Mapped[int] = mapped_column(Integer)
     n_clean: Mapped[int] = mapped_column(Integer)

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from bench.attacks.fgsm import FGSM
 from bench.attacks.iterative import BIM, PGD
+from bench.attacks.judge import attack_images
 from bench.core.bits import from_text
 from bench.core.errors import JobError
 from bench.data.base import ImageSet
@@ -158,6 +159,7 @@ def test_records_are_json_and_the_ensemble_is_as_before(different, images):
         measure.transferability(different, images, PGD(steps=2), budget=0.1, seed_axes=AXES),
         measure.robust_accuracy(different, images, PGD(steps=2), budget=0.1, stop="last", seed_axes=AXES),
     ):
+        record.pop("samples", None)  # tensors, for a file of their own
         assert json.loads(json.dumps(record, allow_nan=False)) == record
     assert [module.training for module in different.modules()] == modes
     assert [parameter.requires_grad for parameter in different.parameters()] == flags
@@ -175,3 +177,76 @@ def test_a_member_whose_output_is_no_number_fails_every_measurement(different, i
         measure.transferability(different, images, FGSM(), budget=0.1, seed_axes=AXES)
     with pytest.raises(JobError, match="not finite"):
         measure.robust_accuracy(different, images, FGSM(), budget=0.1, stop="last", seed_axes=AXES)
+
+
+def test_targets_are_other_classes(different, images):
+    random = measure.target_classes(different, images, "random", AXES, 16)
+    assert bool((random != images.labels).all())
+    assert len(set(random.tolist())) == 10
+    assert torch.equal(random, measure.target_classes(different, images, "random", AXES, 7))
+    assert not torch.equal(random, measure.target_classes(different, images, "random", ("tests", 1), 16))
+    least = measure.target_classes(different, images, "least_likely", AXES, 16)
+    with torch.no_grad():
+        scores = different(images.floats())
+    for row, label, target in zip(scores, images.labels.tolist(), least.tolist(), strict=True):
+        assert target == min((c for c in range(10) if c != label), key=lambda c: float(row[c]))
+
+
+def test_the_targeted_matrix_counts_outputs_of_the_target_class(different, images):
+    few = images.take(slice(0, 21))
+    record = measure.transferability(
+        different, few, PGD(steps=4), budget=0.3, seed_axes=AXES, targets="random", batch_size=8
+    )
+    targets = measure.target_classes(different, few, "random", AXES, 8)
+    hits = 0
+    for source, member in enumerate(different.members):
+        outcome = attack_images(
+            PGD(steps=4), member, few, budget=0.3, stop="last", seed_axes=AXES, keep_images=True, targets=targets
+        )
+        for cell in (cell for cell in record["cells"] if cell["source"] == source):
+            network = different if cell["target"] == measure.ENSEMBLE else different.members[cell["target"]]
+            with torch.no_grad():
+                wanted = network(outcome.adversarial).argmax(1) == targets
+            assert from_text(cell["bits"], 21).tolist() == wanted.tolist()
+            hits += int(wanted.sum())
+    assert 0 < hits < 12 * 21
+
+
+def test_a_targeted_attack_tells_its_hits(different, images):
+    record = measure.robust_accuracy(
+        different, images, PGD(steps=10), budget=0.3, stop="first_success", seed_axes=AXES, targets="least_likely"
+    )
+    untargeted = measure.robust_accuracy(
+        different, images, PGD(steps=10), budget=0.3, stop="first_success", seed_axes=AXES
+    )
+    assert 0 < record["measurements"]["targeted_hits"] <= record["n_clean"]
+    assert record["n_robust"] >= untargeted["n_robust"]
+    assert "targeted_hits" not in untargeted["measurements"]
+
+
+def test_samples_show_broken_images_first(different, images):
+    record = measure.robust_accuracy(different, images, PGD(steps=10), budget=0.2, stop="first_success", seed_axes=AXES)
+    samples = record["samples"]
+    clean, robust = (from_text(record[name], 61) for name in ("clean_bits", "robust_bits"))
+    broken = [index for index in range(61) if clean[index] and not robust[index]]
+    assert len(broken) > 8
+    assert samples["index"].tolist() == broken[:8]
+    assert torch.equal(samples["clean"], images.floats()[samples["index"]])
+    assert float((samples["adversarial"] - samples["clean"]).abs().max()) <= 0.2 + 1e-6
+    with torch.no_grad():
+        assert torch.equal(samples["adversarial_prediction"], different(samples["adversarial"]).argmax(1))
+    assert bool((samples["adversarial_prediction"] != samples["labels"]).all())
+    assert torch.equal(samples["clean_prediction"], samples["labels"])
+
+
+class Noisy(nn.Module):
+    """Random at every pass, in eval mode too."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x + 0.1 * torch.rand_like(x)
+
+
+def test_random_outputs_are_counted(different, images):
+    assert measure.clean(different, images)["measurements"]["random_output"] == 0
+    different.members[1] = nn.Sequential(Noisy(), different.members[1])
+    assert measure.clean(different, images)["measurements"]["random_output"] == 61

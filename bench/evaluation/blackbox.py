@@ -1,0 +1,174 @@
+"""The black-box suite (TRS paper, Figure 2): images crafted on surrogates, tried on a victim that they never saw.
+
+Images are made once on each surrogate, kept in full precision with a digest, and used for every victim.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from bench.attacks.base import Attack
+from bench.attacks.judge import attack_images, evaluation_mode, predictions
+from bench.core.bits import to_text
+from bench.core.errors import JobError
+from bench.core.progress import Progress
+from bench.data.base import ImageSet
+from bench.models.ensemble import Ensemble
+from bench.training import checkpoint
+
+KEY = "adversarial"
+
+
+class Attempt(NamedTuple):
+    """One of the attempts: which attack of the suite, and which of its random starts (from 0)."""
+
+    attack: str
+    restart: int
+
+
+class Images(NamedTuple):
+    """Where the images of one attempt lie, and the digest they must have."""
+
+    surrogate: str
+    attempt: Attempt
+    path: Path
+    digest: str
+
+
+def attempts(names: Sequence[str], restarts: int) -> list[Attempt]:
+    """Every attack with every random start, in the order of the names."""
+    return [Attempt(name, restart) for name in names for restart in range(restarts)]
+
+
+def file_name(attempt: Attempt) -> str:
+    """`pgd-0.safetensors`."""
+    return f"{attempt.attack}-{attempt.restart}.safetensors"
+
+
+def craft(
+    surrogate: Ensemble,
+    images: ImageSet,
+    attacks: Mapping[str, Attack],
+    *,
+    restarts: int,
+    budget: float,
+    folder: Path,
+    seed_axes: tuple[object, ...],
+    batch_size: int = 250,
+    progress: Progress | None = None,
+) -> dict[str, Any]:
+    """Attack every image on a surrogate, once an attack and random start, and keep the last iterates.
+
+    Each attempt is one file in `folder`: float32 [n, C, H, W] in [0, 1]. A file that is there and belongs to these
+    images is kept, so that a killed job goes on after its last finished attempt.
+
+    Returns:
+        The measurement: bits of each attempt (the surrogate misclassifies the image), digests of the files.
+
+    Raises:
+        JobError: an attack is at fault.
+    """
+    started = time.perf_counter()
+    wanted = attempts(list(attacks), restarts)
+    broken: list[Tensor] = []
+    digests: dict[str, str] = {}
+    forwards = backwards = 0
+    for place, attempt in enumerate(wanted):
+        path = folder / file_name(attempt)
+        made = _kept(path, images, budget)
+        if made is None:
+            outcome = attack_images(
+                attacks[attempt.attack],
+                surrogate,
+                images,
+                budget=budget,
+                stop="last",
+                seed_axes=(*seed_axes, "blackbox", attempt.restart),
+                batch_size=batch_size,
+                keep_images=True,
+                progress=progress,
+            )
+            assert outcome.adversarial is not None
+            made = outcome.adversarial
+            forwards += outcome.forwards
+            backwards += outcome.backwards
+            path.parent.mkdir(parents=True, exist_ok=True)
+            checkpoint.save(path, {KEY: made}, {"images_digest": images.digest, "budget": budget})
+        digests[path.name] = checkpoint.digest({KEY: made})
+        broken.append(_misclassified(surrogate, made, images, batch_size))
+        if progress is not None:
+            progress.images(place + 1, len(wanted))
+    rows = [("own", attempt, bits) for attempt, bits in zip(wanted, broken, strict=True)]
+    return _record(surrogate, images, rows, batch_size, started) | {
+        "measurements": {"files": digests, "bytes": sum(path.stat().st_size for path in folder.iterdir())},
+        "forwards": forwards,
+        "backwards": backwards,
+    }
+
+
+def judge(victim: Ensemble, images: ImageSet, crafted: Sequence[Images], *, batch_size: int = 250) -> dict[str, Any]:
+    """Try the images of all attempts on a victim. An image is broken as soon as one attempt breaks it.
+
+    Returns:
+        The measurement: bits of each attempt (the victim misclassifies the image); `robust` are the images that are
+        right when clean and survive every attempt.
+
+    Raises:
+        JobError: the images of an attempt are missing, damaged, or of other clean images.
+    """
+    started = time.perf_counter()
+    rows: list[tuple[str, Attempt, Tensor]] = []
+    for item in crafted:
+        tensors, metadata = checkpoint.load(item.path)
+        if metadata.get("images_digest") != images.digest or checkpoint.digest(tensors) != item.digest:
+            raise JobError(f"{item.path} does not hold the images it should; delete it, the same command makes them")
+        rows.append((item.surrogate, item.attempt, _misclassified(victim, tensors[KEY], images, batch_size)))
+    return _record(victim, images, rows, batch_size, started) | {
+        "measurements": {"attempts": len(rows)},
+        "forwards": len(images) * (len(rows) + 1),
+        "backwards": 0,
+    }
+
+
+def _record(
+    model: Ensemble, images: ImageSet, rows: list[tuple[str, Attempt, Tensor]], batch_size: int, started: float
+) -> dict[str, Any]:
+    clean = ~_misclassified(model, None, images, batch_size)
+    robust = clean & ~torch.stack([bits for _, _, bits in rows]).any(0)
+    return {
+        "n": len(images),
+        "n_clean": int(clean.sum()),
+        "n_robust": int(robust.sum()),
+        "clean_bits": to_text(clean.numpy()),
+        "robust_bits": to_text(robust.numpy()),
+        "attempts": [
+            {"surrogate": surrogate, "loss": attempt.attack, "restart": attempt.restart, "bits": to_text(bits.numpy())}
+            for surrogate, attempt, bits in rows
+        ],
+        "seconds": time.perf_counter() - started,
+    }
+
+
+def _kept(path: Path, images: ImageSet, budget: float) -> Tensor | None:
+    """Images that an earlier, killed job finished; None where there are none for these clean images."""
+    if not path.exists():
+        return None
+    try:
+        tensors, metadata = checkpoint.load(path)
+    except JobError:
+        return None
+    fits = metadata.get("images_digest") == images.digest and metadata.get("budget") == budget
+    return tensors[KEY] if fits and tensors.get(KEY, torch.empty(0)).shape == images.images.shape else None
+
+
+def _misclassified(model: Ensemble, adversarial: Tensor | None, images: ImageSet, batch_size: int) -> Tensor:
+    """Bool [n] on the CPU: misclassified, of the adversarial images or of the clean ones."""
+    with evaluation_mode(model):
+        shown = images if adversarial is None else adversarial.to(images.device)
+        return (predictions(model, shown, batch_size=batch_size) != images.labels).cpu()

@@ -1,0 +1,161 @@
+"""The evaluation of a trained ensemble: one attack, matrix, or black-box suite, and the record it leaves."""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from bench.attacks.base import Attack
+from bench.core import environment, registry, settings
+from bench.core.errors import JobError
+from bench.core.files import read_json, write_json
+from bench.core.identity import source_digest
+from bench.core.progress import Progress
+from bench.data.base import ImageSet
+from bench.evaluation import blackbox, measure
+from bench.jobs.ensembles import FORMAT, data_axes, load_ensemble, now, splits_of
+from bench.jobs.spec import EvaluationSpec
+from bench.jobs.workplace import Workplace
+from bench.models.ensemble import Ensemble
+from bench.training import checkpoint
+
+Measured = dict[str, Any]
+
+
+def evaluate(evaluation: EvaluationSpec, place: Workplace, progress: Progress) -> Path:
+    """Make one measurement on a trained run.
+
+    Raises:
+        JobError: the weights are missing or damaged, or the attack is at fault.
+    """
+    run = evaluation.run
+    started = now()
+    splits = splits_of(run, place, limit=evaluation.limit)
+    images = splits.test if evaluation.split == "test" else splits.validation
+    if images is None:
+        raise JobError("this run held no validation images out")
+    ensemble = load_ensemble(run, place)
+    sources: list[Any] = [measure]
+
+    def measured(batch_size: int) -> Measured:
+        common = {"batch_size": batch_size}
+        if evaluation.kind == "clean":
+            return measure.clean(ensemble, images, **common)
+        if evaluation.kind == "blackbox":
+            return _blackbox(evaluation, ensemble, images, place, batch_size)
+        return _attacked(evaluation, ensemble, images, place, progress, batch_size, sources)
+
+    result = _within_memory(measured, place, progress)
+    path = place.evaluation_file(run.run_id, evaluation.evaluation_id)
+    samples = result.pop("samples", None)
+    if samples is not None:
+        checkpoint.save(place.samples_file(run.run_id, evaluation.evaluation_id), samples, {"attack": evaluation.label})
+    told = evaluation.model_dump(
+        mode="json", include={"kind", "attack", "plugin", "budget_name", "budget", "stop", "limit", "split"}
+    )
+    record = {
+        "format": FORMAT,
+        "evaluation_id": evaluation.evaluation_id,
+        "attack_key": evaluation.attack_key,
+        "run_id": run.run_id,
+        "attempt_id": uuid.uuid4().hex[:24],
+        "status": "done",
+        **told,
+        "settings": evaluation.recorded_settings,
+        "weights_digest": read_json(place.run_file(run.run_id)).get("weights_digest"),
+        "images_digest": images.digest,
+        **result,
+        "attack_version": evaluation.versions["attack"],
+        "evaluator_version": evaluation.versions["evaluator"],
+        "source_digest": source_digest(*sources),
+        "environment": environment.describe(place.device),
+        "started": started,
+    }
+    write_json(path, record)
+    return path
+
+
+def _attacked(
+    evaluation: EvaluationSpec, ensemble: Ensemble, images: ImageSet, place: Workplace, progress: Progress,
+    batch_size: int, sources: list[Any],
+) -> Measured:  # fmt: skip
+    """An attack on the ensemble, a transferability matrix, or the images of a surrogate."""
+    run, budget = evaluation.run, evaluation.budget
+    assert budget is not None
+    common: dict[str, Any] = {
+        "budget": budget, "seed_axes": data_axes(run), "batch_size": batch_size, "progress": progress
+    }  # fmt: skip
+    if evaluation.kind == "craft":
+        folder = place.crafted_folder(run.run_id, evaluation.evaluation_id)
+        attacks = {}
+        for name, part in evaluation.settings["attacks"].items():
+            attacks[name] = _attack(part["plugin"], part["settings"], name, sources)
+        return blackbox.craft(
+            ensemble, images, attacks, restarts=evaluation.settings["restarts"], folder=folder, **common
+        )
+    attack = _attack(evaluation.plugin, evaluation.settings, evaluation.attack, sources)
+    if evaluation.kind == "transfer":
+        return measure.transferability(ensemble, images, attack, targets=evaluation.targets, **common)
+    assert evaluation.stop is not None
+    return measure.robust_accuracy(ensemble, images, attack, stop=evaluation.stop, targets=evaluation.targets, **common)
+
+
+def _attack(plugin: str, values: dict[str, Any], name: str, sources: list[Any]) -> Attack:
+    cls = registry.load("attacks", plugin)
+    sources.append(cls)
+    attack: Attack = settings.build(cls, values, f"attacks.{name}")
+    return attack
+
+
+def _blackbox(
+    evaluation: EvaluationSpec, victim: Ensemble, images: ImageSet, place: Workplace, batch_size: int
+) -> Measured:
+    """The images of every surrogate, tried on the victim."""
+    crafted = []
+    used = {}
+    for craft in evaluation.crafts:
+        record = read_json(place.evaluation_file(craft.run.run_id, craft.evaluation_id))
+        folder = place.crafted_folder(craft.run.run_id, craft.evaluation_id)
+        digests = record["measurements"]["files"]
+        used[craft.evaluation_id] = digests
+        for attempt in blackbox.attempts(list(evaluation.settings["attacks"]), evaluation.settings["restarts"]):
+            name = blackbox.file_name(attempt)
+            crafted.append(blackbox.Images(craft.run.run_id, attempt, folder / name, digests[name]))
+    result = blackbox.judge(victim, images, crafted, batch_size=batch_size)
+    result["measurements"]["images"] = used
+    return result
+
+
+def _within_memory(measured: Callable[[int], Measured], place: Workplace, progress: Progress) -> Measured:
+    """The measurement, in batches half as large whenever memory runs out; the result does not depend on them.
+
+    Raises:
+        torch.OutOfMemoryError, RuntimeError: not even one image fits, or `place.oom_retry` is off.
+    """
+    batch_size = place.batch_size
+    tried = [batch_size]
+    while True:
+        try:
+            result = measured(batch_size)
+        except RuntimeError as error:
+            if not is_out_of_memory(error) or not place.oom_retry or batch_size == 1:
+                raise
+        else:
+            if len(tried) > 1:
+                result["measurements"]["batch_sizes"] = tried
+            return result
+        # Outside of the handler: the traceback keeps the tensors of the batch alive.
+        batch_size = max(1, batch_size // 2)
+        tried.append(batch_size)
+        progress.note(f"out of memory: trying again with {batch_size} images a batch")
+        if place.device.startswith("cuda"):
+            torch.cuda.empty_cache()
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether an error says that memory ran out, on a GPU or on the CPU."""
+    return isinstance(error, torch.OutOfMemoryError) or "can't allocate memory" in str(error)

@@ -1,0 +1,77 @@
+"""The pointwise worst case: an image counts as robust only if every white-box attack of the threat leaves it right."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from bench.core import registry
+from bench.store import queries
+
+if TYPE_CHECKING:
+    from bench.core.config import Loaded
+    from bench.report.results import Cell, Row
+    from bench.store.database import Database
+
+KIND = "worst"
+TITLES = {"linf": "worst case", "l2": "worst case, ℓ2"}
+Cells = dict[tuple[str, str], "Cell"]
+
+
+def with_worst_case(loaded: Loaded, rows: list[Row], cells: Cells, db: Database) -> tuple[list[Row], Cells]:
+    """Rows and cells with one more row for each norm and ε under which at least two attacks are to be survived.
+
+    An attack within a smaller ε counts for every larger one: its images lie in the larger ball. A method has a value
+    for those seeds that have a current one under each of the attacks.
+    """
+    found = list(rows)
+    filled = dict(cells)
+    methods = list(dict.fromkeys(method for _, method in cells))
+    for norm, members in _by_norm(loaded, rows).items():
+        for budget in sorted({row.budget for row in members if row.budget is not None}):
+            inside = [row for row in members if row.budget is not None and row.budget <= budget]
+            if len(inside) < 2:
+                continue
+            last = inside[-1]
+            row = replace(
+                last, attack=f"worst_{norm}", title=TITLES.get(norm, norm), budget=budget, stop=None,
+                key=f"{KIND} {norm} {budget:g}", kind=KIND,
+            )  # fmt: skip
+            for method in methods:
+                parts = [cells.get((part.key, method)) for part in inside]
+                if all(part is not None and part.values and not part.stale for part in parts):
+                    cell = _worst([part for part in parts if part is not None], db)
+                    if cell.values:
+                        filled[row.key, method] = cell
+            if any(key == row.key for key, _ in filled):
+                found.append(row)
+    return found, filled
+
+
+def _by_norm(loaded: Loaded, rows: Sequence[Row]) -> Mapping[str, list[Row]]:
+    """The rows of untargeted white-box attacks in a ball, by norm."""
+    groups: dict[str, list[Row]] = {}
+    for row in rows:
+        spec = loaded.config.attacks.get(row.attack)
+        if row.kind != "attack" or spec is None or spec.targets is not None:
+            continue
+        norm = registry.load("attacks", spec.plugin).norm
+        if norm is not None:
+            groups.setdefault(norm, []).append(row)
+    return groups
+
+
+def _worst(parts: Sequence[Cell], db: Database) -> Cell:
+    """The cell of images that stand in every part, for the seeds that all parts have."""
+    seeds = sorted(set.intersection(*(set(part.values) for part in parts)))
+    ids = {seed: [dict(zip(part.values, part.evaluations, strict=True))[seed] for part in parts] for seed in seeds}
+    outcomes = queries.outcomes(db, [identifier for many in ids.values() for identifier in many])
+    values = {}
+    for seed, many in ids.items():
+        robust = [bits for identifier in many if (bits := outcomes[identifier].robust) is not None]
+        if len(robust) == len(parts) and len({len(bits) for bits in robust}) == 1:
+            values[seed] = 100 * float(np.logical_and.reduce(robust).mean())
+    return replace(parts[0], values=values, evaluations=tuple(id_ for seed in values for id_ in ids[seed]))

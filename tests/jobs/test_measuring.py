@@ -1,0 +1,93 @@
+"""What a measurement does when memory runs out, and what it leaves beside its record."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from bench.attacks import judge
+from bench.core import config
+from bench.jobs import select, work
+from bench.jobs.select import Selection
+from bench.jobs.spec import Job
+from bench.jobs.workplace import Workplace
+
+pytestmark = pytest.mark.usefixtures("_one_thread")
+TINY = ("training.epochs=2", "training.limit=200", "attacks.pgd.steps=4")
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory: pytest.TempPathFactory) -> tuple[Workplace, list[Job]]:
+    """A trained run, and its jobs: clean accuracy and PGD."""
+    folder = tmp_path_factory.mktemp("measuring")
+    loaded = config.load(changes=TINY)
+    selection = Selection(methods=("ece",), attack="pgd", budget=0.1, limit=50)
+    run = select.run_spec(loaded, selection, "ece", 0)
+    place = Workplace(results=folder / "results", data=folder, batch_size=32)
+    ok, path = work.perform(Job(run=run), place)
+    assert ok, path.read_text()
+    return place, [Job(run=run, evaluation=spec) for spec in select.evaluations(loaded, selection, run)]
+
+
+@pytest.mark.parametrize("error", [torch.OutOfMemoryError("no memory"), RuntimeError("can't allocate memory: 9 GB")])
+def test_less_memory_means_smaller_batches_and_the_same_result(
+    trained: tuple[Workplace, list[Job]], monkeypatch: pytest.MonkeyPatch, error: RuntimeError
+) -> None:
+    place, (_, job) = trained
+    ok, path = work.perform(job, place)
+    assert ok
+    enough = json.loads(path.read_text())
+    one_batch = judge._one_batch
+
+    def scarce(*arguments: Any) -> Any:
+        if len(arguments[3]) > 10:  # rows of the batch
+            raise error
+        return one_batch(*arguments)
+
+    monkeypatch.setattr(judge, "_one_batch", scarce)
+    ok, path = work.perform(job, place)
+    assert ok, path.read_text()
+    record = json.loads(path.read_text())
+    assert record["measurements"]["batch_sizes"] == [32, 16, 8]
+    assert "batch_sizes" not in enough["measurements"]
+    for name in ("n_robust", "robust_bits", "clean_bits", "evaluation_id"):
+        assert record[name] == enough[name]
+
+    ok, path = work.perform(job, dataclasses.replace(place, oom_retry=False))
+    assert not ok
+    assert "out of memory" in json.loads(path.read_text())["error"]
+
+
+def test_other_errors_are_not_tried_again(
+    trained: tuple[Workplace, list[Job]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    place, (_, job) = trained
+    calls = []
+
+    def broken(*arguments: Any) -> Any:
+        calls.append(arguments)
+        raise RuntimeError("shapes do not fit")
+
+    monkeypatch.setattr(judge, "_one_batch", broken)
+    ok, path = work.perform(job, place)
+    assert not ok
+    assert json.loads(path.read_text())["error"] == "RuntimeError: shapes do not fit"
+    assert len(calls) == 1
+
+
+def test_records_name_the_weights_and_leave_samples(trained: tuple[Workplace, list[Job]]) -> None:
+    place, (clean, attack) = trained
+    run = attack.run.run_id
+    wanted = json.loads(place.run_file(run).read_text())["weights_digest"]
+    for job in (clean, attack):
+        ok, path = work.perform(job, place)
+        assert ok
+        assert json.loads(path.read_text())["weights_digest"] == wanted
+    samples = load_file(place.samples_file(run, attack.job_id))
+    assert samples["adversarial"].shape == samples["clean"].shape == (8, 1, 8, 8)
+    assert not place.samples_file(run, clean.job_id).exists()
