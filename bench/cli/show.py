@@ -47,15 +47,22 @@ def command(identifier: str, as_json: bool, results: Path, db: str | None) -> No
 
 
 def _run(base: Database, run_id: str) -> dict[str, Any]:
-    from bench.store import queries
+    from bench.store import flags, queries
 
     run = queries.find_run(base, run_id)
+    rows = queries.evaluations(base, family_ids=run.family_id)
+    raised = flags.find(rows)
     return {
         **asdict(run),
         "environment": queries.environment(base, run.environment_id),
         "parameters": [member.parameters for member in queries.members(base, run_id)],
         "curve": [asdict(row) for row in queries.curve(base, run_id)],
-        "evaluations": [asdict(row) for row in queries.evaluations(base, run_ids=run_id)],
+        "evaluations": [asdict(row) for row in rows if row.run_id == run_id],
+        "flags": {
+            row.evaluation_id: [item.flag.id for item in raised.get(row.evaluation_id, ())]
+            for row in rows
+            if row.run_id == run_id and row.evaluation_id in raised
+        },
         "failures": [asdict(row) for row in queries.failures(base, run_ids=run_id) if not row.done],
     }
 
@@ -111,7 +118,7 @@ def _print_run(run: dict[str, Any], out: Console, results: Path) -> None:
             table.add_row(
                 f"{row['kind']} {row['attack']}" if row["kind"] == "transfer" else row["attack"],
                 budget_text(row["budget_name"], row["budget"]),
-                _result(row),
+                _result(row) + ("†" if row["evaluation_id"] in run["flags"] else ""),
                 str(row["n"]),
                 row["stop"] or "",
                 escape(", ".join(f"{name} {value}" for name, value in row["settings"].items())),
@@ -119,6 +126,9 @@ def _print_run(run: dict[str, Any], out: Console, results: Path) -> None:
                 short(row["evaluation_id"]),
             )
         out.print(table)
+    raised = dict.fromkeys(flag for many in run["flags"].values() for flag in many)
+    if raised:
+        out.print(f"[yellow]† {', '.join(raised)}; `bench audit {short(run['run_id'])}` has the evidence[/]")
     for failure in run["failures"]:
         out.print(f"[red]✗ {failure['kind']}: {escape(failure['error'])}[/]")
 

@@ -15,7 +15,7 @@ from bench.jobs.select import Selection
 from bench.jobs.spec import EvaluationSpec, RunSpec
 from bench.report import hints
 from bench.report.worst import with_worst_case
-from bench.store import queries
+from bench.store import flags, queries
 from bench.store.answers import EvaluationRow
 from bench.store.database import Database
 
@@ -35,6 +35,8 @@ class Cell:
     stale: bool = False
     failed: str = ""
     evaluations: tuple[str, ...] = ()
+    flags: tuple[str, ...] = ()
+    """Ids of `bench.store.flags`; results that one of them calls invalid are not among the values."""
 
     @property
     def mean(self) -> float | None:
@@ -174,8 +176,12 @@ def _found(
     for name, run in specs.items():
         names.setdefault(run.family_id, []).append(name)
     by_key: dict[tuple[str, str], list[EvaluationRow]] = {}
-    for row in queries.evaluations(db, family_ids=list(names), attack_keys=[row.key for row in rows]):
-        if seeds is None or row.seed in seeds:
+    shown = {row.key for row in rows}
+    # All of these runs, since some flags come from comparing attacks that are in no common table.
+    measured_at_all = queries.evaluations(db, family_ids=list(names))
+    raised = flags.find(measured_at_all)
+    for row in measured_at_all:
+        if row.attack_key in shown and (seeds is None or row.seed in seeds):
             for name in names[row.family_id]:
                 by_key.setdefault((row.attack_key, name), []).append(row)
     planned = Planned(loaded, selection)
@@ -184,11 +190,15 @@ def _found(
         current = [row for row in measured if planned.is_current(row, name)]
         # Of results that are all stale the latest of each seed is shown.
         chosen = {row.seed: row for row in current or sorted(measured, key=lambda row: row.started)}
+        told = [item for row in chosen.values() for item in raised.get(row.evaluation_id, ())]
+        valid = {seed: row for seed, row in chosen.items() if not flags.is_invalid(raised.get(row.evaluation_id, ()))}
         cells[key, name] = Cell(
-            values={seed: _percent(row) for seed, row in chosen.items()},
+            values={seed: _percent(row) for seed, row in valid.items()},
             n=next(iter(chosen.values())).n,
             stale=not current,
-            evaluations=tuple(row.evaluation_id for row in chosen.values()),
+            failed="" if valid else f"invalid: {told[0].flag.when} ({told[0].evidence})",
+            evaluations=tuple(row.evaluation_id for row in valid.values()),
+            flags=tuple(dict.fromkeys(item.flag.id for item in told)),
         )
     return cells
 

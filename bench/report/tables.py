@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from bench.report.matrices import Matrix
 from bench.report.results import Cell, Results, Row, joined
+from bench.store import flags
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -25,10 +26,10 @@ def budget_text(name: str | None, budget: float | None) -> str:
 
 
 def cell_text(cell: Cell) -> str:
-    """`64.2`, `64.2 ± 1.3`; – missing, ✗ failed, (64.2) of an older version."""
+    """`64.2`, `64.2 ± 1.3`; – missing, ✗ failed or invalid, (64.2) of an older version, 64.2† with a flag."""
     if cell.mean is None:
         return "✗" if cell.failed else "–"
-    text = f"{cell.mean:.1f}" + (f" ± {cell.std:.1f}" if cell.std is not None else "")
+    text = f"{cell.mean:.1f}" + (f" ± {cell.std:.1f}" if cell.std is not None else "") + ("†" if cell.flags else "")
     return f"({text})" if cell.stale else text
 
 
@@ -53,6 +54,8 @@ def footnotes(results: Results) -> list[str]:
         lines.append("Worst case: images that stand against every attack above within this ε.")
     if any(cell.stale for cell in results.cells.values()):
         lines.append("(…) was made by an older version of the method or attack; run the same command to renew it.")
+    raised = dict.fromkeys(flag for cell in results.cells.values() if cell.mean is not None for flag in cell.flags)
+    lines += [f"† {flag}: {flags.FLAGS[flag].when}; `bench audit` has the evidence." for flag in raised]
     failures = {cell.failed for cell in results.cells.values() if cell.mean is None and cell.failed}
     lines += [f"✗ {failure}" for failure in sorted(failures)]
     return lines + [f"Note: {note}" for note in results.notes]
@@ -124,7 +127,7 @@ LONG_COLUMNS = (
 
 
 def long_rows(results: Results) -> list[dict[str, Any]]:
-    """One row a cell, for machines; `seeds` is a list, `flags` holds `stale` and `failed`."""
+    """One row a cell, for machines; `seeds` is a list, `flags` holds `stale`, `failed`, and ids of flags."""
     rows = []
     for row in results.rows:
         for method in results.methods:
@@ -149,7 +152,10 @@ def long_rows(results: Results) -> list[dict[str, Any]]:
                     "n": cell.n or None,
                     "published": published,
                     "difference": ours - published if ours is not None and published is not None else None,
-                    "flags": [name for name, on in (("stale", cell.stale), ("failed", bool(cell.failed))) if on],
+                    "flags": [
+                        *(name for name, on in (("stale", cell.stale), ("failed", bool(cell.failed))) if on),
+                        *cell.flags,
+                    ],
                 }
             )
     return rows

@@ -74,4 +74,7 @@ def _worst(parts: Sequence[Cell], db: Database) -> Cell:
         robust = [bits for identifier in many if (bits := outcomes[identifier].robust) is not None]
         if len(robust) == len(parts) and len({len(bits) for bits in robust}) == 1:
             values[seed] = 100 * float(np.logical_and.reduce(robust).mean())
-    return replace(parts[0], values=values, evaluations=tuple(id_ for seed in values for id_ in ids[seed]))
+    return replace(
+        parts[0], values=values, evaluations=tuple(id_ for seed in values for id_ in ids[seed]),
+        flags=tuple(dict.fromkeys(flag for part in parts for flag in part.flags)),
+    )  # fmt: skip

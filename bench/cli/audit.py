@@ -1,0 +1,117 @@
+"""`bench audit`: which results should not be believed, and why."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from bench.cli.options import RunId, open_database, where
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from bench.store.answers import EvaluationRow, FailureRow
+    from bench.store.flags import Found
+
+
+@click.command("audit")
+@click.argument("identifier", metavar="[ID]", required=False, type=RunId())
+@click.option("--json", "as_json", is_flag=True, help="Print everything as JSON.")
+@where
+def command(identifier: str | None, as_json: bool, results: Path, db: str | None) -> int:
+    """Flags of the run or evaluation whose id begins with ID, with their evidence; without ID of everything.
+
+    A flag follows from what was stored: gradients that are zero, robust accuracy that rises with the radius, an
+    iterative attack that is weaker than FGSM. `invalid` results enter no mean; `suspect` ones are shown with †. The
+    exit code is 1 if a result is invalid or a job failed.
+
+    \b
+    Examples:
+      bench audit
+      bench audit 4f0c1a
+      bench audit 4f0c1a --json
+    """
+    from bench.report.console import console
+    from bench.store import flags, lookup, queries
+
+    with open_database(db, results) as base:
+        chosen = None if identifier is None else lookup.find(base, identifier)
+        family = None if chosen is None else queries.find_run(base, chosen.run_id).family_id
+        rows = queries.evaluations(base, family_ids=family)
+        failures = [row for row in queries.failures(base, family_ids=family) if not row.done]
+    found = flags.find(rows)
+    if chosen is not None:
+        rows = [row for row in rows if row.run_id == chosen.run_id]
+        unchecked = flags.unchecked(rows)
+        if chosen.kind == "evaluation":
+            rows = [row for row in rows if row.evaluation_id == chosen.id]
+            failures = []
+        failures = [row for row in failures if row.run_id == chosen.run_id]
+    else:
+        unchecked = []
+    found = {row.evaluation_id: found[row.evaluation_id] for row in rows if row.evaluation_id in found}
+    if as_json:
+        click.echo(json.dumps(_record(rows, found, failures, unchecked), indent=1, ensure_ascii=False))
+    else:
+        _print(rows, found, failures, unchecked, console())
+    return int(bool(failures) or any(flags.is_invalid(raised) for raised in found.values()))
+
+
+def _record(
+    rows: list[EvaluationRow], found: Found, failures: list[FailureRow], unchecked: list[str]
+) -> dict[str, Any]:
+    return {
+        "evaluations": len(rows),
+        "flags": [
+            {
+                "evaluation": row.evaluation_id, "run": row.run_id, "method": row.method, "dataset": row.dataset,
+                "seed": row.seed, "kind": row.kind, "attack": row.attack, "budget": row.budget, "flag": item.flag.id,
+                "severity": item.flag.severity, "when": item.flag.when, "evidence": item.evidence,
+                "explanation": item.flag.explanation,
+            }
+            for row in rows
+            for item in found.get(row.evaluation_id, ())
+        ],
+        "failures": [{"job": row.job_id, "kind": row.kind, **row.describe, "error": row.error} for row in failures],
+        "unchecked": unchecked,
+    }  # fmt: skip
+
+
+def _print(
+    rows: list[EvaluationRow], found: Found, failures: list[FailureRow], unchecked: list[str], out: Console
+) -> None:
+    from rich.markup import escape
+    from rich.table import Table
+
+    from bench.core.identity import short
+    from bench.report.tables import budget_text
+
+    if found:
+        table = Table(header_style="bold")
+        for name in ("evaluation", "method", "data", "seed", "attack", "flag", "evidence"):
+            table.add_column(name)
+        for row in rows:
+            for item in found.get(row.evaluation_id, ()):
+                style = "red" if item.flag.severity == "invalid" else "yellow"
+                attack = f"{row.attack} {budget_text(row.budget_name, row.budget)}"
+                table.add_row(
+                    short(row.evaluation_id), escape(row.method), row.dataset, str(row.seed),
+                    f"matrix {attack}" if row.kind == "transfer" else attack,
+                    f"[{style}]{item.flag.id}[/]", escape(item.evidence),
+                )  # fmt: skip
+        out.print(table)
+        for flag in {item.flag.id: item.flag for raised in found.values() for item in raised}.values():
+            out.print(f"[bold]{flag.id}[/] ({flag.severity}): {flag.when}. {flag.explanation}")
+    for failure in failures:
+        told = ", ".join(f"{value}" for value in failure.describe.values() if value is not None)
+        out.print(f"[red]✗ {failure.kind} ({escape(told)}): {escape(failure.error)}[/]")
+    out.print(
+        f"{len(found)} of {len(rows)} evaluations flagged"
+        + (f", {len(failures)} failed jobs" if failures else "")
+        + ("." if found or failures else "; nothing speaks against them.")
+    )
+    for reason in unchecked:
+        out.print(f"[dim]not checked: {escape(reason)}[/]")

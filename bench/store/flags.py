@@ -1,0 +1,275 @@
+"""Flags: reasons to doubt a result, found anew each time from what jobs stored.
+
+A flag is a query over measurements and counts, so that one can be added or corrected without running anything again.
+An `invalid` result enters no mean; a `suspect` one is shown with †.
+"""
+
+from __future__ import annotations
+
+import math
+import statistics
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+from typing import Any, Literal, NamedTuple
+
+from bench.core import registry
+from bench.core.errors import BenchError
+from bench.store.answers import EvaluationRow
+
+EXCESS = 1e-4  # outside the ball or [0, 1] by more than rounding
+SHARE = 0.01  # of the attacked images
+NOISE = 0.005  # of all images: robust accuracy may rise by this much with ε
+MASKING = 0.02  # of all images: by how much an iterative attack may be weaker than FGSM
+LAST, RISE = 0.1, 0.1  # in the last tenth of the steps the loss rises by more than a tenth of its whole rise
+SPREAD, POINTS = 0.1, 0.01  # standard deviation over seeds: share of the mean, and of all images
+
+
+@dataclass(frozen=True)
+class Flag:
+    """What may be wrong with a result.
+
+    Attributes:
+        id: short name, as in `--json` and in the database of a site.
+        severity: `invalid` (the number means nothing) or `suspect` (it may be too high or too low).
+        when: when it is raised.
+        explanation: what that may mean, and what to do.
+    """
+
+    id: str
+    severity: Literal["invalid", "suspect"]
+    when: str
+    explanation: str
+
+
+class Raised(NamedTuple):
+    """A flag and the numbers that raised it."""
+
+    flag: Flag
+    evidence: str
+
+
+FLAGS = {
+    flag.id: flag
+    for flag in (
+        Flag(
+            "outside-budget", "invalid", "an adversarial image lies outside the ball or [0, 1]",
+            "The attack used more than its budget; the robust accuracy is too low.",
+        ),
+        Flag(
+            "not-finite", "invalid", "a loss was NaN or infinite",
+            "Images whose loss is not a number were not attacked; the robust accuracy is too high.",
+        ),
+        Flag(
+            "robust-above-clean", "invalid", "more images are right after the attack than before",
+            "An image that is wrong when clean was counted as robust.",
+        ),
+        Flag(
+            "zero-gradient", "suspect", "the gradient is exactly zero on more than 1 % of the attacked images",
+            "Gradient masking: quantisation or a saturated softmax stops gradient attacks. Try apgd_dlr, cw, mora and "
+            "the black-box suite.",
+        ),
+        Flag(
+            "unmoved", "suspect", "the attack left more than 1 % of the attacked images as they were",
+            "These images were not attacked at all; the robust accuracy is too high.",
+        ),
+        Flag(
+            "random-output", "suspect", "two passes over the same images give different outputs",
+            "Attacks saw one random gradient a step. They need gradients of the mean over the randomness (EOT).",
+        ),
+        Flag(
+            "rises-with-budget", "suspect", "robust accuracy is higher at a larger budget, by more than .5 points",
+            "A larger ball holds the smaller one, so the attack is at fault, often by masked gradients.",
+        ),
+        Flag(
+            "weaker-than-fgsm", "suspect", "an iterative attack is weaker than FGSM at the same ε, by over 2 points",
+            "Gradient masking: one long step works where many short ones are caught. Do not trust the iterative rows.",
+        ),
+        Flag(
+            "black-box-stronger", "suspect", "images made on other networks do more harm than any white-box attack",
+            "White-box attacks know more and must be stronger: their gradients are masked.",
+        ),
+        Flag(
+            "still-rising", "suspect", "over the last tenth of the steps the loss rises by a tenth of its whole rise",
+            "The attack has not converged; more steps would lower the robust accuracy.",
+        ),
+        Flag(
+            "spread-over-seeds", "suspect", "the standard deviation over seeds is above 10 % of the mean (and 1 point)",
+            "One training says little here; show several seeds.",
+        ),
+    )
+}  # fmt: skip
+
+Found = dict[str, tuple[Raised, ...]]
+
+
+def find(rows: Iterable[EvaluationRow]) -> Found:
+    """The flags of each evaluation, by id; those without any are left out.
+
+    Flags that compare results look at the rows given: those of the same run, or of the same family for seeds.
+    """
+    rows = list(rows)
+    found: dict[str, list[Raised]] = defaultdict(list)
+    by_run: dict[str, list[EvaluationRow]] = defaultdict(list)
+    by_cell: dict[tuple[str, str], list[EvaluationRow]] = defaultdict(list)
+    for row in rows:
+        by_run[row.run_id].append(row)
+        if row.n_robust is not None and row.kind != "craft":
+            by_cell[row.family_id, row.attack_key].append(row)
+        for name, evidence in _of_one(row):
+            found[row.evaluation_id].append(Raised(FLAGS[name], evidence))
+    for group in by_run.values():
+        for row, name, evidence in _of_run(group):
+            found[row.evaluation_id].append(Raised(FLAGS[name], evidence))
+    for group in by_cell.values():
+        evidence = _spread(group)
+        if evidence:
+            for row in group:
+                found[row.evaluation_id].append(Raised(FLAGS["spread-over-seeds"], evidence))
+    return {key: tuple(raised) for key, raised in found.items()}
+
+
+def is_invalid(raised: Iterable[Raised]) -> bool:
+    """Whether one of the flags says that the number means nothing."""
+    return any(item.flag.severity == "invalid" for item in raised)
+
+
+def unchecked(rows: Sequence[EvaluationRow]) -> list[str]:
+    """What could not be looked at for the rows of one run, and why."""
+    kinds = {row.kind for row in rows}
+    reasons = []
+    clean = [row for row in rows if row.kind == "clean"]
+    if not any("random_output" in row.measurements for row in clean):
+        reasons.append("random-output: no clean evaluation measured it")
+    if "blackbox" not in kinds:
+        reasons.append("black-box-stronger: the black-box suite was not run (--suite figure2)")
+    if not any(row.kind == "attack" and row.plugin == "fgsm" for row in rows):
+        reasons.append("weaker-than-fgsm: FGSM was not run")
+    if not any(len(group) > 1 for group in _same_attack(rows).values()):
+        reasons.append("rises-with-budget: no attack was run with two budgets")
+    return reasons
+
+
+# ---- one evaluation
+
+
+def _of_one(row: EvaluationRow) -> Iterator[tuple[str, str]]:
+    if row.n_robust is not None and row.n_robust > row.n_clean:
+        yield "robust-above-clean", f"{row.n_robust} of {row.n} right after the attack, {row.n_clean} before"
+    for place, part in _parts(row):
+        excess = part.get("largest_excess") or 0.0
+        if excess > EXCESS:
+            yield "outside-budget", f"{place}outside by {excess:.2g}"
+        curve = part.get("loss_curve") or []
+        if not all(isinstance(value, (int, float)) and math.isfinite(value) for value in curve):
+            yield "not-finite", f"{place}loss is not finite at step {_first_bad(curve)}"
+            continue
+        attacked = part.get("attacked") or 0
+        for name, key in (("zero-gradient", "zero_gradients"), ("unmoved", "unmoved")):
+            count = part.get(key) or 0
+            if row.budget and attacked and count > SHARE * attacked:
+                yield name, f"{place}{count} of {attacked} attacked images"
+        rise = _rise(row, curve)
+        if rise:
+            yield "still-rising", place + rise
+
+
+def _parts(row: EvaluationRow) -> list[tuple[str, Mapping[str, Any]]]:
+    """What an attack measured, once for each network that it attacked, with words that name the network."""
+    if row.kind == "transfer":
+        return [(f"member {part['source'] + 1}: ", part) for part in row.measurements.get("sources", [])]
+    return [("", row.measurements)] if row.kind == "attack" else []
+
+
+def _first_bad(curve: Sequence[Any]) -> int:
+    return next(i for i, value in enumerate(curve) if not isinstance(value, (int, float)) or not math.isfinite(value))
+
+
+def _rise(row: EvaluationRow, curve: Sequence[float]) -> str:
+    """Whether the loss is still rising at the end; the mean is over the images that still stand.
+
+    Images leave when they break, with the largest losses: that lowers the mean, so a rise is a real one. An attack
+    whose steps add up to no more than the radius (BIM) is at its end by construction and is not looked at.
+    """
+    reach = row.settings.get("steps", 0) * row.settings.get("rel_step", math.inf)
+    if row.budget_name != "eps" or len(curve) < 20 or reach <= 1 + 1e-9:
+        return ""
+    window = max(1, round(LAST * len(curve)))
+    last, before = statistics.fmean(curve[-2:]), statistics.fmean(curve[-2 - window : -window])
+    whole = max(curve) - min(curve[: len(curve) // 2])
+    if whole > 0 and last - before > RISE * whole and last > before * 1.01:
+        return f"mean loss {before:.3g} → {last:.3g} over the last {window} of {len(curve)} steps"
+    return ""
+
+
+# ---- the evaluations of one run
+
+
+def _of_run(rows: Sequence[EvaluationRow]) -> Iterator[tuple[EvaluationRow, str, str]]:
+    random = max((row.measurements.get("random_output") or 0 for row in rows if row.kind == "clean"), default=0)
+    for row in rows:
+        if random and row.kind != "craft":
+            yield row, "random-output", f"{random} images get another output from a second pass"
+    for group in _same_attack(rows).values():
+        for smaller, larger in pairwise(group):
+            if _robust(larger) > _robust(smaller) + NOISE:
+                yield larger, "rises-with-budget", f"{_told(smaller)}, {_told(larger)}"
+    attacks = [row for row in rows if row.kind == "attack" and "targets" not in row.settings]
+    one_step = {(row.budget, row.images_digest): row for row in attacks if row.plugin == "fgsm"}
+    strongest: dict[tuple[float | None, str], EvaluationRow] = {}
+    for row in attacks:
+        place = (row.budget, row.images_digest)
+        if _trait(row.plugin, "norm") != "linf":
+            continue
+        if place not in strongest or _robust(row) < _robust(strongest[place]):
+            strongest[place] = row
+        fgsm = one_step.get(place)
+        if fgsm and _trait(row.plugin, "iterative") and _robust(row) > _robust(fgsm) + MASKING:
+            yield row, "weaker-than-fgsm", f"{_told(row)}, {_told(fgsm)}"
+    for row in rows:
+        best = strongest.get((row.budget, row.images_digest)) if row.kind == "blackbox" else None
+        if best and _robust(row) < _robust(best) - NOISE:
+            evidence = f"{_told(row)}, {_told(best)}"
+            yield row, "black-box-stronger", evidence
+            yield best, "black-box-stronger", evidence
+
+
+def _same_attack(rows: Sequence[EvaluationRow]) -> dict[Any, list[EvaluationRow]]:
+    """Rows that differ in nothing but the budget, smallest first."""
+    groups: dict[Any, list[EvaluationRow]] = defaultdict(list)
+    for row in rows:
+        if row.kind in ("attack", "blackbox") and row.n_robust is not None and row.budget is not None:
+            key = (row.kind, row.plugin, repr(sorted(row.settings.items())), row.stop, row.images_digest)
+            groups[key].append(row)
+    for group in groups.values():
+        group.sort(key=lambda row: row.budget or 0.0)
+    return groups
+
+
+def _spread(rows: Sequence[EvaluationRow]) -> str:
+    latest = {row.seed: _robust(row) for row in sorted(rows, key=lambda row: row.started)}
+    if len(latest) < 2:
+        return ""
+    mean, deviation = statistics.fmean(latest.values()), statistics.stdev(latest.values())
+    if deviation <= max(SPREAD * mean, POINTS):
+        return ""
+    return f"{100 * mean:.1f} ± {100 * deviation:.1f} % over {len(latest)} seeds"
+
+
+def _robust(row: EvaluationRow) -> float:
+    assert row.n_robust is not None
+    return row.n_robust / row.n
+
+
+def _told(row: EvaluationRow) -> str:
+    return f"{row.attack} {row.budget_name} {row.budget:g}: {100 * _robust(row):.1f} %"
+
+
+def _trait(plugin: str, name: str) -> Any:
+    """A class attribute of an attack; None where its package is gone."""
+    try:
+        get: Callable[..., Any] = getattr
+        return get(registry.load("attacks", plugin), name, None)
+    except BenchError:
+        return None

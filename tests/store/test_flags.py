@@ -1,0 +1,227 @@
+"""Every flag is raised by a case made for it, and not by the case just beside it; masked models raise them too."""
+
+from __future__ import annotations
+
+import copy
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from click.testing import CliRunner
+from torch import Tensor, nn
+
+from bench.attacks.fgsm import FGSM
+from bench.attacks.iterative import PGD
+from bench.cli.main import cli
+from bench.evaluation import measure
+from bench.models.ensemble import Ensemble
+from bench.store import flags
+from bench.store.answers import EvaluationRow
+
+QUICK = ["--set", "training.epochs=2", "--set", "training.limit=200", "--limit", "40"]
+counter = iter(range(10_000))
+
+
+def row(robust: int | None = 500, **values: Any) -> EvaluationRow:
+    """PGD-50 at ε .1 on 1,000 images, 950 right when clean; unremarkable unless `values` say otherwise."""
+    told = {
+        "evaluation_id": f"{next(counter):024x}", "run_id": "run", "family_id": "family", "attack_key": "key",
+        "protocol_id": "p", "attempt_id": "a", "kind": "attack", "attack": "pgd", "plugin": "pgd",
+        "settings": {"steps": 50, "rel_step": 0.1}, "budget_name": "eps", "budget": 0.1, "stop": "first_success",
+        "image_limit": None, "images_digest": "images", "n": 1000, "n_clean": 950, "n_robust": robust,
+        "measurements": {"attacked": 950, "zero_gradients": 0, "unmoved": 0, "largest_excess": 0.0,
+                         "loss_curve": [1 - 0.9**step for step in range(50)]},
+        "forwards": 1, "backwards": 1, "seconds": 1.0, "attack_version": 1, "evaluator_version": 1,
+        "source_digest": "", "environment_id": "e", "started": "2026-01-01T00:00:00Z", "method": "m",
+        "method_plugin": "m", "dataset": "digits", "model": "x", "recipe": "r", "training_limit": None, "members": 3,
+        "fusion": "mean_probability", "seed": 0, "method_version": 1, "trainer_version": 1,
+    }  # fmt: skip
+    unknown = values.keys() - set(EvaluationRow.__dataclass_fields__)
+    assert not unknown
+    fields = {name: value for name, value in told.items() if name in EvaluationRow.__dataclass_fields__}
+    rest = {name: None for name in EvaluationRow.__dataclass_fields__ if name not in fields}
+    return EvaluationRow(**{**rest, **fields, **values})
+
+
+def measured(**values: Any) -> dict[str, Any]:
+    return {**row().measurements, **values}
+
+
+def raised(*rows: EvaluationRow) -> list[set[str]]:
+    found = flags.find(rows)
+    return [{item.flag.id for item in found.get(r.evaluation_id, ())} for r in rows]
+
+
+def test_an_ordinary_result_raises_nothing() -> None:
+    assert raised(row()) == [set()]
+    assert flags.find([]) == {}
+
+
+@pytest.mark.parametrize(
+    ("flag", "bad", "good"),
+    [
+        ("outside-budget", {"largest_excess": 2e-4}, {"largest_excess": 0.9e-4}),
+        ("not-finite", {"loss_curve": [1.0, None, 1.0]}, {"loss_curve": [1.0, 1.0, 1.0]}),
+        ("zero-gradient", {"zero_gradients": 10}, {"zero_gradients": 9}),
+        ("unmoved", {"unmoved": 10}, {"unmoved": 9}),
+        ("still-rising", {"loss_curve": [0.1 * s for s in range(50)]}, {"loss_curve": [min(s, 40) for s in range(50)]}),
+    ],
+)
+def test_flags_of_one_result(flag: str, bad: dict[str, Any], good: dict[str, Any]) -> None:
+    assert raised(row(measurements=measured(**bad))) == [{flag}]
+    assert raised(row(measurements=measured(**good))) == [set()]
+    of_member = {"kind": "transfer", "n_robust": None}
+    sources = [{"source": 0, **measured()}, {"source": 1, **measured(**bad)}]
+    (found,) = flags.find([row(**of_member, measurements={"sources": sources})]).values()
+    assert [item.flag.id for item in found] == [flag]
+    assert found[0].evidence.startswith("member 2: ")
+
+
+def test_bim_may_rise_to_its_last_step_and_distance_attacks_have_no_rise() -> None:
+    straight = measured(loss_curve=[0.1 * step for step in range(50)])
+    bim = {"plugin": "bim", "settings": {"steps": 50, "rel_step": 0.02}}
+    assert raised(row(**bim, measurements=straight)) == [set()]
+    assert raised(row(plugin="cw", budget_name="c", settings={"steps": 50}, measurements=straight)) == [set()]
+
+
+def test_more_robust_than_clean() -> None:
+    assert raised(row(951)) == [{"robust-above-clean"}]
+    assert raised(row(950)) == [set()]
+    assert flags.is_invalid(flags.find([r := row(951)])[r.evaluation_id])
+
+
+def test_robust_accuracy_that_rises_with_the_radius() -> None:
+    assert raised(row(500), row(505, budget=0.2)) == [set(), set()]
+    assert raised(row(500), row(506, budget=0.2)) == [set(), {"rises-with-budget"}]
+    for other in ({"settings": {"steps": 10}}, {"images_digest": "others"}, {"run_id": "another"}, {"stop": "last"}):
+        assert raised(row(500), row(600, budget=0.2, **other)) == [set(), set()]
+
+
+def test_an_iterative_attack_weaker_than_fgsm() -> None:
+    fgsm = {"plugin": "fgsm", "attack": "fgsm", "settings": {}}
+    assert raised(row(521), row(500, **fgsm)) == [{"weaker-than-fgsm"}, set()]
+    assert raised(row(520), row(500, **fgsm)) == [set(), set()]
+    assert raised(row(521), row(500, budget=0.2, **fgsm)) == [set(), set()]
+    assert raised(row(600, plugin="pgd_l2"), row(500, **fgsm)) == [set(), set()]  # another ball
+
+
+def test_black_box_stronger_than_white_box() -> None:
+    blackbox = {"kind": "blackbox", "plugin": "blackbox", "attack": "blackbox", "settings": {}, "measurements": {}}
+    weak, strong = row(500), row(480, plugin="mim", attack="mim")
+    assert raised(weak, strong, row(474, **blackbox)) == [set(), {"black-box-stronger"}, {"black-box-stronger"}]
+    assert raised(weak, strong, row(475, **blackbox)) == [set(), set(), set()]
+    assert raised(strong, row(300, images_digest="others", **blackbox)) == [set(), set()]
+
+
+def test_random_output_speaks_of_the_whole_run() -> None:
+    clean = {"kind": "clean", "attack": "clean", "plugin": "clean", "budget": None, "budget_name": None}
+    noisy = row(None, **clean, measurements={"random_output": 3})
+    assert raised(noisy, row(), row(run_id="another")) == [{"random-output"}, {"random-output"}, set()]
+    assert raised(row(None, **clean, measurements={"random_output": 0}), row()) == [set(), set()]
+
+
+def test_spread_over_seeds() -> None:
+    wide = [row(400, seed=0), row(500, seed=1, run_id="b"), row(450, seed=2, run_id="c")]  # 45 ± 5
+    assert raised(*wide) == [{"spread-over-seeds"}] * 3
+    narrow = [row(410, seed=0), row(490, seed=1, run_id="b"), row(450, seed=2, run_id="c")]  # 45 ± 4
+    assert raised(*narrow) == [set()] * 3
+    tiny = [row(1, seed=0), row(15, seed=1, run_id="b")]  # .8 ± .99: less than a point
+    assert raised(*tiny) == [set()] * 2
+
+
+class Quantised(nn.Module):
+    """Rounds the image to a few levels: right predictions, no gradient."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return (x * 4).round() / 4
+
+
+class Sharp(nn.Module):
+    """Logits so large that the softmax saturates."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return 3e4 * x
+
+
+def evaluated(ensemble: Ensemble, images: Any) -> list[set[str]]:
+    rows = []
+    for name, attack in (("fgsm", FGSM()), ("pgd", PGD())):
+        record = measure.robust_accuracy(
+            ensemble, images, attack, budget=0.15, stop="first_success", seed_axes=("tests",)
+        )
+        fields = {key: record[key] for key in ("n", "n_clean", "measurements")}
+        rows.append(
+            row(
+                record["n_robust"],
+                plugin=name,
+                attack=name,
+                budget=0.15,
+                settings={"steps": 50, "rel_step": 0.1},
+                **fields,
+            )
+        )
+    return raised(*rows)
+
+
+@pytest.mark.usefixtures("_one_thread")
+def test_masked_models_raise_the_masking_flags_and_a_plain_one_none(digits_ensemble: Ensemble, digits: Any) -> None:
+    images = digits.test.take(slice(0, 100))
+    assert evaluated(digits_ensemble, images) == [set(), set()]
+    shattered = Ensemble([nn.Sequential(Quantised(), copy.deepcopy(m)) for m in digits_ensemble.members])
+    first, second = evaluated(shattered, images)
+    assert {"zero-gradient", "unmoved"} <= first
+    assert "zero-gradient" in second
+    saturated = Ensemble([nn.Sequential(copy.deepcopy(m), Sharp()) for m in digits_ensemble.members])
+    assert all("zero-gradient" in found for found in evaluated(saturated, images))
+
+
+def bench(*arguments: object) -> tuple[int, str]:
+    result = CliRunner().invoke(cli, [str(argument) for argument in arguments], standalone_mode=False)
+    assert result.exception is None, result.exception
+    return int(result.return_value or 0), result.stdout
+
+
+def test_flags_in_table_card_and_audit(tmp_path: Path) -> None:
+    bench("run", "-m", "ece", *QUICK, "--results", tmp_path, "--threads", "1", "-q")
+    code, text = bench("audit", "--results", tmp_path)
+    assert (code, "nothing speaks against them" in text) == (0, True)
+    files = {
+        (record["attack"], record["budget"]): (path, record)
+        for path in tmp_path.glob("runs/*/evaluations/*.json")
+        if (record := json.loads(path.read_text()))["kind"] == "attack"
+    }
+    path, record = files["pgd", 0.1]
+    record["measurements"]["zero_gradients"] = record["measurements"]["attacked"]
+    path.write_text(json.dumps(record))
+    path, record = files["mim", 0.15]
+    record["measurements"]["largest_excess"] = 0.5
+    path.write_text(json.dumps(record))
+    bench("db", "rebuild", "--results", tmp_path)
+
+    _, table = bench("table", "core", *QUICK, "--results", tmp_path, "--format", "markdown")
+    cells = {tuple(part.strip() for part in line.split("|")[1:4]) for line in table.splitlines() if "| ε" in line}
+    by_row = {(attack, budget): text for attack, budget, text in cells}
+    assert by_row["PGD (50)", "ε = 0.1"].endswith("†")
+    assert by_row["MIM (50)", "ε = 0.15"] == "✗"
+    assert not by_row["BIM (50)", "ε = 0.1"].endswith("†")
+    assert "† zero-gradient" in table
+    assert "✗ invalid: an adversarial image lies outside" in table
+    _, text = bench("table", "core", *QUICK, "--results", tmp_path, "--json")
+    long = {(cell["attack"], cell["budget"]): cell for cell in json.loads(text)}
+    assert long["mim", 0.15]["mean"] is None
+    assert "outside-budget" in long["mim", 0.15]["flags"]
+    assert ("worst_linf", 0.15) not in long or long["worst_linf", 0.15]["mean"] is None
+
+    code, text = bench("audit", "--results", tmp_path, "--json")
+    assert code == 1
+    assert {(item["flag"], item["severity"], item["attack"]) for item in json.loads(text)["flags"]} == {
+        ("zero-gradient", "suspect", "pgd"),
+        ("outside-budget", "invalid", "mim"),
+    }
+    run_id = path.parents[1].name
+    assert "zero-gradient" in bench("show", run_id[:8], "--results", tmp_path)[1]
+    code, text = bench("audit", files["pgd", 0.1][1]["evaluation_id"][:12], "--results", tmp_path)
+    assert code == 0
+    assert "outside-budget" not in text
+    assert "the black-box suite was not run" in " ".join(text.split())
