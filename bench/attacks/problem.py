@@ -291,6 +291,8 @@ class Problem:
 
     def finish(self, x: Tensor) -> None:
         """Take what `run` returned: rows for the images still held; broken ones keep their first broken iterate."""
+        if not isinstance(x, Tensor):
+            raise TypeError(f"run returned {type(x).__name__}, not images {tuple(self.images.shape)}")
         if x.shape != self.images.shape:
             raise ValueError(f"run returned shape {tuple(x.shape)} for images of shape {tuple(self.images.shape)}")
         self._store(torch.ones_like(self._broken), x)

@@ -1,25 +1,36 @@
-"""`bench db`: look after the database."""
+"""`bench db`: look after the database and the files behind it; give runs to others and take theirs in."""
 
 from __future__ import annotations
 
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import click
 
-from bench.cli.options import where
+from bench.cli.options import Named, Seeds, existing_or_scratch, open_database, where, workplace
+from bench.core.errors import BenchError
+
+if TYPE_CHECKING:
+    from bench.jobs.workplace import Workplace
+
+HELP = {"help_option_names": ["-h", "--help"]}
+yes_option = click.option("-y", "--yes", is_flag=True, help="Do not ask.")
 
 
-@click.group("db", context_settings={"help_option_names": ["-h", "--help"]})
+@click.group("db", context_settings=HELP)
 def command() -> None:
-    """Look after the database, which is an index over the files of the runs.
+    """Look after the database, which is an index over the files of the runs; exchange runs with others.
 
     \b
-    Example:
+    Examples:
       bench db rebuild
+      bench db export -o mine.zip --method trs
+      bench db import theirs.zip
+      bench db gc --dry-run
     """
 
 
-@command.command("rebuild")
+@command.command("rebuild", context_settings=HELP)
 @where
 def rebuild(results: Path, db: str | None) -> int:
     """Make the database anew from the files of all runs and the published tables.
@@ -36,10 +47,262 @@ def rebuild(results: Path, db: str | None) -> int:
     from bench.store import ingest
 
     counts = ingest.rebuild(db if db is not None else results / "bench.db", results / "runs", defaults("published"))
-    for fault in counts.damaged:
-        click.secho(f"left out: {fault}", fg="yellow", err=True)
+    _faults(counts.damaged)
     click.echo(
-        f"{db or results / 'bench.db'}: {counts.runs} runs, {counts.evaluations} evaluations, "
+        f"{_shown(results, db)}: {counts.runs} runs, {counts.evaluations} evaluations, "
         f"{counts.failures} failures, {counts.references} published values"
     )
     return 1 if counts.damaged else 0
+
+
+@command.command("export", context_settings=HELP)
+@click.argument("identifiers", nargs=-1, metavar="[RUN]...")
+@click.option("-o", "--output", type=click.Path(dir_okay=False, path_type=Path), required=True, help="The archive.")
+@click.option("--weights/--no-weights", default=True, show_default=True,
+              help="With the weights and sample images, or the records alone.")  # fmt: skip
+@click.option("-m", "--method", "methods", multiple=True, type=Named("methods"), help="Runs of this method.")
+@click.option("-d", "--dataset", type=Named("datasets"), help="Runs on this data set.")
+@click.option("--recipe", type=Named("recipes"), help="Runs of this recipe.")
+@click.option("--model", type=Named("models"), help="Runs of this model.")
+@click.option("--seeds", type=Seeds(), help="Runs of these seeds, such as 0-4.")
+@where
+def export(
+    identifiers: tuple[str, ...], output: Path, weights: bool, results: Path, db: str | None, **chosen: Any
+) -> int:
+    """Write runs with their evaluations into one archive, with a manifest and the digest of every file.
+
+    RUN is the beginning of a run's id; with selectors all runs that fit, with neither all runs. The runs that a chosen
+    one was trained with come along. The same files give the same archive, byte by byte.
+
+    \b
+    Examples:
+      bench db export -o mine.zip
+      bench db export -o trs.zip --method trs --dataset cifar10 --seeds 0-2
+      bench db export -o one.zip --no-weights 4f0c1a
+    """
+    from bench.jobs import exchange
+
+    place = workplace(results, Path("data"))
+    with open_database(db, results) as base:
+        run_ids = exchange.choose(base, identifiers, chosen)
+    done = exchange.export_runs(place, run_ids, output, weights=weights)
+    _faults(done.left_out)
+    size = output.stat().st_size / 2**20
+    click.echo(f"{output}: {len(done.manifest.runs)} runs, {len(done.manifest.files)} files, {size:,.1f} MiB")
+    return 1 if done.left_out else 0
+
+
+@command.command("import", context_settings=HELP)
+@click.argument("archive", type=click.Path(dir_okay=False, path_type=Path))
+@click.option("--max-total", type=click.FloatRange(min=0, min_open=True), default=16, show_default=True,
+              metavar="GIB", help="Refuse an archive that unpacks to more.")  # fmt: skip
+@click.option("--max-file", type=click.FloatRange(min=0, min_open=True), default=4, show_default=True,
+              metavar="GIB", help="Refuse a file of weights that is larger.")  # fmt: skip
+@where
+def import_(archive: Path, max_total: float, max_file: float, results: Path, db: str | None) -> None:
+    """Take in the runs of an archive that `bench db export` made, here or elsewhere.
+
+    Everything is checked before anything is written: digests, names, sizes, every record, that ids follow from the
+    contents and counts from the outcomes, that weights are those of the run. Nothing is ever unpickled. What is here
+    already stays; a run with other weights or an evaluation with other outcomes than here is refused.
+
+    \b
+    Examples:
+      bench db import theirs.zip
+      bench db import theirs.zip --results /scratch/results --max-total 100
+    """
+    from bench.jobs.importing import import_archive
+    from bench.store.archive import GIB, Limits
+    from bench.store.database import Database
+
+    limits = Limits(total=int(max_total * GIB), file=int(max_file * GIB))
+    with Database(db if db is not None else results / "bench.db") as base:
+        done = import_archive(archive, workplace(results, Path("data")), base, limits)
+        _publish(base)
+    for note in done.notes:
+        click.secho(f"Note: {note}", fg="yellow", err=True)
+    click.echo(
+        f"{_shown(results, db)}: {done.runs} runs, {done.evaluations} evaluations, {done.failures} failures, "
+        f"{done.weights} files of weights new; {done.kept} files were here already"
+    )
+
+
+@command.command("merge", context_settings=HELP)
+@click.argument("other", metavar="OTHER")
+@where
+def merge(other: str, results: Path, db: str | None) -> int:
+    """Add the rows of OTHER, a database (file or URL) or a results folder, to this database.
+
+    What is here stays, a result beats a failure. Only rows are added: weights and files stay where they are, and
+    `bench db rebuild` would not find them; `bench db export` and `import` bring files too.
+
+    \b
+    Examples:
+      bench db merge /mnt/other/results/bench.db
+      bench db merge results/bench.db --db postgresql://me@server/bench
+      bench db merge /scratch/results
+    """
+    from bench.jobs import exchange
+
+    with open_database(db, results, create=True) as base:
+        _publish(base)
+        done, damaged = exchange.merge_from(base, other)
+    _faults((*damaged, *done.left_out))
+    click.echo(f"{_shown(results, db)}: {done.runs} runs, {done.evaluations} evaluations, {done.attempts} attempts new")
+    return 1 if damaged or done.left_out else 0
+
+
+@command.command("upgrade", context_settings=HELP)
+@yes_option
+@where
+def upgrade(yes: bool, results: Path, db: str | None) -> None:
+    """Bring the database to the schema of this bench; a SQLite file is copied first, and the copy's name printed.
+
+    \b
+    Examples:
+      bench db upgrade
+      bench db upgrade --db postgresql://me@server/bench --yes
+    """
+    from bench.store.database import Database
+    from bench.store.schema import REVISIONS
+    from bench.store.sqlite import back_up
+
+    def before(revision: str) -> None:
+        if base.path is not None:
+            click.echo(f"backup    {back_up(base.path, revision)}")
+        else:
+            _ask(yes, "bench makes no copy of a PostgreSQL database (pg_dump does); upgrade it?", "changed")
+
+    with Database(db if db is not None else results / "bench.db") as base:
+        old = base.upgrade(before)
+    told = "already, nothing to do" if old == REVISIONS[-1] else f"now, it was {old}"
+    click.echo(f"{_shown(results, db)}: schema {REVISIONS[-1]} {told}")
+
+
+@command.command("gc", context_settings=HELP)
+@click.option("--stale", is_flag=True, help="Also evaluations of an older attack or evaluator than others here.")
+@click.option("--dry-run", is_flag=True, help="List what would go, and stop.")
+@yes_option
+@where
+def gc(stale: bool, dry_run: bool, yes: bool, results: Path, db: str | None) -> None:
+    """Remove what nothing needs: remains of killed work, damaged files moved aside, failures made good later.
+
+    It lists what would go, and asks.
+
+    \b
+    Examples:
+      bench db gc --dry-run
+      bench db gc --stale --yes
+    """
+    from bench.jobs import tidy
+
+    place = workplace(results, Path("data"))
+    with existing_or_scratch(db, results) as base:
+        _sync(base, place)
+        items = tidy.rubbish(base, place, stale=stale)
+        for item in items:
+            where_ = item.paths[0].relative_to(results) if item.paths else "database only"
+            click.echo(f"{_bytes(item.size):>10}  {item.label}  {where_}")
+        total = _bytes(sum(item.size for item in items))
+        if not items or dry_run:
+            click.echo(f"{len(items)} things, {total}; nothing was removed" if items else "nothing to remove")
+            return
+        _ask(yes, f"Remove {len(items)} things, {total}?", "removed")
+        tidy.remove(base, items)
+    click.echo(f"removed {len(items)} things, {total}")
+
+
+@command.command("delete", context_settings=HELP)
+@click.argument("identifiers", nargs=-1, required=True, metavar="ID...")
+@click.option("--force", is_flag=True, help="Even if other runs were made with it.")
+@click.option("--dry-run", is_flag=True, help="Say what would go, and stop.")
+@yes_option
+@where
+def delete(identifiers: tuple[str, ...], force: bool, dry_run: bool, yes: bool, results: Path, db: str | None) -> None:
+    """Delete a run with its evaluations and weights, or one evaluation, by the beginning of its id.
+
+    It says what goes, and asks. A run that others were trained with, or attacked with, is kept unless --force.
+
+    \b
+    Examples:
+      bench db delete 4f0c1a
+      bench db delete 4f0c1a 77ab09 --yes
+    """
+    from bench.core.identity import short
+    from bench.jobs import tidy
+
+    place = workplace(results, Path("data"))
+    with existing_or_scratch(db, results) as base:
+        _sync(base, place)
+        items = list({item.id: item for item in (tidy.doomed(base, place, name) for name in identifiers)}.values())
+        going = {item.id for item in items}
+        for item in items:
+            needed = [short(run_id) for run_id in item.needed_by if run_id not in going]
+            if needed and not force:
+                raise BenchError(
+                    f"run {short(item.id)} was used to make {', '.join(needed[:5])}{' …' if len(needed) > 5 else ''}; "
+                    f"delete those too, or give --force"
+                )
+            told = f"{item.kind} {short(item.id)} ({item.label})"
+            if item.kind == "run":
+                told += f": {item.evaluations} evaluations, {item.failures} failures"
+            click.echo(f"{told}, {_bytes(item.size)} of files" + (", weights included" if item.weights else ""))
+        if dry_run:
+            click.echo("nothing was deleted")
+            return
+        tidy.check_idle(place)
+        _ask(yes, "Delete for good?", "deleted")
+        for item in items:
+            tidy.delete(base, place, item)
+    click.echo(f"deleted {', '.join(short(item.id) for item in items)}")
+
+
+def _ask(yes: bool, question: str, done: str) -> None:
+    """Go on only after a yes.
+
+    Raises:
+        BenchError: any other answer, or nobody to ask.
+    """
+    if yes:
+        return
+    try:
+        agreed = click.confirm(question)
+    except click.Abort:
+        agreed = False
+    if not agreed:
+        raise BenchError(f"nothing was {done}; answer y, or give --yes")
+
+
+def _sync(base: Any, place: Workplace) -> None:
+    """Files that the database does not know yet are known first."""
+    from bench.store import ingest
+
+    if place.runs.is_dir():
+        _faults(ingest.sync(base, place.runs).damaged)
+
+
+def _publish(base: Any) -> None:
+    """A new database gets the published values, as the first `bench run` would give it."""
+    from bench.core.config import defaults
+    from bench.store import ingest, queries
+
+    if queries.totals(base).references == 0:
+        ingest.load_published(base, defaults("published"))
+
+
+def _faults(lines: Any) -> None:
+    for fault in lines:
+        click.secho(f"left out: {fault}", fg="yellow", err=True)
+
+
+def _shown(results: Path, db: str | None) -> str:
+    from bench.store.database import Database
+
+    return str(Database(db)) if db is not None else str(results / "bench.db")
+
+
+def _bytes(size: int) -> str:
+    for unit, name in ((1 << 30, "GiB"), (1 << 20, "MiB"), (1 << 10, "KiB")):
+        if size >= unit:
+            return f"{size / unit:.1f} {name}"
+    return f"{size} B"

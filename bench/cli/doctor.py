@@ -3,22 +3,29 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
 from bench.cli.options import where
 
+if TYPE_CHECKING:
+    from bench.core.registry import Entry
+    from bench.jobs.health import Check
+
 
 @click.command("doctor")
 @click.option("--data", type=click.Path(file_okay=False, path_type=Path), default=Path("data"), show_default=True,
               envvar="BENCH_DATA", show_envvar=True, help="Folder of the data sets.")  # fmt: skip
-@click.option("--plugin", metavar="NAME", help="Check one method or attack against what every plug-in must do.")
+@click.option(
+    "--plugin", metavar="NAME", help="Check one method, attack, data set or model against what every plug-in must do."
+)
 @where
 def command(data: Path, plugin: str | None, results: Path, db: str | None) -> int:
     """Check packages, device, configuration, plug-ins, data sets and database; exit code 1 if something is wrong.
 
-    With --plugin NAME a method is trained for a few steps and an attack run on a small network, on the built-in
-    digits, and what they give is checked.
+    With --plugin NAME a method is trained for a few steps, an attack run on a small network, a model built, a data set
+    read, and what they give is checked.
 
     \b
     Examples:
@@ -30,9 +37,9 @@ def command(data: Path, plugin: str | None, results: Path, db: str | None) -> in
     if plugin:
         from bench.jobs import conformance
 
-        checks = conformance.check(plugin)
+        checks = conformance.check(plugin, data)
     else:
-        checks = health.check(data, results, db)
+        checks = [*health.check(data, results, db), *_unusable()]
     bad = 0
     for check in checks:
         bad += not check.ok
@@ -40,3 +47,36 @@ def command(data: Path, plugin: str | None, results: Path, db: str | None) -> in
         click.echo(f"{mark} {check.name}{': ' + check.detail if check.detail else ''}")
     click.echo("all is well" if not bad else f"{bad} of {len(checks)} checks found fault")
     return 1 if bad else 0
+
+
+def _unusable() -> list[Check]:
+    """Plug-ins that load and cannot be used all the same: their name is another's, or their defaults are refused."""
+    from bench.core import config, registry
+    from bench.core.errors import BenchError
+    from bench.jobs.health import Check
+
+    try:
+        loaded = config.load()
+    except BenchError:
+        return []  # told as a fault of the configuration
+    checks = []
+    for kind in registry.KINDS:
+        tables = getattr(loaded.config, kind)
+        faults = [(entry.name, entry.refused) for entry in registry.left_out(kind)]
+        for name, entry in registry.entries(kind).items():
+            if hidden := config.hidden(kind, name, tables):
+                faults.append((name, f"{entry.label} cannot be reached: {hidden}"))
+            elif name in tables and _loads(entry) and (fault := entry.fault(tables[name].settings)):
+                faults.append((name, fault))
+        checks += [Check(f"{kind[:-1]} {name}", False, fault) for name, fault in faults]
+    return checks
+
+
+def _loads(entry: Entry) -> bool:
+    from bench.core.registry import PluginError
+
+    try:
+        entry.load()
+    except PluginError:
+        return False  # told above
+    return True

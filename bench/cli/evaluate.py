@@ -104,6 +104,9 @@ def command(
     selectors: dict[str, Any] = {"recipe": "published", "model": None, "members": None, "split": "test", "seeds": None}
     selectors |= {key: given[key] for key in ("suite", "attack", "eps", "c", "limit", "changes")}
     chosen = choose(**selectors, methods=(), dataset=dataset)
+    for file in files:  # before a folder of results is made
+        if not file.is_file():
+            raise BenchError(f"there is no file {file}")
     with open_database(given["db"], given["results"], create=True) as base:
         run_folder = adopt(
             Given(

@@ -27,6 +27,7 @@ def command(job_file: Path, data: Path, device: str, threads: int | None, result
 
     from bench.core.errors import BenchError
     from bench.core.files import read_json
+    from bench.jobs.locks import Locks, Owner
     from bench.jobs.spec import Job
     from bench.jobs.work import perform
 
@@ -38,6 +39,11 @@ def command(job_file: Path, data: Path, device: str, threads: int | None, result
         ) from error
     if threads:
         torch.set_num_threads(threads)
-    ok, path = perform(job, workplace(results, data, device))
+    place = workplace(results, data, device)
+    with Locks(place.locks) as locks:
+        held = locks.acquire(job.job_id)
+        if isinstance(held, Owner):
+            raise BenchError(f"{held} is doing this job; wait for it, or end it first")
+        ok, path = perform(job, place)
     click.echo(path)
     return 0 if ok else 1

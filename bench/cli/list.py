@@ -5,13 +5,17 @@ from __future__ import annotations
 import json
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from bench.cli.options import open_database, where
 
+if TYPE_CHECKING:
+    from bench.core.registry import Entry
+
 Rows = list[dict[str, Any]]
+SHOWN = 200  # runs in a table for people; more take a terminal seconds
 BROKEN = "broken: "
 
 
@@ -42,12 +46,22 @@ def command(what: str, as_json: bool, results: Path, db: str | None) -> None:
         return
     from rich.table import Table
 
+    total = len(rows)
+    if what == "runs" and total > SHOWN:
+        latest = {id(row) for row in sorted(rows, key=lambda row: str(row["started"]))[-SHOWN:]}
+        rows = [row for row in rows if id(row) in latest]
     table = Table(header_style="bold")
     for name in rows[0]:
-        table.add_column(name, overflow="fold")
+        if name != "version":
+            table.add_column(name, overflow="fold")
     for row in rows:
-        table.add_row(*(_text(value) for value in row.values()))
+        version = row.pop("version", None)
+        table.add_row(
+            *(_text(f"{value} {version}" if name == "origin" and version else value) for name, value in row.items())
+        )
     console().print(table)
+    if total > len(rows):
+        click.echo(f"The latest {len(rows)} of {total:,} runs; --json lists all.")
 
 
 def _text(value: Any) -> str:
@@ -65,24 +79,25 @@ def _plugins(kind: str, configured: dict[str, Any], described: Callable[[Any], s
     entries = registry.entries(kind)
     rows: Rows = []
 
-    def add(name: str, plugin: str, origin: str, told: str) -> None:
-        rows.append({"name": name, "plugin": plugin, "origin": origin, "description": told})
+    def add(name: str, plugin: str, entry: Entry | None, told: str) -> None:
+        origin, version = (entry.origin, entry.version) if entry else ("missing", "")
+        rows.append({"name": name, "plugin": plugin, "origin": origin, "version": version, "description": told})
 
     for name, spec in configured.items():
         entry = entries.get(spec.plugin)
         if entry is None:
-            add(name, spec.plugin, "missing", f"{BROKEN}no package declares a {kind[:-1]} {spec.plugin!r}")
+            add(name, spec.plugin, None, f"{BROKEN}no package declares a {kind[:-1]} {spec.plugin!r}")
         elif fault := entry.fault(spec.settings):
-            add(name, spec.plugin, entry.package, BROKEN + fault)
+            add(name, spec.plugin, entry, BROKEN + fault)
         else:
-            add(name, spec.plugin, entry.package, described(spec) or entry.description)
+            add(name, spec.plugin, entry, described(spec) or entry.description)
     used = {spec.plugin for spec in configured.values()}
     for name, entry in entries.items():
         if name not in used:
             fault = config.hidden(kind, name, configured) or entry.fault()
-            add(name, name, entry.package, BROKEN + fault if fault else entry.description)
+            add(name, name, entry, BROKEN + fault if fault else entry.description)
     for entry in registry.left_out(kind):
-        add(entry.name, entry.name, entry.package, BROKEN + entry.refused)
+        add(entry.name, entry.name, entry, BROKEN + entry.refused)
     return rows
 
 
@@ -123,6 +138,7 @@ def _datasets() -> Rows:
                 "shape": "×".join(map(str, plugin.shape)) if plugin else None,
                 "suite": datasets[row["name"]].suite if row["name"] in datasets else None,
                 "origin": row["origin"],
+                "version": row["version"],
             }
         )
     return rows
@@ -188,9 +204,7 @@ def _runs(results: Path, db: str | None) -> Rows:
     if db is None and not (results / "bench.db").exists():
         return []
     with open_database(db, results) as base:
-        counts: dict[str, int] = {}
-        for row in queries.evaluations(base):
-            counts[row.run_id] = counts.get(row.run_id, 0) + 1
+        counts = queries.evaluation_counts(base)
         return [
             {
                 "id": short(run.run_id),

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
+import contextlib
+import tempfile
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -167,6 +169,9 @@ class Chosen:
     seeds: tuple[int, ...] | None
     """The seeds that were asked for; None when nothing was said."""
 
+    refused: tuple[str, ...] = ()
+    """Methods that were named, cannot be used and are left out; said on stderr."""
+
 
 def choose(*, needs_method: bool = False, suite: str | None = None, **given: Any) -> Chosen:
     """Turn selector options into a configuration and a selection.
@@ -218,7 +223,39 @@ def choose(*, needs_method: bool = False, suite: str | None = None, **given: Any
     test_limit(loaded, selection)
     if attack is None:
         suite_name(loaded, selection)  # a wrong name is told before anything is opened
-    return Chosen(loaded, selection, given["seeds"])
+    methods, refused = _usable(loaded, selection)
+    return Chosen(loaded, replace(selection, methods=methods), given["seeds"], refused)
+
+
+def _usable(loaded: Loaded, selection: Selection) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """The methods to go on with, and those named that cannot be: a broken plug-in must not keep the others waiting.
+
+    Only plug-ins of other packages are left out; one alone, or one that the command line gave a setting, is left as
+    it is, for the command to refuse.
+    """
+    from bench.core import registry
+    from bench.jobs.select import Selection, method_names, run_spec
+
+    names = method_names(loaded, selection.methods)
+    entries = registry.entries("methods")
+    faults = {}
+    bare = Selection(dataset=selection.dataset, recipe=selection.recipe, model=selection.model)
+    for name in names:
+        spec = loaded.config.methods[name]
+        changed = any(change.strip().startswith(f"methods.{name}.") for change in loaded.changes)
+        if spec.plugin not in entries or entries[spec.plugin].origin == registry.BUILT_IN or changed:
+            continue
+        try:
+            run_spec(loaded, bare, name, 0)
+        except BenchError as error:
+            faults[name] = str(error)
+    left = tuple(name for name in names if not faults.get(name))
+    if not left or len(left) == len(names):
+        return selection.methods, ()
+    for name in names:
+        if faults.get(name):
+            click.secho(f"Error: {name} is left out: {faults[name]}", fg="red", err=True)
+    return left, tuple(name for name in selection.methods if faults.get(name))
 
 
 def _outside() -> list[dict[str, Any]]:
@@ -244,6 +281,17 @@ def open_database(db: str | None, results: Path, *, create: bool = False) -> Dat
     if create and db is None:
         results.mkdir(parents=True, exist_ok=True)
     return Database(db if db is not None else results / "bench.db").open(create=create)
+
+
+@contextlib.contextmanager
+def existing_or_scratch(db: str | None, results: Path) -> Iterator[Database]:
+    """The database; before the first run an empty one that leaves no trace, in which everything is new."""
+    if db is None and not (results / "bench.db").exists():
+        with tempfile.TemporaryDirectory() as folder, open_database(None, Path(folder), create=True) as base:
+            yield base
+    else:
+        with open_database(db, results) as base:
+            yield base
 
 
 def workplace(results: Path, data: Path, device: str = "cpu", batch_size: int = 250) -> Workplace:

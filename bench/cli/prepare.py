@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -49,17 +49,24 @@ def command(names: tuple[str, ...], folder: Path, quiet: bool) -> None:
     """
     # Unknown names are found before the first download starts.
     chosen = [*registry.entries("datasets")] if "all" in names else list(dict.fromkeys(names))
-    plugins = {name: registry.load("datasets", name) for name in chosen}
-    folder = folder.expanduser()
+    plugins: dict[str, Any] = {}
     errors: dict[str, BenchError] = {}
+    for name in chosen:
+        try:
+            plugins[name] = registry.load("datasets", name)
+        except registry.PluginError as error:  # a broken one must not keep the others waiting
+            errors[name] = error
+            if len(chosen) > 1:
+                click.secho(f"{name}: {error}", fg="red", err=True)
+    folder = folder.expanduser()
     for name, plugin in plugins.items():
         try:
             plugin().prepare(folder, (lambda line: None) if quiet else click.echo)
         except BenchError as error:
             errors[name] = error
-            if len(plugins) > 1:
+            if len(chosen) > 1:
                 click.secho(f"{name}: {error}", fg="red", err=True)
-    if errors and len(plugins) > 1:
-        raise BenchError(f"{len(errors)} of {len(plugins)} data sets could not be prepared: {', '.join(errors)}")
+    if errors and len(chosen) > 1:
+        raise BenchError(f"{len(errors)} of {len(chosen)} data sets could not be prepared: {', '.join(errors)}")
     if errors:
         raise next(iter(errors.values()))

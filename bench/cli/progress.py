@@ -1,4 +1,4 @@
-"""What a person sees while jobs run: a live line on a terminal, plain lines in a log file."""
+"""What a person sees while jobs run: a live line for each job under way on a terminal, plain lines in a log file."""
 
 from __future__ import annotations
 
@@ -15,20 +15,18 @@ from bench.jobs.estimate import spoken
 from bench.jobs.spec import Job
 
 LOG_SECONDS = 30.0  # between two lines about the same job where there is no terminal
+SHOWN = 16  # lines of jobs on a terminal, lest they fill it
 
 
-class Display(Progress):
-    """Shows jobs `done/total`, epochs with loss terms and accuracy, images attacked, and the time still to go."""
+class Display:
+    """Shows jobs `done/total`, and of each under way its epochs with loss terms and accuracy, or images attacked."""
 
     def __init__(self, total: int, console: Console) -> None:
-        self._console = console
+        self.console = console
         self._total = total
         self._done = 0
-        self._label = ""
-        self._started = time.monotonic()
-        self._job_started = self._started
-        self._logged = 0.0
-        self._epochs_seen = 0
+        self._lines: dict[str, Line] = {}
+        self._others = ""
         self._live = Live(console=console, refresh_per_second=8, transient=True) if console.is_terminal else None
 
     def __enter__(self) -> Display:
@@ -42,19 +40,84 @@ class Display(Progress):
         if self._live:
             self._live.stop()
 
+    def of(self, slot: str) -> Progress:
+        """The line of a slot; an executor without slots has one, of no name."""
+        return self._lines.setdefault(slot, Line(self, slot))
+
+    def note(self, text: str) -> None:
+        """A line that stays."""
+        self.console.print(Text(f"  {text}", style="yellow"))
+
+    def waiting(self, others: dict[str, int]) -> None:
+        """Jobs that others are doing."""
+        text = ", ".join(f"{count} by {owner}" for owner, count in sorted(others.items()))
+        if text and text != self._others and not self._live:
+            self.console.print(Text(f"  waiting for jobs that others are doing: {text}", style="dim"))
+        self._others = text
+        self.refresh()
+
+    def finished(self, job: Job, error: str | None, where: str = "") -> None:
+        """A job ended; its line stays."""
+        self._done += 1
+        line = self._lines.get(where)
+        mark = "[green]✓[/]" if error is None else "[red]✗[/]"
+        width = len(str(self._total))
+        text = Text.from_markup(f"{mark} {self._done:>{width}}/{self._total} ")
+        text.append(job.label)
+        seconds = spoken(time.monotonic() - line.started) if line else ""
+        text.append(f"  {' · '.join(part for part in (seconds, where) if part)}", style="dim")
+        if error is not None:
+            text.append(f"\n  {error}", style="red")
+        self.console.print(text)
+        if line:
+            line.clear()
+
+    def refresh(self) -> None:
+        """Draw the lines anew, on a terminal."""
+        if not self._live:
+            return
+        busy = [line for _, line in sorted(self._lines.items()) if line.label]
+        texts = [Text(f"  {self._done + index + 1}/{self._total} {line}") for index, line in enumerate(busy[:SHOWN])]
+        if len(busy) > SHOWN:
+            texts.append(Text(f"  … {len(busy) - SHOWN} more"))
+        if self._others:
+            texts.append(Text(f"  waiting for jobs that others are doing: {self._others}"))
+        self._live.update(Text("\n", style="cyan").join(texts))
+
+    @property
+    def is_live(self) -> bool:
+        """Whether lines are drawn and drawn over."""
+        return self._live is not None
+
+
+class Line(Progress):
+    """The progress of the job in one slot."""
+
+    def __init__(self, display: Display, slot: str) -> None:
+        self._display = display
+        self._slot = slot
+        self.clear()
+
+    def __str__(self) -> str:
+        return " · ".join(part for part in (self.label, self._text, self._slot) if part)
+
+    def clear(self) -> None:
+        """No job is here any more."""
+        self.label = self._text = ""
+        self.started = self._logged = time.monotonic()
+        self._epochs_seen = 0
+        self._display.refresh()
+
     def job(self, label: str) -> None:
         """A job starts."""
-        self._label = label
-        self._job_started = time.monotonic()
-        self._epochs_seen = 0
-        self._show("")
-        if not self._live:
-            self._logged = self._job_started
+        self.clear()
+        self.label = label
+        self._display.refresh()
 
     def epoch(self, record: dict[str, Any], *, epochs: int) -> None:
         """The line of an epoch: terms, accuracies, expected time."""
         self._epochs_seen += 1
-        left = (time.monotonic() - self._job_started) / self._epochs_seen * (epochs - record["epoch"])
+        left = (time.monotonic() - self.started) / self._epochs_seen * (epochs - record["epoch"])
         terms = " ".join(f"{name} {value:.3f}" for name, value in record["terms"].items())
         members = "/".join(f"{100 * value:.1f}" for value in record["member_accuracy"])
         text = (
@@ -74,24 +137,12 @@ class Display(Progress):
 
     def note(self, text: str) -> None:
         """A line that stays."""
-        self._console.print(Text(f"  {text}", style="yellow"))
-
-    def finished(self, job: Job, error: str | None) -> None:
-        """A job ended; its line stays."""
-        self._done += 1
-        seconds = spoken(time.monotonic() - self._job_started)
-        mark = "[green]✓[/]" if error is None else "[red]✗[/]"
-        width = len(str(self._total))
-        line = Text.from_markup(f"{mark} {self._done:>{width}}/{self._total} ")
-        line.append(job.label)
-        line.append(f"  {seconds}", style="dim")
-        if error is not None:
-            line.append(f"\n  {error}", style="red")
-        self._console.print(line)
+        self._display.note(text)
 
     def _show(self, text: str, *, last: bool = False) -> None:
-        if self._live:
-            self._live.update(Text(f"  {self._done + 1}/{self._total} {self._label} · {text}", style="cyan"))
+        self._text = text
+        if self._display.is_live:
+            self._display.refresh()
         elif time.monotonic() - self._logged > LOG_SECONDS and text and not last:
             self._logged = time.monotonic()
-            self._console.print(Text(f"  {self._label} · {text}"))
+            self._display.console.print(Text(f"  {self}"))

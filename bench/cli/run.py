@@ -3,18 +3,24 @@
 from __future__ import annotations
 
 import json
+import shlex
+import sys
+from dataclasses import replace
 from math import isnan
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
-from bench.cli.options import Chosen, choose, open_database, selectors, where, workplace
+from bench.cli.executor import EXECUTOR_OPTIONS, Interrupts, executor_options, setting_of
+from bench.cli.options import Chosen, choose, existing_or_scratch, open_database, selectors, where, workplace
+from bench.core.errors import BenchError
 
 if TYPE_CHECKING:
     from rich.console import Console
 
     from bench.jobs.driver import Summary
+    from bench.jobs.executors import Executor
     from bench.jobs.plan import Plan
     from bench.jobs.workplace import Workplace
     from bench.store.database import Database
@@ -28,18 +34,25 @@ if TYPE_CHECKING:
 @click.option("--threads", type=click.IntRange(1), envvar="BENCH_THREADS", show_envvar=True, help="CPU threads.")
 @click.option("--batch", type=click.IntRange(1), default=250, show_default=True,
               help="Images a batch in evaluations; changes no result.")  # fmt: skip
-@click.option("--dry-run", is_flag=True, help="Print what would be done, and stop.")
+@click.option("--oom-retry/--no-oom-retry", default=True, show_default=True,
+              help="Try an evaluation that runs out of memory again with smaller batches.")  # fmt: skip
+@click.option("--retry-failed", is_flag=True, help="Do only what failed before, and what it held up.")
+@click.option("--force", is_flag=True, help="Do again what is done; new results supersede old ones when complete.")
+@click.option("--fail-fast", is_flag=True, help="Start nothing more after the first failure.")
+@executor_options
+@click.option("--dry-run", is_flag=True, help="Print what would be done and how long it should take, and stop.")
 @click.option("-q", "--quiet", is_flag=True, help="Print nothing but errors.")
 @click.option("--json", "as_json", is_flag=True, help="Print the outcome as JSON, progress on stderr.")
 @where
 def command(
-    data: Path, device: str | None, threads: int | None, batch: int, dry_run: bool, quiet: bool, as_json: bool,
-    results: Path, db: str | None, **given: Any,
+    data: Path, device: str | None, threads: int | None, batch: int, oom_retry: bool, retry_failed: bool, force: bool,
+    fail_fast: bool, dry_run: bool, quiet: bool, as_json: bool, results: Path, db: str | None, **given: Any,
 ) -> int:  # fmt: skip
     """Train what is not trained, attack what is not attacked, then print the table and draw the heatmap.
 
-    The same command again does only what is missing: interrupt it at any time and repeat it to go on. A failed job is
-    recorded, the others go on, and the exit code is 1.
+    The same command again does only what is missing or failed: interrupt it at any time and repeat it to go on. A
+    failed job is recorded, the others go on, and the exit code is 1. Ctrl-C ends after the current epoch or
+    measurement; a second one at once. Several of these commands may work on one folder: none does another's jobs.
 
     \b
     Examples:
@@ -48,71 +61,133 @@ def command(
       bench run -m trs --dataset cifar10 --attack pgd --eps 8/255        one attack on an existing run
       bench run -m trs --dataset digits --set methods.trs.lambda_a=5 --seeds 0-2
       bench run -m trs --dataset cifar10 --dry-run
+      bench run -m paper --dataset digits --workers 4                    four processes
+      bench run -m paper --dataset cifar10 --gpus 0,1 --per-gpu 2        two on each of two GPUs
     """
     from rich.markup import escape
 
-    from bench.cli.device import others, pick
     from bench.core.config import defaults
-    from bench.jobs.plan import make_plan
+    from bench.jobs.locks import Locks
+    from bench.jobs.plan import Pass, make_plan
     from bench.report.console import console
     from bench.store import ingest, queries
 
-    chosen = choose(needs_method=True, **given)
+    if force and retry_failed:
+        raise BenchError("--force does everything again, --retry-failed only what failed: leave one out")
+    chosen = choose(needs_method=True, **{key: value for key, value in given.items() if key not in EXECUTOR_OPTIONS})
     out = console(stderr=as_json)
     out.quiet = quiet
-    with open_database(db, results, create=True) as base:
-        place = workplace(results, data, batch_size=batch)
+    with existing_or_scratch(db, results) if dry_run else open_database(db, results, create=True) as base:
+        place = replace(workplace(results, data, batch_size=batch), oom_retry=oom_retry)
         if queries.totals(base).references == 0:
             ingest.load_published(base, defaults("published"))
         # A killed driver may have left finished files that the database does not know yet.
         for fault in ingest.sync(base, place.runs).damaged if place.runs.is_dir() else ():
             out.print(f"[yellow]left out: {escape(fault)}[/]")
+        if not dry_run and place.locks.is_dir():
+            Locks(place.locks).sweep()
         plan = make_plan(chosen.loaded, chosen.selection, base, place)
+        repeat = Pass(plan, place, training=chosen.selection.attack is None) if force else None
+        if repeat:
+            plan = plan.forced(repeat.superseded)
+        if retry_failed:
+            plan = plan.failures_only()
         if dry_run:
-            return _dry_run(plan, out, as_json)
+            return _dry_run(plan, base, out, as_json)
         summary = None
         if plan.missing:
-            place = workplace(results, data, pick(device, threads), batch)
-            if place.device == "cpu" and threads is None and (busy := others()):
-                out.print(f"[yellow]{busy}[/]")
-            summary = _work(plan, base, place, out, chosen)
+            if repeat:
+                repeat.begin()
+            executor = {key: given[key] for key in EXECUTOR_OPTIONS}
+            with Interrupts(quiet) as interrupts:
+                summary = _work(
+                    plan, base, place, out, chosen, interrupts, fail_fast, device=device, threads=threads, **executor
+                )
+            if interrupts.asked:
+                return _stopped(plan, summary, out)
+        elif retry_failed:
+            out.print("Nothing to do: nothing of this failed before.")
         else:
             out.print(f"Nothing to do: all {len(plan.planned)} results are there (nothing trained, nothing attacked).")
         ok = summary is None or summary.ok
-        _report(chosen, base, place, out, plan, summary, as_json, ok)
-    return 0 if ok else 1
+        if repeat and ok:
+            repeat.end()
+        if plan.planned:
+            _report(chosen, base, place, out, plan, summary, as_json, ok)
+    return 2 if chosen.refused else 0 if ok else 1
 
 
-def _work(plan: Plan, base: Database, place: Workplace, out: Console, chosen: Chosen) -> Summary:
+def _work(
+    plan: Plan, base: Database, place: Workplace, out: Console, chosen: Chosen, interrupts: Interrupts,
+    fail_fast: bool, *, device: str | None, threads: int | None, **options: Any,
+) -> Summary:  # fmt: skip
     """Check the data, say how long it takes, do the jobs."""
+    from bench.cli.device import others, pick
     from bench.cli.progress import Display
     from bench.jobs import select, work
-    from bench.jobs.driver import drive
-    from bench.jobs.estimate import LONG, estimate, spoken
-    from bench.jobs.executors.inline import Inline
+    from bench.jobs.driver import Driver
+    from bench.jobs.executors import executor_class
 
-    for run in {job.run.run_id: job.run for job in plan.missing}.values():
-        # Missing data is told before anything starts.
-        work.splits_of(run, place, limit=select.test_limit(chosen.loaded, chosen.selection))
-    expected = estimate(plan, base, place)
-    kinds = {"new": "new", "stale": "of an older version", "failed": "failed before"}
-    counts = ", ".join(f"{plan.count(key)} {text}" for key, text in kinds.items() if plan.count(key))  # type: ignore[arg-type]
-    out.print(
-        f"{len(plan.missing)} of {len(plan.planned)} jobs to do ({counts})"
-        + (
-            f"; about {spoken(expected.training)} of training and at most {spoken(expected.attacks)} of attacks on "
-            f"this machine ({place.device})"
-            if expected.total
-            else ""
+    name = options.pop("executor") or ("local" if options["gpus"] or options["workers"] else "inline")
+    kind = executor_class(name)
+    if kind.here:
+        if options["gpus"]:
+            if device is not None:
+                raise BenchError("--gpus says on which devices: leave --device out")
+            device = f"cuda:{options['gpus'][0]}" if options["gpus"][0].isdigit() else "cuda"
+        elif name != "inline" and device is None:
+            device = "cpu"
+        place = replace(place, device=pick(device, threads))
+        if place.device == "cpu" and threads is None and (busy := others()):
+            out.print(f"[yellow]{busy}[/]")
+        for run in {job.run.run_id: job.run for job in plan.missing}.values():
+            # Missing data is told before anything starts.
+            work.splits_of(run, place, limit=select.test_limit(chosen.loaded, chosen.selection))
+    else:
+        place = replace(place, device=device or ("cuda" if options["gpus"] else "cpu"))
+    with Display(len(plan.missing), out) as display:
+        setting = setting_of(place, display, interrupts, threads=threads, **options)
+        executor = kind(setting)
+        interrupts.renew()
+        out.print(_expectation(plan, base, place, chosen, executor))
+        driver = Driver(
+            plan, executor, base, place, watcher=display, fail_fast=fail_fast, stopping=lambda: interrupts.asked
         )
-        + (f"; of {', '.join(expected.unknown)} the time is unknown" if expected.unknown else "")
-        + "."
-    )
+        return driver.drive()
+
+
+def _expectation(plan: Plan, base: Database, place: Workplace, chosen: Chosen, executor: Executor) -> str:
+    """How much there is to do, where, and how long it should take."""
+    from bench.cli.status import time_line
+    from bench.jobs.estimate import LONG, estimate, spoken
+    from bench.jobs.plan import expected_seconds
+
+    kinds = {"new": "new", "stale": "of an older version", "failed": "failed before"}
+    counts = [f"{plan.count(key)} {text}" for key, text in kinds.items() if plan.count(key)]  # type: ignore[arg-type]
+    counts += [f"{again} once more"] if (again := sum(item.again for item in plan.planned)) else []
+    line = f"{len(plan.missing)} of {len(plan.planned)} jobs to do ({', '.join(counts)})"
+    if not executor.here:
+        known = expected_seconds(plan, base)
+        return f"{line}. {time_line([value for value in known.values() if value is not None], len(known))}"
+    expected = estimate(plan, base, place)
+    if expected.total:
+        line += (
+            f"; about {spoken(expected.training)} of training and at most {spoken(expected.attacks)} of attacks on "
+            f"this machine ({place.device}{f', {executor.slots} workers at once' if executor.slots > 1 else ''})"
+        )
+    line += f"; of {', '.join(expected.unknown)} the time is unknown." if expected.unknown else "."
     recipe = chosen.selection.recipe
     if expected.total > LONG and recipe != "quick" and "quick" in chosen.loaded.config.recipes:
-        out.print("[yellow]That is long: `--recipe quick` is meant for CPUs and takes about five minutes a method.[/]")
-    with Display(len(plan.missing), out) as display:
-        return drive(plan, Inline(place, display), base, on_finished=display.finished)
+        line += "\n[yellow]That is long: `--recipe quick` is meant for CPUs and takes about five minutes a method.[/]"
+    return line
+
+
+def _stopped(plan: Plan, summary: Summary, out: Console) -> int:
+    """Say how far it came after a Ctrl-C, and how to go on."""
+    failed = f", {len(summary.failed)} failed" if summary.failed else ""
+    out.print(f"[yellow]Stopped: {len(summary.done)} of {len(plan.missing)} jobs done{failed}. To go on:[/]")
+    out.print(f"  {shlex.join(['bench', *sys.argv[1:]])}", markup=False, soft_wrap=True)
+    return 130
 
 
 def _report(
@@ -150,6 +225,8 @@ def _report(
     out.print(f"database  {base}", soft_wrap=True)
     if figure:
         out.print(f"heatmap   {figure}", soft_wrap=True)
+    if summary and summary.left:
+        out.print(f"[yellow]{len(summary.left)} jobs not started after the first failure (--fail-fast)[/]")
     if summary and not summary.ok:
         blocked = f", {len(summary.blocked)} not started because of that" if summary.blocked else ""
         out.print(f"[red]{len(summary.failed)} jobs failed{blocked}; the same command tries them again[/]")
@@ -168,6 +245,7 @@ def _outcome(
         "done": len(summary.done) if summary else 0,
         "failed": [{"job": job.label, "error": error} for job, error in summary.failed] if summary else [],
         "blocked": [job.label for job in summary.blocked] if summary else [],
+        "left": [job.label for job in summary.left] if summary else [],
         "runs": run_ids,
         "table": tables.long_rows(table),
         "matrices": [
@@ -186,11 +264,11 @@ def _outcome(
     }
 
 
-def _dry_run(plan: Plan, out: Console, as_json: bool) -> int:
+def _dry_run(plan: Plan, base: Database, out: Console, as_json: bool) -> int:
     from bench.cli.status import plan_rows, print_plan
 
     if as_json:
-        click.echo(json.dumps(plan_rows(plan), indent=1))
+        click.echo(json.dumps(plan_rows(plan, base), indent=1))
     else:
-        print_plan(plan, out)
+        print_plan(plan, base, out)
     return 0

@@ -2,22 +2,21 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
-import tempfile
-from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
-from bench.cli.options import choose, open_database, selectors, where, workplace
+from bench.cli.options import choose, existing_or_scratch, selectors, where, workplace
 
 if TYPE_CHECKING:
     from rich.console import Console
 
     from bench.jobs.plan import Plan
     from bench.store.database import Database
+
+LATEST = 20  # failures shown: more scroll the summary away
 
 
 @click.command("status")
@@ -43,13 +42,13 @@ def command(results: Path, db: str | None, as_json: bool, **given: Any) -> None:
 
     chosen = choose(**given)
     out = console()
-    with _opened(db, results) as base:
+    with existing_or_scratch(db, results) as base:
         if chosen.selection.methods:
             plan = make_plan(chosen.loaded, chosen.selection, base, workplace(results, Path("data")))
             if as_json:
-                click.echo(json.dumps(plan_rows(plan), indent=1))
+                click.echo(json.dumps(plan_rows(plan, base), indent=1))
             else:
-                print_plan(plan, out)
+                print_plan(plan, base, out)
             return
         totals = queries.totals(base)
         numbers = {"runs": totals.runs, "evaluations": totals.evaluations, "failures": totals.failures}
@@ -60,32 +59,30 @@ def command(results: Path, db: str | None, as_json: bool, **given: Any) -> None:
             out.print(f"Nothing has been run into {results} yet; `bench run --method trs --dataset digits` would.")
             return
         out.print(f"{base}: " + ", ".join(f"{count} {name}" for name, count in numbers.items()), soft_wrap=True)
-        for failure in queries.failures(base):
-            if not failure.done:
-                what = ", ".join(f"{key} {value}" for key, value in failure.describe.items() if value is not None)
-                out.print(f"[red]✗[/] {failure.kind} ({escape(what)}): {escape(failure.error)}", soft_wrap=True)
+        standing = [failure for failure in queries.failures(base) if not failure.done]
+        for failure in standing[:LATEST]:
+            what = ", ".join(f"{key} {value}" for key, value in failure.describe.items() if value is not None)
+            out.print(f"[red]✗[/] {failure.kind} ({escape(what)}): {escape(failure.error)}", soft_wrap=True)
+        if len(standing) > LATEST:
+            out.print(
+                f"the latest {LATEST} of {len(standing)} standing failures; `bench status --method NAME` has more"
+            )
         out.print("`bench list runs` lists them; `bench status --method NAME` says what is missing.")
 
 
-@contextlib.contextmanager
-def _opened(db: str | None, results: Path) -> Iterator[Database]:
-    """The database; before the first run an empty one, in which everything is new."""
-    if db is None and not (results / "bench.db").exists():
-        with tempfile.TemporaryDirectory() as folder, open_database(None, Path(folder), create=True) as base:
-            yield base
-    else:
-        with open_database(db, results) as base:
-            yield base
+def plan_rows(plan: Plan, db: Database) -> list[dict[str, Any]]:
+    """Jobs of a plan for machines; `seconds` is what one to do should take, null where that is unknown."""
+    from bench.jobs.plan import expected_seconds
 
-
-def plan_rows(plan: Plan) -> list[dict[str, Any]]:
-    """Jobs of a plan for machines."""
+    seconds = expected_seconds(plan, db)
     return [
         {
             "id": item.job.job_id,
             "kind": item.job.kind,
             "state": item.state,
+            "again": item.again,
             "reason": item.reason,
+            "seconds": seconds.get(item.job.job_id),
             "run": item.job.run.run_id,
             **item.job.describe(),
         }
@@ -93,20 +90,39 @@ def plan_rows(plan: Plan) -> list[dict[str, Any]]:
     ]
 
 
-def print_plan(plan: Plan, out: Console) -> None:
-    """Jobs of a plan for people: a line a run with its states, and the reasons of failures."""
+def print_plan(plan: Plan, db: Database, out: Console) -> None:
+    """Jobs of a plan for people: a line a job with its state and expected time, the counts, and the time of all."""
     from rich.markup import escape
     from rich.table import Table
 
     from bench.core.identity import short
+    from bench.jobs.estimate import spoken
+    from bench.jobs.plan import expected_seconds
 
+    seconds = expected_seconds(plan, db)
     colours = {"done": "green", "new": "cyan", "stale": "dim", "failed": "red"}
     table = Table(header_style="bold")
-    for name in ("state", "job", "id", "why"):
-        table.add_column(name, overflow="fold")
+    for name in ("state", "job", "id", "time", "why"):
+        table.add_column(name, overflow="fold", justify="right" if name == "time" else "left")
     for item in plan.planned:
-        state = f"[{colours[item.state]}]{item.state}[/]"
-        table.add_row(state, escape(item.job.label), short(item.job.job_id), escape(item.reason))
+        state = f"[{colours[item.state]}]{item.state}{', again' if item.again else ''}[/]"
+        expected = seconds.get(item.job.job_id)
+        time = "" if expected is None else spoken(expected)
+        table.add_row(state, escape(item.job.label), short(item.job.job_id), time, escape(item.reason))
     out.print(table)
     counts = ", ".join(f"{plan.count(state)} {state}" for state in colours if plan.count(state))  # type: ignore[arg-type]
-    out.print(f"{len(plan.planned)} jobs: {counts}.")
+    again = sum(item.again for item in plan.planned)
+    out.print(f"{len(plan.planned)} jobs: {counts}{f', {again} to be done again' if again else ''}.")
+    if seconds:
+        out.print(time_line([value for value in seconds.values() if value is not None], len(seconds)))
+
+
+def time_line(known: list[float], jobs: int) -> str:
+    """What earlier runs say about the time of `jobs` jobs, of which that of `known` is known."""
+    from bench.jobs.estimate import spoken
+
+    if not known:
+        return f"{jobs} to do; nothing of their kind has been done yet, so their time is unknown."
+    rest = f"; of {jobs - len(known)} no time is known" if len(known) < jobs else ""
+    total = spoken(sum(known))
+    return f"{jobs} to do: about {total} one after another, judging by earlier runs of the same kind{rest}."

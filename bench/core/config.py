@@ -15,7 +15,7 @@ from pydantic import ValidationError
 from bench.core import registry
 from bench.core.errors import BenchError, unknown_name
 from bench.core.settings import explain
-from bench.core.specs import BlackboxSpec, Config, MethodSpec, Training
+from bench.core.specs import AttackRows, BlackboxSpec, Config, MethodSpec, Training
 
 PACKAGE = Path(__file__).resolve().parent.parent
 
@@ -236,6 +236,8 @@ def _check_names(config: Config, path: Path) -> None:
             check("attack", black, config.attacks, f"suites.{name}")
         for row in suite.attacks:
             check("attack", row if isinstance(row, str) else row.attack, config.attacks, f"suites.{name}")
+            for dataset_name in row.budgets if isinstance(row, AttackRows) and isinstance(row.budgets, dict) else ():
+                check("data set", dataset_name, config.datasets, f"suites.{name}.attacks.budgets")
         for dataset_name in suite.datasets:
             check("data set", dataset_name, config.datasets, f"suites.{name}")
     for name, recipe in config.recipes.items():

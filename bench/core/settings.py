@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import dataclasses
 import math
+from functools import cache
 from typing import Any
 
 from pydantic import TypeAdapter, ValidationError
+from pydantic.errors import PydanticUserError
 
 from bench.core.errors import BenchError, unknown_name
 from bench.core.specs import parse_number
+
+ALLOWED = "settings are numbers, text, true or false, None, and lists or tables of these"
 
 
 def build(plugin: type[Any], settings: dict[str, Any], where: str) -> Any:
@@ -18,7 +22,8 @@ def build(plugin: type[Any], settings: dict[str, Any], where: str) -> Any:
     `where` names the table in messages (`methods.trs`).
 
     Raises:
-        BenchError: an unknown setting (with the nearest name), a wrong type, or a value that the plug-in refuses.
+        BenchError: an unknown setting (with the nearest name), a wrong type, a value that the plug-in refuses, or one
+            that no file can hold; defaults are checked like what is given.
     """
     if not dataclasses.is_dataclass(plugin):
         raise BenchError(f"{where}: {plugin.__qualname__} is no dataclass; decorate it with @dataclass(frozen=True)")
@@ -27,15 +32,62 @@ def build(plugin: type[Any], settings: dict[str, Any], where: str) -> Any:
         if name not in fields:
             raise unknown_name(f"setting of {where}", name, fields)
     given = {
-        name: parse_number(value) if "float" in str(fields[name].type) else value for name, value in settings.items()
+        name: parse_number(value) if "float" in str(fields[name].type) else value
+        for name, value in {**_defaults(fields, where), **settings}.items()
     }
     for name, value in given.items():
         if isinstance(value, float) and not math.isfinite(value):
             raise BenchError(f"{where}: {name} is a finite number, not {value}")
     try:
-        return TypeAdapter(plugin).validate_python(given)
+        instance = _adapter(plugin).validate_python(given)
     except ValidationError as error:
         raise BenchError(f"{where}: {explain(error)}") from error
+    except PydanticUserError as error:
+        told = f"the settings of {plugin.__qualname__} are of types that cannot be checked"
+        raise BenchError(f"{where}: {told} ({_first_line(error).partition('. ')[0]}); {ALLOWED}") from error
+    except BenchError:
+        raise
+    except Exception as error:  # a stranger's __post_init__ may raise anything
+        told = f"{plugin.__qualname__} cannot be made of its settings"
+        raise BenchError(f"{where}: {told} ({type(error).__name__}: {_first_line(error)})") from error
+    for name, value in plain(instance).items():
+        if not _storable(value):
+            raise BenchError(f"{where}: {name} is {value!r:.80}, a {type(value).__name__}; {ALLOWED}")
+    return instance
+
+
+@cache
+def _adapter(plugin: type[Any]) -> TypeAdapter[Any]:
+    """Making one takes a millisecond, and a table builds the same few plug-ins a thousand times."""
+    return TypeAdapter(plugin)
+
+
+def _defaults(fields: dict[str, dataclasses.Field[Any]], where: str) -> dict[str, Any]:
+    """What a setting is when it is not given."""
+    found = {}
+    for name, field in fields.items():
+        if field.default is not dataclasses.MISSING:
+            found[name] = field.default
+        elif field.default_factory is not dataclasses.MISSING:
+            try:
+                found[name] = field.default_factory()
+            except Exception as error:
+                cause = f"{type(error).__name__}: {_first_line(error)}"
+                raise BenchError(f"{where}: the default of {name} cannot be made ({cause})") from error
+    return found
+
+
+def _storable(value: Any) -> bool:
+    """Whether an id can be made of it: JSON, without NaN."""
+    if isinstance(value, dict):
+        return all(isinstance(key, str) and _storable(item) for key, item in value.items())
+    if isinstance(value, (list, tuple)):
+        return all(map(_storable, value))
+    return value is None or isinstance(value, (bool, int, str)) or (isinstance(value, float) and math.isfinite(value))
+
+
+def _first_line(error: Exception) -> str:
+    return str(error).partition("\n")[0] or "(no message)"
 
 
 def plain(instance: Any) -> dict[str, Any]:

@@ -86,10 +86,10 @@ class AttackSpec(_WithSettings):
 
 
 class AttackRows(Spec):
-    """Rows of a suite: one attack at budgets of the suite's own."""
+    """Rows of a suite: one attack at budgets of the suite's own, the same everywhere or by data set."""
 
     attack: str
-    budgets: tuple[Budget, ...]
+    budgets: tuple[Budget, ...] | dict[str, tuple[Budget, ...]]
 
 
 class SuiteSpec(Spec):

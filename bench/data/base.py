@@ -175,13 +175,18 @@ def _read(name: str, dataset: Dataset, folder: Path, train: bool) -> ImageSet:
     again = f"run `bench prepare {name} --data {folder}`"
     try:
         images, labels = dataset.load(folder, train=train)
+        found = ImageSet(images, labels)
     except FileNotFoundError as error:
         raise MissingDataError(
             f"{name} is not in {folder}; {again}, or point --data (or BENCH_DATA) at a folder that has it"
         ) from error
     except (OSError, ValueError) as error:
         raise BenchError(f"{name} in {folder} is damaged ({error}); {again} to fetch it again") from error
-    found = ImageSet(images, labels)
+    except BenchError:
+        raise
+    except Exception as error:  # a stranger's data set may raise anything
+        cause = f"{type(error).__name__}: {str(error).partition(chr(10))[0] or '(no message)'}"
+        raise BenchError(f"{name} in {folder} cannot be read ({cause})") from error
     if found.images.shape[1:] != dataset.shape:
         raise BenchError(f"{name} promises images of {dataset.shape} and has {tuple(found.images.shape[1:])}")
     if len(found) == 0 or not 0 <= int(labels.min()) <= int(labels.max()) < dataset.classes:

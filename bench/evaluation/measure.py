@@ -168,7 +168,8 @@ def target_classes(
         with torch.no_grad():
             classes = ensemble(images.floats(slice(0, 1))).shape[1]
         step = torch.randint(1, classes, (len(images),), generator=seeds.generator(*seed_axes, "targets"))
-        return (images.labels + step.to(images.device)) % classes
+        drawn: Tensor = (images.labels + step.to(images.device)) % classes
+        return drawn
     parts = []
     with evaluation_mode(ensemble), torch.no_grad():
         for start in range(0, len(images), batch_size):

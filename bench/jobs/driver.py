@@ -2,16 +2,30 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Protocol
 
-from bench.core.errors import BenchError
+from bench.core.errors import BenchError, JobError
 from bench.core.files import read_json
-from bench.jobs.executors import Executor, Finished
+from bench.jobs.executors import Executor, Finished, Task
+from bench.jobs.executors.task import done_attempt, fail, record_path
+from bench.jobs.locks import Locks, Owner
 from bench.jobs.plan import Plan
 from bench.jobs.spec import Job
+from bench.jobs.workplace import Workplace
 from bench.store import ingest
 from bench.store.database import Database
+
+TICK = 0.5  # seconds between looks at the locks of others and at Ctrl-C
+ELSEWHERE = "another driver"
+ATTEMPTS = 2  # how often a job whose process dies is started
+
+
+class WorkerDiedError(JobError):
+    """The process that did a job is gone without a word (killed, out of memory, segmentation fault)."""
 
 
 @dataclass
@@ -21,6 +35,11 @@ class Summary:
     done: list[Job] = field(default_factory=list)
     failed: list[tuple[Job, str]] = field(default_factory=list)
     blocked: list[Job] = field(default_factory=list)
+    """Not started, since a job they need failed."""
+    left: list[Job] = field(default_factory=list)
+    """Not done because of a stop (Ctrl-C, `--fail-fast`); the same command does them."""
+    died: int = 0
+    """Processes that died; each left a failed attempt, whatever its job came to in the end."""
 
     @property
     def ok(self) -> bool:
@@ -28,62 +47,199 @@ class Summary:
         return not self.failed and not self.blocked
 
 
-def drive(
-    plan: Plan, executor: Executor, db: Database, *, on_finished: Callable[[Job, str | None], None] | None = None
-) -> Summary:
-    """Do the missing jobs of a plan; one that fails stops only those that need it.
+class Watcher(Protocol):
+    """Who is told what the driver does."""
+
+    def finished(self, job: Job, error: str | None, where: str = "") -> None:
+        """A job ended, with its error if it failed."""
+
+    def waiting(self, others: dict[str, int]) -> None:
+        """How many of our jobs are being done by each of other living owners."""
+
+    def note(self, text: str) -> None:
+        """One line that people should see."""
+
+
+class Driver:
+    """Does the missing jobs of a plan.
+
+    Each job is locked while it is under way. One that another driver has locked is waited for, and what that one left
+    is taken in instead of doing it again.
 
     Args:
-        on_finished: called with each job that ended, and its error if it failed.
-
-    The executor is cancelled when this is interrupted; whatever is finished by then is in the database.
+        fail_fast: start nothing more after the first failure.
+        stopping: asked every half second; when it says so, nothing more is started and the executor is asked to stop.
     """
-    summary = Summary()
-    waiting = list(plan.missing)
-    undone = {job.job_id for job in waiting}
-    lost: set[str] = set()
-    under_way = 0
-    try:
-        while waiting or under_way:
-            for job in [job for job in waiting if lost.intersection(job.needs)]:
-                waiting.remove(job)
-                lost.add(job.job_id)
-                summary.blocked.append(job)
-            ready = [job for job in waiting if not undone.intersection(job.needs)]
-            for job in ready[: executor.slots - under_way]:
-                waiting.remove(job)
-                executor.submit(job)
-                under_way += 1
-            if not under_way:
+
+    def __init__(
+        self,
+        plan: Plan,
+        executor: Executor,
+        db: Database,
+        place: Workplace,
+        *,
+        watcher: Watcher,
+        fail_fast: bool = False,
+        stopping: Callable[[], bool] = lambda: False,
+    ) -> None:
+        self._executor = executor
+        self._db = db
+        self._place = place
+        self._watcher = watcher
+        self._fail_fast = fail_fast
+        self._stopping = stopping
+        self._superseded = {item.job.job_id: item.attempt for item in plan.planned if item.again}
+        self._waiting = list(plan.missing)
+        self._undone = {job.job_id for job in self._waiting}
+        self._lost: set[str] = set()
+        self._retries: list[Task] = []
+        self._under_way: dict[str, Task] = {}
+        self._others: dict[str, Owner] = {}
+        self._looked = 0.0
+        self._failures: dict[str, set[Path]] = {}
+        self.summary = Summary()
+
+    def drive(self) -> Summary:
+        """Do the jobs; one that fails stops only those that need it.
+
+        The executor is cancelled and all locks are given up when this ends, however it ends; whatever is finished by
+        then is in the database.
+        """
+        stopped = False
+        with Locks(self._place.locks) as self._locks:
+            try:
+                while self._waiting or self._retries or self._under_way:
+                    if not stopped and (self._stopping() or (self._fail_fast and self.summary.failed)):
+                        stopped = True
+                        self._executor.stop()
+                    if stopped and not self._under_way:
+                        break
+                    if not stopped:
+                        self._drop_blocked()
+                        self._start()
+                    self._take_next()
+            finally:
+                self._executor.cancel()
+        self.summary.left += [*self._waiting, *(task.job for task in self._retries)]
+        return self.summary
+
+    def _drop_blocked(self) -> None:
+        for job in [job for job in self._waiting if self._lost.intersection(job.needs)]:
+            self._waiting.remove(job)
+            self._lost.add(job.job_id)
+            self.summary.blocked.append(job)
+
+    def _start(self) -> None:
+        """Submit what is ready, as far as there are slots and nobody else is at it."""
+        for task in list(self._retries):
+            if len(self._under_way) < self._executor.slots:
+                self._retries.remove(task)
+                self._submit(task)
+        look = time.monotonic() - self._looked >= TICK
+        if look:
+            self._looked = time.monotonic()
+        for job in [job for job in self._waiting if not self._undone.intersection(job.needs)]:
+            if len(self._under_way) >= self._executor.slots:
+                break
+            if job.job_id in self._others and not look:
                 continue
-            finished = executor.next_completed()
-            under_way -= 1
-            error = _take_in(db, finished)
-            if error is None:
-                undone.discard(finished.job.job_id)
-                summary.done.append(finished.job)
-            else:
-                lost.add(finished.job.job_id)
-                summary.failed.append((finished.job, error))
-            if on_finished:
-                on_finished(finished.job, error)
-    finally:
-        executor.cancel()
-    return summary
+            held = self._locks.acquire(job.job_id)
+            if isinstance(held, Owner):
+                if job.job_id not in self._others:
+                    self._failures[job.job_id] = self._failure_files(job)
+                self._others[job.job_id] = held
+                continue
+            self._waiting.remove(job)
+            self._others.pop(job.job_id, None)
+            if (found := self._left_by_others(job)) is None or not self._end(found):
+                self._submit(Task(job, supersedes=self._superseded.get(job.job_id, ""), token=held.token))
+        if look:
+            owners = [str(owner) for owner in self._others.values()]
+            self._watcher.waiting({owner: owners.count(owner) for owner in owners})
 
+    def _submit(self, task: Task) -> None:
+        self._under_way[task.job.job_id] = task
+        self._executor.submit(task)
 
-def _take_in(db: Database, finished: Finished) -> str | None:
-    """Ingest what a job left; the error if it failed."""
-    if not finished.ok:
-        ingest.ingest_failure(db, finished.path)
-        return str(read_json(finished.path)["error"])
-    try:
-        if finished.job.evaluation is None:
-            ingest.ingest_run(db, finished.path.parent)
+    def _take_next(self) -> None:
+        if not self._under_way:
+            if self._waiting or self._retries:
+                time.sleep(TICK / 5)
+            return
+        finished = self._executor.next_completed(TICK)
+        if finished is None:
+            return
+        task = self._under_way.pop(finished.task.job.job_id)
+        if finished.state == "stopped":
+            self.summary.left.append(task.job)
+            self._locks.release(task.job.job_id)
+        elif finished.state == "died":
+            self._mourn(task, finished)
         else:
-            ingest.ingest_evaluation(db, finished.path)
-    except ingest.StoreError:
-        raise
-    except BenchError as error:
-        return f"its record was refused: {error}"
-    return None
+            self._end(finished)
+
+    def _mourn(self, task: Task, finished: Finished) -> None:
+        """Record a dead attempt; do the job once more, elsewhere if there is an elsewhere."""
+        self.summary.died += 1
+        path = fail(task.job, self._place, WorkerDiedError(f"its process died: {finished.note}"))
+        if task.attempt >= ATTEMPTS:
+            self._end(Finished(task, "failed", str(path), finished.where))
+            return
+        ingest.ingest_failure(self._db, path)
+        self._watcher.note(f"{task.job.label}: its process died ({finished.note}); it is done once more")
+        self._retries.append(Task(task.job, task.attempt + 1, task.supersedes, finished.where, task.token))
+
+    def _end(self, finished: Finished) -> bool:
+        """Take in what a job left, then let others have its lock; False for a damaged record of another driver."""
+        job = finished.task.job
+        error = self._take_in(job, finished)
+        if error is not None and finished.state == "done" and finished.where == ELSEWHERE:
+            return False
+        self._locks.release(job.job_id)
+        if error is None:
+            self._undone.discard(job.job_id)
+            self.summary.done.append(job)
+        else:
+            self._lost.add(job.job_id)
+            self.summary.failed.append((job, error))
+        self._watcher.finished(job, error, finished.where)
+        return True
+
+    def _take_in(self, job: Job, finished: Finished) -> str | None:
+        """Ingest the file of a finished job; the error if it failed."""
+        path = Path(finished.note)
+        try:
+            if finished.state == "failed":
+                ingest.ingest_failure(self._db, path)
+                return str(read_json(path)["error"])
+            if job.evaluation is None:
+                ingest.ingest_run(self._db, path.parent)
+            else:
+                ingest.ingest_evaluation(self._db, path)
+        except ingest.StoreError:
+            raise
+        except BenchError as error:
+            return f"its record was refused: {error}"
+        return None
+
+    def _left_by_others(self, job: Job) -> Finished | None:
+        """What another driver made of a job since our plan: its record, or its failure while we waited."""
+        attempt = done_attempt(job, self._place)
+        if attempt and attempt != self._superseded.get(job.job_id):
+            return Finished(Task(job), "done", str(record_path(job, self._place)), ELSEWHERE)
+        if job.job_id in self._failures:
+            for path in sorted(self._failure_files(job) - self._failures.pop(job.job_id)):
+                if _failed_job(path) == job.job_id:
+                    return Finished(Task(job), "failed", str(path), ELSEWHERE)
+        return None
+
+    def _failure_files(self, job: Job) -> set[Path]:
+        return set((self._place.run_folder(job.run.run_id) / "failures").glob("*.json"))
+
+
+def _failed_job(path: Path) -> str:
+    """The job that a failure is of; empty for a damaged file."""
+    try:
+        return str(read_json(path)["job_id"])
+    except (BenchError, KeyError, TypeError):
+        return ""

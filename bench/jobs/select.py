@@ -63,13 +63,23 @@ def runs(loaded: Loaded, selection: Selection) -> list[RunSpec]:
     ]
 
 
-def run_spec(loaded: Loaded, selection: Selection, method: str, seed: int, *, required: bool = False) -> RunSpec:
+def run_spec(
+    loaded: Loaded, selection: Selection, method: str, seed: int, *, required_by: tuple[str, ...] = ()
+) -> RunSpec:
     """One configured method on one data set under one recipe, complete with every default.
 
-    `required`: it is a prerequisite of another; then the number of members that its recipe gives it stays, whatever
-    the selection says.
+    `required_by`: the methods that it is a prerequisite of, if any; then the number of members that its recipe gives
+    it stays, whatever the selection says.
+
+    Raises:
+        BenchError: an unknown name, a setting that does not fit, or a method that requires itself.
     """
     config = loaded.config
+    if method in required_by:
+        raise BenchError(f"{method} requires itself: {' → '.join((*required_by, method))}")
+    if method not in config.methods:
+        told = f"methods.{required_by[-1]} requires another: " if required_by else ""
+        raise BenchError(f"{told}{unknown_name('method', method, config.methods)}")
     if selection.dataset not in config.datasets:
         raise unknown_name("data set", selection.dataset, config.datasets)
     if (method, selection.dataset) in loaded.outside or config.methods[method].plugin == OUTSIDE:
@@ -87,7 +97,7 @@ def run_spec(loaded: Loaded, selection: Selection, method: str, seed: int, *, re
     model_plugin, model_settings, model_version = model_spec(loaded, model)
     own = {key: value for step in chain for key, value in step.methods.get(method, {}).items()}
     fixed = own.pop("members", None)
-    members = (None if required and fixed else selection.members) or fixed or recipe.members or 3
+    members = (None if required_by and fixed else selection.members) or fixed or recipe.members or 3
     if not isinstance(members, int) or members < plugin.minimum_members:
         raise BenchError(f"{method} needs at least {plugin.minimum_members} members, not {members}")
     table = {**recipe.training, **own, **loaded.training}
@@ -120,7 +130,10 @@ def run_spec(loaded: Loaded, selection: Selection, method: str, seed: int, *, re
             "dataset": dataset_class.version,
             "trainer": versions.TRAINER,
         },
-        requires={name: run_spec(loaded, selection, name, seed, required=True) for name in instance.prerequisites()},
+        requires={
+            name: run_spec(loaded, selection, name, seed, required_by=(*required_by, method))
+            for name in instance.prerequisites()
+        },
     )
 
 
@@ -244,10 +257,18 @@ def evaluations(loaded: Loaded, selection: Selection, run: RunSpec) -> list[Eval
     suite = loaded.config.suites[suite_name(loaded, selection)]
     rows = [clean]
     for row in suite.attacks:
-        name, own = (row, None) if isinstance(row, str) else (row.attack, row.budgets)
-        rows += attack_rows(loaded, selection, run, name, own)
+        if isinstance(row, str):
+            rows += attack_rows(loaded, selection, run, row, None)
+            continue
+        own = row.budgets.get(selection.dataset) if isinstance(row.budgets, dict) else row.budgets
+        if own is None:
+            raise BenchError(
+                f"the suite {suite_name(loaded, selection)} gives no budgets of {row.attack} on {selection.dataset}; "
+                f"it has some for {', '.join(sorted(row.budgets))}"
+            )
+        rows += attack_rows(loaded, selection, run, row.attack, own)
     if suite.blackbox:
-        names = loaded.blackbox.attacks if suite.blackbox is True else suite.blackbox
+        names = suite.blackbox if isinstance(suite.blackbox, tuple) else loaded.blackbox.attacks
         rows += blackbox_rows(loaded, selection, run, names)
     if suite.matrix and run.members > 1:
         rows.append(matrix_row(loaded, selection, run, targeted=suite.matrix == "targeted"))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -23,9 +23,10 @@ from sqlalchemy.exc import (
 
 from bench.core.errors import BenchError
 from bench.store.schema import REVISIONS
-from bench.store.sqlite import BUSY_SECONDS, sqlite_engine
+from bench.store.sqlite import BUSY_SECONDS, analyse, sqlite_engine
 
 FILE_FORMAT = 1
+MIGRATIONS = "bench.store:migrations"
 
 Query = Select[*tuple[Any, ...]]
 
@@ -58,6 +59,7 @@ class Database:
                 raise BenchError(f"{where!r} is no database: give a file, or postgresql://user@host/name")
         self._engine: Engine | None = None
         self._batch: Connection | None = None
+        self._wrote = False
 
     def __str__(self) -> str:
         return str(self.path) if self._url is None else self._url.render_as_string(hide_password=True)
@@ -98,8 +100,11 @@ class Database:
             raise
         return self
 
-    def upgrade(self) -> str:
+    def upgrade(self, before: Callable[[str], None] | None = None) -> str:
         """Bring the database to the newest schema and leave it open; returns the revision it had.
+
+        Args:
+            before: called with the old revision when there is something to migrate: the moment for a backup.
 
         Raises:
             BenchError: as `open`; also for a schema that is newer already.
@@ -113,6 +118,8 @@ class Database:
                     f"database {self} has schema {revision}, newer than this bench knows ({REVISIONS[-1]}); "
                     f"install the newer bench"
                 )
+            if before is not None and revision not in (None, REVISIONS[-1]):
+                before(str(revision))
             self._migrate()
         except BaseException:
             self.close()
@@ -122,6 +129,9 @@ class Database:
     def close(self) -> None:
         """Close all connections; the database may be opened again."""
         if self._engine is not None:
+            if self._wrote and self.path is not None:
+                analyse(self._engine)
+            self._wrote = False
             self._engine.dispose()
             self._engine = None
 
@@ -153,6 +163,7 @@ class Database:
 
         Inside `batch` it is a savepoint of that transaction.
         """
+        self._wrote = True
         with self._explained():
             if self._batch is not None:
                 with self._batch.begin_nested():
@@ -201,7 +212,7 @@ class Database:
         from alembic.config import Config
 
         config = Config()
-        config.set_main_option("script_location", "bench.store:migrations")
+        config.set_main_option("script_location", MIGRATIONS)
         config.set_main_option("path_separator", "os")
         with self.write() as connection:
             config.attributes["connection"] = connection

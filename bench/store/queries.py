@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 from sqlalchemy import and_, func, or_, select
+from sqlalchemy.orm import aliased
 
 from bench.core import bits
 from bench.core.errors import BenchError
@@ -43,8 +44,8 @@ from bench.store.schema import (
 )
 
 __all__ = [
-    "Selection", "blackbox", "clean_rows", "configs", "curve", "environment", "evaluations", "failures", "find", "find_run",
-    "members", "outcomes", "references", "runs", "totals", "transfer",
+    "Selection", "blackbox", "clean_rows", "configs", "curve", "environment", "evaluation_counts", "evaluations",
+    "failures", "find", "find_run", "members", "outcomes", "references", "runs", "totals", "transfer",
 ]  # fmt: skip
 
 Selection = str | int | Collection[str] | Collection[int] | None
@@ -115,6 +116,12 @@ def evaluations(
     ):
         query = _among(query, column, value)
     return [EvaluationRow(**row) for row in db.rows(query)]
+
+
+def evaluation_counts(db: Database) -> dict[str, int]:
+    """How many evaluations each run has, by run id; runs without any are left out."""
+    query = select(Evaluation.run_id, func.count().label("number")).group_by(Evaluation.run_id)
+    return {row["run_id"]: row["number"] for row in db.rows(query)}
 
 
 def outcomes(db: Database, evaluation_ids: Iterable[str]) -> dict[str, Outcomes]:
@@ -212,16 +219,15 @@ def environment(db: Database, environment_id: str) -> dict[str, Any]:
 
 def failures(db: Database, *, run_ids: Selection = None, family_ids: Selection = None) -> list[FailureRow]:
     """The latest failed attempt of each job that no done attempt followed, latest first."""
-    done = select(Job.job_id, func.max(Job.started).label("started")).where(Job.status == "done").group_by(Job.job_id)
-    finished = done.subquery()
-    ranks = func.row_number().over(partition_by=Job.job_id, order_by=(Job.started.desc(), Job.attempt_id.desc()))
-    ranked = select(Job.attempt_id, ranks.label("place")).where(Job.status == "failed").subquery()
+    # Correlated, so that the index on status and job finds them: failures are few, jobs may be many.
+    done, other = aliased(Job), aliased(Job)
+    finished = select(func.max(done.started)).where(done.status == "done", done.job_id == Job.job_id).scalar_subquery()
+    later = or_(other.started > Job.started, and_(other.started == Job.started, other.attempt_id > Job.attempt_id))
+    newer = select(other.attempt_id).where(other.status == "failed", other.job_id == Job.job_id, later).exists()
     columns = [getattr(Job, name) for name in FailureRow.__dataclass_fields__ if name != "done"]
     query = (
-        select(*columns, finished.c.job_id.is_not(None).label("done"))
-        .join(ranked, and_(ranked.c.attempt_id == Job.attempt_id, ranked.c.place == 1))
-        .outerjoin(finished, finished.c.job_id == Job.job_id)
-        .where(or_(finished.c.started.is_(None), finished.c.started < Job.started))
+        select(*columns, finished.is_not(None).label("done"))
+        .where(Job.status == "failed", ~newer, or_(finished.is_(None), finished < Job.started))
         .order_by(Job.started.desc(), Job.attempt_id)
     )
     query = _among(_among(query, Job.run_id, run_ids), Job.family_id, family_ids)

@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import os
 import sqlite3
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 from sqlalchemy import Connection, Engine, create_engine, event
+from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.pool import QueuePool
 
 from bench.core.errors import BenchError
+from bench.core.files import atomic
 
 log = logging.getLogger(__name__)
 
@@ -80,6 +84,38 @@ def _begin(connection: Connection) -> None:
     # A transaction that reads before it writes can lose the race for the lock, and no timeout helps then.
     immediate = connection.get_execution_options().get("bench_write", False)
     connection.exec_driver_sql("BEGIN IMMEDIATE" if immediate else "BEGIN")
+
+
+def analyse(engine: Engine) -> None:
+    """Leave SQLite statistics of the tables: without them it reads all evaluations of an attack for one table.
+
+    Of no consequence when it cannot be done (a full disk, say): queries are slower, and nothing is waited for.
+    """
+    with contextlib.suppress(SQLAlchemyError), engine.connect() as connection:
+        connection.exec_driver_sql("PRAGMA busy_timeout = 0")
+        connection.exec_driver_sql("PRAGMA analysis_limit = 400")  # rows of an index: some milliseconds in all
+        connection.exec_driver_sql("ANALYZE")
+        connection.commit()
+
+
+def back_up(path: Path, revision: str) -> Path:
+    """A copy of the database beside it, consistent even while others write; returns where it lies.
+
+    Raises:
+        BenchError: it cannot be written.
+    """
+    moment = datetime.now(UTC).strftime("%Y%m%dT%H%M%SZ")
+    target = path.with_name(f"{path.stem}-{revision}-{moment}.backup{path.suffix}")
+    try:
+        with (
+            atomic(target) as temporary,
+            contextlib.closing(sqlite3.connect(temporary)) as copy,
+            contextlib.closing(sqlite3.connect(path, timeout=BUSY_SECONDS)) as source,
+        ):
+            source.backup(copy)
+    except (OSError, sqlite3.Error) as error:
+        raise BenchError(f"cannot write the backup {target}: {error}; nothing was changed") from error
+    return target
 
 
 def network_file_system(folder: Path, mounts: Path = Path("/proc/mounts")) -> str | None:

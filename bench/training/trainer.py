@@ -192,7 +192,7 @@ class Trainer:
                     generator=noise,
                     others=partial(self._others, len(labels), phase, epoch, step),
                 )
-                terms = loss(modules, batch)
+                terms = _minimisable(loss(modules, batch))
                 optimizer.zero_grad(set_to_none=True)
                 gradients = torch.autograd.grad(sum(terms.values(), torch.zeros(())), parameters, allow_unused=True)
                 for parameter, gradient in zip(parameters, gradients, strict=True):
@@ -301,6 +301,27 @@ class _Watch:
         self._look()
         assert self._sum is not None
         return dict(zip(self._names, (self._sum / self._steps).tolist(), strict=True))
+
+
+def _minimisable(terms: Any) -> dict[str, Tensor]:
+    """What a method's `loss` returned, if it is what it should be.
+
+    Raises:
+        JobError: no named terms, a term that is no scalar, or none that a gradient leads from.
+    """
+    if not isinstance(terms, dict) or not terms:
+        raise JobError(f"loss returns a dict from names to terms, such as {{'ce': term}}, not {_seen(terms)}")
+    for name, value in terms.items():
+        if not isinstance(value, Tensor) or value.dim():
+            raise JobError(f"loss term {name!r} is a scalar tensor, not {_seen(value)}")
+    if not any(value.requires_grad for value in terms.values()):
+        told = "was the loss detached, or made under no_grad?"
+        raise JobError(f"no gradient leads from {', '.join(map(str, terms))} to the members; {told}")
+    return terms
+
+
+def _seen(value: Any) -> str:
+    return f"a tensor {tuple(value.shape)}" if isinstance(value, Tensor) else f"{type(value).__name__}"
 
 
 def _sample(images: ImageSet) -> ImageSet:

@@ -108,13 +108,13 @@ def test_a_writer_killed_at_any_moment_leaves_whole_files(tmp_path: Path) -> Non
     assert last > 2
 
 
-def test_two_packages_with_the_same_name_are_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_name_that_two_packages_declare_is_an_error_where_it_is_used(monkeypatch: pytest.MonkeyPatch) -> None:
     points = [EntryPoint("x", "a:A", "bench.methods"), EntryPoint("x", "b:B", "bench.methods")]
     monkeypatch.setattr(registry, "entry_points", lambda group: points)
     registry.entries.cache_clear()
     try:
         with pytest.raises(BenchError, match="two packages declare the method 'x'"):
-            registry.entries("methods")
+            registry.load("methods", "x")
     finally:
         registry.entries.cache_clear()
 

@@ -4,33 +4,39 @@ from __future__ import annotations
 
 from collections import deque
 
-from bench.core.progress import Progress
-from bench.jobs.executors import Finished
-from bench.jobs.spec import Job
-from bench.jobs.workplace import Workplace
+from bench.jobs.executors import Finished, Setting
+from bench.jobs.executors.task import Stoppable, Stopped, Task, carry_out
 
 
 class Inline:
     """Runs each job when its result is asked for."""
 
+    here = True
     slots = 1
 
-    def __init__(self, place: Workplace, progress: Progress) -> None:
-        self._place = place
-        self._progress = progress
-        self._waiting: deque[Job] = deque()
+    def __init__(self, setting: Setting) -> None:
+        setting.check("inline")
+        self._place = setting.place
+        self._progress = Stoppable(setting.reports.of(""), lambda: self._stopping or setting.stopping())
+        self._waiting: deque[Task] = deque()
+        self._stopping = False
 
-    def submit(self, job: Job) -> None:
-        """Remember the job."""
-        self._waiting.append(job)
+    def submit(self, task: Task) -> None:
+        """Remember the task."""
+        self._waiting.append(task)
 
-    def next_completed(self) -> Finished:
-        """Do the oldest job now."""
-        from bench.jobs.work import perform
+    def next_completed(self, timeout: float) -> Finished | None:
+        """Do the oldest task now."""
+        task = self._waiting.popleft()
+        try:
+            ok, path = carry_out(task, self._place, self._progress)
+        except Stopped:
+            return Finished(task, "stopped")
+        return Finished(task, "done" if ok else "failed", str(path))
 
-        job = self._waiting.popleft()
-        ok, path = perform(job, self._place, self._progress)
-        return Finished(job, ok, path)
+    def stop(self) -> None:
+        """End the current training after its epoch."""
+        self._stopping = True
 
     def cancel(self) -> None:
         """Forget what has not started."""

@@ -1,0 +1,107 @@
+"""Options about where jobs run, and what Ctrl-C does while they run."""
+
+from __future__ import annotations
+
+import os
+import signal
+import threading
+from collections.abc import Callable
+from types import FrameType
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import click
+
+from bench.core.errors import BenchError
+
+if TYPE_CHECKING:
+    from bench.jobs.executors import Reports, Setting
+    from bench.jobs.workplace import Workplace
+
+F = TypeVar("F", bound=Callable[..., Any])
+EXECUTOR_OPTIONS = ("executor", "gpus", "per_gpu", "workers", "address", "chunk", "executor_option")
+
+
+class Gpus(click.ParamType):  # type: ignore[type-arg, unused-ignore]
+    """`0,1`, or GPU ids as CUDA has them."""
+
+    name = "gpus"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> tuple[str, ...]:
+        """The GPUs as a tuple."""
+        if isinstance(value, tuple):
+            return value
+        parts = tuple(part.strip() for part in str(value).split(","))
+        if not all(parts) or len(set(parts)) < len(parts):
+            self.fail(f"{value!r} is no list of GPUs; write 0 or 0,1", param, ctx)
+        return parts
+
+
+def executor_options(function: F) -> F:
+    """`--executor` and what belongs to it."""
+    for option in reversed(
+        (
+            click.option("--executor", metavar="NAME", envvar="BENCH_EXECUTOR", show_envvar=True,
+                         help="Where jobs run: inline (this process), local (a process a slot), ray, slurm, or one of "
+                         "a plug-in.  [default: inline; local with --gpus or --workers]"),
+            click.option("--gpus", type=Gpus(), default=(), help="GPUs for local, such as 0,1."),
+            click.option("--per-gpu", type=click.IntRange(1), default=1, show_default=True,
+                         help="Jobs at once on each GPU (local, ray)."),
+            click.option("--workers", type=click.IntRange(1), help="Jobs at once on CPUs (local, ray, slurm)."),
+            click.option("--address", help="Of an existing Ray cluster; `auto` finds the one here."),
+            click.option("--chunk", type=click.IntRange(1), help="Jobs in one Slurm allocation.  [default: 4]"),
+            click.option("--executor-option", multiple=True, metavar="KEY=VALUE",
+                         help="For one executor alone, such as partition=gpu or time=120 (minutes) for slurm."),
+        )
+    ):  # fmt: skip
+        function = option(function)
+    return function
+
+
+def setting_of(
+    place: Workplace, reports: Reports, interrupts: Interrupts, *, executor_option: tuple[str, ...], **options: Any
+) -> Setting:
+    """The options as an executor takes them.
+
+    Raises:
+        BenchError: an `--executor-option` without a value.
+    """
+    from bench.jobs.executors import Setting
+
+    for part in executor_option:
+        if not part.partition("=")[0] or "=" not in part:
+            raise BenchError(f"--executor-option {part!r} has no value; write KEY=VALUE, e.g. partition=gpu")
+    more = {key: value for key, _, value in (part.partition("=") for part in executor_option)}
+    return Setting(place, reports, stopping=lambda: interrupts.asked, more=more, **options)
+
+
+class Interrupts:
+    """Ctrl-C (or SIGTERM) once asks for an end after the current step; twice ends at once."""
+
+    def __init__(self, quiet: bool) -> None:
+        self.asked = False
+        self._quiet = quiet
+        self._before: dict[int, Any] = {}
+
+    def __enter__(self) -> Interrupts:
+        if threading.current_thread() is threading.main_thread():
+            self._before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+            self.renew()
+        return self
+
+    def renew(self) -> None:
+        """Handle the signals again, after a library (Ray) has put its own handlers in our place."""
+        for number in self._before:
+            signal.signal(number, self._asked)
+
+    def __exit__(self, *_: object) -> None:
+        for number, handler in self._before.items():
+            signal.signal(number, handler)
+
+    def _asked(self, number: int, frame: FrameType | None) -> None:
+        if self.asked:
+            self.__exit__()
+            raise KeyboardInterrupt
+        self.asked = True
+        if not self._quiet:
+            # The display may be in the middle of printing: write past it.
+            os.write(2, b"\nStopping after the current epoch or measurement; Ctrl-C again stops at once.\n")

@@ -1,0 +1,175 @@
+"""What an executor is given, and how it is carried out wherever that is."""
+
+from __future__ import annotations
+
+import dataclasses
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from bench.core.errors import BenchError, JobError
+from bench.core.files import read_json
+from bench.core.progress import Progress
+from bench.jobs.spec import Job
+from bench.jobs.workplace import Workplace
+
+TRAINED = ("train.jsonl", "members.safetensors", "run.json")  # the last one says that the others are there
+
+
+@dataclass(frozen=True)
+class Task:
+    """One attempt at a job."""
+
+    job: Job
+    attempt: int = 1
+    supersedes: str = ""
+    """The done attempt that this one is to supersede, when the job is done again."""
+    avoid: str = ""
+    """The slot or machine where an earlier attempt died."""
+    token: str = ""
+    """The driver's lock of the job, with which a worker that outlives the driver takes it over."""
+
+
+class Stopped(BaseException):
+    """A task ended early because it was asked to; no failure, so no `Exception`."""
+
+
+class Stoppable(Progress):
+    """Passes progress on, and stops the work at the end of an epoch (its checkpoint is written then) when asked to."""
+
+    def __init__(self, inner: Progress, asked: Callable[[], bool]) -> None:
+        self._inner = inner
+        self._asked = asked
+
+    def job(self, label: str) -> None:
+        """A job starts."""
+        self._inner.job(label)
+
+    def epoch(self, record: dict[str, Any], *, epochs: int) -> None:
+        """An epoch is over and saved.
+
+        Raises:
+            Stopped: this was the current step.
+        """
+        self._inner.epoch(record, epochs=epochs)
+        if self._asked():
+            raise Stopped
+
+    def step(self, *, epoch: int, epochs: int, share: float) -> None:
+        """Within an epoch."""
+        self._inner.step(epoch=epoch, epochs=epochs, share=share)
+
+    def images(self, done: int, total: int, *, standing: int | None = None) -> None:
+        """Progress of an attack."""
+        self._inner.images(done, total, standing=standing)
+
+    def note(self, text: str) -> None:
+        """One line that people should see."""
+        self._inner.note(text)
+
+
+class Relay(Progress):
+    """Sends progress elsewhere as (method, positional, named arguments), the frequent kinds not too often."""
+
+    def __init__(self, send: Callable[[str, tuple[Any, ...], dict[str, Any]], object], *, seconds: float) -> None:
+        self._send = send
+        self._seconds = seconds
+        self._last = 0.0
+
+    def job(self, label: str) -> None:
+        """A job starts."""
+        self._send("job", (label,), {})
+
+    def epoch(self, record: dict[str, Any], *, epochs: int) -> None:
+        """An epoch is over."""
+        self._send("epoch", (record,), {"epochs": epochs})
+
+    def step(self, *, epoch: int, epochs: int, share: float) -> None:
+        """Within an epoch."""
+        self._seldom("step", (), {"epoch": epoch, "epochs": epochs, "share": share})
+
+    def images(self, done: int, total: int, *, standing: int | None = None) -> None:
+        """Progress of an attack."""
+        self._seldom("images", (done, total), {"standing": standing})
+
+    def note(self, text: str) -> None:
+        """One line that people should see."""
+        self._send("note", (text,), {})
+
+    def _seldom(self, method: str, given: tuple[Any, ...], named: dict[str, Any]) -> None:
+        now = time.monotonic()
+        if now - self._last >= self._seconds:
+            self._last = now
+            self._send(method, given, named)
+
+
+def record_path(job: Job, place: Workplace) -> Path:
+    """The file that says that a job is done."""
+    if job.evaluation is None:
+        return place.run_file(job.run.run_id)
+    return place.evaluation_file(job.run.run_id, job.evaluation.evaluation_id)
+
+
+def lost(job: Job, place: Workplace) -> str:
+    """What of a done job others cannot use any more; empty when all is there."""
+    run = job.run
+    if job.evaluation is None:
+        return "" if place.weights_file(run.run_id).exists() else "its weights are gone"
+    if job.evaluation.kind == "craft":
+        folder = place.crafted_folder(run.run_id, job.evaluation.evaluation_id)
+        files = [f"{name}-{restart}.safetensors" for name in job.evaluation.settings["attacks"]
+                 for restart in range(job.evaluation.settings["restarts"])]  # fmt: skip
+        if not all((folder / file).exists() for file in files):
+            return "its images are gone"
+    return ""
+
+
+def done_attempt(job: Job, place: Workplace) -> str:
+    """The attempt that the files of a job are of; empty when it is not done, or what others need of it is gone."""
+    path = record_path(job, place)
+    if not path.exists() or lost(job, place):
+        return ""
+    try:
+        return str(read_json(path)["attempt_id"])
+    except (BenchError, KeyError, TypeError):
+        return ""
+
+
+def carry_out(task: Task, place: Workplace, progress: Progress) -> tuple[bool, Path]:
+    """Do a task; a training that supersedes another is done beside it and takes its place when it is complete.
+
+    Returns:
+        Whether it succeeded, and the file that says so.
+    """
+    from bench.jobs import work
+
+    run_id = task.job.run.run_id
+    if not task.supersedes or task.job.evaluation is not None:
+        return work.perform(task.job, place, progress)
+    beside = dataclasses.replace(place, again=run_id)
+    ok, path = work.perform(task.job, beside, progress)
+    if not ok:
+        target = place.failure_file(run_id, path.stem)
+        target.parent.mkdir(parents=True, exist_ok=True)
+        return False, path.replace(target)
+    folder, target = beside.run_folder(run_id), place.run_folder(run_id)
+    before, after = (read_json(part / "run.json").get("weights_digest") for part in (target, folder))
+    if before is not None and before != after and place.weights_file(run_id).exists():
+        error = JobError(
+            f"training again gave other weights than before (another device, number of threads or torch?), so the "
+            f"recorded evaluations are of other weights; they stay, the new ones are in {folder}; delete {target} and "
+            f"`bench db rebuild` to start over"
+        )
+        return False, fail(task.job, place, error)
+    for name in TRAINED:
+        (folder / name).replace(target / name)
+    return True, target / "run.json"
+
+
+def fail(job: Job, place: Workplace, error: Exception, seconds: float = 0.0) -> Path:
+    """Write the failure record of an attempt that could not write its own."""
+    from bench.jobs import work
+
+    return work.record_failure(job, place, error, work.now(), seconds)

@@ -1,0 +1,216 @@
+"""Runs of others, out of an archive into the results: only after everything in it was checked."""
+
+from __future__ import annotations
+
+import shutil
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from sqlalchemy import select
+
+from bench.core.errors import BenchError
+from bench.core.files import read_json
+from bench.core.identity import short
+from bench.jobs.exchange import CURVE, RUN, WEIGHTS, check_file, read_bytes
+from bench.jobs.locks import Locks
+from bench.jobs.recheck import CheckedRun, check_run
+from bench.jobs.workplace import Workplace
+from bench.store import ingest, schema
+from bench.store.archive import Archive, Limits
+from bench.store.database import Database
+from bench.store.records import EvaluationRecord, parse_record
+
+STAGE = ".import-"
+OUTCOMES = (
+    "kind", "n", "n_clean", "n_robust", "clean_bits", "robust_bits", "images_digest", "clean_rows", "cells", "attempts",
+)  # fmt: skip
+
+
+@dataclass
+class Imported:
+    """How many files were new, and how many were there already."""
+
+    runs: int = 0
+    evaluations: int = 0
+    failures: int = 0
+    weights: int = 0
+    kept: int = 0
+    notes: list[str] = field(default_factory=list)
+
+
+def import_archive(path: Path, place: Workplace, db: Database, limits: Limits | None = None) -> Imported:
+    """Take in an archive: checked completely, then moved into the runs of `place` and into `db`, opened here.
+
+    A file that is here with the same content stays; so does a run or evaluation that is here with the same weights or
+    outcomes and differs in times only. Nothing is written when anything is refused.
+
+    Raises:
+        BenchError: the archive, or a record in it, is refused.
+    """
+    with Archive(path, limits) as archive:
+        imported = Imported()
+        runs = archive.by_run()
+        fresh = db.path is not None and not db.path.exists()
+        if not fresh:
+            db.open(create=True)
+        with _staging(place.runs, archive.size) as stage, Locks(place.locks) as locks:
+            for run_id, names in runs.items():
+                owner = locks.owner(run_id)
+                if owner is not None:
+                    raise BenchError(f"run {short(run_id)} is being made here by {owner}; import when that has ended")
+                _stage_run(archive, run_id, names, stage / run_id, place, None if fresh else db, imported)
+            if fresh:
+                db.open(create=True)
+            imported.notes += _other_images(db, stage)
+            _move(stage, place.runs)
+    with db.batch():
+        for run_id in runs:
+            _take_in(db, place.runs / run_id, runs[run_id])
+    return imported
+
+
+def _stage_run(
+    archive: Archive,
+    run_id: str,
+    names: dict[str, str],
+    stage: Path,
+    place: Workplace,
+    db: Database | None,
+    told: Imported,
+) -> None:
+    """Unpack and check one run; in `stage` stays what is new here."""
+    if RUN not in names:
+        raise BenchError(f"archive {archive.path} is refused, nothing was taken in: run {short(run_id)} has no {RUN}")
+    where = f"archive {archive.path}, nothing was taken in: runs/{short(run_id)}…/"
+    run = check_run(archive.read(names[RUN]), where + RUN, run_id)
+    if run.spec.model_plugin == "factory":
+        told.notes.append(
+            f"run {short(run_id)} makes its members with {run.spec.model_settings.get('function')} out of your own "
+            f"packages; see that it is what you expect before anything is measured on it"
+        )
+    here = place.runs / run_id
+    known = _known_run(here, db, run)
+    for file, name in names.items():
+        staged = stage / file
+        archive.extract(name, staged)
+        check_file(file, staged, where + file, run)
+        if (known and file in (RUN, CURVE)) or _stays(file, here / file, staged, where):
+            staged.unlink()
+            told.kept += 1
+        else:
+            told.runs += file == RUN
+            told.evaluations += file.startswith("evaluations/")
+            told.failures += file.startswith("failures/")
+            told.weights += file == WEIGHTS
+
+
+def _known_run(here: Path, db: Database | None, run: CheckedRun) -> bool:
+    """Whether the run is here already; files without a record, of a training that was interrupted, do not count."""
+    digest = run.record.weights_digest
+    known = False
+    query = select(schema.Run.weights_digest).where(schema.Run.run_id == run.record.run_id)
+    others = [row["weights_digest"] for row in (db.rows(query) if db else ())]
+    if (here / RUN).exists():
+        others.append(check_run(read_bytes(here / RUN), str(here / RUN), run.record.run_id).record.weights_digest)
+        known = True
+    if any(other is not None and digest is not None and other != digest for other in others):
+        name = short(run.record.run_id)
+        raise BenchError(
+            f"run {name} ({run.spec.label}) is here with other weights, nothing was taken in; `bench db delete {name}` "
+            f"first, or export without it"
+        )
+    return known
+
+
+def _stays(file: str, mine: Path, theirs: Path, where: str) -> bool:
+    """Whether the file that is here stays, instead of the one in the archive."""
+    if not mine.exists():
+        return False
+    if file == WEIGHTS or file.startswith("samples/") or mine.read_bytes() == theirs.read_bytes():
+        return True
+    if file.startswith("evaluations/"):
+        try:
+            old, new = (_outcome(path) for path in (mine, theirs))
+        except BenchError:
+            return False  # ours is damaged: theirs takes its place
+        if old == new:
+            return True
+        raise BenchError(
+            f"{where}{file}: evaluation {short(theirs.stem)} is here with other outcomes; `bench db delete "
+            f"{short(theirs.stem)}` first to take this one"
+        )
+    if file.startswith("failures/"):
+        raise BenchError(f"{where}{file}: the same attempt is here with another error")
+    return False
+
+
+def _outcome(path: Path) -> dict[str, object]:
+    return parse_record(EvaluationRecord, read_json(path), path).model_dump(include=set(OUTCOMES))
+
+
+def _other_images(db: Database, stage: Path) -> list[str]:
+    """A line for each new evaluation of other images than ours of the same attack, data set and number."""
+    notes = []
+    for path in sorted(stage.glob("*/evaluations/*.json")):
+        record = parse_record(EvaluationRecord, read_json(path), path)
+        table = schema.Evaluation
+        query = select(table.images_digest).where(table.attack_key == record.attack_key).distinct()
+        ours = {row["images_digest"] for row in db.rows(query)}
+        if ours and record.images_digest not in ours:
+            notes.append(f"evaluation {short(record.evaluation_id)} was measured on other images than those here")
+    return notes
+
+
+def _move(stage: Path, runs: Path) -> None:
+    """Rename what was checked into place: a new run as a whole, of a known one file by file, its record last."""
+    for folder in sorted(path for path in stage.iterdir() if path.is_dir()):
+        files = sorted(path for path in folder.rglob("*") if path.is_file())
+        target = runs / folder.name
+        if not target.exists():
+            if files:
+                folder.rename(target)
+            continue
+        order = {WEIGHTS: 0, CURVE: 1, RUN: 2}
+        for path in sorted(files, key=lambda path: (order.get(path.name, 3), path)):
+            place = target / path.relative_to(folder)
+            place.parent.mkdir(parents=True, exist_ok=True)
+            path.replace(place)
+
+
+def _take_in(db: Database, folder: Path, names: dict[str, str]) -> None:
+    """Bring the database up to the files of one run."""
+    ingest.ingest_run(db, folder)
+    for file in names:
+        if file.startswith("evaluations/"):
+            ingest.ingest_evaluation(db, folder / file)
+        elif file.startswith("failures/"):
+            ingest.ingest_failure(db, folder / file)
+
+
+@contextmanager
+def _staging(runs: Path, needed: int) -> Iterator[Path]:
+    """A scratch folder among the runs (on their disk), gone afterwards; `runs` too when it was made in vain.
+
+    Raises:
+        BenchError: it cannot be made, or the disk has no room for `needed` bytes.
+    """
+    made = [path for path in (runs, *runs.parents) if not path.exists()]
+    try:
+        runs.mkdir(parents=True, exist_ok=True)
+        stage = Path(tempfile.mkdtemp(prefix=STAGE, dir=runs))
+    except OSError as error:
+        raise BenchError(f"cannot write in {runs}: {error.strerror}; nothing was taken in") from error
+    try:
+        free = shutil.disk_usage(runs).free
+        if free < needed:
+            raise BenchError(f"{runs} has {free / 2**20:,.0f} MiB left, the archive unpacks to {needed / 2**20:,.0f}")
+        yield stage
+    finally:
+        shutil.rmtree(stage, ignore_errors=True)
+        for path in made:
+            if any(path.iterdir()):
+                break
+            path.rmdir()

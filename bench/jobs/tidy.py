@@ -1,0 +1,206 @@
+"""What can go from a results folder: rubbish that nothing needs, and runs or evaluations somebody no longer wants.
+
+Files go first, then rows: who is killed in between repeats the command.
+"""
+
+from __future__ import annotations
+
+import shutil
+import time
+import uuid
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from bench.core.errors import BenchError
+from bench.core.identity import short
+from bench.jobs.locks import Locks
+from bench.jobs.workplace import Workplace
+from bench.store import gc, lookup, queries
+from bench.store.database import Database
+
+QUIET = 3600.0  # seconds after which nobody is writing a temporary file any more
+
+
+@dataclass(frozen=True)
+class Rubbish:
+    """One thing that can go: files or a folder, and rows of one kind; `size` in bytes."""
+
+    label: str
+    paths: tuple[Path, ...] = ()
+    attempt_id: str | None = None
+    evaluation_id: str | None = None
+
+    @property
+    def size(self) -> int:
+        """Bytes on disk."""
+        return sum(_size(path) for path in self.paths)
+
+
+def rubbish(db: Database, place: Workplace, *, stale: bool = False) -> list[Rubbish]:
+    """What nothing needs any more: remains of killed or damaged work, failures that a result superseded.
+
+    With `stale` also evaluations of an older version of attack or evaluator than others in the database.
+    """
+    found = [*_left_behind(place)]
+    for attempt in gc.superseded(db):
+        paths = [place.failure_file(attempt.run_id, attempt.attempt_id)] if attempt.run_id else []
+        here = tuple(path for path in paths if path.exists())
+        found.append(Rubbish(f"failure that a later attempt made good ({attempt.label})", here, attempt.attempt_id))
+    if stale:
+        for row in gc.stale_evaluations(db):
+            versions = f"{row['part']} version {row['version']}, the newest is {row['newest']}"
+            label = f"stale evaluation {short(row['id'])} ({row['name']}: {versions})"
+            files = _evaluation_files(place, row["run_id"], row["id"])
+            found.append(Rubbish(label, files, evaluation_id=row["id"]))
+    return found
+
+
+def _left_behind(place: Workplace) -> Iterator[Rubbish]:
+    """Files of no use, told by their names; those that somebody may be writing are left."""
+    if not place.results.is_dir():
+        return
+    before = time.time() - QUIET
+    for path in sorted(place.results.rglob("*")):
+        try:
+            quiet = path.stat().st_mtime < before
+        except OSError:  # a link into nowhere, or gone meanwhile
+            continue
+        name, folder = path.name, path.is_dir()
+        if folder and name.startswith((".import-", ".deleted-")) and quiet:
+            yield Rubbish("remains of an interrupted import or deletion", (path,))
+        elif not folder and name.startswith(".") and name.endswith(".tmp") and quiet:
+            if not any(part.startswith((".import-", ".deleted-")) for part in path.parts):
+                yield Rubbish("temporary file of a killed process", (path,))
+        elif name.endswith(".damaged"):
+            yield Rubbish("damaged file that was moved aside", (path,))
+        elif name == "checkpoint.safetensors" and (path.parent / "run.json").exists():
+            if (path.parent / "members.safetensors").exists():
+                yield Rubbish("checkpoint of a training that is complete", (path,))
+        elif folder and path.parent == place.runs and quiet and not any(part.is_file() for part in path.rglob("*")):
+            yield Rubbish("empty folder of a run", (path,))
+
+
+def remove(db: Database, items: list[Rubbish]) -> None:
+    """Remove what `rubbish` found."""
+    for item in items:
+        for path in item.paths:
+            _drop(path)
+    gc.delete_attempts(db, [item.attempt_id for item in items if item.attempt_id])
+    gc.delete_evaluations(db, [item.evaluation_id for item in items if item.evaluation_id])
+
+
+@dataclass(frozen=True)
+class Doomed:
+    """A run or evaluation that is to go, and what goes with it."""
+
+    kind: str
+    id: str
+    label: str
+    evaluations: int
+    failures: int
+    paths: tuple[Path, ...]
+    needed_by: tuple[str, ...]
+
+    @property
+    def weights(self) -> bool:
+        """Whether weights go with it."""
+        return any((path / "members.safetensors").exists() for path in self.paths)
+
+    @property
+    def size(self) -> int:
+        """Bytes on disk."""
+        return sum(_size(path) for path in self.paths)
+
+
+def doomed(db: Database, place: Workplace, identifier: str) -> Doomed:
+    """The run or evaluation whose id begins with `identifier`.
+
+    Raises:
+        BenchError: none or several do.
+    """
+    found = lookup.find(db, identifier)
+    run = queries.find_run(db, found.run_id)
+    label = f"{run.method} on {run.dataset}, seed {run.seed}"
+    if found.kind == "run":
+        folders = (place.runs / run.run_id, place.results / "again" / run.run_id)
+        return Doomed(
+            kind="run",
+            id=run.run_id,
+            label=label,
+            evaluations=len(queries.evaluations(db, run_ids=run.run_id)),
+            failures=len(gc.attempts_of(db, run.run_id)),
+            paths=tuple(path for path in folders if path.exists()),
+            needed_by=tuple(gc.needed_by(db, run.run_id)),
+        )
+    (row,) = queries.evaluations(db, evaluation_ids=found.id)
+    attempts = gc.attempts_at(db, found.id)
+    files = [place.failure_file(run.run_id, attempt.attempt_id) for attempt in attempts]
+    return Doomed(
+        kind="evaluation",
+        id=found.id,
+        label=f"{row.attack}{'' if row.budget is None else f' {row.budget_name} {row.budget:g}'} on {label}",
+        evaluations=1,
+        failures=len(attempts),
+        paths=(*_evaluation_files(place, run.run_id, found.id), *(path for path in files if path.exists())),
+        needed_by=(),
+    )
+
+
+def delete(db: Database, place: Workplace, item: Doomed) -> None:
+    """Remove a run or evaluation, files and rows.
+
+    Raises:
+        BenchError: somebody is working in this results folder.
+    """
+    check_idle(place)
+    for path in item.paths:
+        _drop(path)
+    if item.kind == "run":
+        gc.delete_run(db, item.id)
+    else:
+        gc.delete_evaluations(db, [item.id])
+
+
+def check_idle(place: Workplace) -> None:
+    """Nobody is at work here.
+
+    Raises:
+        BenchError: a living process holds the lock of a job.
+    """
+    with Locks(place.locks) as locks:
+        for path in sorted(place.locks.glob("*.lock")):
+            owner = locks.owner(path.stem)
+            if owner is not None:
+                raise BenchError(f"{owner} is at work in {place.results}; nothing was removed; repeat when it ended")
+
+
+def _evaluation_files(place: Workplace, run_id: str, evaluation_id: str) -> tuple[Path, ...]:
+    files = (
+        place.evaluation_file(run_id, evaluation_id),
+        place.samples_file(run_id, evaluation_id),
+        place.crafted_folder(run_id, evaluation_id),
+    )
+    return tuple(path for path in files if path.exists())
+
+
+def _drop(path: Path) -> None:
+    """Remove a file, or a folder: at once for all who look, by renaming it first."""
+    try:
+        if path.is_dir() and not path.is_symlink():
+            aside = path.with_name(f".deleted-{uuid.uuid4().hex[:8]}")
+            if path.name.startswith("."):
+                aside = path
+            else:
+                aside.mkdir()
+                path.rename(aside / path.name)  # a level down, where nobody takes it for a run
+            shutil.rmtree(aside)
+        else:
+            path.unlink(missing_ok=True)
+    except OSError as error:
+        raise BenchError(f"cannot remove {path}: {error.strerror}; nothing of it left the database") from error
+
+
+def _size(path: Path) -> int:
+    files = path.rglob("*") if path.is_dir() else (path,)
+    return sum(file.lstat().st_size for file in files if file.is_file())

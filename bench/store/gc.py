@@ -1,0 +1,125 @@
+"""Rows that can go: attempts that a result superseded, stale evaluations, what nothing refers to; and deletion."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from itertools import islice
+from typing import Any
+
+from sqlalchemy import ColumnElement, Connection, Table, and_, delete, func, or_, select, text
+
+from bench.store import schema
+from bench.store.database import Database
+
+CHUNK = 500
+
+
+@dataclass(frozen=True)
+class Attempt:
+    """A failed attempt."""
+
+    attempt_id: str
+    run_id: str | None
+    label: str
+
+
+def superseded(db: Database) -> list[Attempt]:
+    """Failed attempts at jobs that were done later; nothing shows them any more."""
+    job = schema.Job
+    done = select(job.job_id, func.max(job.started).label("started")).where(job.status == "done").group_by(job.job_id)
+    later = done.subquery()
+    query = (
+        select(job.attempt_id, job.run_id, job.kind, job.error)
+        .join(later, and_(later.c.job_id == job.job_id, later.c.started >= job.started))
+        .where(job.status == "failed")
+        .order_by(job.attempt_id)
+    )
+    return [Attempt(row["attempt_id"], row["run_id"], f"{row['kind']}: {row['error']}") for row in db.rows(query)]
+
+
+def stale_evaluations(db: Database) -> list[dict[str, Any]]:
+    """Evaluations of an older attack or evaluator than others in the database: id, run and what is old."""
+    query = text("SELECT id, run_id, name, part, version, newest FROM stale WHERE kind = 'evaluation' ORDER BY id")
+    with db.read() as connection:
+        rows = [dict(row) for row in connection.execute(query).mappings()]
+    return list({row["id"]: row for row in rows}.values())
+
+
+def attempts_at(db: Database, job_id: str) -> list[Attempt]:
+    """The failed attempts at one job."""
+    return _failed(db, schema.Job.job_id == job_id)
+
+
+def attempts_of(db: Database, run_id: str) -> list[Attempt]:
+    """The failed attempts at a run's training and evaluations."""
+    return _failed(db, schema.Job.run_id == run_id)
+
+
+def _failed(db: Database, condition: ColumnElement[bool]) -> list[Attempt]:
+    job = schema.Job
+    query = select(job.attempt_id, job.run_id, job.kind, job.error).where(condition, job.status == "failed")
+    return [Attempt(row["attempt_id"], row["run_id"], f"{row['kind']}: {row['error']}") for row in db.rows(query)]
+
+
+def needed_by(db: Database, run_id: str) -> list[str]:
+    """The runs that were trained with the help of this one, or attacked with images made on it."""
+    trained = select(schema.Run.run_id, schema.Run.requires).where(schema.Run.run_id != run_id)
+    names = {row["run_id"] for row in db.rows(trained) if run_id in row["requires"].values()}
+    attacked = (
+        select(schema.Evaluation.run_id, schema.Attack.settings)
+        .join(schema.Attack, schema.Attack.attack_key == schema.Evaluation.attack_key)
+        .where(schema.Evaluation.kind == "blackbox", schema.Evaluation.run_id != run_id)
+    )
+    names |= {row["run_id"] for row in db.rows(attacked) if run_id in (row["settings"].get("surrogates") or ())}
+    return sorted(names)
+
+
+def delete_run(db: Database, run_id: str) -> None:
+    """Remove a run with everything that speaks of it."""
+    evaluation, job, run = (_table(model) for model in (schema.Evaluation, schema.Job, schema.Run))
+    with db.write() as connection:
+        connection.execute(delete(evaluation).where(evaluation.c.run_id == run_id))
+        connection.execute(delete(job).where(or_(job.c.run_id == run_id, job.c.job_id == run_id)))
+        connection.execute(delete(run).where(run.c.run_id == run_id))
+        _orphans(connection)
+
+
+def delete_evaluations(db: Database, evaluation_ids: Iterable[str]) -> None:
+    """Remove evaluations with their outcomes and all attempts at them."""
+    evaluation, job = _table(schema.Evaluation), _table(schema.Job)
+    with db.write() as connection:
+        for part in _parts(evaluation_ids):
+            connection.execute(delete(evaluation).where(evaluation.c.evaluation_id.in_(part)))
+            connection.execute(delete(job).where(job.c.job_id.in_(part)))
+        _orphans(connection)
+
+
+def delete_attempts(db: Database, attempt_ids: Iterable[str]) -> None:
+    """Remove failed attempts."""
+    job = _table(schema.Job)
+    with db.write() as connection:
+        for part in _parts(attempt_ids):
+            connection.execute(delete(job).where(job.c.attempt_id.in_(part), job.c.status == "failed"))
+        _orphans(connection)
+
+
+def _orphans(connection: Connection) -> None:
+    """Remove environments and attacks that nothing names any more."""
+    environment, attack = _table(schema.Environment), _table(schema.Attack)
+    users = [select(model.environment_id) for model in (schema.Run, schema.Evaluation, schema.Job)]
+    key = environment.c.environment_id
+    connection.execute(delete(environment).where(and_(*(key.not_in(query) for query in users))))
+    connection.execute(delete(attack).where(attack.c.attack_key.not_in(select(schema.Evaluation.attack_key))))
+
+
+def _parts(keys: Iterable[str]) -> Iterator[list[str]]:
+    pending = iter(keys)
+    while part := list(islice(pending, CHUNK)):
+        yield part
+
+
+def _table(model: type[schema.Base]) -> Table:
+    table = model.__table__
+    assert isinstance(table, Table)
+    return table
