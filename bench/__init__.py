@@ -1,3 +1,20 @@
 """`bench`: a benchmark harness and leaderboard for adversarially robust ensembles."""
 
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from bench.report.frames import load as load
+
+__all__ = ["__version__", "load"]
 __version__ = "0.1.0"
+
+
+def __getattr__(name: str) -> Any:
+    # `bench.load` needs the database and pandas, which no command pays for at its start.
+    if name == "load":
+        from bench.report.frames import load
+
+        return load
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
-from bench.cli.options import choose, open_database, selectors, where
+from bench.cli.options import Named, choose, open_database, selectors, where
 
 if TYPE_CHECKING:
     from bench.evaluation.rates import Population, Rate
@@ -19,12 +20,14 @@ if TYPE_CHECKING:
               help="Images that count; that of bench.toml unless given.")  # fmt: skip
 @click.option("--rate", type=click.Choice(["misclassified", "definition6", "definition6_conditional"]),
               default="misclassified", show_default=True, help="What is counted.")  # fmt: skip
+@click.option("--diff", nargs=2, type=Named("methods"), metavar="A B", help="Draw the difference of two methods.")
 @click.option("-o", "--output", type=click.Path(dir_okay=False, path_type=Path),
               help="Picture to write: .png, .svg, .pdf.  [default: RESULTS/figures/transfer-DATASET.png]")  # fmt: skip
 @where
 def command(
-    population: Population | None, rate: Rate, output: Path | None, results: Path, db: str | None, **given: Any
-) -> None:
+    population: Population | None, rate: Rate, diff: tuple[str, str] | None, output: Path | None, results: Path,
+    db: str | None, **given: Any,
+) -> None:  # fmt: skip
     """Draw the transferability matrices (Figure 3 of the TRS paper), one panel a method.
 
     Rows: the member that the images were crafted on. Columns: the member they are evaluated on, then the whole
@@ -35,10 +38,11 @@ def command(
       bench heatmap --method trs --dataset digits
       bench heatmap --dataset digits -o figure3.pdf              every method that has a matrix
       bench heatmap -m trs --dataset mnist --population all --rate definition6
+      bench heatmap --diff trs ece --dataset digits              where attacks on trs transfer less
     """
     from bench.core.errors import BenchError
     from bench.report.console import console, print_matrix
-    from bench.report.heatmap import save_heatmap
+    from bench.report.heatmap import save_difference, save_heatmap
     from bench.report.hints import command_of
     from bench.report.matrices import matrices
 
@@ -47,6 +51,12 @@ def command(
             "a heatmap shows the attack of [matrix] in bench.toml; change it with --set matrix.attack=… and "
             "--set matrix.budgets.DATASET=…"
         )
+    if diff:
+        if given["methods"]:
+            raise BenchError("--diff names the two methods: leave --method out")
+        given["methods"] = tuple(dict.fromkeys(diff))
+        if len(given["methods"]) < 2:
+            raise BenchError(f"--diff of {diff[0]} with itself is 0 everywhere; name two methods")
     chosen = choose(**given)
     with open_database(db, results) as base:
         found = matrices(chosen.loaded, chosen.selection, base, seeds=chosen.seeds, population=population, rate=rate)
@@ -56,8 +66,18 @@ def command(
         suite = f"figure3-{chosen.selection.dataset}"
         command = command_of(chosen.loaded, chosen.selection, suite=suite)
         raise BenchError(f"no transferability matrix with these selectors; `{command}` makes one")
-    path = save_heatmap(found, output or results / "figures" / f"transfer-{chosen.selection.dataset}.png")
+    if diff and len(found) < 2:
+        (lacking,) = set(diff) - {found[0].method}
+        command = command_of(chosen.loaded, replace(chosen.selection, methods=(lacking,)))
+        raise BenchError(f"no transferability matrix of {lacking} with these selectors; `{command}` makes one")
+    name = f"transfer-{'-minus-'.join(diff)}" if diff else "transfer"
+    path = output or results / "figures" / f"{name}-{chosen.selection.dataset}.png"
+    if diff:
+        first, second = sorted(found, key=lambda matrix: diff.index(matrix.method))
+        save_difference(first, second, path)
+    else:
+        save_heatmap(found, path)
     out = console()
     for matrix in found:
         print_matrix(matrix, out)
-    out.print(f"saved {path}", soft_wrap=True)
+    out.print(f"saved {path} and {path.with_suffix('.csv')}", soft_wrap=True, markup=False)

@@ -33,7 +33,7 @@ def with_worst_case(loaded: Loaded, rows: list[Row], cells: Cells, db: Database)
     for norm, members in _by_norm(loaded, rows).items():
         for budget in sorted({row.budget for row in members if row.budget is not None}):
             inside = [row for row in members if row.budget is not None and row.budget <= budget]
-            if len(inside) < 2:
+            if len({row.attack for row in inside}) < 2:
                 continue
             last = inside[-1]
             row = replace(

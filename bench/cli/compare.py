@@ -1,0 +1,141 @@
+"""`bench compare`: is one method better than another, and how sure is that."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from bench.cli.options import Chosen, Named, choose, open_database, selectors, where
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from bench.report.pairing import Pair, Paired
+    from bench.report.statistics import Interval
+
+
+@click.command("compare")
+@click.argument("names", nargs=-1, metavar="[A B]", type=Named("methods"))
+@selectors
+@click.option("--json", "as_json", is_flag=True, help="Print everything as JSON: percent, differences in points.")
+@where
+def command(names: tuple[str, ...], as_json: bool, results: Path, db: str | None, **given: Any) -> None:
+    """Compare two methods, or two runs by their ids, image by image under each attack.
+
+    Exact McNemar test for each attack, Holm-corrected over all of them; paired bootstrap interval of the difference;
+    with several seeds also an interval over seeds. Only what was measured on the same images is compared.
+
+    \b
+    Examples:
+      bench compare trs ece --dataset digits
+      bench compare -m trs -m adp -d cifar10 --suite table1 --seeds 0-2
+      bench compare 6e5a2f 061763                two runs, under everything that both have
+      bench compare trs dverge -d digits --attack pgd --eps 0.1 --json
+    """
+    from bench.report import pairing
+    from bench.report.console import console
+
+    methods = tuple(given["methods"]) + names
+    chosen = choose(**given)
+    known = chosen.loaded.config.methods
+    if len(methods) != 2:
+        raise _wrong(f"compare takes two methods or two ids of runs, not {len(methods)}")
+    if methods[0] == methods[1]:
+        raise _wrong(f"{methods[0]} is no better and no worse than itself; name two")
+    by_id = [name for name in names if name not in known]
+    for name in by_id:
+        _check_id(name, methods, chosen)
+    with open_database(db, results) as base:
+        if by_id:
+            _refuse_selectors(click.get_current_context())
+            paired = pairing.of_runs(chosen.loaded, by_id[0], by_id[1], base)
+        else:
+            selection = replace(chosen.selection, methods=methods)
+            paired = pairing.of_methods(chosen.loaded, selection, base, seeds=chosen.seeds)
+    if as_json:
+        click.echo(json.dumps(pairing.as_records(paired), indent=1, ensure_ascii=False))
+    else:
+        _print(paired, console())
+
+
+def _wrong(text: str) -> Exception:
+    from bench.core.errors import BenchError
+
+    return BenchError(text)
+
+
+def _check_id(name: str, both: tuple[str, ...], chosen: Chosen) -> None:
+    """What is no method must look like an id, and so must the other.
+
+    Raises:
+        BenchError: it does not, or the other is a method.
+    """
+    from bench.core.errors import unknown_name
+
+    known = chosen.loaded.config.methods
+    if set(name) - set("0123456789abcdef"):
+        raise unknown_name("method", name, known)
+    methods = [other for other in both if other in known]
+    if methods:
+        raise _wrong(f"{methods[0]} is a method and {name} none: give two methods, or the ids of two runs")
+
+
+def _refuse_selectors(context: click.Context) -> None:
+    """Ids say everything: a selector beside them would be ignored, so it is refused."""
+    from click.core import ParameterSource
+
+    own = {"names", "as_json", "results", "db"}
+    for parameter in context.command.params:
+        name = parameter.name or ""
+        if name not in own and context.get_parameter_source(name) == ParameterSource.COMMANDLINE:
+            raise _wrong(f"two ids say which runs are meant: leave {parameter.opts[0]} out")
+
+
+def _print(paired: Paired, out: Console) -> None:
+    from rich.markup import escape
+    from rich.table import Table
+
+    from bench.report import pairing
+    from bench.report.tables import budget_text
+
+    several = any(pair.comparison.over_seeds for pair in paired.pairs)
+    table = Table(header_style="bold")
+    table.add_column("attack")
+    table.add_column("budget")
+    titles = escape(paired.a), escape(paired.b)
+    wide = ["difference [95 %]", *(["over seeds [95 %]"] if several else [])]
+    for name in (*titles, *wide, f"only {titles[0]} right", f"only {titles[1]} right", "p (Holm)"):
+        table.add_column(name, justify="right")
+    table.add_column("")
+    for pair in paired.pairs:
+        found = pair.comparison
+        cells = [pair.row.title, budget_text(pair.row.budget_name, pair.row.budget)]
+        cells += [f"{100 * found.a:.1f}", f"{100 * found.b:.1f}"]
+        cells.append(f"{100 * found.difference:+.1f} {_interval(found.over_images)}")
+        cells += [_interval(found.over_seeds)] if several else []
+        cells += [str(sum(each[side] for each in found.discordant)) for side in (0, 1)]
+        cells += [_p(pair), pair.verdict(paired.a, paired.b)]
+        table.add_row(*map(_styled(pair), map(escape, cells)), end_section=pair.row.kind == "clean")
+    out.print(f"[bold]{titles[0]} against {titles[1]}[/]: {escape(paired.heading)}", soft_wrap=True)
+    out.print(table)
+    for line in pairing.summary(paired):
+        out.print(escape(line), soft_wrap=True)
+    for line in pairing.footnotes(paired):
+        style = "yellow" if line.startswith("Note") else "dim"
+        out.print(f"[{style}]{escape(line)}[/]", soft_wrap=True)
+
+
+def _styled(pair: Pair) -> Any:
+    return (lambda text: text) if pair.better else (lambda text: f"[dim]{text}[/]")
+
+
+def _interval(interval: Interval | None) -> str:
+    return "–" if interval is None else f"[{100 * interval.low:+.1f}, {100 * interval.high:+.1f}]"
+
+
+def _p(pair: Pair) -> str:
+    return "< 0.0001" if pair.p_holm < 0.0001 else f"{pair.p_holm:.4f}"

@@ -1,0 +1,330 @@
+"""`bench plot`: figures of what was measured, each with the CSV that it was drawn from."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import click
+
+from bench.cli.options import Chosen, RunId, Seeds, choose, open_database, selectors, where, workplace
+
+if TYPE_CHECKING:
+    import pandas as pd
+    from matplotlib.figure import Figure
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+
+def output(function: F) -> F:
+    """`-o`."""
+    return click.option(
+        "-o", "--output", type=click.Path(dir_okay=False, path_type=Path),
+        help="Picture to write: .png, .svg, .pdf; a .csv beside it.  [default: RESULTS/figures/KIND-DATASET.png]",
+    )(function)  # fmt: skip
+
+
+@click.group("plot")
+def command() -> None:
+    """Draw results: training curves, robust accuracy against budget or steps, ablations, decision boundaries.
+
+    Colours are told apart by the colour-blind, markers and dashes in grey print. Beside each picture stands the CSV
+    that it was drawn from.
+
+    \b
+    Examples:
+      bench plot curves -m trs --dataset digits
+      bench plot budget -m paper --dataset digits -o figure2.pdf
+      bench plot boundary 6e5a2f 061763
+    """
+
+
+@command.command("curves", short_help="Accuracies and loss terms against epochs.")
+@selectors
+@output
+@where
+def curves(output: Path | None, results: Path, db: str | None, **given: Any) -> None:
+    """Accuracy of members and ensemble, and the terms of the loss, against epochs: one panel a method.
+
+    \b
+    Examples:
+      bench plot curves -m trs --dataset digits
+      bench plot curves --dataset digits -o curves.pdf          every method that was trained
+    """
+    from bench.report.plots import curves as plot
+
+    chosen = choose(**given)
+    with open_database(db, results) as base:
+        frame = plot.read(chosen.loaded, chosen.selection, base, seeds=chosen.seeds)
+    _need(frame, "training", chosen)
+    on = ", ".join(dict.fromkeys(frame["accuracy_on"].dropna()))
+    head = _heading("Training", chosen, frame, images=False)
+    _save(
+        plot.draw(frame, head[0], f"accuracy on: {on}; {head[1]}"),
+        frame,
+        output,
+        results,
+        f"curves-{chosen.selection.dataset}",
+    )
+
+
+@command.command("budget", short_help="Robust accuracy against the radius ε.")
+@selectors
+@output
+@where
+def budget(output: Path | None, results: Path, db: str | None, **given: Any) -> None:
+    """Robust accuracy against the radius ε, all methods: one panel for each attack of the suite (or --attack).
+
+    Every radius that was run is drawn, whichever command ran it. ε = 0 is the clean accuracy.
+
+    \b
+    Examples:
+      bench plot budget -m paper --dataset digits
+      bench plot budget -m trs -m ece -d digits --attack pgd
+      for e in .05 .2 .25; do bench run -m trs -m ece -d digits --attack pgd --eps $e; done     more radii
+    """
+    from bench.core import registry
+    from bench.report.plots import budget as plot
+    from bench.report.plots import points
+
+    chosen = choose(**given)
+    attack = chosen.selection.attack
+    if chosen.selection.budget is not None:
+        raise _wrong("the figure is over all budgets: leave --eps and --c out")
+    if attack and registry.load("attacks", chosen.loaded.config.attacks[attack].plugin).budget_name != "eps":
+        raise _wrong(f"{attack} has no radius ε; this figure is for attacks in a ball")
+    with open_database(db, results) as base:
+        found = points.white_box(chosen.loaded, chosen.selection, base, seeds=chosen.seeds)
+        frame = points.of_suite(chosen.loaded, chosen.selection, found)
+    frame = plot.with_clean(frame)
+    _need(frame, "attack with a radius ε", chosen)
+    head = _heading("Robust accuracy against ε, white box", chosen, frame)
+    _save(plot.draw(frame, *head), frame, output, results, f"budget-{chosen.selection.dataset}")
+
+
+@command.command("blackbox", short_help="Robust accuracy against ε, black box (Figure 2).")
+@selectors
+@click.option("--of", type=click.Choice(["all", "correct"]), default="all", show_default=True,
+              help="Share of all images, or of those right when clean (the paper's authors).")  # fmt: skip
+@output
+@where
+def blackbox(of: str, output: Path | None, results: Path, db: str | None, **given: Any) -> None:
+    """Robust accuracy against ε under the black-box suite (Figure 2 of the TRS paper), all methods.
+
+    The suite is `figure2` unless --suite names another with a black-box part.
+
+    \b
+    Examples:
+      bench run -m paper --dataset digits --suite figure2
+      bench plot blackbox -m paper --dataset digits -o figure2.pdf
+      bench plot blackbox --dataset digits --suite transfer
+    """
+    from bench.report.plots import budget as plot
+    from bench.report.plots import points
+
+    if given["attack"] is not None:
+        raise _wrong("the attacks are those of the suite: leave --attack out")
+    given["suite"] = given["suite"] or "figure2"
+    chosen = choose(**given)
+    with open_database(db, results) as base:
+        frame = points.black_box(chosen.loaded, chosen.selection, base, seeds=chosen.seeds)
+    frame = plot.with_clean(frame)
+    _need(frame, "black-box result", chosen)
+    if of == "correct":
+        frame = frame.assign(robust_accuracy=frame["n_robust"] / frame["n_clean"])
+    names = chosen.loaded.config.suites[chosen.selection.suite or "figure2"].blackbox
+    attacks = chosen.loaded.blackbox.attacks if names is True else names
+    frame = frame.assign(attack_title=f"images of surrogates: {', '.join(attacks or ())}")
+    head = _heading("Robust accuracy against ε, black box", chosen, frame)
+    figure = plot.draw(frame, *head, of="all images" if of == "all" else "images right when clean")
+    _save(figure, frame, output, results, f"blackbox-{chosen.selection.dataset}")
+
+
+@command.command("convergence", short_help="Robust accuracy against the steps of an attack.")
+@selectors
+@output
+@where
+def convergence(output: Path | None, results: Path, db: str | None, **given: Any) -> None:
+    """Robust accuracy against the number of steps of an attack: whether it has converged.
+
+    Every attack is drawn that was run with two numbers of steps or more and is equal otherwise, whichever command ran
+    it. --attack and --eps pick one.
+
+    \b
+    Examples:
+      bench run -m trs -m ece --dataset digits --suite convergence
+      bench plot convergence -m trs -m ece --dataset digits
+      bench run -m trs -d digits --attack pgd --eps 0.1 --set attacks.pgd.steps=1000         one more point
+    """
+    from bench.report.plots import convergence as plot
+    from bench.report.plots import points
+
+    chosen = choose(**given)
+    with open_database(db, results) as base:
+        found = points.white_box(chosen.loaded, chosen.selection, base, seeds=chosen.seeds)
+    attack, eps = chosen.selection.attack, chosen.selection.budget
+    if attack is not None:
+        found = found[found["plugin"] == chosen.loaded.config.attacks[attack].plugin]
+    if eps is not None:
+        found = found[found["budget"] == eps]
+    frame = plot.with_several_steps(found)
+    _need_steps(frame, chosen)
+    head = _heading("Robust accuracy against steps", chosen, frame)
+    _save(plot.draw(frame, *head), frame, output, results, f"convergence-{chosen.selection.dataset}")
+
+
+@command.command("ablation", short_help="What a setting of a method does.")
+@selectors
+@click.option("--over", multiple=True, metavar="SETTING",
+              help="Setting to draw, such as lambda_a; repeat for several.  [default: all varied ones]")  # fmt: skip
+@output
+@where
+def ablation(over: tuple[str, ...], output: Path | None, results: Path, db: str | None, **given: Any) -> None:
+    """What a setting of a method does: accuracies and training time against its values, all else equal.
+
+    Runs are drawn that differ from the method in this one setting. Grey: the configured value.
+
+    \b
+    Examples:
+      for v in 0 .5 5 20; do bench run -m trs -d digits --set methods.trs.lambda_a=$v; done
+      for v in 0 .02 .5 2; do bench run -m trs -d digits --set methods.trs.lambda_b=$v; done
+      for v in 1 3 12; do bench run -m trs -d digits --set methods.trs.steps=$v; done
+      bench plot ablation -m trs --dataset digits
+      bench plot ablation -m trs --dataset digits --over lambda_a --attack pgd
+    """
+    from bench.report.plots import ablation as plot
+
+    chosen = choose(needs_method=True, **given)
+    with open_database(db, results) as base:
+        frame = plot.read(chosen.loaded, chosen.selection, base, over=over, seeds=chosen.seeds)
+    (name,) = chosen.selection.methods
+    if frame.empty:
+        setting = over[0] if over else "SETTING"
+        raise _wrong(
+            f"no two values of {over[0] if over else 'any setting'} of {name} were run with these selectors; "
+            f"`{_command(chosen)} --set methods.{name}.{setting}=VALUE` adds one"
+        )
+    title = chosen.loaded.config.methods[name].title or name
+    head = _heading(f"{title}: one setting changed at a time", chosen, frame)
+    _save(plot.draw(frame, *head), frame, output, results, f"ablation-{name}-{chosen.selection.dataset}")
+
+
+@command.command("boundary", short_help="Decision boundaries around test images.")
+@click.argument("identifiers", metavar="ID...", nargs=-1, required=True, type=RunId())
+@click.option("--images", type=Seeds(), metavar="NUMBERS",
+              help="Test images such as 0-2 or 4,7.  [default: the first three that all runs get right]")  # fmt: skip
+@click.option("--radius", type=click.FloatRange(0, min_open=True), default=10.0, show_default=True,
+              help="How far the plane reaches, ℓ2.")  # fmt: skip
+@click.option("--step", type=click.FloatRange(0, min_open=True), default=0.2, show_default=True,
+              help="Distance between two points, ℓ2.")  # fmt: skip
+@click.option("--data", type=click.Path(file_okay=False, path_type=Path), default=Path("data"), show_default=True,
+              envvar="BENCH_DATA", show_envvar=True, help="Folder of the data sets.")  # fmt: skip
+@click.option("--device", envvar="BENCH_DEVICE", show_envvar=True, help="cpu, cuda, cuda:1; a GPU if there is one.")
+@click.option("--threads", type=click.IntRange(1), envvar="BENCH_THREADS", show_envvar=True, help="CPU threads.")
+@output
+@where
+def boundary(
+    identifiers: tuple[str, ...], images: tuple[int, ...] | None, radius: float, step: float, data: Path,
+    device: str | None, threads: int | None, output: Path | None, results: Path, db: str | None,
+) -> None:  # fmt: skip
+    """Decision boundaries of runs around test images: a row a run, a column an image, a colour a class.
+
+    To the right along the gradient of the loss (minus the log-probability of the true class), upwards along a random
+    direction orthogonal to it, the same for all runs. Nothing is clipped to [0, 1].
+
+    \b
+    Examples:
+      bench plot boundary 6e5a2f
+      bench plot boundary 6e5a2f 061763 --images 0-3 --radius 5 --step 0.1
+    """
+    from bench.cli.device import pick
+    from bench.core.identity import short
+    from bench.report.plots import boundary as plot
+    from bench.report.plots.subjects import subjects_of
+
+    if radius < step:
+        raise _wrong(f"--radius {radius:g} is less than one --step of {step:g}")
+    if radius / step > 500:
+        raise _wrong(f"{radius / step:,.0f} steps of {step:g} to {radius:g} are too many; at most 500")
+    place = workplace(results, data, pick(device, threads))
+    with open_database(db, results) as base:
+        subjects, pixels, labels, dataset = subjects_of(identifiers, base, place)
+    numbers = list(images) if images else plot.chosen_images(subjects, pixels, labels, 3)
+    if numbers and max(numbers) >= len(labels):
+        raise _wrong(f"there are {len(labels):,} test images, numbered from 0; {max(numbers)} is none")
+    frame = plot.measure(subjects, pixels, labels, numbers, radius=radius, step=step)
+    head = (
+        f"Decision boundaries on {dataset}: predicted class around test images (at the cross)",
+        "Thick line: boundary of the true class. Right: the loss rises. Up: a random orthogonal direction.",
+    )
+    name = "boundary-" + "-".join(short(subject.run_id) for subject in subjects[:4])
+    _save(plot.draw(frame, *head), frame, output, results, name)
+
+
+def _save(figure: Figure, frame: pd.DataFrame, output: Path | None, results: Path, name: str) -> None:
+    from bench.report.console import console
+    from bench.report.plots import style
+
+    picture, table = style.save(figure, frame, output or results / "figures" / f"{name}.png")
+    console().print(f"saved {picture} and {table}", soft_wrap=True, markup=False)
+
+
+def _heading(what: str, chosen: Chosen, frame: pd.DataFrame, *, images: bool = True) -> tuple[str, str]:
+    """Two lines: what is shown of which experiment and recipe; on how many test images, and which seeds."""
+    from bench.report.plots import style
+    from bench.report.results import changes_shown, images_label, joined, recipe_label, run_specs
+
+    loaded, selection = chosen.loaded, chosen.selection
+    specs = run_specs(loaded, selection)
+    if "method" in frame:
+        specs = {name: run for name, run in specs.items() if name in set(frame["method"])}
+    attacks = set(frame["attack"]) if "attack" in frame else set()
+    recipe = recipe_label(selection.recipe, changes_shown(loaded, specs, attacks))
+    members = joined(run.members for run in specs.values())
+    models = joined(run.model for run in specs.values())
+    label = f"{images_label(loaded, selection)}; " if images else ""
+    return (
+        f"{what}: {selection.dataset}, {members} × {models}, recipe {recipe}",
+        f"{label}{style.seeds_told(frame)}",
+    )
+
+
+def _command(chosen: Chosen, suite: str | None = None) -> str:
+    from bench.report.hints import command_of
+
+    return command_of(chosen.loaded, chosen.selection, suite=suite)
+
+
+def _need(frame: pd.DataFrame, what: str, chosen: Chosen) -> None:
+    """Say in one line what is missing and what makes it.
+
+    Raises:
+        BenchError: the frame is empty.
+    """
+    if frame.empty:
+        raise _wrong(f"no {what} with these selectors; `{_command(chosen)}` makes one")
+
+
+def _need_steps(frame: pd.DataFrame, chosen: Chosen) -> None:
+    """The same for the figure over steps: the suite `convergence` where there is one, else another number of steps.
+
+    Raises:
+        BenchError: the frame is empty.
+    """
+    if not frame.empty:
+        return
+    selection, suites = chosen.selection, chosen.loaded.config.suites
+    if selection.attack is None and {"convergence", f"convergence-{selection.dataset}"} & set(suites):
+        command = _command(chosen, "convergence")
+    else:
+        name = selection.attack or "pgd"
+        command = f"{_command(replace(chosen, selection=replace(selection, attack=name)))} --set attacks.{name}.steps=N"
+    raise _wrong(f"no attack with two numbers of steps with these selectors; `{command}` adds one")
+
+
+def _wrong(text: str) -> Exception:
+    from bench.core.errors import BenchError
+
+    return BenchError(text)

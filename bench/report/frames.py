@@ -1,0 +1,232 @@
+"""Tidy pandas frames of a database: one row an observation, shares in [0, 1] beside their counts, seeds as rows."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import fields
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from bench.store import flags, queries
+from bench.store.answers import ReferenceRow, RunRow
+from bench.store.database import Database
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+RUN_NAMES = ("run_id", "family_id", "dataset", "method", "model", "members", "recipe", "seed")
+RUN_COLUMNS = tuple(field.name for field in fields(RunRow))
+EVALUATION_COLUMNS = (
+    "evaluation_id", *RUN_NAMES, "kind", "attack", "plugin", "settings", "steps", "budget_name", "budget", "stop", "n",
+    "n_clean", "n_robust", "clean_accuracy", "robust_accuracy", "stale", "invalid", "flags", "image_limit",
+    "images_digest", "protocol_id", "attack_version", "evaluator_version", "forwards", "backwards", "seconds",
+    "started",
+)  # fmt: skip
+MATRIX_COLUMNS = (
+    "evaluation_id", *RUN_NAMES, "attack", "settings", "budget_name", "budget", "stale", "source", "target", "n",
+    "n_missed", "n_correct_all", "n_missed_correct_all", "n_correct_both", "n_missed_correct_both", "n_definition6",
+    "all", "correct_all", "correct_both", "definition6", "definition6_conditional",
+)  # fmt: skip
+CURVE_COLUMNS = (*RUN_NAMES, "phase", "epoch", "position", "lr", "seconds", "accuracy_on", "quantity", "part", "value")
+BLACKBOX_COLUMNS = (
+    "evaluation_id", *RUN_NAMES, "budget_name", "budget", "stale", "surrogate", "loss", "restart", "n", "n_missed",
+    "missed",
+)  # fmt: skip
+PUBLISHED_COLUMNS = (*(field.name for field in fields(ReferenceRow)), "accuracy")
+
+
+def load(where: Path | str = "results/bench.db") -> Frames:
+    """The results in a database file, or behind a `postgresql://` URL, as pandas frames.
+
+    Raises:
+        BenchError: there is no such database.
+    """
+    with Database(where).open():
+        return Frames(where)
+
+
+class Frames:
+    """The frames of one database; each is read when it is first asked for, and kept.
+
+    Identity columns of most frames: run_id, family_id (seeds of one cell share it), dataset, method, model, members,
+    recipe, seed. `stale`: of an older version than another result in this database. Numbers are as stored: nothing is
+    left out, so filter by `stale` and `invalid` before taking means. Seeds above a million are those of surrogates.
+    """
+
+    def __init__(self, where: Path | str) -> None:
+        self.where = where
+
+    def __repr__(self) -> str:
+        return f"bench.load({str(self.where)!r})"
+
+    @cached_property
+    def runs(self) -> pd.DataFrame:
+        """One row a trained ensemble: settings, training, seed, versions, seconds of training, `stale`."""
+        with Database(self.where).open() as db:
+            stale = _stale(db)["run"]
+            rows = [{**vars(row), "stale": row.run_id in stale} for row in queries.runs(db)]
+        return _frame(rows, (*RUN_COLUMNS, "stale"))
+
+    @cached_property
+    def evaluations(self) -> pd.DataFrame:
+        """One row a clean pass, attack, matrix or black-box suite on one run.
+
+        `kind`: clean, attack, transfer, blackbox, craft (the images of a surrogate). `n`, `n_clean`, `n_robust` are
+        images; `clean_accuracy` and `robust_accuracy` are shares of all n images (robust: right after the attack;
+        missing where nothing is counted). `steps` of an iterative attack. `flags`: ids of `bench audit`,
+        space-separated; `invalid`: one of them says that the number means nothing.
+        """
+        with Database(self.where).open() as db:
+            stale = _stale(db)
+            found = queries.evaluations(db)
+        raised = flags.find(found)
+        rows = []
+        for row in found:
+            told = raised.get(row.evaluation_id, ())
+            rows.append(
+                {
+                    **vars(row),
+                    "steps": row.settings.get("steps"),
+                    "clean_accuracy": row.n_clean / row.n if row.n else None,
+                    "robust_accuracy": row.n_robust / row.n if row.n and row.n_robust is not None else None,
+                    "stale": row.evaluation_id in stale["evaluation"] or row.run_id in stale["run"],
+                    "invalid": flags.is_invalid(told),
+                    "flags": " ".join(dict.fromkeys(item.flag.id for item in told)),
+                }
+            )
+        return _frame(rows, EVALUATION_COLUMNS, n_robust="Int64", steps="Int64", image_limit="Int64")
+
+    @cached_property
+    def matrices(self) -> pd.DataFrame:
+        """One row a cell of a transferability matrix: images crafted on `source`, evaluated on `target`.
+
+        Members count from 1, the whole ensemble is the target `ensemble`. Shares: misclassified of `all` images, of
+        those that all members (`correct_all`) or source and target (`correct_both`) get right when clean;
+        `definition6` and `definition6_conditional` as in `bench.evaluation.rates`.
+        """
+        import pandas as pd
+        from sqlalchemy import select
+
+        from bench.store.schema import ENSEMBLE, Transfer
+
+        counts = [column for column in MATRIX_COLUMNS if column.startswith("n_")]
+        columns = [getattr(Transfer, name) for name in ("evaluation_id", "source", "target", *counts)]
+        query = select(*columns).order_by(Transfer.evaluation_id, Transfer.source, Transfer.target)
+        with Database(self.where).open() as db:
+            cells = db.rows(query)
+        about = self._about("transfer")
+        rows = []
+        for cell in cells:
+            row = {**about[cell["evaluation_id"]], **cell}
+            row["source"] = str(cell["source"] + 1)
+            row["target"] = "ensemble" if cell["target"] == ENSEMBLE else str(cell["target"] + 1)
+            row["all"] = _share(cell["n_missed"], row["n"])
+            row["correct_all"] = _share(cell["n_missed_correct_all"], cell["n_correct_all"])
+            row["correct_both"] = _share(cell["n_missed_correct_both"], cell["n_correct_both"])
+            row["definition6"] = _share(cell["n_definition6"], row["n"])
+            row["definition6_conditional"] = _share(cell["n_definition6"], cell["n_correct_both"])
+            rows.append(row)
+        members = [str(number) for number in sorted({cell["source"] + 1 for cell in cells})]
+        frame = _frame(rows, MATRIX_COLUMNS)
+        for name, levels in (("source", members), ("target", [*members, "ensemble"])):
+            frame[name] = pd.Categorical(frame[name], categories=levels, ordered=True)
+        return frame.sort_values(["evaluation_id", "source", "target"], ignore_index=True)
+
+    @cached_property
+    def curves(self) -> pd.DataFrame:
+        """One row an epoch and quantity of a training, in order of `position`.
+
+        `quantity`: `loss`; `term` (one of the loss, `part` is its name); `ensemble_accuracy`; `member_accuracy`
+        (`part` is the member, from 1). Accuracies are shares, on the images that `accuracy_on` names.
+        """
+        from sqlalchemy import select
+
+        from bench.store.schema import Curve
+
+        columns = list(Curve.__table__.columns)
+        query = select(*columns).order_by(Curve.run_id, Curve.position)
+        with Database(self.where).open() as db:
+            epochs = db.rows(query)
+        names = self.runs[list(RUN_NAMES)].to_dict("records")
+        runs = {row["run_id"]: {str(name): value for name, value in row.items()} for row in names}
+        rows = [
+            {**runs[epoch["run_id"]], **epoch, "quantity": quantity, "part": part, "value": value}
+            for epoch in epochs
+            for quantity, part, value in _quantities(epoch)
+        ]
+        return _frame(rows, CURVE_COLUMNS)
+
+    @cached_property
+    def blackbox(self) -> pd.DataFrame:
+        """One row an attempt of the black-box suite: surrogate (a run id) × loss × restart.
+
+        `missed`: share of the n images that the victim misclassifies after this attempt alone. What is robust against
+        all attempts stands in `evaluations` with kind `blackbox`.
+        """
+        from sqlalchemy import select
+
+        from bench.store.schema import Blackbox, Evaluation
+
+        columns = [getattr(Blackbox, name) for name in ("evaluation_id", "surrogate", "loss", "restart", "n_set")]
+        query = (
+            select(*columns)
+            .join(Evaluation, Evaluation.evaluation_id == Blackbox.evaluation_id)
+            .where(Evaluation.kind == "blackbox")  # a surrogate's own images have attempts too
+            .order_by(Blackbox.evaluation_id, Blackbox.surrogate, Blackbox.loss, Blackbox.restart)
+        )
+        with Database(self.where).open() as db:
+            attempts = db.rows(query)
+        about = self._about("blackbox")
+        rows = []
+        for attempt in attempts:
+            row = {**about[attempt["evaluation_id"]], **attempt, "n_missed": attempt["n_set"]}
+            rows.append(row | {"missed": _share(attempt["n_set"], row["n"])})
+        return _frame(rows, BLACKBOX_COLUMNS)
+
+    @cached_property
+    def published(self) -> pd.DataFrame:
+        """One row a published value: source, dataset, method, attack, budget, metric; `accuracy` is a share.
+
+        `value` is as printed, in percent.
+        """
+        with Database(self.where).open() as db:
+            rows = [{**vars(row), "accuracy": row.value / 100} for row in queries.references(db)]
+        return _frame(rows, PUBLISHED_COLUMNS)
+
+    def _about(self, kind: str) -> dict[str, dict[str, Any]]:
+        """What the evaluations of a kind are, by id."""
+        rows = self.evaluations[self.evaluations["kind"] == kind].to_dict("records")
+        return {row["evaluation_id"]: {str(name): value for name, value in row.items()} for row in rows}
+
+
+def _frame(rows: Iterable[Mapping[str, Any]], columns: Iterable[str], **types: Any) -> pd.DataFrame:
+    """A frame with these columns, also where there are no rows."""
+    import pandas as pd
+
+    return pd.DataFrame(list(rows), columns=list(columns)).astype(types)
+
+
+def _share(part: int, whole: int) -> float | None:
+    return part / whole if whole else None
+
+
+def _quantities(epoch: Mapping[str, Any]) -> Iterable[tuple[str, str | None, float]]:
+    if epoch["loss"] is not None:
+        yield "loss", None, epoch["loss"]
+    for name, value in (epoch["terms"] or {}).items():
+        yield "term", name, value
+    if epoch["ensemble_accuracy"] is not None:
+        yield "ensemble_accuracy", None, epoch["ensemble_accuracy"]
+    for number, value in enumerate(epoch["member_accuracy"] or (), start=1):
+        yield "member_accuracy", str(number), value
+
+
+def _stale(db: Database) -> dict[str, set[str]]:
+    """Ids of runs and evaluations of older versions, as the view `stale` has them."""
+    from sqlalchemy import column, select, table
+
+    found: dict[str, set[str]] = {"run": set(), "evaluation": set()}
+    for row in db.rows(select(column("kind"), column("id")).select_from(table("stale"))):
+        found[row["kind"]].add(row["id"])
+    return found

@@ -1,0 +1,289 @@
+"""Two methods, or two runs, side by side: what of theirs was measured on the same images, and which is better."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+
+from bench.core.config import Loaded
+from bench.core.errors import BenchError
+from bench.core.identity import short
+from bench.jobs.select import Selection
+from bench.report import hints, statistics
+from bench.report.results import KINDS, Cell, Row, collect, joined
+from bench.report.statistics import ALPHA, Bools, Comparison
+from bench.report.tables import budget_text, heading
+from bench.report.worst import with_worst_case
+from bench.store import flags, queries
+from bench.store.answers import EvaluationRow, Outcomes, RunRow
+from bench.store.database import Database
+
+Cells = Mapping[tuple[str, str], Cell]
+
+
+@dataclass(frozen=True)
+class Pair:
+    """One row of a comparison; `p_holm` is corrected over all rows."""
+
+    row: Row
+    seeds: tuple[int, ...]
+    comparison: Comparison
+    p_holm: float = 1.0
+
+    @property
+    def name(self) -> str:
+        """`PGD (50) ε = 0.1`."""
+        return f"{self.row.title} {budget_text(self.row.budget_name, self.row.budget)}".strip()
+
+    @property
+    def differs_on_images(self) -> bool:
+        """Whether the test over images is significant."""
+        return self.p_holm < ALPHA
+
+    @property
+    def better(self) -> str:
+        """`a`, `b`, or nothing where the difference is not significant (over images, and over seeds if several)."""
+        over = self.comparison.over_seeds
+        if not self.differs_on_images or (over is not None and not over.excludes_zero()):
+            return ""
+        return "a" if self.comparison.difference > 0 else "b"
+
+    def verdict(self, a: str, b: str) -> str:
+        """In words."""
+        if self.better:
+            return f"{a if self.better == 'a' else b} is better"
+        return "not significant" + (" over seeds" if self.differs_on_images else "")
+
+
+@dataclass(frozen=True)
+class Paired:
+    """A comparison of A with B."""
+
+    a: str
+    b: str
+    heading: str
+    pairs: tuple[Pair, ...]
+    notes: tuple[str, ...]
+
+
+def of_methods(loaded: Loaded, selection: Selection, db: Database, *, seeds: tuple[int, ...] | None = None) -> Paired:
+    """The two methods of a selection under every row of its suite, paired by image and by seed.
+
+    Raises:
+        BenchError: not two methods, nothing measured, or nothing on the same images.
+    """
+    first, second = selection.methods
+    results = collect(loaded, selection, db, seeds=seeds)
+    for name in selection.methods:
+        if not any(cell.values for (_, method), cell in results.cells.items() if method == name):
+            command = hints.command_of(loaded, replace(selection, methods=(name,)))
+            raise BenchError(f"nothing of {name} has been measured with these selectors; `{command}` would")
+    titles = results.titles[first], results.titles[second]
+    return _paired(titles, heading(results), results.rows, results.cells, (first, second), db)
+
+
+def of_runs(loaded: Loaded, first: str, second: str, db: Database) -> Paired:
+    """Two runs by the beginnings of their ids, under everything that both were measured with.
+
+    Raises:
+        BenchError: an unknown id, twice the same run, other data sets, or nothing on the same images.
+    """
+    runs = [queries.find_run(db, prefix) for prefix in (first, second)]
+    if runs[0].run_id == runs[1].run_id:
+        raise BenchError(f"{first} and {second} are the same run")
+    if runs[0].dataset != runs[1].dataset:
+        told = " and ".join(f"{short(run.run_id)} of {run.dataset}" for run in runs)
+        raise BenchError(f"these runs share no images: {told}")
+    found = queries.evaluations(db, run_ids=[run.run_id for run in runs], kinds=["clean", "attack", "blackbox"])
+    raised = flags.find(found)
+    rows: dict[str, Row] = {}
+    cells: dict[tuple[str, str], Cell] = {}
+    digests: dict[str, list[str]] = {}
+    for each in sorted(found, key=_newest_last):
+        if flags.is_invalid(raised.get(each.evaluation_id, ())):
+            continue
+        key = f"{each.protocol_id} {each.images_digest}"
+        rows[key] = _row(loaded, each, key)
+        # A run is one training: it stands as the only seed, whatever the seeds of the two are.
+        cells[key, each.run_id] = Cell(values={0: 0.0}, n=each.n, evaluations=(each.evaluation_id,))
+        digests.setdefault(each.images_digest, []).append(key)
+    order = sorted(rows, key=lambda key: _place(loaded, rows[key]))
+    together: list[Row] = []
+    filled: dict[tuple[str, str], Cell] = {}
+    for keys in digests.values():
+        part = [rows[key] for key in order if key in keys]
+        some, more = with_worst_case(loaded, part, {at: cell for at, cell in cells.items() if at[0] in keys}, db)
+        together += some
+        filled |= more
+    head = " · ".join(
+        [runs[0].dataset, *(f"{short(run.run_id)} {run.method}, seed {run.seed}, recipe {run.recipe}" for run in runs)]
+    )
+    return _paired(_names(loaded, runs), head, together, filled, (runs[0].run_id, runs[1].run_id), db)
+
+
+def as_records(paired: Paired) -> dict[str, Any]:
+    """For machines; accuracies in percent, differences in points."""
+    return {
+        "a": paired.a,
+        "b": paired.b,
+        "heading": paired.heading,
+        "rows": [_record(paired, pair) for pair in paired.pairs],
+        "notes": list(paired.notes),
+    }
+
+
+def summary(paired: Paired) -> list[str]:
+    """What the rows say, in words."""
+    verdicts = [f"{paired.a} is better", f"{paired.b} is better", "not significant over seeds", "not significant"]
+    groups: dict[str, list[str]] = {verdict: [] for verdict in verdicts}
+    for pair in paired.pairs:
+        groups[pair.verdict(paired.a, paired.b)].append(pair.name)
+    return [
+        f"{verdict} under {len(names)} of {len(paired.pairs)}: {', '.join(names)}"
+        for verdict, names in groups.items()
+        if names
+    ]
+
+
+def footnotes(paired: Paired) -> list[str]:
+    """How the numbers were made."""
+    several = any(len(pair.seeds) > 1 for pair in paired.pairs)
+    images = joined(f"{pair.comparison.n:,}" for pair in paired.pairs)
+    together = "; the seeds of an image stay together" if several else ""
+    lines = [
+        f"Difference: {paired.a} − {paired.b} in points, with the 95 % paired bootstrap over {images} images.",
+        f"p: exact McNemar test over images{together}; Holm-corrected over the {len(paired.pairs)} rows.",
+    ]
+    if several:
+        numbers = joined(len(pair.seeds) for pair in paired.pairs)
+        lines.append(
+            f"Over seeds: 95 % t interval of the differences of n = {numbers} seeds, each row alone. "
+            f"Better: p < {ALPHA:g} and this interval without 0."
+        )
+    else:
+        lines.append(f"Better: p < {ALPHA:g}. One training each: this says nothing about other seeds.")
+    return lines + [f"Note: {note}" for note in paired.notes]
+
+
+def _paired(
+    titles: tuple[str, str], head: str, rows: Iterable[Row], cells: Cells, names: tuple[str, str], db: Database
+) -> Paired:
+    """Pair the cells of two columns.
+
+    Raises:
+        BenchError: nothing pairs.
+    """
+    pairs: list[Pair] = []
+    notes: dict[str, list[str]] = {}
+    both = [(row, cells.get((row.key, names[0]), Cell()), cells.get((row.key, names[1]), Cell())) for row in rows]
+    wanted = [identifier for _, a, b in both for identifier in (*a.evaluations, *b.evaluations)]
+    digests = {row.evaluation_id: row.images_digest for row in queries.evaluations(db, evaluation_ids=wanted)}
+    outcomes = queries.outcomes(db, wanted)
+    for row, a, b in both:
+        name = f"{row.title} {budget_text(row.budget_name, row.budget)}".strip()
+        lacking = [title for title, cell in zip(titles, (a, b), strict=True) if not cell.values or cell.stale]
+        if lacking:
+            if len(lacking) == 1 or a.stale or b.stale:
+                notes.setdefault(f"no current result of {' and '.join(lacking)} under", []).append(name)
+            continue
+        seeds = tuple(sorted(set(a.values) & set(b.values)))
+        alone = sorted(set(a.values) ^ set(b.values))
+        if alone:
+            told = f"seed{'s' if len(alone) > 1 else ''} {joined(alone)} of one of them only, left out under"
+            notes.setdefault(told, []).append(name)
+        if not seeds:
+            continue
+        if len({digests[each] for cell in (a, b) for seed in seeds for each in _of_seed(cell, seed)}) > 1:
+            notes.setdefault("measured on different images, left out:", []).append(name)
+            continue
+        left, right = (np.stack([_bits(row, cell, seed, outcomes) for seed in seeds]) for cell in (a, b))
+        pairs.append(Pair(row, seeds, statistics.compare(left, right)))
+    told_notes = tuple(f"{reason} {', '.join(names)}" for reason, names in notes.items())
+    if not pairs:
+        raise BenchError(
+            f"{titles[0]} and {titles[1]} were measured with nothing in common: {'; '.join(told_notes) or 'no attack'}"
+        )
+    corrected = statistics.holm([pair.comparison.p for pair in pairs])
+    pairs = [replace(pair, p_holm=p) for pair, p in zip(pairs, corrected, strict=True)]
+    return Paired(*titles, heading=head, pairs=tuple(pairs), notes=told_notes)
+
+
+def _of_seed(cell: Cell, seed: int) -> Sequence[str]:
+    """The evaluations of one seed: one, or for a worst case one for each attack."""
+    each = len(cell.evaluations) // len(cell.values)
+    at = list(cell.values).index(seed) * each
+    return cell.evaluations[at : at + each]
+
+
+def _bits(row: Row, cell: Cell, seed: int, outcomes: Mapping[str, Outcomes]) -> Bools:
+    """What is right, [n]: clean, or after every one of the attacks."""
+    right: list[Bools] = []
+    for identifier in _of_seed(cell, seed):
+        found = outcomes[identifier]
+        bits = found.clean if row.kind == "clean" else found.robust
+        assert bits is not None
+        right.append(bits)
+    return np.asarray(np.stack(right).all(axis=0))
+
+
+def _newest_last(row: EvaluationRow) -> tuple[Any, ...]:
+    return row.evaluator_version, row.attack_version, row.started, row.evaluation_id
+
+
+def _row(loaded: Loaded, row: EvaluationRow, key: str) -> Row:
+    configured = loaded.config.attacks.get(row.attack)
+    title = KINDS.get(row.kind) or (configured.title if configured else "") or row.attack
+    return Row(row.attack, title, row.budget_name, row.budget, row.stop, key, row.kind)
+
+
+def _place(loaded: Loaded, row: Row) -> tuple[Any, ...]:
+    """Clean first, then attacks in the order of bench.toml."""
+    known = list(loaded.config.attacks)
+    kind = ("clean", "attack").index(row.kind) if row.kind in ("clean", "attack") else 2
+    return kind, known.index(row.attack) if row.attack in known else len(known), row.attack, row.budget or 0.0, row.key
+
+
+def _names(loaded: Loaded, runs: Sequence[RunRow]) -> tuple[str, str]:
+    titles = [
+        (loaded.config.methods[run.method].title if run.method in loaded.config.methods else "") or run.method
+        for run in runs
+    ]
+    for detail in ([f"seed {run.seed}" for run in runs], [short(run.run_id) for run in runs]):
+        if titles[0] == titles[1]:
+            titles = (
+                [f"{title}, {more}" for title, more in zip(titles, detail, strict=True)]
+                if detail[0] != detail[1]
+                else titles
+            )
+    return titles[0], titles[1]
+
+
+def _record(paired: Paired, pair: Pair) -> dict[str, Any]:
+    found = pair.comparison
+    return {
+        "attack": pair.row.attack,
+        "budget_name": pair.row.budget_name,
+        "budget": pair.row.budget,
+        "n": found.n,
+        "seeds": list(pair.seeds),
+        "a": _points(found.a),
+        "b": _points(found.b),
+        "difference": _points(found.difference),
+        "over_images": [_points(value) for value in found.over_images],
+        "over_seeds": None if found.over_seeds is None else [_points(value) for value in found.over_seeds],
+        "per_seed": [
+            {"seed": seed, "difference": _points(value), "only_a": each.only_a, "only_b": each.only_b, "p": each.p}
+            for seed, value, each in zip(pair.seeds, found.per_seed, found.discordant, strict=True)
+        ],
+        "p": found.p,
+        "p_holm": pair.p_holm,
+        "better": pair.better or None,
+        "verdict": pair.verdict(paired.a, paired.b),
+    }
+
+
+def _points(share: float) -> float:
+    return round(100 * share, 9)

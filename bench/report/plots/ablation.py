@@ -1,0 +1,192 @@
+"""What a setting of a method does: robust accuracy and training time against its values, all else equal."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+from bench.core.config import Loaded
+from bench.core.errors import BenchError
+from bench.core.identity import canonical
+from bench.jobs import select
+from bench.jobs.select import Selection
+from bench.jobs.spec import RunSpec
+from bench.report.plots import style
+from bench.report.results import KINDS, Cell, Row
+from bench.report.tables import budget_text
+from bench.report.worst import KIND as WORST
+from bench.report.worst import with_worst_case
+from bench.store import flags, queries
+from bench.store.answers import RunRow
+from bench.store.database import Database
+
+if TYPE_CHECKING:
+    import pandas as pd
+    from matplotlib.figure import Figure
+
+COLUMNS = (
+    "setting", "value", "position", "configured", "seed", "row", "attack", "budget_name", "budget", "accuracy",
+    "training_seconds", "run_id",
+)  # fmt: skip
+SYMBOLS = {"lambda_a": "λa", "lambda_b": "λb", "delta_start": "δ at the start", "delta_end": "δ at the end"}
+
+
+def read(
+    loaded: Loaded,
+    selection: Selection,
+    db: Database,
+    *,
+    over: tuple[str, ...] = (),
+    seeds: tuple[int, ...] | None = None,
+) -> pd.DataFrame:
+    """The runs that differ from the selection's method in one setting only, under the attacks of its suite.
+
+    A row a setting, value, seed and row of the table: clean, and the worst case over the suite's attacks at each ε (or
+    the attacks themselves where there is no worst case). `position` orders the values; `configured` marks today's.
+
+    Args:
+        over: settings to look at; all that were varied unless given.
+
+    Raises:
+        BenchError: not one method, or a setting that it does not have.
+    """
+    import pandas as pd
+
+    names = select.method_names(loaded, selection.methods)
+    if len(names) != 1:
+        raise BenchError("an ablation is of one method, e.g. --method trs")
+    spec = select.run_spec(loaded, selection, names[0], 0)
+    for name in over:
+        if name not in spec.settings:
+            raise BenchError(f"{names[0]} has no setting {name!r}; it has: {', '.join(spec.settings) or 'none'}")
+    runs = [run for run in _alike(db, spec) if seeds is None or run.seed in seeds]
+    varied = {run.run_id: _differences(run.settings, spec.settings) for run in runs}
+    base = [run for run in runs if not varied[run.run_id]]
+    rows = []
+    for setting in over or spec.settings:
+        others = [run for run in runs if varied[run.run_id] == [setting]]
+        if not others:
+            continue
+        values = _ordered([run.settings[setting] for run in (*base, *others)])
+        rows += [
+            {
+                "setting": setting, "value": value, "position": values.index(value),
+                "configured": not varied[run.run_id], "seed": run.seed, "training_seconds": run.seconds,
+                "run_id": run.run_id, **result,
+            }
+            for run in (*base, *others)
+            for value in [_text(run.settings[setting])]
+            for result in _results(loaded, selection, spec, run, db)
+        ]  # fmt: skip
+    return pd.DataFrame(rows, columns=list(COLUMNS))
+
+
+def draw(frame: pd.DataFrame, *titles: str) -> Figure:
+    """Two panels a setting: accuracies above, seconds of training below; its values evenly spaced.
+
+    Args:
+        frame: columns `COLUMNS`.
+        titles: lines above the figure.
+    """
+    import matplotlib.pyplot as plt
+
+    settings = list(dict.fromkeys(frame["setting"]))
+    rows = list(dict.fromkeys(frame["row"]))
+    look = style.looks(rows)
+    with style.sheet():
+        figure, axes = plt.subplots(
+            2,
+            len(settings),
+            figsize=(max(4.4, 3.4 * len(settings)) + 1.6, 5.4),
+            squeeze=False,
+            sharey="row",
+            layout="constrained",
+            height_ratios=[2.2, 1],
+        )
+        for upper, lower, setting in zip(axes[0], axes[1], settings, strict=True):
+            part = frame[frame["setting"] == setting]
+            labels = part.drop_duplicates("position").sort_values("position")
+            for name in rows:
+                x, values = style.grouped(part[part["row"] == name], "position", "accuracy")
+                style.line(upper, x, [[100 * value for value in many] for many in values], look[name])
+            x, values = style.grouped(part.drop_duplicates("run_id"), "position", "training_seconds")
+            plain = {"color": style.INK, "marker": "o", "linestyle": "-"}
+            style.line(lower, x, values, plain)
+            for axis in (upper, lower):
+                axis.set_xticks(labels["position"], labels["value"])
+                axis.set_xlim(-0.35, len(labels) - 0.65)
+                for place in labels[labels["configured"]]["position"]:
+                    axis.axvline(place, color="#bdbdbd", linewidth=6, alpha=0.35, zorder=0)
+            upper.set(ylim=(0, 102))
+            lower.set(xlabel=SYMBOLS.get(setting, setting), ylim=(0, None))
+        axes[0][0].set_ylabel("accuracy, % of all images")
+        axes[1][0].set_ylabel("training, s")
+        style.title(figure, *titles, less=1.8)
+        style.legend(figure, rows, look)
+        return figure
+
+
+def _alike(db: Database, spec: RunSpec) -> list[RunRow]:
+    """Runs of the same plug-in, data, model, members, training and versions; of equal ones the latest."""
+    training = canonical(spec.training.model_dump(mode="json"))
+    found = {}
+    for run in queries.runs(db, plugin=spec.plugin, dataset=spec.dataset, model=spec.model):
+        same = (
+            run.members == spec.members
+            and run.validation == spec.validation
+            and canonical(run.model_settings) == canonical(spec.model_settings)
+            and canonical(run.training) == training
+            and (run.method_version, run.trainer_version) == (spec.versions["method"], spec.versions["trainer"])
+        )
+        if same and run.settings.keys() == spec.settings.keys():
+            found[run.family_id, run.seed] = run
+    return list(found.values())
+
+
+def _differences(settings: Mapping[str, Any], base: Mapping[str, Any]) -> list[str]:
+    return [name for name in base if canonical(settings[name]) != canonical(base[name])]
+
+
+def _ordered(values: list[Any]) -> list[str]:
+    """Different values in order, as text: numbers by size, others as they come."""
+    numbers = all(isinstance(value, int | float) for value in values)
+    return list(dict.fromkeys(_text(value) for value in (sorted(values) if numbers else values)))
+
+
+def _text(value: Any) -> str:
+    return f"{value:g}" if isinstance(value, int | float) and not isinstance(value, bool) else str(value)
+
+
+def _results(loaded: Loaded, selection: Selection, spec: RunSpec, run: RunRow, db: Database) -> list[dict[str, Any]]:
+    """The table's column of one run, today's versions only."""
+    wanted = {each.attack_key: each for each in select.evaluations(loaded, selection, spec) if each.kind != "transfer"}
+    measured = queries.evaluations(db, run_ids=run.run_id)
+    raised = flags.find(measured)
+    cells = {}
+    for row in measured:
+        of = wanted.get(row.attack_key)
+        current = of and (row.attack_version, row.evaluator_version) == (
+            of.versions["attack"],
+            of.versions["evaluator"],
+        )
+        if current and not flags.is_invalid(raised.get(row.evaluation_id, ())):
+            right = row.n_clean if row.kind == "clean" else row.n_robust
+            share = (right or 0) / row.n
+            cells[row.attack_key, run.run_id] = Cell({run.seed: 100 * share}, row.n, evaluations=(row.evaluation_id,))
+    rows = []
+    for each in wanted.values():
+        configured = loaded.config.attacks.get(each.attack)
+        title = KINDS.get(each.kind) or (configured.title if configured else "") or each.attack
+        rows.append(Row(each.attack, title, each.budget_name, each.budget, each.stop, each.attack_key, each.kind))
+    if not selection.attack:
+        rows, cells = with_worst_case(loaded, rows, cells, db)
+    worst = any(row.kind == WORST for row in rows)
+    return [
+        {
+            "row": f"{row.title} {budget_text(row.budget_name, row.budget)}".strip(),
+            "attack": row.attack, "budget_name": row.budget_name, "budget": row.budget,
+            "accuracy": cells[row.key, run.run_id].values[run.seed] / 100,
+        }
+        for row in rows
+        if (row.key, run.run_id) in cells and (row.kind in ("clean", WORST) or not worst)
+    ]  # fmt: skip

@@ -1,0 +1,53 @@
+"""Robust accuracy against the radius ε, all methods in one panel an attack (Figure 2 of the TRS paper)."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from bench.report.plots import style
+
+if TYPE_CHECKING:
+    import pandas as pd
+    from matplotlib.figure import Figure
+
+COLUMNS = ("attack_title", "title", "seed", "budget", "robust_accuracy")
+
+
+def with_clean(frame: pd.DataFrame) -> pd.DataFrame:
+    """The frame of `points` and, at ε = 0, the clean accuracy on the same images."""
+    import pandas as pd
+
+    frame = frame[(frame["budget_name"] == "eps") & (frame["budget"] > 0)]
+    clean = frame.drop_duplicates(["method", "seed", "attack"]).assign(budget=0.0, evaluation_id="")
+    clean["robust_accuracy"], clean["n_robust"] = clean["clean_accuracy"], clean["n_clean"]
+    return pd.concat([clean, frame], ignore_index=True)
+
+
+def draw(frame: pd.DataFrame, *titles: str, of: str = "all images") -> Figure:
+    """Robust accuracy (share of all images) against ε: a panel an attack, a line a method, a band over seeds.
+
+    Args:
+        frame: columns `COLUMNS`; a row a method (`title`), attack, seed and budget.
+        titles: lines above the figure.
+        of: the images that the shares are of.
+    """
+    attacks = list(dict.fromkeys(frame["attack_title"]))
+    names = style.order_of(frame, ["attack_title", "budget"])
+    look = style.looks(dict.fromkeys(frame["title"]))
+    with style.sheet():
+        single = len(attacks) == 1
+        figure, axes = style.panels(
+            len(attacks), columns=2, width=5.6 if single else 3.7, height=3.9 if single else 3.1, extra=1.5
+        )
+        for axis, attack in zip(axes, attacks, strict=True):
+            part = frame[frame["attack_title"] == attack]
+            for name in reversed(names):  # the best on top
+                x, values = style.grouped(part[part["title"] == name], "budget", "robust_accuracy")
+                if x:
+                    style.line(axis, x, [[100 * value for value in many] for many in values], look[name])
+            reach = float(part["budget"].max())
+            axis.set_xlim(-0.02 * reach, 1.02 * reach)
+            axis.set(title=attack, xlabel="ε", ylim=(0, 102), ylabel=f"robust accuracy, % of {of}")
+        style.title(figure, *titles, less=1.6)
+        style.legend(figure, names, look)
+        return figure

@@ -1,0 +1,157 @@
+"""How figures look: colours for the colour-blind, markers and dashes for grey print, text of one size."""
+
+from __future__ import annotations
+
+import contextlib
+import math
+import textwrap
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from bench.core.errors import BenchError
+from bench.core.files import atomic, write_text
+
+if TYPE_CHECKING:
+    import pandas as pd
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+FORMATS = ("png", "svg", "pdf")
+MARKERS = "osD^vPX<>*"
+SIZES = {"P": 7.5, "X": 7.5, "*": 10.5, "D": 5.0}
+DASHES: tuple[Any, ...] = ("-", (0, (5, 1.5)), (0, (1.5, 1.2)), (0, (6, 1.5, 1.5, 1.5)), (0, (3, 1, 1, 1, 1, 1)))
+INK = "#262626"
+
+
+def check_format(path: Path) -> str:
+    """The format that a file name asks for.
+
+    Raises:
+        BenchError: none of png, svg, pdf.
+    """
+    suffix = path.suffix.lstrip(".").lower()
+    if suffix not in FORMATS:
+        raise BenchError(f"{path.name}: a figure is saved as {', '.join(FORMATS)}; give a name that ends so")
+    return suffix
+
+
+@contextlib.contextmanager
+def sheet() -> Iterator[None]:
+    """Settings of matplotlib for one figure; without a window."""
+    import matplotlib as mpl
+    import seaborn as sns
+
+    mpl.use("Agg")
+    theme: Any = {
+        "font.size": 10, "axes.titlesize": 10.5, "axes.labelsize": 10, "xtick.labelsize": 9, "ytick.labelsize": 9,
+        "legend.fontsize": 9, "figure.dpi": 150, "axes.grid.axis": "y",
+        "text.color": INK, "axes.labelcolor": INK, "axes.edgecolor": "#8c8c8c", "grid.color": "#e4e4e4",
+        "xtick.color": INK, "ytick.color": INK, "axes.titlelocation": "left", "xtick.bottom": True,
+    }  # fmt: skip
+    with sns.axes_style("whitegrid"), mpl.rc_context(theme):
+        yield
+
+
+def save(figure: Figure, frame: pd.DataFrame, path: Path) -> tuple[Path, Path]:
+    """Write the picture and, beside it, the frame that it was drawn from as CSV; returns both paths.
+
+    Raises:
+        BenchError: a format other than png, svg, pdf.
+    """
+    import matplotlib as mpl
+    import matplotlib.pyplot as plt
+
+    suffix = check_format(path)
+    metadata = {"Date": None} if suffix == "svg" else {"CreationDate": None} if suffix == "pdf" else None
+    with atomic(path) as temporary, mpl.rc_context({"svg.hashsalt": "bench", "svg.fonttype": "none"}):
+        figure.savefig(temporary, format=suffix, metadata=metadata)
+    plt.close(figure)
+    table = path.with_suffix(".csv")
+    write_text(table, frame.to_csv(index=False, float_format="%.10g", lineterminator="\n"))
+    return path, table
+
+
+def looks(names: Iterable[str]) -> dict[str, dict[str, Any]]:
+    """Colour, marker and dashes of each name: told apart without colour too."""
+    import seaborn as sns
+
+    colours = sns.color_palette("colorblind", 10)
+    colours[6], colours[8] = (0.2, 0.2, 0.2), (0.62, 0.55, 0.0)  # the palette's pink and yellow are lost on white
+    return {
+        name: {
+            "color": colours[index % 10],
+            "marker": MARKERS[index % len(MARKERS)],
+            "markersize": SIZES.get(MARKERS[index % len(MARKERS)], 6.0),
+            "linestyle": DASHES[index % len(DASHES)],
+        }
+        for index, name in enumerate(dict.fromkeys(names))
+    }
+
+
+def panels(
+    count: int, *, columns: int = 3, width: float = 3.6, height: float = 3.1, extra: float = 0.0
+) -> tuple[Figure, list[Axes]]:
+    """A figure with `count` panels in rows of `columns`, its axes as a list; `extra` inches stay free on the right."""
+    import matplotlib.pyplot as plt
+
+    columns = min(columns, count)
+    lines = math.ceil(count / columns)
+    figure, axes = plt.subplots(
+        lines, columns, figsize=(width * columns + extra, height * lines + 0.7), squeeze=False, layout="constrained"
+    )
+    for axis in axes.flat[count:]:
+        axis.axis("off")
+    return figure, list(axes.flat[:count])
+
+
+def line(
+    axis: Axes, x: Sequence[float], by_seed: Sequence[Sequence[float]], look: Mapping[str, Any], **more: Any
+) -> None:
+    """Mean over seeds at each x, and a band from the lowest to the highest seed."""
+    means = [sum(values) / len(values) for values in by_seed]
+    style = {"linewidth": 1.8, "markeredgecolor": "white", "markeredgewidth": 0.6, **look, **more}
+    axis.plot(x, means, **style)
+    if any(len(values) > 1 for values in by_seed):
+        axis.fill_between(
+            x, [min(v) for v in by_seed], [max(v) for v in by_seed], color=look["color"], alpha=0.16, linewidth=0
+        )
+
+
+def grouped(frame: pd.DataFrame, x: str, y: str) -> tuple[list[Any], list[list[float]]]:
+    """The different x in order, and for each the values of y (seeds)."""
+    groups = [(key, part[y].tolist()) for key, part in frame.groupby(x, sort=True)]
+    return [key for key, _ in groups], [values for _, values in groups]
+
+
+def legend(figure: Figure, names: Sequence[str], look: Mapping[str, Mapping[str, Any]]) -> None:
+    """One legend for all panels, on the right, in the order given."""
+    from matplotlib.lines import Line2D
+
+    handles = [
+        Line2D([], [], linewidth=1.8, markeredgecolor="white", markeredgewidth=0.6, label=name, **look[name])
+        for name in names
+    ]
+    figure.legend(handles=handles, loc="outside right upper", frameon=False, handlelength=3.2, labelspacing=0.7)
+
+
+def title(figure: Figure, *lines: str, less: float = 0.0) -> None:
+    """Lines above the figure, wrapped to its width; `less` inches are the legend's."""
+    width = max(30, int((figure.get_figwidth() - less) * 14.5))
+    text = "\n".join(textwrap.fill(line, width) for line in lines if line)
+    figure.suptitle(text, x=0.01, ha="left", fontsize=9.5, color=INK)
+
+
+def order_of(frame: pd.DataFrame, along: list[str]) -> list[str]:
+    """Titles by mean robust accuracy, best first, over those points (columns `along`) that all of them have."""
+    table = frame.pivot_table(index=along, columns="title", values="robust_accuracy")
+    common = table.dropna()
+    means = (table if common.empty else common).mean()
+    return [str(name) for name in means.sort_values(ascending=False, kind="stable").index]
+
+
+def seeds_told(frame: pd.DataFrame) -> str:
+    """`seed 0`; `mean and range over seeds 0, 1, 2`."""
+    seeds = sorted(frame["seed"].unique())
+    told = ", ".join(str(seed) for seed in seeds)
+    return f"mean and range over seeds {told}" if len(seeds) > 1 else f"seed {told}"

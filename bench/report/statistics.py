@@ -1,0 +1,167 @@
+"""Comparing two methods on the same images: exact tests, Holm's correction, intervals.
+
+Needs bits of the same images in the same order; rates alone cannot be paired.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+Bools = NDArray[np.bool_]
+
+LEVEL = 0.95
+ALPHA = 0.05
+REPLICATES = 10_000
+_NEGLIGIBLE = 1e-40  # probabilities below this are left out of a convolution
+
+
+class Discordant(NamedTuple):
+    """Images on which two ensembles differ, and the exact McNemar test of "neither is better"."""
+
+    only_a: int
+    """Right under A, wrong under B."""
+    only_b: int
+    p: float
+    """Two-sided."""
+
+
+class Interval(NamedTuple):
+    """A 95 % interval."""
+
+    low: float
+    high: float
+
+    def excludes_zero(self) -> bool:
+        """Whether zero lies outside."""
+        return self.low > 0 or self.high < 0
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """A against B under one attack, on the same n images, for the same seeds. Shares in [0, 1].
+
+    Attributes:
+        n: images.
+        a: robust accuracy of A, mean over seeds.
+        b: that of B.
+        per_seed: differences A − B, in the order of the seeds.
+        discordant: for each seed, with its exact McNemar test.
+        p: of all seeds together (`sign_flip`); with one seed the exact McNemar test.
+        over_images: interval of the difference if other images had been drawn (paired bootstrap).
+        over_seeds: interval of the difference if other seeds had been drawn (t, paired by seed); None for one seed.
+    """
+
+    n: int
+    a: float
+    b: float
+    per_seed: tuple[float, ...]
+    discordant: tuple[Discordant, ...]
+    p: float
+    over_images: Interval
+    over_seeds: Interval | None
+
+    @property
+    def difference(self) -> float:
+        """A − B."""
+        return self.a - self.b
+
+
+def compare(a: Bools, b: Bools) -> Comparison:
+    """Compare outcomes [seeds, n] (right after the attack) of A and B: the same images, paired by seed.
+
+    Raises:
+        ValueError: the shapes differ or are empty.
+    """
+    if a.shape != b.shape or a.ndim != 2 or not a.size:
+        raise ValueError(f"outcomes of shape {a.shape} and {b.shape} are not both [seeds, n]")
+    lead = a.astype(np.int64) - b.astype(np.int64)
+    seeds, n = lead.shape
+    per_seed = lead.mean(axis=1)
+    return Comparison(
+        n=n,
+        a=float(a.mean()),
+        b=float(b.mean()),
+        per_seed=tuple(float(value) for value in per_seed),
+        discordant=tuple(mcnemar(x, y) for x, y in zip(a, b, strict=True)),
+        p=sign_flip(lead.sum(axis=0)),
+        over_images=bootstrap(lead.sum(axis=0), seeds=seeds),
+        over_seeds=t_interval(per_seed) if seeds > 1 else None,
+    )
+
+
+def mcnemar(a: Bools, b: Bools) -> Discordant:
+    """Exact McNemar test of outcomes [n] and [n]: the discordant images are fair coins if neither is better."""
+    from scipy.stats import binomtest
+
+    only_a, only_b = int((a & ~b).sum()), int((b & ~a).sum())
+    if only_a + only_b == 0:
+        return Discordant(0, 0, 1.0)
+    return Discordant(only_a, only_b, float(binomtest(only_a, only_a + only_b).pvalue))
+
+
+def sign_flip(lead: NDArray[np.int64]) -> float:
+    """Exact two-sided p of the sum of `lead` [n], where each image's lead may as well have had the other sign.
+
+    An image's lead is the number of seeds under which only A is right less those under which only B is: the seeds of
+    an image are not independent and stay together. With one seed this is the exact McNemar test.
+    """
+    from scipy.stats import binom
+
+    total = abs(int(lead.sum()))
+    sizes, counts = np.unique(np.abs(lead[lead != 0]), return_counts=True)
+    if not sizes.size:
+        return 1.0
+    # Signed sums of the images of one size are size × (2·Binomial(count, ½) − count); offsets keep them whole.
+    chances, offset = np.ones(1), 0
+    for size, count in zip(sizes.tolist(), counts.tolist(), strict=True):
+        heads = np.arange(count + 1)
+        mass = binom.pmf(heads, count, 0.5)
+        heads, mass = heads[mass > _NEGLIGIBLE], mass[mass > _NEGLIGIBLE]
+        spread = np.zeros(2 * size * (len(heads) - 1) + 1)
+        spread[:: 2 * size] = mass
+        chances = np.convolve(chances, spread)
+        offset += size * (2 * int(heads[0]) - count)
+    sums = offset + np.arange(len(chances))
+    return float(min(1.0, max(chances[np.abs(sums) >= total].sum(), _NEGLIGIBLE)))
+
+
+def bootstrap(lead: NDArray[np.int64], *, seeds: int = 1, replicates: int = REPLICATES) -> Interval:
+    """Paired percentile bootstrap over images of the mean lead, `lead` [n] summed over `seeds`.
+
+    A resampled mean follows from how often each value of `lead` is drawn, so those numbers are drawn instead of
+    images: same distribution, independent of the order of images. The generator is seeded: same bits, same interval.
+    """
+    values, counts = np.unique(lead, return_counts=True)
+    generator = np.random.Generator(np.random.PCG64(0))
+    drawn = generator.multinomial(len(lead), counts / len(lead), size=replicates)
+    means = drawn @ values / (len(lead) * seeds)
+    low, high = np.quantile(means, [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
+    return Interval(float(low), float(high))
+
+
+def t_interval(values: Sequence[float] | NDArray[np.float64]) -> Interval:
+    """Student's interval of the mean of two or more values."""
+    from scipy.stats import t
+
+    array = np.asarray(values, dtype=np.float64)
+    half = float(t.ppf((1 + LEVEL) / 2, len(array) - 1)) * float(array.std(ddof=1)) / len(array) ** 0.5
+    return Interval(float(array.mean()) - half, float(array.mean()) + half)
+
+
+def holm(ps: Sequence[float]) -> list[float]:
+    """Holm's step-down correction (1979): adjusted p, in the order given."""
+    adjusted = [0.0] * len(ps)
+    running = 0.0
+    for rank, (index, p) in enumerate(_ascending(ps)):
+        running = max(running, min(1.0, (len(ps) - rank) * p))
+        adjusted[index] = running
+    return adjusted
+
+
+def _ascending(ps: Sequence[float]) -> Iterator[tuple[int, float]]:
+    yield from sorted(enumerate(ps), key=lambda item: item[1])
