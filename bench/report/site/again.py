@@ -1,0 +1,159 @@
+"""The command that makes a result again, checked: today's configuration must give it the same id."""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+from bench.core import config
+from bench.core.config import Loaded
+from bench.core.errors import BenchError
+from bench.jobs import select
+from bench.jobs.select import DEFAULT_RECIPE, Selection
+from bench.jobs.spec import EvaluationSpec, RunSpec
+from bench.store.answers import EvaluationRow, RunRow
+from bench.training.outside import OUTSIDE
+
+
+@dataclass(frozen=True)
+class Command:
+    """What to type; `exact`: with this bench and this bench.toml it gives the very id that is shown."""
+
+    text: str
+    exact: bool
+
+
+@dataclass
+class Commands:
+    """Finds commands for runs and evaluations; remembers what many of them share."""
+
+    loaded: Loaded
+    _loaded: dict[tuple[str, ...], Loaded | None] = field(default_factory=dict)
+    _attacks: dict[tuple[Any, ...], tuple[list[str], bool]] = field(default_factory=dict)
+
+    def run(self, run: RunRow, spec: Mapping[str, Any]) -> Command:
+        """The command that trains the run; `spec` is the stored `RunSpec` as JSON."""
+        parts = _selectors(run)
+        changes = list(run.recipe_changes)
+        if run.plugin == OUTSIDE:  # its evaluations: the training is not ours to repeat
+            return Command(shlex.join(parts), False)
+        made = self._spec(run, changes)
+        if made is not None and made.run_id != run.run_id:
+            more = changes + _differences(made, spec)
+            again = self._spec(run, more) if len(more) > len(changes) else None
+            if again is not None and again.run_id == run.run_id:
+                made, changes = again, more
+        return Command(_join(parts, changes), made is not None and made.run_id == run.run_id)
+
+    def evaluation(self, run: RunRow, row: EvaluationRow, base: Command) -> Command:
+        """The command that makes one white-box evaluation, given the one of its run."""
+        key = (run.dataset, run.recipe, run.validation, row.attack, row.attack_key, row.image_limit, row.n)
+        if key not in self._attacks:
+            self._attacks[key] = self._attack(run, row)
+        parts, exact = self._attacks[key]
+        return Command(f"{base.text} {shlex.join(parts)}", base.exact and exact)
+
+    def _attack(self, run: RunRow, row: EvaluationRow) -> tuple[list[str], bool]:
+        parts = ["--attack", row.attack, f"--{row.budget_name}", f"{row.budget!r}"]
+        if row.image_limit is not None:
+            parts += ["--limit", str(row.image_limit)]
+        splits: list[Literal["test", "validation"]] = ["test"]
+        if run.validation and row.n == run.validation and row.image_limit is None:
+            splits.append("validation")
+        for split in splits:
+            found = self._evaluation(run, row, split, [])
+            changes = _attack_changes(row, found)
+            if found is not None and found.attack_key != row.attack_key and changes:
+                found = self._evaluation(run, row, split, changes)
+            if found is not None and found.attack_key == row.attack_key:
+                tail = [] if split == "test" else ["--split", split]
+                return [*parts, *tail, *(word for change in changes for word in ("--set", change))], True
+        return parts, False
+
+    def _evaluation(
+        self, run: RunRow, row: EvaluationRow, split: Literal["test", "validation"], changes: list[str]
+    ) -> EvaluationSpec | None:
+        loaded = self._config((*run.recipe_changes, *changes))
+        spec = self._spec(run, [*run.recipe_changes, *changes])
+        if loaded is None or spec is None:
+            return None
+        chosen = Selection(
+            methods=(run.method,), dataset=run.dataset, recipe=run.recipe, limit=row.image_limit, attack=row.attack,
+            budget=row.budget, split=split,
+        )  # fmt: skip
+        try:
+            return select.evaluations(loaded, chosen, spec)[-1]
+        except BenchError:
+            return None
+
+    def _spec(self, run: RunRow, changes: list[str]) -> RunSpec | None:
+        loaded = self._config(tuple(changes))
+        if loaded is None:
+            return None
+        selection = Selection(dataset=run.dataset, recipe=run.recipe, model=run.model, members=run.members)
+        try:
+            return select.run_spec(loaded, selection, run.method, run.seed)
+        except (BenchError, KeyError):  # a method, data set or plug-in that is not configured here
+            return None
+
+    def _config(self, changes: tuple[str, ...]) -> Loaded | None:
+        if changes not in self._loaded:
+            try:
+                self._loaded[changes] = config.load(self.loaded.path, changes) if changes else self.loaded
+            except BenchError:
+                self._loaded[changes] = None
+        return self._loaded[changes]
+
+
+def _selectors(run: RunRow) -> list[str]:
+    parts = ["bench", "run", "--method", run.method, "--dataset", run.dataset, "--seeds", str(run.seed)]
+    if run.plugin == OUTSIDE:
+        return parts
+    if run.recipe != DEFAULT_RECIPE:
+        parts += ["--recipe", run.recipe]
+    return [*parts, "--model", run.model, "--members", str(run.members)]
+
+
+def _join(parts: list[str], changes: list[str]) -> str:
+    return shlex.join([*parts, *(word for change in changes for word in ("--set", change))])
+
+
+def _differences(made: RunSpec, stored: Mapping[str, Any]) -> list[str]:
+    """`--set` changes that bring today's settings and training to the stored ones."""
+    found = [
+        f"methods.{made.method}.{name}={_value(value)}"
+        for name, value in dict(stored.get("settings") or {}).items()
+        if made.settings.get(name) != value
+    ]
+    training = made.training.model_dump(mode="json")
+    found += [
+        f"training.{name}={_value(value)}"
+        for name, value in dict(stored.get("training") or {}).items()
+        if training.get(name) != value
+    ]
+    if made.validation != stored.get("validation", 0):
+        found.append(f"data.validation={stored['validation']}")
+    return found
+
+
+def _attack_changes(row: EvaluationRow, found: EvaluationSpec | None) -> list[str]:
+    if found is None or found.plugin != row.plugin:
+        return []
+    return [
+        f"attacks.{row.attack}.{name}={_value(value)}"
+        for name, value in row.settings.items()
+        if found.settings.get(name) != value
+    ]
+
+
+def _value(value: Any) -> str:
+    """A value as `--set` reads it."""
+    if value is None:
+        return "none"
+    if isinstance(value, bool):
+        return str(value).lower()
+    if isinstance(value, list):
+        return f"[{', '.join(map(_value, value))}]"
+    return str(value) if isinstance(value, int | float) else f'"{value}"'

@@ -1,0 +1,90 @@
+"""Everything about some runs, read with a few queries for many of them."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from dataclasses import dataclass
+from typing import Any
+
+from sqlalchemy import select
+
+from bench.store import queries
+from bench.store.answers import EvaluationRow, Outcomes
+from bench.store.database import Database, Query
+from bench.store.schema import CleanRow, Curve, Evaluation, Member, Run, Transfer
+
+Row = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Details:
+    """What a page of a run shows, beside the ledger's rows."""
+
+    config: dict[str, Any]
+    evaluations: list[EvaluationRow]
+    outcomes: dict[str, Outcomes]
+    """Of attacks, by evaluation id."""
+    members: list[Row]
+    curve: list[Row]
+    cells: dict[str, list[Row]]
+    """Counts of matrices by evaluation id."""
+    clean: dict[str, dict[int, int]]
+    """Correct clean images by evaluation id and target (−1 the ensemble)."""
+
+
+def read(db: Database, run_ids: list[str]) -> dict[str, Details]:
+    """Details by run id."""
+    rows = queries.evaluations(db, run_ids=run_ids)
+    attacks = [row.evaluation_id for row in rows if row.kind == "attack"]
+    outcomes: dict[str, Outcomes] = {}
+    for start in range(0, len(attacks), 400):
+        outcomes |= queries.outcomes(db, attacks[start : start + 400])
+    config = {
+        row["run_id"]: row["config"] for row in db.rows(select(Run.run_id, Run.config).where(Run.run_id.in_(run_ids)))
+    }
+    members = _by("run_id", db, _all(Member).where(Member.run_id.in_(run_ids)).order_by(Member.number))
+    curve = _by("run_id", db, _all(Curve).where(Curve.run_id.in_(run_ids)).order_by(Curve.position))
+    clean_query = (
+        select(CleanRow.evaluation_id, CleanRow.target, CleanRow.n_correct)
+        .join(Evaluation, Evaluation.evaluation_id == CleanRow.evaluation_id)
+        .where(Evaluation.run_id.in_(run_ids))
+        .order_by(CleanRow.target)
+    )
+    cell_query = (
+        _all(Transfer, but="bits")
+        .join(Evaluation, Evaluation.evaluation_id == Transfer.evaluation_id)
+        .where(Evaluation.run_id.in_(run_ids))
+        .order_by(Transfer.source, Transfer.target)
+    )
+    cells, clean = _by("evaluation_id", db, cell_query), _by("evaluation_id", db, clean_query)
+    own: dict[str, list[EvaluationRow]] = defaultdict(list)
+    for row in rows:
+        own[row.run_id].append(row)
+    return {
+        run_id: Details(
+            config=config[run_id],
+            evaluations=own[run_id],
+            outcomes={r.evaluation_id: outcomes[r.evaluation_id] for r in own[run_id] if r.evaluation_id in outcomes},
+            members=members[run_id],
+            curve=curve[run_id],
+            cells={r.evaluation_id: cells[r.evaluation_id] for r in own[run_id] if r.evaluation_id in cells},
+            clean={
+                r.evaluation_id: {row["target"]: row["n_correct"] for row in clean[r.evaluation_id]}
+                for r in own[run_id]
+                if r.evaluation_id in clean
+            },
+        )
+        for run_id in run_ids
+        if run_id in config
+    }
+
+
+def _all(table: Any, but: str = "") -> Any:
+    return select(*[column for column in table.__table__.columns if column.name != but])
+
+
+def _by(key: str, db: Database, query: Query) -> dict[str, list[Row]]:
+    found: dict[str, list[Row]] = defaultdict(list)
+    for row in db.rows(query):
+        found[row[key]].append(row)
+    return found

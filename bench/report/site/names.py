@@ -1,0 +1,106 @@
+"""What people read: titles, numbers, settings."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from bench.core.config import Loaded
+from bench.store.answers import RunRow
+
+
+@dataclass(frozen=True)
+class Names:
+    """Titles of bench.toml; a name that is not configured there stands for itself."""
+
+    loaded: Loaded
+
+    def method(self, name: str) -> str:
+        """The title of a configured method."""
+        spec = self.loaded.config.methods.get(name)
+        return (spec.title if spec else "") or name
+
+    def attack(self, name: str) -> str:
+        """The title of a configured attack."""
+        spec = self.loaded.config.attacks.get(name)
+        return (spec.title if spec else "") or name
+
+    def attack_plugin(self, name: str) -> str:
+        """The plug-in of a configured attack; an unknown name stands for itself."""
+        spec = self.loaded.config.attacks.get(name)
+        return spec.plugin if spec else name
+
+
+def percent(value: float | None) -> str:
+    """`64.2`; – for nothing."""
+    return "–" if value is None else f"{value:.1f}"
+
+
+def mean_std(values: Sequence[float]) -> tuple[float | None, float | None]:
+    """Mean, and standard deviation (ddof 1) of two and more. `statistics.stdev` takes 20 times as long."""
+    if not values:
+        return None, None
+    mean = math.fsum(values) / len(values)
+    if len(values) == 1:
+        return mean, None
+    return mean, math.sqrt(math.fsum((value - mean) ** 2 for value in values) / (len(values) - 1))
+
+
+def plus_minus(mean: float | None, std: float | None) -> str:
+    """`64.2`, over several seeds `64.2 ± 1.3`; – for nothing."""
+    return percent(mean) + ("" if std is None else f" ± {std:.1f}")
+
+
+def exact(value: float | None) -> str:
+    """A number for a CSV file; empty for nothing."""
+    return "" if value is None else f"{value:.10g}"
+
+
+def seconds(value: float) -> str:
+    """`0.4 s`, `12 s`, `3.5 min`, `2.1 h`."""
+    if value < 10:
+        return f"{value:.1f} s"
+    if value < 100:
+        return f"{value:.0f} s"
+    return f"{value / 60:.1f} min" if value < 6000 else f"{value / 3600:.1f} h"
+
+
+def plain(value: Any) -> str:
+    """A setting's value on one line."""
+    if isinstance(value, bool):
+        return str(value).lower()
+    if value is None:
+        return "none"
+    if isinstance(value, float):
+        return f"{value:.6g}"
+    if isinstance(value, Mapping):
+        return settings_text(value) or "none"
+    if isinstance(value, list | tuple):
+        return ", ".join(map(plain, value)) or "none"
+    return str(value)
+
+
+def settings_text(settings: Mapping[str, Any]) -> str:
+    """`steps 50, restarts 1`."""
+    return ", ".join(f"{name} {plain(value)}" for name, value in sorted(settings.items()))
+
+
+def recipe_text(run: RunRow) -> str:
+    """`published`, `quick with training.epochs=2`."""
+    return run.recipe + (f" with {', '.join(run.recipe_changes)}" if run.recipe_changes else "")
+
+
+def differences(runs: Sequence[RunRow]) -> list[str]:
+    """For runs that would read alike: what tells each apart, as text; empty for what is equal in all."""
+    flat = [_flat(run) for run in runs]
+    names = sorted({name for each in flat for name in each})
+    differing = [name for name in names if len({str(each.get(name)) for each in flat}) > 1]
+    return [", ".join(f"{name} {plain(each[name])}" for name in differing if name in each) for each in flat]
+
+
+def _flat(run: RunRow) -> dict[str, Any]:
+    training = {f"training.{name}": value for name, value in run.training.items()}
+    model = {f"{run.model}.{name}": value for name, value in run.model_settings.items()}
+    return {"name": run.method, **run.settings, **training, **model, "validation images": run.validation}

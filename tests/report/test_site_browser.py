@@ -1,0 +1,365 @@
+"""The site in a real browser: sorting, filters, search, hints, keys, copying, narrow, dark, printed, live."""
+
+from __future__ import annotations
+
+import csv
+import io
+import re
+import shutil
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from site_records import Writer, fill, new_database
+
+from bench.core import config
+from bench.report.site import build, serve
+from bench.store.database import Database
+
+NEEDED = (
+    "needs a browser: pip install playwright, and Chromium (apt-get install chromium, or playwright install chromium)"
+)
+playwright = pytest.importorskip("playwright.sync_api", reason=NEEDED)
+
+LOADED = config.load(config.defaults("bench.toml"))
+EVIL = "<script>document.title='hacked'</script>"
+FORMULA = "=1+1"
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Any]:
+    """Headless Chromium: the system's, else playwright's own."""
+    with playwright.sync_playwright() as play:
+        own = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+        try:
+            found = play.chromium.launch(executable_path=own, args=["--no-sandbox"])
+        except playwright.Error:
+            pytest.skip(NEEDED)
+        yield found
+        found.close()
+
+
+@pytest.fixture(scope="module")
+def results(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A database with ten methods, two of them with names that mean harm, and the site made of it."""
+    root = tmp_path_factory.mktemp("site")
+    with new_database(root / "bench.db") as db:
+        fill(db, methods=("trs", "ece", "adp", "gal", "dverge", "ckae", "adaboost", "cos_only"), n=60)
+        writer = Writer(db, n=60)
+        writer.rows = {}
+        writer.known |= {row["attack_key"] for row in _attacks(db)}
+        for method, share in ((EVIL, 0.99), (FORMULA, 0.01)):
+            run_id = writer.run(method, 0, recipe="quick")
+            for budget in (0.1, 0.2):
+                for attack in ("fgsm", "pgd", "mim"):
+                    writer.evaluation(run_id, np.arange(60) < 60 * share, attack=attack, budget=budget,
+                                      images_digest=_digest(db))  # fmt: skip
+        writer.flush()
+        build(db, root / "site", loaded=LOADED)
+    return root
+
+
+def _attacks(db: Database) -> list[dict[str, Any]]:
+    from sqlalchemy import select
+
+    from bench.store.schema import Attack
+
+    return db.rows(select(Attack.attack_key))
+
+
+def _digest(db: Database) -> str:
+    from bench.store import queries
+
+    return queries.evaluations(db, kinds="attack")[0].images_digest
+
+
+@pytest.fixture
+def open_page(browser: Any, results: Path) -> Iterator[Any]:
+    """Opens a page of the site; at the end nothing may have been complained of, and nothing fetched from elsewhere."""
+    contexts, faults = [], []
+
+    def opened(address: str, *, base: str | None = None, **options: Any) -> Any:
+        context = browser.new_context(**{"viewport": {"width": 1280, "height": 900}} | options)
+        contexts.append(context)
+        page = context.new_page()
+        page.on("console", lambda message: faults.append(message.text) if message.type != "log" else None)
+        page.on("pageerror", lambda error: faults.append(str(error)))
+        allowed = ("data:", base or f"file://{results / 'site'}")
+        page.on("request", lambda request: None if request.url.startswith(allowed) else faults.append(request.url))
+        page.goto(f"{base or f'file://{results}/site/'}{address}")
+        return page
+
+    yield opened
+    for context in contexts:
+        context.close()
+    assert faults == []
+
+
+@pytest.fixture
+def board(results: Path) -> str:
+    return f"boards/{sorted((results / 'site/boards').iterdir())[0].name}"
+
+
+@pytest.fixture
+def run(results: Path) -> str:
+    """The page of a run that has a matrix and curves."""
+    return next(f"runs/{p.name}" for p in sorted((results / "site/runs").iterdir()) if 'class="heat' in p.read_text())
+
+
+def column(page: Any, index: int) -> list[str]:
+    """Texts of a column of the first table, as shown from top to bottom."""
+    cells = page.locator(f"table.data tbody tr:not([hidden]) > :nth-child({index})")
+    return [str(text).strip() for text in cells.evaluate_all("cells => cells.map(cell => cell.innerText)")]
+
+
+def numbers(texts: list[str]) -> list[float]:
+    return [float(text.split()[0]) for text in texts]
+
+
+def copied(page: Any, button: str) -> str:
+    """What a button puts on the clipboard, pasted into a field."""
+    page.get_by_role("button", name=button, exact=True).first.click()
+    page.get_by_role("button", name="Copied").wait_for()
+    page.evaluate("document.body.append(Object.assign(document.createElement('textarea'), {id: 'paste'}))")
+    page.locator("#paste").focus()
+    page.keyboard.press("Control+V")
+    return str(page.locator("#paste").input_value())
+
+
+def test_a_click_on_a_heading_sorts(open_page: Any, board: str) -> None:
+    page = open_page(board)
+    assert numbers(column(page, 1)) == sorted(numbers(column(page, 1)))
+    heading = page.get_by_role("button", name="FGSM")
+    heading.click()
+    page.wait_for_function("document.querySelector('th[aria-sort=descending]')")
+    page.wait_for_timeout(50)
+    falling = numbers(column(page, 5))
+    assert falling == sorted(falling, reverse=True)
+    assert len(falling) == 10
+    heading.click()
+    page.wait_for_timeout(50)
+    assert numbers(column(page, 5)) == sorted(falling)
+
+
+def test_everything_works_with_keys(open_page: Any, board: str, run: str) -> None:
+    page = open_page(board)
+    page.keyboard.press("/")
+    page.keyboard.type("adaboost")
+    assert column(page, 2) == ["AdaBoost"]
+    page.keyboard.press("Control+A")
+    page.keyboard.press("Delete")
+    page.get_by_role("button", name="Worst case").focus()
+    page.keyboard.press("Enter")
+    page.wait_for_timeout(50)
+    assert numbers(column(page, 3)) == sorted(numbers(column(page, 3)), reverse=True)
+    page.keyboard.press("Space")
+    page.wait_for_timeout(50)
+    assert numbers(column(page, 3)) == sorted(numbers(column(page, 3)))
+    page = open_page(run)
+    for _ in range(200):
+        page.keyboard.press("Tab")
+        if page.evaluate("document.activeElement.matches('.heat td')"):
+            break
+    page.keyboard.press("ArrowRight")
+    page.keyboard.press("ArrowDown")
+    tip = page.locator("#tip")
+    assert "crafted on member 2, evaluated on itself" in tip.inner_text()
+    page.keyboard.press("Escape")
+    assert tip.is_hidden()
+    page.locator(".plot").first.focus()
+    page.keyboard.press("Home")
+    assert page.locator(".readout").first.inner_text().startswith("epoch 1: loss 2, ce 1.5")
+
+
+def test_search_and_filters_narrow_the_rows(open_page: Any, board: str) -> None:
+    page = open_page(board)
+    page.get_by_label("Search the table").fill("cos trs")
+    assert column(page, 2) == []
+    page.get_by_label("Search the table").fill("COS-only")
+    assert len(column(page, 2)) == 1
+    assert page.get_by_role("status").first.inner_text() == "1 of 10 rows"
+    page.get_by_label("Search the table").fill("")
+    page.get_by_label("Recipe").select_option("quick")
+    assert sorted(column(page, 2)) == sorted([EVIL, FORMULA])
+    page.get_by_label("Recipe").select_option("")
+    assert len(column(page, 2)) == 10
+
+
+def test_names_that_mean_harm_are_text(open_page: Any, board: str, results: Path) -> None:
+    page = open_page(board)
+    assert EVIL in column(page, 2)
+    for link in (EVIL, FORMULA):
+        page = open_page(board)
+        page.get_by_role("link", name=link, exact=True).click()
+        assert link in page.locator("h1").inner_text()
+        assert "hacked" not in page.title() or "<script>" in page.title()
+    table = copied(open_page(board), "Copy CSV")
+    methods = [row["Method"] for row in csv.DictReader(io.StringIO(table))]
+    assert f"'{FORMULA}" in methods
+    assert EVIL in methods
+
+
+def test_the_csv_read_again_is_the_table(open_page: Any, board: str) -> None:
+    page = open_page(board)
+    rows = list(csv.DictReader(io.StringIO(copied(page, "Copy CSV"))))
+    shown = column(page, 3)
+    assert len(rows) == len(shown) == 10
+    for row, text in zip(rows, shown, strict=True):
+        mean = float(row["worst_case"])
+        assert text == f"{mean:.1f}" + (f" ± {float(row['worst_case_std']):.1f}" if row["worst_case_std"] else "")
+        assert float(row["low"]) <= mean <= float(row["high"])
+        assert int(row["rank_low"]) <= int(row["rank"]) <= int(row["rank_high"])
+    page = open_page(board)
+    page.get_by_label("Search the table").fill("quick")
+    assert len(copied(page, "Copy CSV").splitlines()) == 3
+
+
+def test_every_table_gives_csv_and_latex(open_page: Any, board: str, run: str) -> None:
+    for address in (board, run, "runs.html"):
+        page = open_page(address)
+        tables = page.locator("table.data").count()
+        assert tables > 0
+        assert page.locator("button", has_text="Copy CSV").count() == tables
+        assert page.locator("button", has_text="Copy LaTeX").count() == tables
+
+
+def test_the_latex_is_a_booktabs_table(open_page: Any, board: str) -> None:
+    text = copied(open_page(board), "Copy LaTeX")
+    lines = text.splitlines()
+    columns = re.fullmatch(r"\\begin\{tabular\}\{([lr]+)\}", lines[0])
+    assert columns
+    body = [line for line in lines if line.endswith(r"\\")]
+    assert len(body) == 11
+    for line in body:
+        assert len(re.findall(r"(?<!\\)&", line)) == len(columns[1]) - 1
+    assert r"$\pm$" in text
+    assert r"\textbf{" in text
+    assert r"\textless{}script\textgreater{}" in text
+    assert not re.search(r"(?<!\\)[_#%]", text)
+
+
+@pytest.mark.slow
+def test_the_latex_compiles(open_page: Any, board: str, run: str, tmp_path: Path) -> None:
+    engine = shutil.which("tectonic") or shutil.which("pdflatex")
+    if engine is None:
+        pytest.skip("needs TeX: apt-get install texlive-latex-recommended, or tectonic")
+    tables = [copied(open_page(address), "Copy LaTeX") for address in (board, run, "runs.html")]
+    source = tmp_path / "tables.tex"
+    head = "\\documentclass{article}\\usepackage[utf8]{inputenc}\\usepackage{booktabs}\\begin{document}\n"
+    source.write_text(head + "\n\n".join(tables) + "\\end{document}\n")
+    done = subprocess.run(
+        [engine, *(["-interaction=nonstopmode", "-halt-on-error"] if "pdflatex" in engine else []), source.name],
+        cwd=tmp_path, capture_output=True, text=True, timeout=300, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stdout[-2000:]
+
+
+def test_hovering_a_matrix_shows_its_values(open_page: Any, run: str) -> None:
+    page = open_page(run)
+    cell = page.locator(".heat tbody tr").first.locator("td").nth(1)
+    cell.hover()
+    text = page.locator("#tip").inner_text()
+    assert "crafted on member 1, evaluated on member 2" in text
+    assert re.search(r"\d+\.\d % of images that every member gets right \(\d+ of \d+\)", text)
+    shown = float(re.findall(r"(\d+\.\d) % of images that every", text)[0])
+    assert abs(shown - float(cell.inner_text())) <= 0.51
+    page.mouse.move(2, 2)
+    assert page.locator("#tip").is_hidden()
+
+
+def test_hovering_a_curve_reads_its_values(open_page: Any, run: str) -> None:
+    page = open_page(run)
+    picture = page.locator("svg.chart").first
+    picture.scroll_into_view_if_needed()
+    box = picture.bounding_box()
+    page.mouse.move(box["x"] + box["width"] - 15, box["y"] + 40)
+    assert page.locator(".readout").first.inner_text().startswith("epoch 3: loss 0.6667")
+
+
+def test_a_link_to_an_evaluation_opens_it(open_page: Any, run: str) -> None:
+    page = open_page(run)
+    link = page.locator(".attacks tbody a[href^='#e-']").first
+    link.click()
+    target = page.locator(str(link.get_attribute("href")))
+    assert target.evaluate("element => element.open")
+    assert "forwards" in target.inner_text()
+
+
+def addresses(results: Path) -> list[str]:
+    """One page of each kind."""
+    site = results / "site"
+    kinds = [next(iter(sorted((site / kind).iterdir()))) for kind in ("boards", "runs")]
+    return ["index.html", "runs.html", "about.html", *(str(path.relative_to(site)) for path in kinds)]
+
+
+def test_nothing_sticks_out_of_a_narrow_screen(open_page: Any, results: Path, run: str) -> None:
+    for address in [*addresses(results), run]:
+        page = open_page(address, viewport={"width": 390, "height": 844})
+        assert page.evaluate("document.documentElement.scrollWidth") <= 390, address
+    page = open_page(addresses(results)[3], viewport={"width": 390, "height": 844})
+    box = page.locator("table.board tbody td.worst").first.bounding_box()
+    assert box["x"] + box["width"] <= 390  # the headline is seen without scrolling
+
+
+def luminance(rgb: str) -> float:
+    channels = [float(value) / 255 for value in re.findall(r"[\d.]+", rgb)[:3]]
+    linear = [c / 12.92 if c <= 0.03928 else ((c + 0.055) / 1.055) ** 2.4 for c in channels]
+    return float(np.dot(linear, [0.2126, 0.7152, 0.0722]))
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_text_has_contrast_in_both_schemes(open_page: Any, results: Path, run: str, scheme: str) -> None:
+    for address in [*addresses(results), run]:
+        page = open_page(address, color_scheme=scheme)
+        paper = luminance(page.evaluate("getComputedStyle(document.body).backgroundColor"))
+        assert (paper < 0.05) == (scheme == "dark")
+        pairs = page.evaluate(_COLOURS)
+        assert pairs
+        for ink, behind, what in pairs:
+            light, dark = sorted((luminance(ink), luminance(behind)), reverse=True)
+            assert (light + 0.05) / (dark + 0.05) >= 4.5, (address, what, ink, behind)
+
+
+# Every element with text of its own: its colour, and the first background that is not transparent behind it.
+_COLOURS = """() => [...document.querySelectorAll('body *')].filter(element =>
+  element.getClientRects().length && element.closest('svg') === null
+  && [...element.childNodes].some(node => node.nodeType === 3 && node.textContent.trim())).map(element => {
+    let behind = element;
+    while (behind && getComputedStyle(behind).backgroundColor === 'rgba(0, 0, 0, 0)') behind = behind.parentElement;
+    return [getComputedStyle(element).color, getComputedStyle(behind ?? document.body).backgroundColor,
+            element.tagName + ' ' + element.className + ' ' + element.textContent.slice(0, 30)];
+  })"""
+
+
+def test_printed_pages_leave_the_controls_out(open_page: Any, board: str, run: str) -> None:
+    for address in (board, run):
+        page = open_page(address, color_scheme="dark", viewport={"width": 1000, "height": 700})
+        page.emulate_media(media="print")
+        assert page.locator(".tools:visible, .copy:visible, .top nav:visible").count() == 0
+        assert luminance(page.evaluate("getComputedStyle(document.body).backgroundColor")) == pytest.approx(1)
+        assert page.pdf(format="A4", landscape=True)[:5] == b"%PDF-"
+
+
+def test_without_scripts_the_pages_still_read(open_page: Any, board: str) -> None:
+    page = open_page(board, java_script_enabled=False)
+    assert page.get_by_text("Copy CSV").count() == 0
+    assert page.locator("table.board tbody tr").count() == 10
+
+
+def test_a_served_page_follows_the_database(open_page: Any, results: Path, tmp_path: Path) -> None:
+    shutil.copy(results / "bench.db", tmp_path / "bench.db")
+    with Database(tmp_path / "bench.db").open() as db:
+        build(db, tmp_path / "site", loaded=LOADED)
+        with serve.Server(tmp_path / "site") as server:
+            page = open_page("index.html", base=server.address)
+            assert page.get_by_text("26 trained ensembles").count() == 1
+            writer = Writer(db, n=60, started="2026-11-22T10:00:00Z")
+            writer.rows = {}
+            writer.run("trs", 77)
+            writer.flush()
+            page.wait_for_timeout(500)
+            build(db, tmp_path / "site", loaded=LOADED)
+            page.get_by_text("27 trained ensembles").wait_for(timeout=10_000)
