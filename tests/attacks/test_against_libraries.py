@@ -1,170 +1,107 @@
-"""Robust accuracy against foolbox and torchattacks: the same ensemble, images, steps and random starts, `stop = last`.
+"""Robust accuracy against public libraries: the same ensemble, images, settings, steps and random starts.
 
-With the same starts every image goes the same way but for rounding, so half a point is a wide margin.
+With the same start every image goes the same way but for rounding, so half a point is a wide margin. CW and EAD must
+not be weaker than a library whose images are real ones.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import pytest
-from torch import Tensor
 
+from bench.attacks.apgd import APGDCE, APGDDLR
 from bench.attacks.base import Attack
+from bench.attacks.cw import CW
+from bench.attacks.ead import EAD
 from bench.attacks.fgsm import FGSM
 from bench.attacks.iterative import BIM, MIM, PGD, PGDL2
-from bench.attacks.judge import attack_images, predictions
-from bench.attacks.problem import Problem
 from bench.data.base import ImageSet, load_splits
 from bench.models.ensemble import Ensemble
+from bench.perf.attacks import Result, Versus, compare
+from bench.perf.cases import KINDS, Case
+from bench.perf.peers import ART, PEERS, Foolbox, Peer, Torchattacks
 
-POINTS = 0.5
-AXES = ("libraries",)
-
-
-@dataclass(frozen=True)
-class Case:
-    """What is attacked: an ensemble, images, and a budget for each norm at which about half of them fall."""
-
-    ensemble: Ensemble
-    images: ImageSet
-    linf: float
-    l2: float
-    known: dict[tuple[str, int], Tensor] = field(default_factory=dict)
-
-    def budget(self, which: Attack) -> float:
-        return self.l2 if which.norm == "l2" else self.linf
-
-    def robust(self, name: str, steps: int) -> Tensor:
-        """Our outcome, bool [n]; the same for each library."""
-        if (name, steps) not in self.known:
-            which = ours(steps)[name]
-            settings = {"budget": self.budget(which), "stop": "last", "seed_axes": AXES}
-            self.known[name, steps] = attack_images(which, self.ensemble, self.images, **settings).robust
-        return self.known[name, steps]
+pytestmark = pytest.mark.usefixtures("_one_thread")
+IN_A_BALL = ("fgsm", "bim", "pgd", "mim", "pgd_l2")
 
 
-def ours(steps: int) -> dict[str, Attack]:
+def in_a_ball(kind: str, steps: int) -> Attack:
     return {
         "fgsm": FGSM(),
         "bim": BIM(steps=steps, rel_step=1 / steps),
         "pgd": PGD(steps=steps, rel_step=2 / steps),
         "mim": MIM(steps=steps, rel_step=2 / steps),
         "pgd_l2": PGDL2(steps=steps, rel_step=2 / steps),
-    }
+    }[kind]
 
 
-@dataclass(frozen=True, kw_only=True)
-class Start(PGD):
-    """Returns the random start of PGD."""
-
-    def run(self, problem: Problem) -> Tensor:
-        return self.start(problem)
+def with_attack(*kinds: str) -> Any:
+    """Every library with each of these attacks that it has."""
+    chosen = [(peer, kind) for peer in PEERS for kind in kinds if kind in peer.kinds and kind not in peer.slow]
+    return pytest.mark.parametrize(("peer", "kind"), chosen, ids=[f"{peer.name}-{kind}" for peer, kind in chosen])
 
 
-@dataclass(frozen=True, kw_only=True)
-class StartL2(PGDL2):
-    """Returns the random start of PGD-ℓ2."""
-
-    def run(self, problem: Problem) -> Tensor:
-        return self.start(problem)
-
-
-def starts(case: Case, which: Attack, budget: float) -> Tensor | None:
-    """The first iterates of ours, for the library to take; None for an attack that begins at the image."""
-    if not isinstance(which, (PGD, PGDL2)):
-        return None
-    spy = StartL2() if which.norm == "l2" else Start()
-    settings = {"budget": budget, "stop": "last", "seed_axes": AXES, "keep_images": True}
-    return attack_images(spy, case.ensemble, case.images, **settings).adversarial
+def against(peer: Peer, which: Attack, ensemble: Ensemble, images: ImageSet, budget: float) -> tuple[Result, Versus]:
+    if not peer.installed:
+        pytest.skip(f"{peer.name} is not installed: pip install bench[peers]")
+    case = Case(ensemble, images, which, budget)
+    result = compare(case.kind, case, peers=[peer], timed=1, repeats=0)
+    (versus,) = result.versus
+    print(f"{case.kind}, budget {budget:g}: ours {result.last:.2f} %, {peer.name} {versus.theirs:.2f} %")
+    return result, versus
 
 
-def with_foolbox(case: Case, name: str, steps: int, budget: float, start: Tensor | None) -> Tensor:
-    foolbox = pytest.importorskip("foolbox", reason="foolbox is not installed: pip install bench[test]")
-    library = foolbox.attacks
-    step = (1 if name == "bim" else 2) / steps
-    settings = {"steps": steps, "rel_stepsize": step, "random_start": start is not None}
-    attack = {
-        "fgsm": lambda: library.LinfFastGradientAttack(random_start=False),
-        "bim": lambda: library.LinfBasicIterativeAttack(**settings),
-        "pgd": lambda: library.LinfProjectedGradientDescentAttack(**settings),
-        "mim": lambda: library.LinfMomentumIterativeFastGradientMethod(momentum=1.0, **settings),
-        "pgd_l2": lambda: library.L2ProjectedGradientDescentAttack(**settings),
-    }[name]()
-    if name == "mim":
-        # foolbox adds up signs of gradients; Dong et al. 2018 l1-normalised gradients.
-        scale = library.gradient_descent_base.normalize_lp_norms
-        attack.normalize = lambda gradients, *, x, bounds: scale(gradients, p=1)
-    if start is not None:
-        import eagerpy
-
-        attack.get_random_start = lambda x0, epsilon: eagerpy.astensor(start)
-    x, y = case.images.floats(), case.images.labels
-    model = foolbox.PyTorchModel(case.ensemble, bounds=(0, 1), device="cpu")
-    result: Tensor = attack.run(model, x, foolbox.criteria.Misclassification(y), epsilon=budget)
-    return result
-
-
-def with_torchattacks(case: Case, name: str, steps: int, budget: float, start: Tensor | None) -> Tensor:
-    library = pytest.importorskip("torchattacks", reason="torchattacks is not installed: pip install bench[test]")
-    settings = {"eps": budget, "steps": steps, "alpha": budget * (1 if name == "bim" else 2) / steps}
-    attack = {
-        "fgsm": lambda: library.FGSM(case.ensemble, eps=budget),
-        "bim": lambda: library.BIM(case.ensemble, **settings),
-        "pgd": lambda: library.PGD(case.ensemble, **settings),
-        "mim": lambda: library.MIFGSM(case.ensemble, decay=1.0, **settings),
-        "pgd_l2": lambda: library.PGDL2(case.ensemble, **settings),
-    }[name]()
-    x, y = case.images.floats(), case.images.labels
-    with pytest.MonkeyPatch.context() as patch:
-        if start is not None:
-            change = start - x
-            length = change.flatten(1).norm(dim=1).view(-1, 1, 1, 1)
-            # It draws a change for PGD, and for PGD-ℓ2 a direction (normal) and a share of ε (uniform).
-            patch.setattr(Tensor, "normal_", lambda self: self.copy_(change))
-            drawn = length / budget if name == "pgd_l2" else change
-            patch.setattr(Tensor, "uniform_", lambda self, *_: self.copy_(drawn))
-        result: Tensor = attack(x, y)
-    return result
-
-
-LIBRARIES: dict[str, Callable[..., Tensor]] = {"foolbox": with_foolbox, "torchattacks": with_torchattacks}
-
-
-def compare(case: Case, library: str, name: str, steps: int) -> None:
-    which = ours(steps)[name]
-    budget = case.budget(which)
-    theirs = LIBRARIES[library](case, name, steps, budget, starts(case, which, budget))
-    right = predictions(case.ensemble, theirs) == case.images.labels
-    # Ours asks for a right answer before and after; so must the judgement of what the library made.
-    right &= predictions(case.ensemble, case.images) == case.images.labels
-    mine, expected = (100 * float(robust.float().mean()) for robust in (case.robust(name, steps), right))
-    print(f"{name}, budget {budget:g}, {steps} steps: ours {mine:.2f} %, {library} {expected:.2f} %")
-    assert 20 < mine < 80, "a budget at which everything or nothing falls compares nothing"
-    assert abs(mine - expected) <= POINTS
+@with_attack(*IN_A_BALL)
+def test_robust_accuracy_on_digits_is_the_librarys(digits, digits_ensemble, peer, kind):
+    which = in_a_ball(kind, 10)
+    result, versus = against(peer, which, digits_ensemble, digits.test, 0.5 if which.norm == "l2" else 0.1)
+    assert 20 < result.last < 80, "a budget at which everything or nothing falls compares nothing"
+    assert abs(result.last - versus.theirs) <= 0.5
 
 
 @pytest.fixture(scope="module")
-def digits_case(digits: Any, _trained_digits: Any) -> Case:
-    return Case(_trained_digits, digits.test, linf=0.1, l2=0.5)
+def on_mnist(data_folder: Path, train_ensemble: Callable[..., Ensemble]) -> tuple[Ensemble, ImageSet]:
+    splits = load_splits("mnist", folder=data_folder, training_limit=12_800, test_limit=500)
+    return train_ensemble("mnist", "lenet", splits.train, epochs=1), splits.test
 
 
-@pytest.fixture(scope="module")
-def mnist_case(data_folder: Path, train_ensemble: Callable[..., Ensemble]) -> Case:
-    splits = load_splits("mnist", folder=data_folder, training_limit=12_800, test_limit=1000)
-    return Case(train_ensemble("mnist", "lenet", splits.train, epochs=1), splits.test, linf=0.15, l2=2.0)
+@with_attack(*IN_A_BALL)
+def test_robust_accuracy_on_mnist_is_the_librarys(on_mnist, peer, kind):
+    which = in_a_ball(kind, 5)
+    result, versus = against(peer, which, *on_mnist, 2.0 if which.norm == "l2" else 0.15)
+    assert 20 < result.last < 80, "a budget at which everything or nothing falls compares nothing"
+    assert abs(result.last - versus.theirs) <= 0.5
 
 
-@pytest.mark.parametrize("library", LIBRARIES)
-@pytest.mark.parametrize("name", ours(1))
-def test_robust_accuracy_on_digits_is_the_librarys(digits_case, name, library):
-    compare(digits_case, library, name, 10)
+@with_attack("apgd_ce", "apgd_dlr")
+def test_apgd_breaks_what_the_library_breaks(digits, digits_ensemble, peer, kind):
+    which = {KINDS[APGDCE]: APGDCE(), KINDS[APGDDLR]: APGDDLR()}[kind]
+    result, versus = against(peer, which, digits_ensemble, digits.test.take(slice(0, 150)), 0.1)
+    assert 20 < result.first <= result.last < 80
+    for mine in (result.first, result.last):
+        assert mine <= versus.theirs + 1
+        assert peer.name == "art" or mine >= versus.theirs - 1  # it returns the last iterate, not the best
 
 
-@pytest.mark.parametrize("library", LIBRARIES)
-@pytest.mark.parametrize("name", ours(1))
-def test_robust_accuracy_on_mnist_is_the_librarys(mnist_case, name, library):
-    compare(mnist_case, library, name, 5)
+@pytest.mark.parametrize(
+    ("which", "c"),
+    [(CW(steps=100), 0.1), (CW(steps=100), 0.3), (EAD(steps=100), 0.5), (EAD(steps=100), 1.0)],
+    ids=lambda value: type(value).__name__.lower() if isinstance(value, Attack) else str(value),
+)
+@pytest.mark.parametrize("peer", [Foolbox(), Torchattacks()], ids=lambda peer: peer.name)
+def test_cw_and_ead_are_not_weaker_than_a_library(digits, digits_ensemble, which, c, peer):
+    result, versus = against(peer, which, digits_ensemble, digits.test.take(slice(0, 100)), c)
+    assert result.last < 90, "nothing falls: nothing is compared"
+    assert result.last <= versus.theirs + 0.5
+
+
+@pytest.mark.parametrize(("which", "c"), [(CW(), 0.3), (EAD(steps=200), 1.0)], ids=["cw", "ead"])
+def test_cw_and_ead_are_not_weaker_than_a_line_search(digits, digits_ensemble, which, c):
+    """ART's iterations each take many passes, so ours get as many iterations as they need to end."""
+    images = digits.test.take(slice(0, 20))
+    _, versus = against(ART(), type(which)(steps=30), digits_ensemble, images, c)
+    ours = Case(digits_ensemble, images, which, c).ours("last")
+    assert 100 * float(ours.robust.float().mean()) <= versus.theirs + 0.5 < 90

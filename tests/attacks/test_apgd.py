@@ -1,4 +1,4 @@
-"""APGD: checkpoints, closed forms on linear models, properties, and two libraries."""
+"""APGD: checkpoints, closed forms on linear models, properties, targets."""
 
 from __future__ import annotations
 
@@ -275,32 +275,3 @@ def test_targets_have_to_fit():
 
     with pytest.raises(BenchError, match="no target class"):
         attack(Aimless(), model, images, 0.1, targets=torch.zeros(5, dtype=torch.long))
-
-
-# ---------------------------------------------------------------- libraries
-
-
-def with_torchattacks(model: nn.Module, x: Tensor, y: Tensor, epsilon: float, loss: str) -> Tensor:
-    library = pytest.importorskip("torchattacks", reason="torchattacks is not installed: pip install bench[test]")
-    return library.APGD(model, eps=epsilon, steps=100, loss=loss)(x, y)
-
-
-def with_autoattack(model: nn.Module, x: Tensor, y: Tensor, epsilon: float, loss: str) -> Tensor:
-    library = pytest.importorskip("pyautoattack.autopgd_base", reason="pyautoattack is not installed")
-    return library.APGDAttack(model, eps=epsilon, loss=loss, device="cpu").perturb(x, y)
-
-
-@pytest.mark.parametrize("library", [with_torchattacks, with_autoattack], ids=["torchattacks", "autoattack"])
-@pytest.mark.parametrize("which", BOTH, ids=name)
-def test_robust_accuracy_is_the_librarys(digits, digits_ensemble, which, library):
-    images, epsilon = digits.test.take(slice(0, 300)), 0.1
-    with torch.random.fork_rng():
-        made = library(digits_ensemble, images.floats(), images.labels, epsilon, which.loss)
-    assert float((made - images.floats()).abs().max()) <= epsilon + 1e-5
-    for stop in STOPS:
-        outcome = attack(which, digits_ensemble, images, epsilon, stop=stop)
-        theirs = outcome.clean & (predictions(digits_ensemble, made) == images.labels)
-        mine, expected = (100 * float(robust.float().mean()) for robust in (outcome.robust, theirs))
-        print(f"{which.loss}, {stop}: ours {mine:.1f} %, library {expected:.1f} %")
-        assert 20 < mine < 80
-        assert abs(mine - expected) <= 1 + 1e-3

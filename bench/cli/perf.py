@@ -1,0 +1,251 @@
+"""`bench perf`: how strong and how fast our attacks and training steps are, beside others and beside the floor."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from bench.cli.options import Named, Number, RunId, open_database, where, workplace
+from bench.core.errors import BenchError, unknown_name
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from bench.core.config import Loaded
+    from bench.perf.ensembles import Subject
+    from bench.perf.peers import Peer
+
+HELP = {"help_option_names": ["-h", "--help"]}
+ATTACKS = ("fgsm", "bim", "pgd", "mim", "pgd_l2", "apgd_ce", "apgd_dlr", "cw", "ead")
+
+
+def machine(function: Any) -> Any:
+    """`--data`, `--device`, `--threads`, `--repeats`, `--set`, `--json`."""
+    for option in (
+        click.option("--json", "as_json", is_flag=True, help="Print everything as JSON, progress on stderr."),
+        click.option("--set", "changes", multiple=True, metavar="KEY=VALUE", help="As for `bench run`."),
+        click.option("--repeats", type=click.IntRange(0), default=3, show_default=True,
+                     help="Rounds in which everything is timed in turns; 0 for no times."),
+        click.option("--threads", type=click.IntRange(1), default=1, show_default=True, envvar="BENCH_THREADS",
+                     show_envvar=True, help="CPU threads; with one, other programs disturb least."),
+        click.option("--device", envvar="BENCH_DEVICE", show_envvar=True, help="cpu, cuda; a GPU if there is one."),
+        click.option("--data", type=click.Path(file_okay=False, path_type=Path), default=Path("data"),
+                     show_default=True, envvar="BENCH_DATA", show_envvar=True, help="Folder of the data sets."),
+    ):  # fmt: skip
+        function = option(function)
+    return function
+
+
+@click.group("perf", context_settings=HELP)
+def command() -> None:
+    """Measure this program: ratios taken in one run, never seconds.
+
+    \b
+    Examples:
+      bench perf attacks --dataset digits --images 200
+      bench perf training --dataset mnist --model lenet
+    """
+
+
+@command.command("attacks", context_settings=HELP)
+@click.option("-d", "--dataset", type=Named("datasets"), default="digits", show_default=True, help="Data set.")
+@click.option("--model", type=Named("models"), help="Model of the members; that of the quick recipe unless given "
+              "(resnet20 on CIFAR).")  # fmt: skip
+@click.option("-m", "--method", type=Named("methods"), default="ece", show_default=True,
+              help="How the ensemble was trained.")  # fmt: skip
+@click.option("--run", "run_id", type=RunId(), help="A run to attack, instead of one trained quickly.")
+@click.option("--attack", "names", multiple=True, type=click.Choice(ATTACKS), help="Repeat for several; all of them "
+              "unless given.")  # fmt: skip
+@click.option("--library", "libraries", multiple=True, help="Compare with this library only; repeat for several. "
+              "Includes the attacks it is very slow at.")  # fmt: skip
+@click.option("--eps", type=Number(), help="Radius; each attack's first budget in bench.toml unless given.")
+@click.option("--eps-l2", type=Number(), help="The same for attacks in an ℓ2 ball.")
+@click.option("--c", "c", type=Number(), help="The same for CW and EAD.")
+@click.option("--steps", type=click.IntRange(1), help="At most this many steps, of proportionally greater length.")
+@click.option("--images", type=click.IntRange(1), help="Test images for robust accuracy.  [default: 1000, or all]")
+@click.option("--timed", type=click.IntRange(1), help="How many of them are timed.  [default: one batch]")
+@click.option("--batch", type=click.IntRange(1), default=250, show_default=True, help="Images a batch, for everybody.")
+@machine
+@where
+def attacks(
+    dataset: str, model: str | None, method: str, run_id: str | None, names: tuple[str, ...],
+    libraries: tuple[str, ...], eps: float | None, eps_l2: float | None, c: float | None, steps: int | None,
+    images: int | None, timed: int | None, batch: int, data: Path, device: str | None, threads: int, repeats: int,
+    changes: tuple[str, ...], as_json: bool, results: Path, db: str | None,
+) -> int:  # fmt: skip
+    """Compare our attacks with every installed library's: robust accuracy and time, on the same images.
+
+    Everybody gets the same ensemble, images, batches, random start, steps and budget. What a library returns is judged
+    by us. An attack passes where robust accuracy agrees with a library's within half a point (APGD: one point), or,
+    for CW and EAD, is not above it; the exit code is 1 where one does not. Time never passes or fails: it is told as
+    theirs / ours, and as ours / floor, the bare passes for the images that still stand.
+
+    \b
+    Examples:
+      bench perf attacks --dataset digits --images 200 --timed 100
+      bench perf attacks --dataset mnist --model lenet --attack pgd --attack apgd_ce
+      bench perf attacks --run 4f0c1a --attack pgd --eps 8/255 --images 500
+      bench perf attacks --dataset cifar10 --model resnet20 --images 100 --steps 10 --json
+    """
+    from bench.cli.device import others, pick
+    from bench.core import config
+    from bench.perf import attacks as perf
+    from bench.perf import printing
+    from bench.perf.cases import Case
+    from bench.report.console import console
+
+    err, loaded = console(stderr=True), config.load(changes=changes)
+    peers, missing = _peers(libraries)
+    place = workplace(results, data, pick(device, threads), batch)
+    found = _subject(loaded, place, dataset, model, method, run_id, images, db, err)
+    for line in (*missing, others() if place.device == "cpu" and threads > 1 else ""):
+        if line:
+            err.print(f"[yellow]{line}[/]")
+    budgets = {"linf": eps, "l2": eps_l2, None: c}
+    done = []
+    out = console()
+    if not as_json:
+        out.print(f"[bold]{found.title}[/], {len(found.images):,} test images, batches of {batch}", soft_wrap=True)
+    with err.status("") as status:
+        for name in names or ATTACKS:
+            attack = _attack(loaded, name)
+            attack = perf.limited(attack, steps) if steps else attack
+            given = budgets[attack.norm]
+            budget = _budget(loaded, name, found.run.dataset) if given is None else given
+            case = Case(found.ensemble, found.images, attack, budget, batch)
+            chosen = [peer for peer in peers if libraries or case.kind not in peer.slow]
+            result = perf.compare(
+                name, case, peers=chosen, timed=timed or batch, repeats=repeats, tell=lambda text: status.update(text)
+            )
+            done.append(result)
+            if not as_json:
+                printing.attack(result, out)
+    if as_json:
+        record = {"ensemble": found.title, "run": found.run.run_id, "batch": batch, "threads": threads,
+                  "device": place.device, "attacks": [asdict(result) for result in done]}  # fmt: skip
+        click.echo(json.dumps(record, indent=1, ensure_ascii=False))
+    else:
+        printing.attacks_summary(done, out)
+    return 0 if all(result.passed for result in done) else 1
+
+
+def _peers(libraries: tuple[str, ...]) -> tuple[list[Peer], list[str]]:
+    from bench.perf.attacks import compared
+    from bench.perf.peers import PEERS
+
+    known = [peer.name for peer in PEERS]
+    for name in libraries:
+        if name not in known:
+            raise unknown_name("library", name, known)
+    return compared(libraries or None)
+
+
+def _subject(
+    loaded: Loaded, place: Any, dataset: str, model: str | None, method: str, run_id: str | None, images: int | None,
+    db: str | None, err: Console,
+) -> Subject:  # fmt: skip
+    from bench.perf import ensembles
+    from bench.store import queries
+
+    if run_id is not None:
+        with open_database(db, place.results) as base:
+            run = ensembles.recorded(place, queries.find_run(base, run_id).run_id)
+    else:
+        if method not in loaded.config.methods:
+            raise unknown_name("method", method, loaded.config.methods)
+        model = model or ensembles.default_model(loaded, dataset)
+        run = ensembles.quick(loaded, method=method, dataset=dataset, model=model)
+
+    def opened() -> Any:
+        return open_database(db, place.results, create=True)
+
+    return ensembles.subject(run, place, images=images, database=opened, tell=lambda text: err.print(text))
+
+
+def _attack(loaded: Loaded, name: str) -> Any:
+    from bench.core import registry, settings
+
+    if name not in loaded.config.attacks:
+        raise BenchError(f"{loaded.path.name} configures no attack {name!r}, which is to be compared")
+    spec = loaded.config.attacks[name]
+    return settings.build(registry.load("attacks", spec.plugin), spec.settings, f"attacks.{name}")
+
+
+def _budget(loaded: Loaded, name: str, dataset: str) -> float:
+    budgets = loaded.config.attacks[name].budgets.get(dataset, ())
+    if not budgets:
+        raise BenchError(f"{loaded.path.name} has no budget of {name} for {dataset}; give --eps, --eps-l2 or --c")
+    return float(budgets[0])
+
+
+@command.command("training", context_settings=HELP)
+@click.option("-d", "--dataset", type=Named("datasets"), default="digits", show_default=True, help="Data set.")
+@click.option("--model", type=Named("models"), help="Model of the members; that of the published recipe unless given.")
+@click.option("--members", type=click.IntRange(1), default=3, show_default=True, help="Number of members.")
+@click.option("-m", "--method", "names", multiple=True, type=Named("methods", "paper", "all"),
+              help="Configured method; repeat for several; every one unless given.")  # fmt: skip
+@click.option("--batch", type=click.IntRange(4), default=128, show_default=True, help="Images in the step.")
+@machine
+def training(
+    dataset: str, model: str | None, members: int, names: tuple[str, ...], batch: int, data: Path, device: str | None,
+    threads: int, repeats: int, changes: tuple[str, ...], as_json: bool,
+) -> int:  # fmt: skip
+    """Time one training step of every method against its floor, and of TRS against the authors' step.
+
+    The floor of a step is the bare passes that the method's formula needs, counted and made on the same members, and
+    the optimiser's update. `trs_official` is also timed against the public TRS code's step, written again from its
+    description; the losses of both have to be equal to 1e-5, and the exit code is 1 where they are not. Time never
+    passes or fails.
+
+    \b
+    Kinds of passes, through one member:
+      forward     forward only
+      images      forward, gradient of the images
+      train       forward, gradient of the parameters
+      curvature   forward, gradient of the images, and its own gradient with respect to the images
+      second      forward, gradient of the images, gradient of both with respect to the parameters
+      target      forward up to a layer
+      features    forward up to a layer, gradient of the images
+
+    \b
+    Examples:
+      bench perf training --dataset digits
+      bench perf training --dataset mnist --model lenet --method trs --method trs_official
+      bench perf training --dataset cifar10 --model resnet20 --batch 32 --repeats 2 --json
+    """
+    from bench.cli.device import pick
+    from bench.core import config
+    from bench.data.base import load_splits
+    from bench.jobs.select import method_names
+    from bench.perf import printing
+    from bench.perf import training as perf
+    from bench.report.console import console
+
+    loaded, place = config.load(changes=changes), pick(device, threads)
+    chosen = method_names(loaded, names or ("all",))
+    if dataset not in loaded.config.datasets:
+        raise unknown_name("data set", dataset, loaded.config.datasets)
+    plugin = loaded.config.datasets[dataset].plugin
+    images = load_splits(plugin, folder=data.expanduser(), training_limit=batch, device=place).train
+    out = console()
+    done: list[perf.Step] = []
+    with console(stderr=True).status("") as status:
+        for name in chosen:
+            status.update(name)
+            step = perf.measure(loaded, name, images, dataset=dataset, model=model, members=members, repeats=repeats)
+            if not as_json and not done:
+                out.print(f"[bold]One step of {members} × {step.model}[/], {dataset}, batch {batch}", soft_wrap=True)
+            done.append(step)
+            if not as_json:
+                printing.step(step, out)
+    if as_json:
+        record = {"dataset": dataset, "threads": threads, "device": place,
+                  "steps": [{**asdict(step), "equal": step.equal} for step in done]}  # fmt: skip
+        click.echo(json.dumps(record, indent=1, ensure_ascii=False))
+    else:
+        printing.steps_summary(done, out)
+    return 1 if any(step.equal is False for step in done) else 0

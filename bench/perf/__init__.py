@@ -1,0 +1,1 @@
+"""Speed and agreement: our attacks against public libraries, our training steps against the passes they need."""

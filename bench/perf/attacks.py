@@ -1,0 +1,190 @@
+"""Our attacks beside those of public libraries: robust accuracy, and time as ratios taken in one run."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, Literal
+
+from bench.attacks.base import Attack
+from bench.attacks.judge import evaluation_mode, predictions
+from bench.perf.cases import Case, Judged, judge
+from bench.perf.floor import Passes, counted, fastest, replay
+from bench.perf.peers import PEERS, Peer
+from bench.perf.timing import Clock, Spread, alternate, spread
+
+POINTS = {"apgd_ce": 1.0, "apgd_dlr": 1.0}  # of robust accuracy within which a library has to agree; else ½
+HALF = 0.5
+NOTHING = 1e-9  # for the rounding of percentages
+
+Verdict = Literal["PASS", "FAIL"]
+Tell = Callable[[str], None]
+
+
+@dataclass(frozen=True)
+class Versus:
+    """Ours against one library on one attack. Accuracies in % of all images; ratios are theirs / ours.
+
+    Attributes:
+        theirs: robust accuracy under the library's images as we judge them.
+        against: which of ours it is compared with: "last", or "first_success" where it remembers successes too.
+        difference: ours less theirs, in points; below 0 ours is stronger.
+        rule: "agrees within" or "not weaker by more than", with `points`.
+        outside, black: how many of the library's images were no real ones.
+        speed_last, speed_first: their time over ours with stop = last, and with first_success; of both until robust
+            accuracy is known (theirs with one pass over their images, ours with the clean images' too).
+    """
+
+    library: str
+    theirs: float
+    against: str
+    difference: float
+    rule: str
+    points: float
+    verdict: Verdict
+    outside: int
+    black: int
+    speed_last: Spread | None
+    speed_first: Spread | None
+    note: str = ""
+
+
+@dataclass(frozen=True)
+class Result:
+    """One attack. `first` and `last` are our robust accuracies in % under both rules, of `images` images.
+
+    `passes` are those of our attack under `first_success` on the images that were timed, a floor is the bare passes;
+    `floor_fast` the same passes on the fastest layout known to us, None where there is none.
+    """
+
+    attack: str
+    budget_name: str
+    budget: float
+    settings: dict[str, Any]
+    images: int
+    timed: int
+    clean: float
+    first: float
+    last: float
+    passes: Passes
+    versus: tuple[Versus, ...]
+    floor: Spread | None
+    floor_fast: Spread | None
+    clock: str
+
+    @property
+    def passed(self) -> bool:
+        """Whether no library contradicts ours."""
+        return all(one.verdict == "PASS" for one in self.versus)
+
+
+def limited(attack: Attack, steps: int) -> Attack:
+    """The attack with at most `steps` steps; where the step is a share of ε the way that all of them go stays."""
+    before = getattr(attack, "steps", 0)
+    if before <= steps:
+        return attack
+    if hasattr(attack, "rel_step"):
+        return replace(attack, steps=steps, rel_step=attack.rel_step * before / steps)  # type: ignore[call-arg]
+    return replace(attack, steps=steps)  # type: ignore[call-arg]
+
+
+def compared(libraries: Sequence[str] | None) -> tuple[list[Peer], list[str]]:
+    """The installed libraries (of those asked for), and a line for each that is missing."""
+    wanted = [peer for peer in PEERS if libraries is None or peer.name in libraries]
+    missing = [f"{peer.name} is not installed: pip install {peer.package}" for peer in wanted if not peer.installed]
+    return [peer for peer in wanted if peer.installed], missing
+
+
+def compare(
+    name: str, case: Case, *, peers: Sequence[Peer], timed: int, repeats: int, tell: Tell = lambda _: None
+) -> Result:
+    """Robust accuracy on all images, then time on the first `timed` images, `repeats` times in turns.
+
+    Every library gets what we get: images, batch, settings, random start. With `repeats` 0 nothing is timed.
+    """
+    kind = case.kind
+    peers = [peer for peer in peers if kind in peer.kinds]
+    with evaluation_mode(case.model):
+        tell(f"{name}: robust accuracy, ours")
+        first, last = case.ours("first_success"), case.ours("last")
+        judged: dict[str, Judged] = {}
+        for peer in peers:
+            tell(f"{name}: robust accuracy, {peer.name}")
+            judged[peer.name] = judge(case, peer.crafter(case)())
+        sample, clock = case.first(timed), Clock(case.images.device)
+        with counted() as passes:
+            sample.ours("first_success")
+        seconds = _timed(sample, passes(), peers, repeats, clock, lambda text: tell(f"{name}: {text}"))
+    ours = {"first": _percent(first.robust), "last": _percent(last.robust)}
+    return Result(
+        attack=name,
+        budget_name=case.attack.budget_name,
+        budget=case.budget,
+        settings=dict(vars(case.attack)),
+        images=len(case.images),
+        timed=len(sample.images) if repeats else 0,
+        clean=_percent(last.clean),
+        **ours,
+        passes=passes(),
+        versus=tuple(_versus(peer, kind, judged[peer.name], ours, seconds) for peer in peers),
+        floor=_ratio(seconds, "first", "floor"),
+        floor_fast=_ratio(seconds, "first", "floor_fast"),
+        clock=clock.name,
+    )
+
+
+def _timed(
+    sample: Case, passes: Passes, peers: Sequence[Peer], repeats: int, clock: Clock, tell: Tell
+) -> dict[str, list[float]]:
+    if not repeats:
+        return {}
+    images, labels = sample.images.floats(slice(0, sample.batch)), sample.images.labels[: sample.batch]
+    works: dict[str, Callable[[], Any]] = {
+        "first": lambda: sample.ours("first_success"),
+        "last": lambda: sample.ours("last"),
+        "floor": lambda: replay(sample.model, images, labels, passes),
+    }
+    quick = fastest(sample.model, images)
+    if quick is not None:
+        works["floor_fast"] = lambda: replay(quick, images, labels, passes)
+    works |= {peer.name: _robustness(sample, peer.crafter(sample)) for peer in peers}
+    tell(f"time, {repeats} rounds of {len(works)}")
+    for name in ("floor", "floor_fast"):  # everything else has run once by now
+        if name in works:
+            works[name]()
+    return alternate(works, repeats=repeats, clock=clock)
+
+
+def _robustness(sample: Case, craft: Callable[[], Any]) -> Callable[[], Any]:
+    """A library's work until robust accuracy is known, as ours: its images, and one pass over them."""
+    return lambda: predictions(sample.model, craft(), batch_size=sample.batch)
+
+
+def _versus(peer: Peer, kind: Any, judged: Judged, ours: dict[str, float], seconds: dict[str, list[float]]) -> Versus:
+    theirs = _percent(judged.robust)
+    against = "first" if kind in peer.remembering else "last"
+    difference, points = ours[against] - theirs, POINTS.get(kind, HALF)
+    one_sided = kind in peer.deviating
+    within = (difference if one_sided else abs(difference)) <= points + NOTHING
+    return Versus(
+        library=peer.name,
+        theirs=theirs,
+        against="first_success" if against == "first" else "last",
+        difference=difference,
+        rule="not weaker by more than" if one_sided else "agrees within",
+        points=points,
+        verdict="PASS" if within else "FAIL",
+        outside=judged.outside,
+        black=judged.black,
+        speed_last=_ratio(seconds, peer.name, "last"),
+        speed_first=_ratio(seconds, peer.name, "first"),
+        note=peer.notes.get(kind, ""),
+    )
+
+
+def _ratio(seconds: dict[str, list[float]], above: str, below: str) -> Spread | None:
+    return spread(seconds[above], seconds[below]) if above in seconds and below in seconds else None
+
+
+def _percent(robust: Any) -> float:
+    return 100 * float(robust.double().mean())

@@ -1,0 +1,115 @@
+"""One attack on one ensemble, the same for us and for every library; how images that come back are judged."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+
+from bench.attacks.apgd import APGDCE, APGDDLR
+from bench.attacks.base import Attack
+from bench.attacks.cw import CW
+from bench.attacks.ead import EAD
+from bench.attacks.fgsm import FGSM
+from bench.attacks.iterative import BIM, MIM, PGD, PGDL2
+from bench.attacks.judge import ROUNDING, Outcome, attack_images, predictions
+from bench.attacks.problem import Draws, Problem, excess
+from bench.core.errors import BenchError
+from bench.data.base import ImageSet
+
+Kind = Literal["fgsm", "bim", "pgd", "mim", "pgd_l2", "apgd_ce", "apgd_dlr", "cw", "ead"]
+KINDS: dict[type[Attack], Kind] = {
+    FGSM: "fgsm", BIM: "bim", PGD: "pgd", MIM: "mim", PGDL2: "pgd_l2", APGDCE: "apgd_ce", APGDDLR: "apgd_dlr",
+    CW: "cw", EAD: "ead",
+}  # fmt: skip
+AXES = ("perf",)
+
+
+@dataclass(frozen=True)
+class Case:
+    """What is attacked and how; `batch` images at a time, by everybody.
+
+    `model` is an ensemble in eval mode (or any network) that maps images in [0, 1] to [b, classes].
+    """
+
+    model: nn.Module
+    images: ImageSet
+    attack: Attack
+    budget: float
+    batch: int = 250
+
+    @property
+    def kind(self) -> Kind:
+        """The attack's name in this package.
+
+        Raises:
+            BenchError: no library has such an attack.
+        """
+        kind = KINDS.get(type(self.attack))
+        if kind is None or self.attack.restarts != 1:
+            raise BenchError(
+                f"{type(self.attack).__name__} with {self.attack.restarts} restarts is compared with no library; "
+                f"compared are, with one restart: {', '.join(KINDS.values())}"
+            )
+        return kind
+
+    def first(self, count: int) -> Case:
+        """The same on the first `count` images."""
+        return Case(self.model, self.images.take(slice(0, count)), self.attack, self.budget, self.batch)
+
+    def ours(self, stop: Literal["first_success", "last"], *, keep_images: bool = False) -> Outcome:
+        """Our attack."""
+        return attack_images(
+            self.attack, self.model, self.images, budget=self.budget, stop=stop, seed_axes=AXES,
+            batch_size=self.batch, keep_images=keep_images,
+        )  # fmt: skip
+
+    def starts(self) -> Tensor | None:
+        """Our first iterates [n, C, H, W] of PGD, for a library to begin with; None where there is no random start."""
+        if not isinstance(self.attack, (PGD, PGDL2)):
+            return None
+        rows = torch.arange(len(self.images), device=self.images.device)
+        images = self.images.floats()
+        problem = Problem(
+            attack=self.attack, model=self.model, images=images, labels=self.images.labels, rows=rows,
+            budget=self.budget, stop="last", restart=0, draws=self._draws(),
+        )  # fmt: skip
+        return self.attack.start(problem)
+
+    def noise(self) -> Tensor | None:
+        """The uniform numbers in [0, 1) behind our start of APGD, [n, C, H, W]; None for other attacks."""
+        if self.kind not in ("apgd_ce", "apgd_dlr"):
+            return None
+        rows = torch.arange(len(self.images), device=self.images.device)
+        return (self._draws().take("uniform", ("start", 0), rows) + 1) / 2
+
+    def _draws(self) -> Draws:
+        return Draws((*AXES, "attack"), tuple(self.images.images.shape[1:]))
+
+
+@dataclass(frozen=True)
+class Judged:
+    """What a library's images are worth: robust bool [n] as in `Outcome`, and how many images were no real ones."""
+
+    robust: Tensor
+    outside: int
+    """Images outside [0, 1] or the ball, or not finite."""
+    black: int
+    """Entirely black images, which some libraries return where they fail."""
+
+
+def judge(case: Case, made: Tensor) -> Judged:
+    """Our judgement of images [n, C, H, W] that somebody says are adversarial.
+
+    An image counts as broken only inside [0, 1] and the ball, not black, and really misclassified.
+    """
+    clean = case.images.floats()
+    made = made.to(clean)
+    inside = excess(made, clean, case.budget, case.attack.norm) <= ROUNDING
+    black = (made == 0).flatten(1).all(1) & ~(clean == 0).flatten(1).all(1)
+    real = made.nan_to_num().clamp(0, 1)
+    wrong = predictions(case.model, real, batch_size=case.batch) != case.images.labels
+    right = predictions(case.model, case.images, batch_size=case.batch) == case.images.labels
+    return Judged((right & ~(inside & ~black & wrong)).cpu(), int((~inside).sum()), int(black.sum()))

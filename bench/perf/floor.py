@@ -1,0 +1,106 @@
+"""The floor of an attack: the bare passes, forwards and backwards, for the images that still stand at each step."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+from unittest.mock import patch
+
+import torch
+from torch import Tensor, nn
+
+from bench.attacks.problem import Problem
+from bench.models.ensemble import Ensemble
+
+CLOSE = 1e-3  # largest difference of log-probabilities between a model and its folded copy
+
+
+@dataclass(frozen=True)
+class Passes:
+    """The passes of an attack in their order: how many images, and whether with a gradient."""
+
+    calls: tuple[tuple[int, bool], ...]
+
+    @property
+    def gradients(self) -> int:
+        """Forward and backward passes, counted per image."""
+        return sum(size for size, gradient in self.calls if gradient)
+
+    @property
+    def forwards(self) -> int:
+        """Passes forwards only, counted per image."""
+        return sum(size for size, gradient in self.calls if not gradient)
+
+
+@contextmanager
+def counted() -> Iterator[Callable[[], Passes]]:
+    """Inside, attacks of ours tell the passes they ask for; those of the harness that judges them do not count."""
+    calls: list[tuple[int, bool]] = []
+    ascend, scores = Problem.ascend, Problem.scores
+
+    def ascending(self: Problem, x: Tensor, evaluate: Any, *, passes: int = 1, curve: bool = True) -> Any:
+        calls.extend([(len(x), True)] * passes)
+        return ascend(self, x, evaluate, passes=passes, curve=curve)
+
+    def scoring(self: Problem, x: Tensor) -> Tensor:
+        calls.append((len(x), False))
+        return scores(self, x)
+
+    with patch.object(Problem, "ascend", ascending), patch.object(Problem, "scores", scoring):
+        yield lambda: Passes(tuple(calls))
+
+
+def replay(model: nn.Module, images: Tensor, labels: Tensor, passes: Passes) -> None:
+    """Make the same passes with nothing in between: cross-entropy, gradient of the images only.
+
+    Args:
+        model: with frozen parameters, in eval mode.
+        images, labels: at least as many as the largest batch; float [b, C, H, W], int64 [b].
+    """
+    for size, gradient in passes.calls:
+        if gradient:
+            x = images[:size].detach().requires_grad_()
+            loss = torch.nn.functional.cross_entropy(model(x), labels[:size], reduction="sum")
+            torch.autograd.grad(loss, x)
+        else:
+            with torch.no_grad():
+                model(images[:size])
+
+
+class ChannelsLast(nn.Module):
+    """A model that reads its images with the channels last in memory."""
+
+    def __init__(self, model: nn.Module) -> None:
+        super().__init__()
+        self.model = model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+
+    def forward(self, x: Tensor) -> Tensor:
+        """What the model gives for images [b, C, H, W]."""
+        scores: Tensor = self.model(x.contiguous(memory_format=torch.channels_last))
+        return scores
+
+
+def fastest(model: nn.Module, images: Tensor) -> nn.Module | None:
+    """The fastest float32 layout known to us: BatchNorm folded into the convolutions, channels last.
+
+    None where the model cannot be traced, or where its outputs on `images` are not the same to 1e-3.
+    """
+    from torch.fx.experimental.optimization import fuse
+
+    copied = copy.deepcopy(model)
+    try:
+        if isinstance(copied, Ensemble):
+            copied.members = nn.ModuleList([fuse(member) for member in copied.members])
+        else:
+            copied = fuse(copied)
+    except Exception:  # fx raises whatever a network's own code raises on a proxy
+        return None
+    made = ChannelsLast(copied.eval())
+    for parameter in made.parameters():
+        parameter.requires_grad_(False)
+    with torch.no_grad():
+        same = torch.allclose(made(images), model(images), atol=CLOSE, rtol=CLOSE)
+    return made if same else None

@@ -1,0 +1,159 @@
+"""What a training step needs: the bare passes that a method's formula cannot do without, counted."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from math import comb
+from typing import TYPE_CHECKING, Any, Literal
+
+from bench.baselines.adaboost import AdaBoost
+from bench.baselines.adp import Adp
+from bench.baselines.adversarial import AtEnsemble, AtPgdLinf
+from bench.baselines.ckae import Ckae
+from bench.baselines.dverge import Dverge
+from bench.baselines.ece import Ece
+from bench.baselines.gal import Gal
+from bench.baselines.gradientboost import GradientBoost
+from bench.core.lazy import torch
+from bench.methods.trs import CosOnly, Trs
+from bench.methods.trs_at import TrsAt
+from bench.methods.trs_report import TrsReport
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
+
+    from bench.training.method import Batch, Method
+
+Kind = Literal["forward", "images", "train", "curvature", "second", "target", "features"]
+WORDS = {
+    "forward": "forward",
+    "images": "forward + image gradient",
+    "train": "forward + parameter gradient",
+    "curvature": "forward + image gradient + image gradient of that",
+    "second": "forward + image gradient + parameter gradient of both",
+    "target": "forward to a layer",
+    "features": "forward to a layer + image gradient",
+}
+
+
+@dataclass(frozen=True)
+class Need:
+    """`count` passes of one kind through one member, with `images` images each."""
+
+    count: int
+    kind: Kind
+    images: int
+
+    def __str__(self) -> str:
+        return f"{self.count} × {self.kind}({self.images})"
+
+
+def needs(method: Method, *, members: int, size: int, coupled: bool) -> list[Need] | None:
+    """The passes of one step on a batch of `size` images; None for a method whose formula is not known here.
+
+    Args:
+        coupled: whether images of a batch act on one another (BatchNorm in training mode). Without it a gradient at
+            a clean image that one term has computed serves another term too.
+    """
+    n, b = members, size
+    if isinstance(method, TrsReport):
+        attacked = b - b // 2
+        return [
+            Need(method.steps * n, "images", -(-attacked // n)),
+            Need(n, "second", b),
+            Need(n, "second", b if coupled else attacked),
+        ]
+    if isinstance(method, Trs):
+        return _trs(method, n, b, coupled)
+    if isinstance(method, (CosOnly, Gal)):  # and Cos-ℓ2: the norms are those of the cosine's gradients
+        return [Need(n, "second", b)]
+    if isinstance(method, Dverge):
+        return [Need(n, "target", b), Need(n * method.steps, "features", b), Need(n * (n - 1), "train", b)]
+    if isinstance(method, AtEnsemble):
+        return [Need(n * method.steps, "images", b), Need(n, "train", b)]
+    if isinstance(method, AtPgdLinf):
+        return [Need(n * method.steps, "images", max(1, round(method.share * b))), Need(n, "train", b)]
+    if isinstance(method, GradientBoost):  # its last member
+        return [Need(n - 1, "forward", b), Need(1, "train", b)]
+    if isinstance(method, AdaBoost):
+        return [Need(1, "train", b)]
+    if isinstance(method, (Ece, Adp, Ckae)):
+        return [Need(n, "train", b)]
+    return None
+
+
+def _trs(method: Trs, n: int, b: int, coupled: bool) -> list[Need]:
+    official = method.terms == "official"
+    searched = b - b // 2 if official else max(1, round(b * method.support_fraction))
+    visits = n if method.support == "shared" else 2 * comb(n, 2)  # members asked about support points, over all groups
+    found = [Need(visits * method.steps, "curvature", searched), Need(n, "second", b)]
+    found.append(Need(visits, "second", b if official and coupled else searched))
+    if isinstance(method, TrsAt):
+        found += [Need(n * method.attack_steps, "images", b), Need(n, "train", b)]
+    return found
+
+
+class Bare:
+    """Makes the passes, on the members in turn, with nothing in between; then the optimiser's update.
+
+    Args:
+        members: in the mode in which they are trained.
+        optimizer: of their parameters.
+        layer: the point where "target" and "features" passes end.
+    """
+
+    def __init__(
+        self, members: Sequence[nn.Module], optimizer: torch.optim.Optimizer, batch: Batch, needed: Sequence[Need],
+        layer: str,
+    ) -> None:  # fmt: skip
+        self._members = members
+        self._optimizer = optimizer
+        self._images, self._labels = batch.images.detach(), batch.labels
+        self._needed = needed
+        self._layer = layer
+
+    def __call__(self) -> None:
+        """One step's worth."""
+        totals: dict[int, list[Any]] = {}
+        for need in self._needed:
+            for index in range(need.count):
+                place = index % len(self._members)
+                found = self._pass(need, self._members[place])
+                if found is not None:
+                    known = totals.get(place)
+                    totals[place] = list(found) if known is None else [a + b for a, b in zip(known, found, strict=True)]
+        for place, gradients in totals.items():
+            for parameter, gradient in zip(self._members[place].parameters(), gradients, strict=True):
+                parameter.grad = gradient
+        self._optimizer.step()
+        self._optimizer.zero_grad(set_to_none=True)
+
+    def _pass(self, need: Need, member: nn.Module) -> Sequence[Tensor] | None:
+        from bench.models.features import features_at
+
+        images, labels = self._images[-need.images :], self._labels[-need.images :]
+        parameters = list(member.parameters())
+        grad, cross_entropy = torch.autograd.grad, torch.nn.functional.cross_entropy
+        if need.kind in ("forward", "target"):
+            with torch.no_grad():
+                member(images) if need.kind == "forward" else features_at(member, self._layer, images)
+            return None
+        if need.kind == "train":
+            return grad(cross_entropy(member(images), labels), parameters)
+        frozen = need.kind != "second"
+        x = images.clone().requires_grad_()
+        for parameter in parameters:
+            parameter.requires_grad_(not frozen)
+        if need.kind == "features":
+            grad(features_at(member, self._layer, x).square().sum(), x)
+        else:
+            loss = cross_entropy(member(x), labels, reduction="sum")
+            (slope,) = grad(loss, x, create_graph=need.kind != "images")
+        for parameter in parameters:
+            parameter.requires_grad_(True)
+        if need.kind == "curvature":
+            grad(slope.square().sum(), x)
+        if need.kind == "second":
+            return grad(loss + slope.square().sum(), parameters)
+        return None

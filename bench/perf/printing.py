@@ -1,0 +1,97 @@
+"""Measurements as lines for people."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from statistics import median
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from bench.perf.attacks import Result
+    from bench.perf.training import Step
+
+
+def attack(result: Result, out: Console) -> None:
+    """An attack: ours, a line for each library, the floor."""
+    symbol = "ε" if result.budget_name == "eps" else "c"
+    steps = f", {result.settings['steps']} steps" if "steps" in result.settings else ""
+    out.print(
+        f"\n[bold]{result.attack}[/] {symbol} {result.budget:g}{steps}: ours {result.last:.1f} % robust with stop = "
+        f"last, {result.first:.1f} % with first_success (clean {result.clean:.1f} %)",
+        soft_wrap=True,
+    )
+    for one in result.versus:
+        style = "green" if one.verdict == "PASS" else "red"
+        line = f"  {one.library:<13}{one.theirs:5.1f} %  ours {one.difference:+.1f}  [{style}]{one.verdict}[/]"
+        rule = f"{one.rule} {one.points:g}" + (", first_success" if one.against != "last" else "")
+        line += f" ({rule})"
+        if one.speed_last and one.speed_first:
+            line += f"  theirs / ours {one.speed_last} last, {one.speed_first} first_success"
+        unreal = [f"{count} images {what}" for count, what in ((one.outside, "outside"), (one.black, "black")) if count]
+        notes = "; ".join([*unreal, *([one.note] if one.note else [])])
+        out.print(f"{line}  [dim]{notes}[/]" if notes else line, soft_wrap=True)
+    if not result.versus:
+        out.print("  no library to compare with")
+    if result.floor:
+        passes = (result.passes.gradients + result.passes.forwards) / max(1, result.timed)
+        fast = f"; / the same passes on the fastest layout {result.floor_fast}" if result.floor_fast else ""
+        out.print(f"  ours / floor {result.floor} ({passes:.1f} passes an image){fast}", soft_wrap=True)
+
+
+def attacks_summary(done: Sequence[Result], out: Console) -> None:
+    """The verdicts, medians over the attacks, and what the numbers are."""
+    failed = [f"{result.attack} against {one.library}" for result in done for one in result.versus
+              if one.verdict == "FAIL"]  # fmt: skip
+    out.print()
+    if failed:
+        out.print(f"[red]FAIL: {', '.join(failed)}[/]", soft_wrap=True)
+    elif any(result.versus for result in done):
+        out.print("[green]PASS: no library contradicts ours[/]")
+    for stop in ("last", "first"):
+        fastest = [
+            min(speeds)
+            for result in done
+            if (speeds := [ratio.median for one in result.versus if (ratio := getattr(one, f"speed_{stop}"))])
+        ]
+        if fastest:
+            name = "stop = last" if stop == "last" else "first_success"
+            out.print(
+                f"fastest library / ours ({name}): median over attacks {median(fastest):.2f}, smallest "
+                f"{min(fastest):.2f}, largest {max(fastest):.2f}",
+                soft_wrap=True,
+            )
+    if any(result.floor for result in done):
+        out.print(
+            f"[dim]Ratios of {done[0].clock}: median (smallest–largest) of the rounds, all in turns in one process. "
+            "Everybody's time ends when robust accuracy is known. Floor: our first_success against the bare passes for "
+            "the images that still stand.[/]",
+            soft_wrap=True,
+        )
+
+
+def step(one: Step, out: Console) -> None:
+    """A method: its step over the floor, and of TRS the authors' step over ours."""
+    needed = " + ".join(str(need) for need in one.needed) or "no floor is known for this method"
+    ratio = f"ours / floor {one.ours}" if one.ours else ""
+    out.print(f"  {one.method:<22}{ratio:<32}[dim]{needed}[/]", soft_wrap=True)
+    if one.authors_loss is not None:
+        word = "[green]PASS[/]" if one.equal else "[red]FAIL[/]"
+        ratio = f", theirs / ours {one.authors}" if one.authors else ""
+        out.print(
+            f"  {'':<22}the authors' step: loss {one.authors_loss:.6f}, ours {one.loss:.6f} {word} (1e-5){ratio}",
+            soft_wrap=True,
+        )
+
+
+def steps_summary(done: Sequence[Step], out: Console) -> None:
+    """The median over the methods, and what the numbers are."""
+    ratios = [one.ours.median for one in done if one.ours]
+    if ratios:
+        out.print(f"\nours / floor: median over methods {median(ratios):.2f}, largest {max(ratios):.2f}")
+        out.print(
+            f"[dim]Ratios of {done[0].clock}: median (smallest–largest) of the rounds, in turns in one process. "
+            "Floor: the passes listed, and the optimiser's update.[/]",
+            soft_wrap=True,
+        )

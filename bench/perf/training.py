@@ -1,0 +1,189 @@
+"""One training step of every method beside the bare passes it needs, and of TRS beside the authors' own."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from bench.core import seeds
+from bench.core.config import Loaded
+from bench.data.base import ImageSet
+from bench.jobs.ensembles import fresh_ensemble, method_of
+from bench.jobs.select import Selection, run_spec
+from bench.jobs.spec import RunSpec
+from bench.methods.trs import Trs
+from bench.models.ensemble import Ensemble
+from bench.models.features import pre_activation_points
+from bench.perf.authors import AuthorsStep
+from bench.perf.needs import Bare, Need, needs
+from bench.perf.timing import Clock, Spread, alternate, spread
+from bench.training.method import Batch, Method
+from bench.training.optim import make_optimizer
+from bench.training.trainer import Loss, Trainer
+
+EPOCH, EPOCHS = 3, 10  # a step in the middle of a training: past every ramp of our settings
+EXACT = 1e-5  # relative difference of the losses of ours and of the authors' step
+STILL = 1e-7  # learning rate: a step that is repeated stays the same step
+
+
+@dataclass(frozen=True)
+class Step:
+    """One method. `ours` and `authors` are ratios: our step over the floor, the authors' step over ours.
+
+    Attributes:
+        needed: the bare passes of the floor; empty where the formula is not known.
+        loss, authors_loss: values of the loss before the update, from the same weights, batch and random numbers.
+    """
+
+    method: str
+    model: str
+    members: int
+    batch: int
+    needed: tuple[Need, ...]
+    ours: Spread | None
+    clock: str
+    loss: float
+    authors: Spread | None = None
+    authors_loss: float | None = None
+
+    @property
+    def equal(self) -> bool | None:
+        """Whether our loss is the authors', to 1e-5 relative; None where there is nothing to compare with."""
+        if self.authors_loss is None:
+            return None
+        return abs(self.loss - self.authors_loss) <= EXACT * abs(self.authors_loss)
+
+
+def measure(
+    loaded: Loaded, name: str, images: ImageSet, *, dataset: str, model: str | None, members: int = 3, repeats: int
+) -> Step:
+    """One step of the configured method `name` on a batch of all `images`, from fresh weights.
+
+    Methods that train members one after another are measured at the last.
+    """
+    run = run_spec(loaded, Selection(dataset=dataset, recipe="published", model=model, members=members), name, 0)
+    plugin, method = method_of(run)
+    with seeds.isolated("perf", name):
+        ensemble = fresh_ensemble(run, plugin).to(images.device)
+    counter = _Phases(run, ensemble, images)
+    method.fit(counter)
+    watch = _Measured(run, ensemble, images, method=method, phase=counter.phases - 1, repeats=repeats)
+    method.fit(watch)
+    assert watch.step is not None
+    return watch.step
+
+
+class _Phases(Trainer):
+    """Counts the phases of a method instead of training."""
+
+    def __init__(self, run: RunSpec, ensemble: Ensemble, images: ImageSet) -> None:
+        training = run.training.model_copy(update={"lr": STILL, "batch_size": len(images)})
+        given = dict.fromkeys(run.requires, ensemble)
+        super().__init__(ensemble=ensemble, images=images, training=training, seed_axes=("perf",), prerequisites=given)
+        self.run = run
+        self.phases = 0
+
+    def train(self, name: str, loss: Loss, *, members: Sequence[int] | None = None, **_: Any) -> bool:
+        """What `Trainer.train` is called with, phase by phase."""
+        self.phases += 1
+        return False
+
+
+class _Measured(_Phases):
+    """Measures one step of one phase."""
+
+    def __init__(
+        self, run: RunSpec, ensemble: Ensemble, images: ImageSet, *, method: Method, phase: int, repeats: int
+    ) -> None:
+        super().__init__(run, ensemble, images)
+        self._method, self._wanted, self._repeats = method, phase, repeats
+        self.step: Step | None = None
+
+    def train(self, name: str, loss: Loss, *, members: Sequence[int] | None = None, **_: Any) -> bool:
+        """Measure when it is the phase that is wanted; inside, so that a method's own hooks are there."""
+        if self.phases == self._wanted:
+            chosen = range(len(self.ensemble.members)) if members is None else members
+            self.ensemble.eval()
+            modules = [self.ensemble.members[index].train() for index in chosen]
+            self.step = self._measure(modules, loss)
+        return super().train(name, loss, members=members)
+
+    def batch(self) -> Batch:
+        """The same batch and the same random numbers at every call."""
+        images, size = self.images.floats(), len(self.images)
+        noise = torch.Generator(device=images.device).manual_seed(seeds.derive("perf", "noise"))
+        return Batch(
+            images=images, labels=self.images.labels, indices=torch.arange(size, device=images.device), epoch=EPOCH,
+            epochs=EPOCHS, progress=EPOCH / EPOCHS, generator=noise, others=lambda: images.flip(0),
+        )  # fmt: skip
+
+    def _measure(self, modules: list[nn.Module], loss: Loss) -> Step:
+        method, size, clock = self._method, len(self.images), Clock(self.images.device)
+        values: dict[str, Tensor] = {}
+        twin = copy.deepcopy(nn.ModuleList(modules))
+        works: dict[str, Callable[[], Any]] = {
+            "ours": _ours(modules, loss, self._optimizer(modules), self.batch, values)
+        }
+        official = isinstance(method, Trs) and type(method) is Trs and method.terms == "official" and not method.ramp
+        if official and len(modules) == 3:
+            authors = AuthorsStep(list(twin), self._optimizer(twin), method)  # type: ignore[arg-type]
+
+            def again() -> None:
+                values.setdefault("authors", authors(self.batch()))
+
+            works["authors"] = again
+        everyone = len(self.ensemble.members)
+        coupled = any(isinstance(part, nn.modules.batchnorm._BatchNorm) for part in modules[0].modules())
+        needed = needs(method, members=everyone, size=size, coupled=coupled) or []
+        if needed:
+            passing = modules if len(modules) > 1 else [*modules * everyone]
+            works["floor"] = Bare(passing, self._optimizer(modules), self.batch(), needed, self._layer(modules))
+        for work in works.values():  # the first step is the one whose losses are compared; and it warms up
+            work()
+        seconds = alternate(works, repeats=self._repeats, clock=clock) if self._repeats else {}
+        return Step(
+            method=self.run.method,
+            model=self.run.model,
+            members=everyone,
+            batch=size,
+            needed=tuple(needed),
+            ours=spread(seconds["ours"], seconds["floor"]) if seconds and needed else None,
+            clock=clock.name,
+            loss=float(values["ours"]),
+            authors=spread(seconds["authors"], seconds["ours"]) if "authors" in seconds else None,
+            authors_loss=float(values["authors"]) if "authors" in values else None,
+        )
+
+    def _optimizer(self, modules: Any) -> torch.optim.Optimizer:
+        return make_optimizer([parameter for module in modules for parameter in module.parameters()], self.training)
+
+    def _layer(self, modules: list[nn.Module]) -> str:
+        """The layer that DVERGE draws in this step; the logits for other methods."""
+        drawn = getattr(self._method, "layer", None)
+        points = pre_activation_points(modules[0], tuple(self.images.images.shape[1:]))  # type: ignore[arg-type]
+        return str(drawn(modules[0], self.batch())) if drawn is not None else points[-1]
+
+
+def _ours(
+    modules: list[nn.Module], loss: Loss, optimizer: torch.optim.Optimizer, batch: Callable[[], Batch],
+    values: dict[str, Tensor],
+) -> Callable[[], None]:  # fmt: skip
+    """Our step, as the trainer makes it; `values` gets the first loss as "ours"."""
+    parameters = [parameter for module in modules for parameter in module.parameters()]
+
+    def work() -> None:
+        terms = loss(modules, batch())
+        total = sum(terms.values(), torch.zeros((), device=parameters[0].device))
+        optimizer.zero_grad(set_to_none=True)
+        gradients = torch.autograd.grad(total, parameters, allow_unused=True)
+        for parameter, gradient in zip(parameters, gradients, strict=True):
+            parameter.grad = gradient
+        optimizer.step()
+        values.setdefault("ours", total.detach())
+
+    return work

@@ -1,0 +1,308 @@
+"""`bench perf attacks` on digits: accuracy, judging and counting; never time."""
+
+from __future__ import annotations
+
+import json
+from contextlib import redirect_stderr, redirect_stdout
+from io import StringIO
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from bench.attacks.apgd import APGDCE
+from bench.attacks.cw import CW
+from bench.attacks.ead import EAD
+from bench.attacks.fgsm import FGSM
+from bench.attacks.iterative import BIM, MIM, PGD, PGDL2
+from bench.attacks.judge import attack_images
+from bench.cli import main
+from bench.core import registry
+from bench.core.errors import BenchError
+from bench.core.seeds import generator
+from bench.models.build import build_member
+from bench.models.ensemble import Ensemble
+from bench.perf import attacks as perf
+from bench.perf.cases import Case, judge
+from bench.perf.floor import Passes, counted, fastest, replay
+from bench.perf.peers import PEERS, Peer
+from bench.perf.timing import Clock, alternate, spread
+
+pytestmark = pytest.mark.usefixtures("_one_thread")
+
+
+@pytest.fixture
+def case(digits: Any, digits_ensemble: Ensemble) -> Case:
+    return Case(digits_ensemble, digits.test.take(slice(0, 60)), FGSM(), 0.1, batch=25)
+
+
+def bench(*arguments: object) -> tuple[int, str, str]:
+    out, err = StringIO(), StringIO()
+    with redirect_stdout(out), redirect_stderr(err):
+        code = main.run([str(argument) for argument in arguments])
+    return code, out.getvalue(), err.getvalue()
+
+
+class Strange(Peer):
+    """A library that returns what it is told to."""
+
+    name = module = package = "json"
+    kinds = ("fgsm", "cw")
+
+    def __init__(self, made: Any) -> None:
+        self._made = made
+
+    def batch(self, case: Case, x: Tensor, y: Tensor, start: Tensor | None, noise: Tensor | None) -> Tensor:
+        made: Tensor = self._made(x)
+        return made
+
+
+# ---------------------------------------------------------------- judging
+
+
+def test_only_real_images_that_are_really_misclassified_are_broken(case: Case) -> None:
+    class Brightness(nn.Module):
+        def forward(self, x: Tensor) -> Tensor:
+            mean = x.flatten(1).mean(1)
+            return torch.stack([0.5 - mean, mean - 0.5], 1)
+
+    pixels = torch.full((6, 1, 4, 4), 110, dtype=torch.uint8)
+    images = case.images.__class__(pixels, torch.tensor([0, 0, 0, 0, 0, 1]))
+    made = images.floats()
+    made[0] += 0.09  # within ε and misclassified
+    made[1] += 0.3  # misclassified, outside the ball
+    made[2] = torch.nan
+    made[3] = 0.0  # black, and outside
+    made[5] = images.floats()[5]  # wrong when clean
+    judged = judge(Case(Brightness(), images, FGSM(), 0.1), made)
+    assert judged.robust.tolist() == [False, True, True, True, True, False]
+    assert (judged.outside, judged.black) == (3, 1)
+
+
+def test_black_images_break_nothing_without_a_ball(case: Case) -> None:
+    class Dark(nn.Module):
+        def forward(self, x: Tensor) -> Tensor:
+            return torch.stack([x.flatten(1).mean(1), torch.full((len(x),), 0.1)], 1)
+
+    images = case.images.__class__(torch.full((2, 1, 4, 4), 200, dtype=torch.uint8), torch.zeros(2, dtype=torch.long))
+    made = torch.stack([torch.zeros(1, 4, 4), torch.full((1, 4, 4), 0.01)])
+    judged = judge(Case(Dark(), images, CW(), 1.0), made)
+    assert judged.robust.tolist() == [True, False]
+    assert (judged.outside, judged.black) == (0, 1)
+
+
+# ---------------------------------------------------------------- verdicts
+
+
+def verdict(case: Case, made: Any) -> perf.Versus:
+    result = perf.compare("name", case, peers=[Strange(made)], timed=10, repeats=0)
+    assert result.passed == (result.versus[0].verdict == "PASS")
+    return result.versus[0]
+
+
+def test_a_library_that_finds_less_or_more_contradicts_an_attack_in_a_ball(case: Case) -> None:
+    strong = attack_images(PGD(), case.model, case.images, budget=0.1, keep_images=True, stop="last").adversarial
+    rows = iter(strong.split(case.batch))
+    same = iter(case.ours("last", keep_images=True).adversarial.split(case.batch))
+    assert verdict(case, lambda x: next(same)).verdict == "PASS"
+    stronger = verdict(case, lambda x: next(rows))
+    assert (stronger.verdict, stronger.rule) == ("FAIL", "agrees within")
+    assert stronger.difference > 0
+    weaker = verdict(case, lambda x: x)
+    assert weaker.verdict == "FAIL"
+    assert weaker.difference < -10
+
+
+def test_a_minimising_attack_only_must_not_be_weaker_than_a_library(digits: Any, digits_ensemble: Ensemble) -> None:
+    case = Case(digits_ensemble, digits.test.take(slice(0, 30)), CW(steps=5), 0.3, batch=30)
+    assert verdict(case, lambda x: x).verdict == "PASS"
+    noise = torch.rand(30, 1, 8, 8, generator=generator("noise"))
+    beaten = verdict(case, lambda x: noise)
+    assert (beaten.verdict, beaten.rule) == ("FAIL", "not weaker by more than")
+
+
+@pytest.mark.parametrize("which", [PGD(restarts=2), registry.load("attacks", "mora")()], ids=["restarts", "mora"])
+def test_attacks_that_no_library_has_are_refused(case: Case, which: Any) -> None:
+    with pytest.raises(BenchError, match="compared with no library"):
+        Case(case.model, case.images, which, 0.1).kind  # noqa: B018
+
+
+# ---------------------------------------------------------------- libraries
+
+
+@pytest.mark.parametrize(
+    "which", [PGD(steps=3), APGDCE(steps=5), CW(steps=3), EAD(steps=3)], ids=lambda a: type(a).__name__
+)
+@pytest.mark.parametrize("peer", PEERS, ids=lambda peer: peer.name)
+def test_a_library_leaves_the_ensemble_and_the_random_state_alone(case: Case, peer: Peer, which: Any) -> None:
+    case = Case(case.model, case.images.take(slice(0, 20)), which, 0.1, batch=20)
+    if case.kind not in peer.kinds:
+        return
+    if not peer.installed:
+        pytest.skip(f"{peer.name} is not installed: pip install {peer.package}")
+    before, weights = torch.random.get_rng_state(), [p.clone() for p in case.model.parameters()]
+    perf.compare("name", case, peers=[peer], timed=5, repeats=0)
+    assert torch.equal(torch.random.get_rng_state(), before)
+    assert not any(module.training for module in case.model.modules())
+    for parameter, weight in zip(case.model.parameters(), weights, strict=True):
+        assert parameter.requires_grad
+        assert torch.equal(parameter, weight)
+
+
+def test_a_missing_library_is_told_in_a_line(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr(type(PEERS[0]), "module", "no_such_module_at_all")
+    peers, missing = perf.compared(["foolbox"])
+    assert peers == []
+    assert missing == ["foolbox is not installed: pip install foolbox"]
+
+
+# ---------------------------------------------------------------- the floor
+
+
+def forward_sizes(model: nn.Module, work: Any) -> list[int]:
+    sizes: list[int] = []
+    handle = model.register_forward_pre_hook(lambda _, inputs: sizes.append(len(inputs[0])))
+    work()
+    handle.remove()
+    return sizes
+
+
+@pytest.mark.parametrize("which", [FGSM(), PGD(steps=4), EAD(steps=3)], ids=lambda which: type(which).__name__)
+@pytest.mark.parametrize("stop", ["last", "first_success"])
+def test_the_floor_makes_the_passes_of_the_attack_but_not_those_of_the_judge(case: Case, which: Any, stop: Any) -> None:
+    case = Case(case.model, case.images, which, 3.0 if which.norm is None else 0.1, batch=25)
+    with counted() as passes:
+        outcome = case.ours(stop)
+    found = passes()
+    assert found.gradients == outcome.backwards
+    judging = 60 + (60 if stop == "last" else int(outcome.clean.sum()))
+    assert found.gradients + found.forwards == outcome.forwards - judging
+    images, labels = case.images.floats(slice(0, 25)), case.images.labels[:25]
+    sizes = forward_sizes(case.model, lambda: replay(case.model, images, labels, found))
+    assert sizes == [size for size, _ in found.calls]
+    if stop == "last" and isinstance(which, PGD):
+        assert found.calls == ((25, True),) * 4 + ((25, True),) * 4 + ((10, True),) * 4
+    with counted() as nothing:
+        pass
+    assert nothing() == Passes(())
+
+
+def test_the_fastest_layout_is_the_same_function_without_batch_normalisation() -> None:
+    dataset = registry.load("datasets", "cifar10")()
+    torch.manual_seed(0)
+    ensemble = Ensemble([build_member("resnet", {"depth": 8}, dataset=dataset) for _ in range(2)])
+    images = torch.rand(30, 3, 32, 32)
+    with torch.no_grad():
+        for _ in range(3):
+            ensemble.train()(images)  # running statistics that are not those of a fresh network
+    ensemble.eval()
+    made = fastest(ensemble, images)
+    assert made is not None
+    assert any(isinstance(part, nn.BatchNorm2d) for part in ensemble.modules())
+    assert not any(isinstance(part, nn.BatchNorm2d) for part in made.modules())
+    with torch.no_grad():
+        assert torch.allclose(made(images), ensemble(images), atol=1e-4)
+
+
+def test_a_network_that_cannot_be_traced_has_no_fastest_layout() -> None:
+    class Branching(nn.Module):
+        def forward(self, x: Tensor) -> Tensor:
+            scores = x.flatten(1)[:, :4]
+            return -scores if float(scores.sum()) > 1e9 else scores
+
+    assert fastest(Ensemble([Branching()]), torch.rand(2, 1, 4, 4)) is None
+
+
+# ---------------------------------------------------------------- timing
+
+
+def test_ratios_are_taken_round_by_round() -> None:
+    found = spread([2.0, 9.0, 4.0], [1.0, 3.0, 8.0])
+    assert (found.median, found.low, found.high) == (2.0, 0.5, 3.0)
+    assert str(found) == "2.00 (0.50–3.00)"
+
+
+def test_works_take_turns_and_each_round_begins_with_another() -> None:
+    order: list[str] = []
+    works = {name: lambda name=name: order.append(name) for name in "abc"}
+    seconds = alternate(works, repeats=3, clock=Clock("cpu"))
+    assert "".join(order) == "abcbcacab"
+    assert {name: len(values) for name, values in seconds.items()} == {"a": 3, "b": 3, "c": 3}
+
+
+@pytest.mark.parametrize(
+    ("which", "way"), [(BIM(), 1.0), (PGD(), 5.0), (MIM(), 5.0), (PGDL2(), 5.0)], ids=lambda value: str(value)[:4]
+)
+def test_fewer_steps_go_the_same_way(which: Any, way: float) -> None:
+    short = perf.limited(which, 8)
+    assert short.steps == 8
+    assert short.steps * short.rel_step == pytest.approx(way)
+    assert perf.limited(which, 50) is which
+    assert perf.limited(APGDCE(), 30) == APGDCE(steps=30)
+    assert perf.limited(FGSM(), 3) == FGSM()
+
+
+# ---------------------------------------------------------------- the command
+
+
+@pytest.fixture(scope="module")
+def results(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("results")
+
+
+QUICK = ("--set", "training.epochs=2", "--set", "training.limit=300", "--repeats", 1, "--timed", 20, "--batch", 40)
+
+
+def test_the_command_trains_once_and_compares_every_attack(results: Path) -> None:
+    settings = (*QUICK, "--images", 80, "--steps", 10, "--results", results)
+    code, out, err = bench("perf", "attacks", *settings, "--json")
+    record = json.loads(out)
+    assert code == 0, out + err
+    assert "training ece" in err
+    assert [result["attack"] for result in record["attacks"]] == [
+        "fgsm", "bim", "pgd", "mim", "pgd_l2", "apgd_ce", "apgd_dlr", "cw", "ead",
+    ]  # fmt: skip
+    for result in record["attacks"]:
+        assert result["first"] <= result["last"] + 1e-9
+        assert result["images"] == 80
+        assert result["floor"]["low"] > 0
+        assert all(one["verdict"] == "PASS" and one["speed_first"]["low"] > 0 for one in result["versus"])
+    code, out, err = bench(
+        "perf", "attacks", *settings, "--attack", "pgd", "--eps", "0.05", "--library", "torchattacks"
+    )
+    assert code == 0, out + err
+    assert "training ece" not in err
+    assert "pgd ε 0.05, 10 steps" in out
+    assert "torchattacks" in out
+    assert "foolbox" not in out
+    assert "ours / floor" in out
+
+
+def test_the_command_takes_a_run_that_is_there(results: Path) -> None:
+    listed, out, _ = bench("list", "runs", "--json", "--results", results)
+    assert listed == 0
+    run = json.loads(out)[0]["id"]
+    code, out, err = bench("perf", "attacks", "--run", run[:8], "--attack", "fgsm", "--repeats", 0, "--images", 30,
+                           "--results", results)  # fmt: skip
+    assert code == 0, out + err
+    assert run[:12] in out
+    assert "floor" not in out
+
+
+@pytest.mark.parametrize(
+    ("arguments", "told"),
+    [
+        (("--library", "foolbax"), "did you mean foolbox"),
+        (("--dataset", "digit"), "did you mean digits"),
+        (("--images", 100_000), "test images"),
+        (("--method", "trz"), "did you mean trs"),
+        (("--run", "fff"), "no run begins"),
+    ],
+)
+def test_mistakes_are_told_in_a_line(results: Path, arguments: Any, told: str) -> None:
+    code, _, err = bench("perf", "attacks", *arguments, "--results", results)
+    assert code == 2
+    assert told in err
+    assert err.strip().count("\n") == 0

@@ -1,0 +1,223 @@
+"""`bench perf training` on digits: what the floor counts, and the authors' step; never time."""
+
+from __future__ import annotations
+
+import copy
+import json
+from collections import Counter
+from contextlib import redirect_stderr, redirect_stdout
+from io import StringIO
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+
+from bench.cli import main
+from bench.core import config, registry
+from bench.core.errors import BenchError
+from bench.core.specs import Training
+from bench.methods.trs import Trs
+from bench.models.build import build_member
+from bench.perf import training as perf
+from bench.perf.authors import AuthorsStep
+from bench.perf.needs import Bare, Need, needs
+from bench.training.method import Batch
+from bench.training.optim import make_optimizer
+
+pytestmark = pytest.mark.usefixtures("_one_thread")
+METHODS = [
+    "ece", "adaboost", "gradientboost", "ckae", "adp", "gal", "dverge", "cos_only", "cos_l2", "trs", "trs_printed",
+    "trs_official", "trs_at", "at_ensemble", "at_fgsm", "at_pgd_l2", "at_pgd_linf", "trs_report",
+    "trs_report_pretrained",
+]  # fmt: skip
+SIZE = 20
+
+
+@pytest.fixture(scope="module")
+def loaded() -> config.Loaded:
+    return config.load()
+
+
+def bench(*arguments: object) -> tuple[int, str, str]:
+    out, err = StringIO(), StringIO()
+    with redirect_stdout(out), redirect_stderr(err):
+        code = main.run([str(argument) for argument in arguments])
+    return code, out.getvalue(), err.getvalue()
+
+
+def images_seen(members: Any, work: Any) -> int:
+    """Images that went into the members, by hooks."""
+    seen: Counter[str] = Counter()
+    handles = [
+        member.register_forward_pre_hook(lambda _, inputs: seen.update({"images": len(inputs[0])}))
+        for member in members
+    ]
+    work()
+    for handle in handles:
+        handle.remove()
+    return seen["images"]
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_a_step_makes_the_passes_that_its_formula_needs_and_so_does_the_floor(
+    loaded: config.Loaded, digits: Any, name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: dict[str, int] = {}
+
+    def once(works: Any, *, repeats: int, clock: Any) -> Any:
+        for which in ("ours", "floor"):
+            seen[which] = images_seen(members, works[which])
+        return {which: [1.0] for which in works}
+
+    def gather(self: Any, modules: Any, loss: Any, original: Any = perf._Measured._measure) -> Any:
+        members.extend(self.ensemble.members)
+        return original(self, modules, loss)
+
+    members: list[nn.Module] = []
+    monkeypatch.setattr(perf, "alternate", once)
+    monkeypatch.setattr(perf._Measured, "_measure", gather)
+    images = digits.train.take(slice(0, SIZE))
+    step = perf.measure(loaded, name, images, dataset="digits", model="digits_cnn", repeats=1)
+    counted = sum(need.count * need.images for need in step.needed)
+    assert seen["floor"] == counted > 0
+    # digits_cnn has no BatchNorm: the official clean half could be differentiated once for both of its terms.
+    # The report's parts of a batch are not all of one size. DVERGE looks for its layers with one image.
+    more = {"trs_official": 30, "trs_report": 30, "trs_report_pretrained": 30, "dverge": 1}.get(name, 0)
+    assert counted <= seen["ours"] + 21 * name.startswith("trs_report")
+    assert seen["ours"] <= counted + more
+
+
+def test_every_configured_method_has_a_floor(loaded: config.Loaded) -> None:
+    assert set(METHODS) == set(loaded.config.methods)
+    assert set(METHODS) >= {spec for spec in loaded.config.methods if loaded.config.methods[spec].paper}
+
+
+def test_a_strangers_method_has_no_floor() -> None:
+    from bench.training.method import Method
+
+    class Unknown(Method):
+        pass
+
+    assert needs(Unknown(), members=3, size=128, coupled=True) is None
+
+
+def test_batch_normalisation_forbids_taking_gradients_of_one_batch_for_another() -> None:
+    official = Trs(terms="official", ramp=0.0)
+    with_it, without = (needs(official, members=3, size=128, coupled=coupled) for coupled in (True, False))
+    search = Need(18, "curvature", 64)
+    assert with_it == [search, Need(3, "second", 128), Need(3, "second", 128)]
+    assert without == [search, Need(3, "second", 128), Need(3, "second", 64)]
+    printed = Trs(support="pair", support_fraction=1.0, ramp=0.0)
+    assert needs(printed, members=5, size=10, coupled=True) == [
+        Need(120, "curvature", 10), Need(5, "second", 10), Need(20, "second", 10),
+    ]  # fmt: skip
+
+
+def networks(model: str, settings: Any, dataset: str, count: int = 3) -> nn.ModuleList:
+    torch.manual_seed(3)
+    data = registry.load("datasets", dataset)()
+    return nn.ModuleList([build_member(model, settings, dataset=data) for _ in range(count)]).train()
+
+
+def batch_of(shape: tuple[int, ...], size: int) -> Batch:
+    numbers = torch.Generator().manual_seed(5)
+    images = torch.rand(size, *shape, generator=numbers)
+    labels = torch.randint(10, (size,), generator=numbers)
+    return Batch(
+        images=images, labels=labels, indices=torch.arange(size), epoch=2, epochs=7, progress=0.3,
+        generator=torch.Generator().manual_seed(9), others=lambda: images,
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize("model", ["digits_cnn", "resnet"])
+@pytest.mark.parametrize("size", [12, 13])
+def test_the_authors_step_moves_the_weights_as_ours_does(model: str, size: int) -> None:
+    dataset, shape = ("digits", (1, 8, 8)) if model == "digits_cnn" else ("cifar10", (3, 32, 32))
+    settings = {} if model == "digits_cnn" else {"depth": 8, "width": 4}
+    ours = networks(model, settings, dataset)
+    theirs = copy.deepcopy(ours)
+    weight = 50_000.0 if model == "digits_cnn" else 500.0  # at which every term is felt
+    trs = Trs(terms="official", ramp=0.0, lambda_a=40.0, lambda_b=weight)
+    recipe = Training(epochs=1, batch_size=size, optimizer="sgd", lr=0.1)
+    optimizer = make_optimizer(ours.parameters(), recipe)
+    terms = trs.loss(list(ours), batch_of(shape, size))
+    total = sum(terms.values())
+    assert all(float(term.detach()) > 0.01 * float(total.detach()) for term in terms.values())
+    total.backward()
+    optimizer.step()
+    loss = AuthorsStep(list(theirs), make_optimizer(theirs.parameters(), recipe), trs)(batch_of(shape, size))
+    assert float(loss) == pytest.approx(float(total.detach()), rel=1e-5)
+    for (name, mine), other in zip(ours.named_parameters(), theirs.parameters(), strict=True):
+        assert torch.allclose(mine, other, atol=2e-4, rtol=1e-3), name
+
+
+def test_the_authors_step_takes_three_members() -> None:
+    two = networks("digits_cnn", {}, "digits", count=2)
+    with pytest.raises(BenchError, match="3 members"):
+        AuthorsStep(list(two), torch.optim.SGD(two.parameters(), 0.1), Trs(terms="official"))
+
+
+@pytest.mark.parametrize("kind", ["forward", "images", "train", "curvature", "second", "target", "features"])
+def test_bare_passes_leave_gradients_only_where_the_formula_has_them(kind: Any) -> None:
+    members = networks("digits_cnn", {}, "digits")
+    before = [parameter.clone() for parameter in members.parameters()]
+    optimizer = torch.optim.SGD(members.parameters(), lr=0.1)
+    Bare(list(members), optimizer, batch_of((1, 8, 8), 8), [Need(3, kind, 5)], "logits")()
+    moved = [not torch.equal(a, b) for a, b in zip(members.parameters(), before, strict=True)]
+    assert any(moved) == (kind in ("train", "second"))
+    assert all(parameter.requires_grad and parameter.grad is None for parameter in members.parameters())
+
+
+def test_a_repeated_step_stays_the_same_step(loaded: config.Loaded, digits: Any) -> None:
+    images = digits.train.take(slice(0, SIZE))
+    one, other = (
+        perf.measure(loaded, "trs_official", images, dataset="digits", model="digits_cnn", repeats=repeats)
+        for repeats in (0, 1)
+    )
+    assert one.equal is True
+    assert (one.loss, one.authors_loss) == (other.loss, other.authors_loss)
+    assert (one.ours, one.authors) == (None, None)
+    assert other.authors is not None
+
+
+def test_the_command_prints_floors_and_the_authors_loss() -> None:
+    settings = (
+        "--batch",
+        16,
+        "--repeats",
+        1,
+        "--dataset",
+        "digits",
+        "-m",
+        "ece",
+        "-m",
+        "trs_official",
+        "-m",
+        "adaboost",
+    )
+    code, out, err = bench("perf", "training", *settings)
+    assert code == 0, out + err
+    assert "3 × train(16)" in out
+    assert "18 × curvature(8) + 3 × second(16) + 3 × second(8)" in out
+    assert "PASS (1e-5)" in out
+    code, out, err = bench("perf", "training", *settings, "--json")
+    steps = json.loads(out)["steps"]
+    assert [step["equal"] for step in steps] == [None, True, None]
+    assert steps[0]["ours"]["low"] > 0
+
+
+def test_a_loss_that_is_not_the_authors_fails(monkeypatch: pytest.MonkeyPatch) -> None:
+    original = AuthorsStep.__call__
+    monkeypatch.setattr(AuthorsStep, "__call__", lambda self, batch: original(self, batch) * 1.001)
+    code, out, _ = bench("perf", "training", "-m", "trs_official", "--batch", 8, "--repeats", 0)
+    assert code == 1
+    assert "FAIL" in out
+
+
+def test_too_many_images_or_an_unknown_method_are_told_in_a_line() -> None:
+    for arguments, told in ((("-m", "trz"), "did you mean trs"), (("--batch", 10_000), "10000")):
+        code, _, err = bench("perf", "training", "--dataset", "digits", *arguments)
+        assert code == 2
+        assert told in err.replace(",", "")
+        assert err.strip().count("\n") == 0
