@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import shlex
 import subprocess
 import sys
 from pathlib import Path
@@ -73,14 +74,17 @@ def test_every_bench_command_line_of_the_readme_is_understood(package: Path, tmp
     lines = [line.partition("#")[0][2:].strip() for line in README.splitlines() if line.startswith("$ bench ")]
     assert len(lines) > 10
     for line in lines:
-        words = line.split()[1:]
+        words = shlex.split(line)[1:]
         if words[0] == "run":
             done = bench(package, tmp_path, *words, "--dry-run")
             assert done.returncode == 0, line + done.stdout + done.stderr
         elif words[0] == "doctor":
             assert words[-1] in ("noisy", "signs")  # run above
-        else:
-            assert words[0] == "prepare", line
+        elif words[0] != "prepare":  # understood: what is missing is files and results, not an option
+            done = bench(package, tmp_path, *words)
+            told = done.stdout + done.stderr
+            assert done.returncode == 2, line + told
+            assert re.search("there is no (file|database)|nothing|[Nn]o such file", told), told
 
 
 def test_every_link_of_the_readme_leads_somewhere() -> None:

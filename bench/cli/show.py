@@ -71,7 +71,16 @@ def _evaluation(base: Database, evaluation_id: str) -> dict[str, Any]:
     from bench.store import queries
 
     (row,) = queries.evaluations(base, evaluation_ids=evaluation_id)
-    return {**asdict(row), "environment": queries.environment(base, row.environment_id)}
+    record = {**asdict(row), "environment": queries.environment(base, row.environment_id)}
+    if row.kind == "blackbox":
+        import numpy as np
+
+        from bench.evaluation.rates import blackbox_rates
+
+        clean = queries.outcomes(base, [evaluation_id])[evaluation_id].clean
+        missed = np.stack([attempt.bits for attempt in queries.blackbox(base, evaluation_id)])
+        record["blackbox"] = blackbox_rates(clean, missed)._asdict()
+    return record
 
 
 def _print_run(run: dict[str, Any], out: Console, results: Path) -> None:
@@ -84,10 +93,11 @@ def _print_run(run: dict[str, Any], out: Console, results: Path) -> None:
     training = run["training"]
     changes = f" with {', '.join(run['recipe_changes'])}" if run["recipe_changes"] else ""
     grid = Table.grid(padding=(0, 2))
+    each = f" ({run['parameters'][0]:,} parameters)" if run["parameters"] else ""
     lines = {
         "run": f"[bold]{short(run['run_id'])}[/]  {escape(run['method'])} on {run['dataset']}, seed {run['seed']}",
         "settings": escape(", ".join(f"{name} {value}" for name, value in run["settings"].items()) or "none"),
-        "members": f"{run['members']} × {run['model']} ({run['parameters'][0]:,} parameters), fusion {run['fusion']}",
+        "members": f"{run['members']} × {run['model']}{each}, fusion {run['fusion']}",
         "recipe": "trained elsewhere"
         if run["plugin"] == OUTSIDE
         else escape(
@@ -116,12 +126,12 @@ def _print_run(run: dict[str, Any], out: Console, results: Path) -> None:
             table.add_column(name, justify="right" if name in ("result", "images", "seconds") else "left")
         for row in run["evaluations"]:
             table.add_row(
-                f"{row['kind']} {row['attack']}" if row["kind"] == "transfer" else row["attack"],
+                {"transfer": f"transfer {row['attack']}", "craft": "black-box images"}.get(row["kind"], row["attack"]),
                 budget_text(row["budget_name"], row["budget"]),
                 _result(row) + ("†" if row["evaluation_id"] in run["flags"] else ""),
                 str(row["n"]),
                 row["stop"] or "",
-                escape(", ".join(f"{name} {value}" for name, value in row["settings"].items())),
+                escape(_settings(row)),
                 f"{row['seconds']:.1f}",
                 short(row["evaluation_id"]),
             )
@@ -141,21 +151,36 @@ def _print_evaluation(row: dict[str, Any], out: Console) -> None:
     from bench.report.tables import budget_text
 
     grid = Table.grid(padding=(0, 2))
-    measured = {key: value for key, value in row["measurements"].items() if key not in ("loss_curve", "sources")}
+    long = ("loss_curve", "sources", "files", "images")
+    measured = {key: value for key, value in row["measurements"].items() if key not in long}
     lines = {
         "evaluation": f"[bold]{short(row['evaluation_id'])}[/]  {escape(row['attack'])} "
         f"{budget_text(row['budget_name'], row['budget'])}",
         "of run": f"{short(row['run_id'])}  {escape(row['method'])} on {row['dataset']}, seed {row['seed']}",
         "result": f"{_result(row)} of {row['n']} images, clean {100 * row['n_clean'] / row['n']:.1f} %",
-        "settings": escape(", ".join(f"{name} {value}" for name, value in row["settings"].items()) or "none"),
+        "settings": escape(_settings(row) or "none"),
         "stop": row["stop"] or "–",
         "passes": f"{row['forwards']:,} forwards, {row['backwards']:,} backwards (images), {row['seconds']:.1f} s",
         "measured": escape(", ".join(f"{name} {value}" for name, value in measured.items()) or "–"),
         "made by": _made_by(row),
     }
+    if "blackbox" in row:
+        of_all, of_correct, unsuccessful = (100 * share for share in row["blackbox"].values())
+        lines["black-box"] = (
+            f"robust: {of_all:.1f} % of all images, {of_correct:.1f} % of those right when clean; "
+            f"{unsuccessful:.1f} % of attempts unsuccessful"
+        )
     for name, text in lines.items():
         grid.add_row(f"[dim]{name}[/]", text)
     out.print(grid)
+
+
+def _settings(row: dict[str, Any]) -> str:
+    if row["kind"] in ("blackbox", "craft"):
+        settings = row["settings"]
+        text = f"{', '.join(settings['attacks'])}, {settings['restarts']} starts each"
+        return text + (f", {len(settings['surrogates'])} surrogates" if "surrogates" in settings else "")
+    return ", ".join(f"{name} {value}" for name, value in row["settings"].items())
 
 
 def _result(row: dict[str, Any]) -> str:
