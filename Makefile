@@ -11,7 +11,7 @@ demo: install
 	$(BIN)/bench run --method trs --method ece --dataset digits
 
 test: $(VENV)/.test
-	$(BIN)/python -m pytest
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --dist loadfile
 
 check: $(VENV)/.test
 	$(PIP) -e '.[dev]'

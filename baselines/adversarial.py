@@ -110,6 +110,7 @@ class AtPgdL2(AtPgdLinf):
     """
 
     norm: ClassVar[Norm] = "l2"
+    version: ClassVar[int] = 2  # its adversary clips to [0, 1] before it projects
 
     eps_start: float = 0.5
     eps_end: float = 0.5

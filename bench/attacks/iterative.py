@@ -105,6 +105,7 @@ class PGDL2(Iterative):
     """
 
     norm: ClassVar[str | None] = "l2"
+    version: ClassVar[int] = 2  # clips to [0, 1] before it projects
 
     def start(self, problem: Problem) -> Tensor:
         """Uniform in the ball: a normal direction, and a radius whose D-th power is uniform; clipped to [0, 1]."""

@@ -303,10 +303,11 @@ def project(x: Tensor, images: Tensor, budget: float, norm: str | None) -> Tenso
     if norm == "linf":
         return torch.clamp(x, (images - budget).clamp_min(0), (images + budget).clamp_max(1))
     if norm == "l2":
-        change = x - images
+        # Clipped first: what [0, 1] takes away then uses nothing of the radius. Scaling leads back towards an image in
+        # [0, 1], so it stays there; the last clamp is for rounding.
+        change = x.clamp(0, 1) - images
         length = change.flatten(1).norm(dim=1).clamp_min(1e-12)
         factor = (budget / length).clamp_max(1).view(-1, *[1] * (x.dim() - 1))
-        # Clipping to [0, 1] moves towards the clean image in every pixel: it never leaves the ball.
         moved: Tensor = (images + change * factor).clamp(0, 1)
         return moved
     return x.clamp(0, 1)

@@ -88,6 +88,7 @@ def _print(
 
     from bench.core.identity import short
     from bench.report.tables import budget_text
+    from bench.store import flags
 
     if found:
         table = Table(header_style="bold")
@@ -113,5 +114,6 @@ def _print(
         + (f", {len(failures)} failed jobs" if failures else "")
         + ("." if found or failures else "; nothing speaks against them.")
     )
+    out.print(f"[dim]looked for: {', '.join(flags.FLAGS)}[/]")
     for reason in unchecked:
         out.print(f"[dim]not checked: {escape(reason)}[/]")

@@ -19,6 +19,7 @@ from torch import Tensor, nn
 
 from bench.perf.cases import Case, Kind
 
+WASTES = "projects before it clips, so that part of the radius is lost outside [0, 1]"
 CLEAN_WRONG = "leaves out images that are misclassified when clean"
 
 
@@ -41,7 +42,7 @@ class Peer(ABC):
     kinds: ClassVar[tuple[Kind, ...]]
     notes: ClassVar[dict[Kind, str]] = {}
     remembering: ClassVar[tuple[Kind, ...]] = ()
-    deviating: ClassVar[tuple[Kind, ...]] = ("cw", "ead")
+    deviating: ClassVar[tuple[Kind, ...]] = ("pgd_l2", "cw", "ead")
     slow: ClassVar[tuple[Kind, ...]] = ()
 
     @property
@@ -83,6 +84,7 @@ class Foolbox(Peer):
     kinds = ("fgsm", "bim", "pgd", "mim", "pgd_l2", "cw", "ead")
     notes = {
         "mim": "its sum of gradient signs replaced by ℓ1-normalised gradients",
+        "pgd_l2": WASTES,
         "cw": "returns black images where it fails",
         "ead": "returns black images where it fails",
     }
@@ -142,6 +144,7 @@ class Torchattacks(Peer):
     kinds = ("fgsm", "bim", "pgd", "mim", "pgd_l2", "apgd_ce", "apgd_dlr", "cw", "ead")
     remembering = ("apgd_ce", "apgd_dlr")
     notes = {
+        "pgd_l2": WASTES,
         "cw": "scores raised by 200 (its mask is 0); a batch stops when its summed loss rises",
         "ead": "scores raised by 200; leaves [0, 1]",
         "apgd_ce": CLEAN_WRONG,

@@ -157,6 +157,8 @@ class EvaluationRecord(_Record):
             raise ValueError("n_robust and robust_bits: one of them is null")
         if self.robust_bits is not None:
             _counted("robust_bits", self.robust_bits, self.n, self.n_robust)
+            if (_bits("robust_bits", self.robust_bits, self.n) & ~_bits("clean_bits", self.clean_bits, self.n)).any():
+                raise ValueError("robust_bits: an image that is wrong when clean counts as robust")
         if self.kind == "attack" and self.robust_bits is None:
             raise ValueError("an attack without robust_bits")
         if self.kind == "transfer":

@@ -16,7 +16,7 @@ OUTSIDE = "outside"  # the name of the plug-in and of the recipe
 
 @dataclass(frozen=True, kw_only=True)
 class Outside(Method):
-    """Trained elsewhere; its weights came through `bench evaluate`.
+    """Trained elsewhere; its weights came through `bench evaluate`. Official settings: none of ours.
 
     Args:
         name: what it is called; trainings of one name differ in seed and weights only.
