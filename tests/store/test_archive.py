@@ -377,7 +377,7 @@ FORGED: list[tuple[Callable[[Names], None], str]] = [
     (_edit(f"{EVALUATION}.json", attack_version=2), "its content is of evaluation"),
     (_edit(f"{EVALUATION}.json", run_id="0" * 24), "not of the run whose folder"),
     (_edit(f"{EVALUATION}.json", weights_digest="0" * 24), "on other weights than the run has"),
-    (_edit(f"{EVALUATION}.json", robust_bits=bits([True] * IMAGES), n_robust=IMAGES), "misclassified without"),
+    (_edit(f"{EVALUATION}.json", robust_bits=bits([True] * IMAGES), n_robust=IMAGES), "wrong when clean"),
     (_edit(f"{EVALUATION}.json", kind="guess"), "kind"),
     (_replace("train.jsonl", b'{"phase": "joint", "epoch": 1e999}\n'), "not finite"),
     (_replace("train.jsonl", b'{"phase": "joint", "epoch": 99999999999999999999}\n'), "63 bits"),
