@@ -197,7 +197,9 @@ def attempt(create):
 attempt(False)
 attempt(True)
 """
-    modes = {folder: folder.stat().st_mode for folder in (path, tmp_path, *list(tmp_path.parents)[:2])}
+    # pytest's folders down from the temporary one are its own: one more where tests run in several processes.
+    own_parents = [folder for folder in tmp_path.parents if folder.name.startswith(("pytest-", "popen-"))]
+    modes = {folder: folder.stat().st_mode for folder in (path, tmp_path, *own_parents)}
     path.chmod(0o444)
     for folder in list(modes)[1:]:
         folder.chmod(0o555 if folder == tmp_path else 0o755)
