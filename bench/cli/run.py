@@ -36,6 +36,8 @@ if TYPE_CHECKING:
               help="Images a batch in evaluations; changes no result.")  # fmt: skip
 @click.option("--oom-retry/--no-oom-retry", default=True, show_default=True,
               help="Try an evaluation that runs out of memory again with smaller batches.")  # fmt: skip
+@click.option("--deterministic", is_flag=True,
+              help="Bit-equal from run to run on a GPU too, slower; operations that cannot be are named.")  # fmt: skip
 @click.option("--retry-failed", is_flag=True, help="Do only what failed before, and what it held up.")
 @click.option("--force", is_flag=True, help="Do again what is done; new results supersede old ones when complete.")
 @click.option("--fail-fast", is_flag=True, help="Start nothing more after the first failure.")
@@ -45,8 +47,9 @@ if TYPE_CHECKING:
 @click.option("--json", "as_json", is_flag=True, help="Print the outcome as JSON, progress on stderr.")
 @where
 def command(
-    data: Path, device: str | None, threads: int | None, batch: int, oom_retry: bool, retry_failed: bool, force: bool,
-    fail_fast: bool, dry_run: bool, quiet: bool, as_json: bool, results: Path, db: str | None, **given: Any,
+    data: Path, device: str | None, threads: int | None, batch: int, oom_retry: bool, deterministic: bool,
+    retry_failed: bool, force: bool, fail_fast: bool, dry_run: bool, quiet: bool, as_json: bool, results: Path,
+    db: str | None, **given: Any,
 ) -> int:  # fmt: skip
     """Train what is not trained, attack what is not attacked, then print the table and draw the heatmap.
 
@@ -78,7 +81,7 @@ def command(
     out = console(stderr=as_json)
     out.quiet = quiet
     with existing_or_scratch(db, results) if dry_run else open_database(db, results, create=True) as base:
-        place = replace(workplace(results, data, batch_size=batch), oom_retry=oom_retry)
+        place = replace(workplace(results, data, batch_size=batch), oom_retry=oom_retry, deterministic=deterministic)
         if queries.totals(base).references == 0:
             ingest.load_published(base, defaults("published"))
         # A killed driver may have left finished files that the database does not know yet.

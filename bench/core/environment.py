@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import bench
+from bench.core import numerics
 from bench.core.lazy import is_loaded, torch
 
 PACKAGES = ("torch", "torchvision", "timm", "numpy", "scipy", "scikit-learn", "safetensors", "pandas", "sqlalchemy")
@@ -30,13 +31,12 @@ def describe(device: str | None = None) -> dict[str, Any]:
     }
     if is_loaded("torch"):
         record["device"] = device or "cpu"
-        record["threads"] = torch.get_num_threads()
-        record["deterministic"] = torch.are_deterministic_algorithms_enabled()
+        record |= numerics.describe()
         if torch.cuda.is_available():
             record["gpus"] = [torch.cuda.get_device_name(index) for index in range(torch.cuda.device_count())]
             record["cuda"] = torch.version.cuda
             record["cudnn"] = torch.backends.cudnn.version()  # type: ignore[no-untyped-call]
-            record["tf32"] = torch.backends.cuda.matmul.allow_tf32
+            record["driver"] = _driver()
     return record
 
 
@@ -69,6 +69,17 @@ def _commit() -> dict[str, Any]:
     if difference:
         record["difference"] = sha256(difference.encode()).hexdigest()[:24]
     return record
+
+
+@cache
+def _driver() -> str | None:
+    """Version of the GPU's driver, as its own tool tells it; None where that is missing."""
+    command = ["nvidia-smi", "--query-gpu=driver_version", "--format=csv,noheader"]
+    try:
+        lines = subprocess.run(command, capture_output=True, text=True, timeout=20, check=True).stdout.split()
+    except (OSError, subprocess.SubprocessError):
+        return None
+    return lines[0] if lines else None
 
 
 @cache

@@ -11,6 +11,7 @@ from bench.core import environment, registry, seeds
 from bench.core.errors import BenchError, JobError
 from bench.core.files import read_json, write_json
 from bench.core.identity import source_digest
+from bench.core.numerics import numerics
 from bench.core.progress import Progress
 from bench.data.augment import Augmentation
 from bench.jobs.ensembles import (
@@ -47,12 +48,17 @@ def perform(job: Job, place: Workplace, progress: Progress | None = None) -> tup
     progress = progress or Progress()
     progress.job(job.label)
     started, clock = now(), time.perf_counter()
-    try:
-        if job.evaluation is None:
-            return True, train(job.run, place, progress)
-        return True, evaluate(job.evaluation, place, progress)
-    except Exception as error:
-        return False, record_failure(job, place, error, started, time.perf_counter() - clock)
+    with numerics(deterministic=place.deterministic) as unsure:
+        try:
+            if job.evaluation is None:
+                path = train(job.run, place, progress)
+            else:
+                path = evaluate(job.evaluation, place, progress)
+        except Exception as error:
+            return False, record_failure(job, place, error, started, time.perf_counter() - clock)
+    if unsure:
+        progress.note(f"not deterministic on {place.device}: {', '.join(sorted(unsure))}")
+    return True, path
 
 
 def train(run: RunSpec, place: Workplace, progress: Progress) -> Path:

@@ -18,6 +18,8 @@ class Workplace:
     batch_size: int = 250
     oom_retry: bool = True
     """Whether an evaluation that runs out of memory is tried again with smaller batches."""
+    deterministic: bool = False
+    """Whether operations are to be bit-equal from run to run where torch offers that."""
     again: str | None = None
     """The run that is being trained a second time: beside the first, until it is complete."""
 

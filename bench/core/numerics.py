@@ -1,0 +1,78 @@
+"""How numbers are computed: float32 without shortcuts, and bit-equal where torch offers it and it is asked for."""
+
+from __future__ import annotations
+
+import os
+import re
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
+from typing import Any
+
+from bench.core.lazy import torch
+
+_unsure: ContextVar[set[str] | None] = ContextVar("unsure", default=None)
+
+
+@contextmanager
+def numerics(*, deterministic: bool = False) -> Iterator[set[str]]:
+    """Within it convolutions and products are float32 (on a GPU no TF32), the same algorithm for the same shapes.
+
+    With `deterministic` operations are bit-equal from run to run where torch has such an implementation; the names of
+    those used that have none gather in the set that is given. What was set before is restored.
+    """
+    cudnn, cublas = torch.backends.cudnn, torch.backends.cuda.matmul
+    before = (cudnn.allow_tf32, cublas.allow_tf32, cudnn.benchmark, cudnn.deterministic)
+    mode = torch.get_deterministic_debug_mode()
+    unsure: set[str] = set()
+    token = _unsure.set(unsure if deterministic else None)
+    cudnn.allow_tf32 = cublas.allow_tf32 = cudnn.benchmark = False
+    try:
+        if not deterministic:
+            yield unsure
+            return
+        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # read when CUDA starts; cuBLAS varies without it
+        cudnn.deterministic = True
+        torch.use_deterministic_algorithms(True, warn_only=True)
+        with _gathered(unsure):
+            yield unsure
+    finally:
+        cudnn.allow_tf32, cublas.allow_tf32, cudnn.benchmark, cudnn.deterministic = before
+        torch.set_deterministic_debug_mode(mode)
+        _unsure.reset(token)
+
+
+def describe() -> dict[str, Any]:
+    """The settings in force as JSON-like values, for the record of the environment."""
+    record: dict[str, Any] = {
+        "threads": torch.get_num_threads(),
+        "dtype": str(torch.get_default_dtype()).removeprefix("torch."),
+        "matmul_precision": torch.get_float32_matmul_precision(),
+        "deterministic": torch.are_deterministic_algorithms_enabled(),
+    }
+    if torch.cuda.is_available():
+        record["tf32"] = bool(torch.backends.cudnn.allow_tf32 or torch.backends.cuda.matmul.allow_tf32)
+        record["cudnn_benchmark"] = torch.backends.cudnn.benchmark
+    unsure = _unsure.get()
+    if unsure:
+        record["not_deterministic"] = sorted(unsure)
+    return record
+
+
+@contextmanager
+def _gathered(names: set[str]) -> Iterator[None]:
+    """Torch's warnings about single operations become names; others are shown as before."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("always", message=".*does not have a deterministic implementation")
+        shown = warnings.showwarning
+
+        def take(message: Warning | str, *rest: Any, **named: Any) -> None:
+            found = re.match(r"(\S+) does not have a deterministic implementation", str(message))
+            if found:
+                names.add(found[1])
+            else:
+                shown(message, *rest, **named)
+
+        warnings.showwarning = take
+        yield

@@ -1,0 +1,259 @@
+"""The adversarial images of a stored evaluation, made again and written to a file.
+
+Only a few sample images are kept with an evaluation. Attacks are deterministic, so the stored weights give the same
+images again; the per-image outcomes prove it, since they must equal the stored ones bit by bit.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from pydantic import ValidationError
+from torch import Tensor
+
+import bench
+from bench.attacks.base import Attack
+from bench.attacks.judge import attack_images, evaluation_mode, predictions
+from bench.core import environment, registry, settings
+from bench.core.errors import BenchError, JobError
+from bench.core.files import read_json
+from bench.core.identity import short
+from bench.core.progress import Progress
+from bench.data.base import ImageSet
+from bench.evaluation.measure import target_classes
+from bench.jobs.ensembles import data_axes, load_ensemble, splits_of
+from bench.jobs.measuring import is_out_of_memory
+from bench.jobs.spec import EvaluationSpec, RunSpec
+from bench.jobs.workplace import Workplace
+from bench.models.ensemble import Ensemble
+from bench.store import queries
+from bench.store.answers import EvaluationRow, Outcomes
+from bench.store.database import Database
+from bench.training import checkpoint
+
+SUFFIX = ".safetensors"
+
+
+@dataclass(frozen=True)
+class Stored:
+    """A stored evaluation with everything that its images follow from."""
+
+    row: EvaluationRow
+    spec: EvaluationSpec
+    outcomes: Outcomes
+    environment: dict[str, Any]
+
+    @property
+    def device(self) -> str:
+        """Where it was measured: `cpu`, `cuda`."""
+        return str(self.environment.get("device") or "cpu")
+
+    @property
+    def threads(self) -> int | None:
+        """With how many CPU threads."""
+        found = self.environment.get("threads")
+        return found if isinstance(found, int) else None
+
+
+@dataclass(frozen=True)
+class Exported:
+    """What a file of images holds: n images, of which `broken` were right before the attack and are wrong after."""
+
+    path: Path
+    n: int
+    clean: int
+    broken: int
+
+
+def find(db: Database, place: Workplace, evaluation_id: str) -> Stored:
+    """The evaluation, if its images can be made again here.
+
+    Raises:
+        BenchError: it is no attack, or its record or the weights of its run are not here.
+    """
+    (row,) = queries.evaluations(db, evaluation_ids=evaluation_id)
+    name = f"{row.attack} on {row.method}, evaluation {short(evaluation_id)}"
+    if row.kind == "clean":
+        raise BenchError(f"evaluation {short(evaluation_id)} is of clean images: no attack, no adversarial images")
+    if row.kind == "transfer":
+        raise BenchError(
+            f"evaluation {short(evaluation_id)} is a transferability matrix, with images of its own for each member; "
+            "only attacks on the ensemble can be exported"
+        )
+    if row.kind == "craft":
+        folder = place.crafted_folder(row.run_id, evaluation_id)
+        raise BenchError(f"the images of evaluation {short(evaluation_id)} lie in {folder}, as safetensors already")
+    if row.kind != "attack":
+        raise BenchError(
+            f"evaluation {short(evaluation_id)} is black-box: its images were crafted on surrogates; "
+            f"they lie in the folder crafted of each surrogate's run"
+        )
+    for path, what in (
+        (place.weights_file(row.run_id), "weights"),
+        (place.run_file(row.run_id), "record"),
+        (place.evaluation_file(row.run_id, evaluation_id), "evaluation's record"),
+    ):
+        if not path.is_file():
+            raise BenchError(f"the images of {name}, cannot be made again here: its {what} is not in {path}")
+    outcomes = queries.outcomes(db, [evaluation_id])[evaluation_id]
+    if outcomes.robust is None:
+        raise BenchError(f"{name}, stored no outcomes to check the images against")
+    return Stored(row, _spec(row, place), outcomes, queries.environment(db, row.environment_id))
+
+
+def write(stored: Stored, place: Workplace, path: Path, progress: Progress | None = None) -> Exported:
+    """Craft the images again, check them, and write them to `path` (replaced if it is there).
+
+    The file holds, for n images in the order of the data set: `adversarial` float32 [n, C, H, W] in [0, 1] as crafted,
+    `original` uint8 [n, C, H, W], `labels`, `clean_prediction`, `adversarial_prediction` and `index` (place within the
+    evaluated split) int64 [n], `robust` bool [n]. Its metadata (JSON under `bench`) says what they are.
+
+    Raises:
+        BenchError: the data are missing or other images than were measured.
+        JobError: the weights are damaged or others, memory runs out, or the outcomes are not the stored ones; then
+            nothing is written.
+    """
+    row, spec = stored.row, stored.spec
+    tensors, _ = checkpoint.load(place.weights_file(row.run_id))
+    digest = read_json(place.run_file(row.run_id)).get("weights_digest")
+    if (digest is not None and checkpoint.digest(tensors) != digest) or row.weights_digest not in (None, digest):
+        raise JobError(f"the weights in {place.weights_file(row.run_id)} are not those that were measured")
+    splits = splits_of(spec.run, place, limit=spec.limit)
+    images = splits.test if spec.split == "test" else splits.validation
+    if images is None or images.digest != row.images_digest:
+        raise BenchError(f"the {spec.split} images of {row.dataset} in {place.data} are not those that were measured")
+    ensemble = load_ensemble(spec.run, place)
+    try:
+        found = _craft(spec, ensemble, images, place.batch_size, progress or Progress())
+    except RuntimeError as error:
+        if not is_out_of_memory(error):
+            raise
+        raise JobError(f"out of memory with {place.batch_size} images a batch; try --batch") from error
+    _check(stored, found, place)
+    metadata = _metadata(stored, place)
+    checkpoint.save(path, found, metadata)
+    clean = found["clean_prediction"] == found["labels"]
+    return Exported(path, len(clean), int(clean.sum()), int((clean & ~found["robust"]).sum()))
+
+
+def _spec(row: EvaluationRow, place: Workplace) -> EvaluationSpec:
+    """The specs of run and evaluation, whose ids must follow from them.
+
+    Raises:
+        BenchError: they do not, because another version wrote them.
+    """
+    record = read_json(place.evaluation_file(row.run_id, row.evaluation_id))
+    fault = BenchError(
+        f"evaluation {short(row.evaluation_id)} does not fit its record in {place.run_folder(row.run_id)}; "
+        "was it made by another version of bench?"
+    )
+    try:
+        run = RunSpec.model_validate(read_json(place.run_file(row.run_id))["config"])
+        fields = {name: record[name] for name in EvaluationSpec.model_fields if name in record} | {
+            "run": run,
+            "versions": {"attack": record["attack_version"], "evaluator": record["evaluator_version"]},
+        }
+        # The record has how target classes were chosen among the settings, where an attack's own may have that name.
+        own = {key: value for key, value in record["settings"].items() if key != "targets"}
+        specs = [EvaluationSpec.model_validate(fields)]
+        if "targets" in record["settings"]:
+            told = {"settings": own, "targets": record["settings"]["targets"]}
+            specs.append(EvaluationSpec.model_validate(fields | told))
+    except (KeyError, TypeError, AttributeError, ValidationError) as error:
+        raise fault from error
+    for spec in specs:
+        if (spec.evaluation_id, spec.run.run_id) == (row.evaluation_id, row.run_id):
+            return spec
+    raise fault
+
+
+def _craft(
+    spec: EvaluationSpec, ensemble: Ensemble, images: ImageSet, batch_size: int, progress: Progress
+) -> dict[str, Tensor]:
+    """The attack as it was, with all its images kept."""
+    attack: Attack = settings.build(registry.load("attacks", spec.plugin), spec.settings, f"attacks.{spec.attack}")
+    axes = data_axes(spec.run)
+    chosen = None if spec.targets is None else target_classes(ensemble, images, spec.targets, axes, batch_size)
+    assert spec.budget is not None
+    assert spec.stop is not None
+    progress.job(spec.label)
+    outcome = attack_images(
+        attack, ensemble, images, budget=spec.budget, stop=spec.stop, seed_axes=axes, batch_size=batch_size,
+        keep_images=True, targets=chosen, progress=progress,
+    )  # fmt: skip
+    adversarial = outcome.adversarial
+    assert adversarial is not None
+    with evaluation_mode(ensemble):
+        before = predictions(ensemble, images, batch_size=batch_size).cpu()
+        parts = [
+            predictions(ensemble, part.to(images.device), batch_size=batch_size)
+            for part in adversarial.split(batch_size)  # type: ignore[no-untyped-call]
+        ]
+    return {
+        "adversarial": adversarial,
+        "original": images.images.cpu(),
+        "labels": images.labels.cpu(),
+        "clean_prediction": before,
+        "adversarial_prediction": torch.cat(parts).cpu(),
+        "robust": outcome.robust,
+        "index": torch.arange(len(images)),
+    }
+
+
+def _check(stored: Stored, found: dict[str, Tensor], place: Workplace) -> None:
+    """The outcomes must be the stored ones.
+
+    Raises:
+        JobError: they are not; the message says what was different when they were measured.
+    """
+    clean = (found["clean_prediction"] == found["labels"]).numpy()
+    other = (clean != stored.outcomes.clean) | (found["robust"].numpy() != stored.outcomes.robust)
+    if not other.any():
+        return
+    then, now = stored.environment, environment.describe(place.device)
+    pairs = {
+        "device": (stored.device, now["device"]),
+        "threads": (then.get("threads"), now["threads"]),
+        "CPU": (then.get("cpu"), now["cpu"]),
+        "torch": (then.get("packages", {}).get("torch"), now["packages"].get("torch")),
+        "attack version": (
+            stored.row.attack_version,
+            registry.load("attacks", stored.spec.plugin).version,
+        ),
+    }
+    changed = ", ".join(f"{name} {old} then, {new} now" for name, (old, new) in pairs.items() if old != new)
+    raise JobError(
+        f"crafted again, {int(np.count_nonzero(other))} of {len(other)} outcomes are not the stored ones, so nothing "
+        f"was written ({changed or 'device, threads and versions are the same'})"
+    )
+
+
+def _metadata(stored: Stored, place: Workplace) -> dict[str, Any]:
+    row, spec = stored.row, stored.spec
+    return {
+        "format": 1,
+        "evaluation_id": row.evaluation_id,
+        "run_id": row.run_id,
+        "weights_digest": read_json(place.run_file(row.run_id)).get("weights_digest"),
+        "method": row.method,
+        "dataset": row.dataset,
+        "split": spec.split,
+        "limit": spec.limit,
+        "images_digest": row.images_digest,
+        "model": row.model,
+        "members": row.members,
+        "seed": row.seed,
+        "attack": row.attack,
+        "attack_plugin": spec.plugin,
+        "attack_settings": spec.recorded_settings,
+        "budget_name": row.budget_name,
+        "budget": row.budget,
+        "stop": row.stop,
+        "versions": {"bench": bench.__version__, **spec.run.versions, **spec.versions},
+        "environment": environment.describe(place.device),
+        "outcomes": "equal to the stored ones, bit by bit",
+    }

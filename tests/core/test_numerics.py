@@ -1,0 +1,63 @@
+"""Numeric settings: float32 without shortcuts, deterministic where asked, and everything as it was afterwards."""
+
+from __future__ import annotations
+
+import json
+import warnings
+from pathlib import Path
+
+import pytest
+import torch
+from click.testing import CliRunner
+
+from bench.cli.main import cli
+from bench.core import environment
+from bench.core.numerics import numerics
+
+
+def state() -> tuple[object, ...]:
+    cudnn, cublas = torch.backends.cudnn, torch.backends.cuda.matmul
+    return (
+        cudnn.allow_tf32,
+        cublas.allow_tf32,
+        cudnn.benchmark,
+        cudnn.deterministic,
+        torch.get_deterministic_debug_mode(),
+    )
+
+
+@pytest.mark.parametrize("deterministic", [False, True])
+def test_settings_hold_within_and_are_restored(deterministic: bool) -> None:
+    torch.backends.cudnn.allow_tf32 = True
+    before = state()
+    with numerics(deterministic=deterministic):
+        assert state() == (False, False, False, deterministic or before[3], 1 if deterministic else before[4])
+        assert environment.describe()["deterministic"] is deterministic
+    assert state() == before
+
+
+def test_operations_without_a_deterministic_implementation_are_named_and_other_warnings_shown() -> None:
+    with warnings.catch_warnings(record=True) as told, numerics(deterministic=True) as unsure:
+        torch.zeros(3).put_(torch.tensor([0, 0]), torch.ones(2))
+        warnings.warn("mine", UserWarning, stacklevel=1)
+        assert environment.describe()["not_deterministic"] == ["put_"]
+    assert unsure == {"put_"}
+    assert [str(warning.message) for warning in told] == ["mine"]
+    assert "not_deterministic" not in environment.describe()
+
+
+def test_the_records_of_a_run_say_the_mode(tmp_path: Path) -> None:
+    short = ["--set", "training.epochs=1", "--set", "training.limit=64", "--limit", "10", "--threads", "1"]
+    for name, options in (("plain", []), ("strict", ["--deterministic"])):
+        command = ["run", "-m", "ece", "-d", "digits", *short, "--attack", "fgsm", "--eps", ".1", *options]
+        done = CliRunner().invoke(cli, [*command, "--results", str(tmp_path / name)])
+        assert done.exit_code == 0, done.output
+    records = {
+        name: [json.loads(path.read_text()) for path in sorted((tmp_path / name).glob("runs/*/**/*.json"))]
+        for name in ("plain", "strict")
+    }
+    for plain, strict in zip(*records.values(), strict=True):
+        assert (plain["environment"]["deterministic"], strict["environment"]["deterministic"]) == (False, True)
+        assert [plain.get(key) for key in ("weights_digest", "robust_bits")] == [
+            strict.get(key) for key in ("weights_digest", "robust_bits")
+        ]
