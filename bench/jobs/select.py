@@ -260,12 +260,14 @@ def evaluations(loaded: Loaded, selection: Selection, run: RunSpec) -> list[Eval
         if isinstance(row, str):
             rows += attack_rows(loaded, selection, run, row, None)
             continue
-        own = row.budgets.get(selection.dataset) if isinstance(row.budgets, dict) else row.budgets
-        if own is None:
-            raise BenchError(
-                f"the suite {suite_name(loaded, selection)} gives no budgets of {row.attack} on {selection.dataset}; "
-                f"it has some for {', '.join(sorted(row.budgets))}"
-            )
+        own = row.budgets
+        if isinstance(own, dict):
+            if selection.dataset not in own:
+                raise BenchError(
+                    f"the suite {suite_name(loaded, selection)} gives no budgets of {row.attack} on "
+                    f"{selection.dataset}; it has some for {', '.join(sorted(own))}"
+                )
+            own = own[selection.dataset]
         rows += attack_rows(loaded, selection, run, row.attack, own)
     if suite.blackbox:
         names = suite.blackbox if isinstance(suite.blackbox, tuple) else loaded.blackbox.attacks
