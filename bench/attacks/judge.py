@@ -20,7 +20,10 @@ from bench.attacks.problem import Draws, Problem, excess, project
 from bench.core.errors import BenchError, JobError
 from bench.core.progress import Progress
 from bench.data.base import ImageSet
+from bench.models.fast import fast_copy
 
+PIXELS, PASSES = 16 * 16, 1000  # of an image, of an attack: below, making a fast copy takes longer than it saves
+SAMPLE = 4  # images on which a fast copy of the model is compared with it
 ROUNDING = 1e-4  # an attack may be this far outside the budget by rounding; it is clipped back
 
 
@@ -133,6 +136,7 @@ def attack_images(
         todo = clean.nonzero().squeeze(1) if stop == "first_success" else torch.arange(len(images), device=clean.device)
         adversarial = images.floats(slice(None)).cpu() if keep_images else None
         draws = Draws((*seed_axes, "attack"), tuple(images.images.shape[1:]))
+        fast = fast_copy(model, images.floats(slice(0, SAMPLE))) if _pays(attack, images) else None
         for restart in range(attack.restarts):
             done = 0
             for rows in todo.split(batch_size):  # type: ignore[no-untyped-call]
@@ -140,7 +144,7 @@ def attack_images(
                     continue
                 part = None if targets is None else targets[rows]
                 result, output = _one_batch(
-                    attack, model, images, rows, budget, stop, restart, draws, count, part, clean[rows]
+                    attack, model, images, rows, budget, stop, restart, draws, count, part, clean[rows], fast
                 )
                 wrong = output != images.labels[rows]
                 success = wrong if part is None else output == part
@@ -168,6 +172,13 @@ def attack_images(
     )
 
 
+def _pays(attack: Attack, images: ImageSet) -> bool:
+    """Whether a fast copy of the model is worth its making; never by the clock, so that results stay the same."""
+    pixels = images.images.shape[2] * images.images.shape[3]
+    passes = getattr(attack, "steps", 1) * len(images)
+    return attack.needs_gradient and pixels >= PIXELS and passes >= PASSES
+
+
 def _checked_targets(targets: Tensor, attack: Attack, images: ImageSet) -> Tensor:
     if not attack.takes_targets:
         raise BenchError(f"{type(attack).__name__} leads to no target class; pgd and apgd_ce do, for example")
@@ -188,6 +199,7 @@ def _one_batch(
     count: Counts,
     targets: Tensor | None,
     clean: Tensor,
+    fast: nn.Module | None,
 ) -> tuple[Tensor, Tensor]:
     """Adversarial images [b, C, H, W] of one batch and the classes [b] that the model takes them for."""
     clean_images, labels = images.floats(rows), images.labels[rows]
@@ -202,6 +214,7 @@ def _one_batch(
         restart=restart,
         draws=draws,
         targets=None if targets is None else targets.clone(),
+        fast=fast,
     )
     problem.finish(attack.run(problem))
     result = problem.result

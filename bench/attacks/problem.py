@@ -95,6 +95,7 @@ class Problem:
         restart: int,
         draws: Draws,
         targets: Tensor | None = None,
+        fast: nn.Module | None = None,
     ) -> None:
         self.images = images
         self.labels = labels
@@ -104,6 +105,7 @@ class Problem:
         self.restart = restart
         self._attack = attack
         self.model = model
+        self._fast = model if fast is None else fast  # the same function in less time; what it finds is judged again
         self._draws = draws
         self._rows = rows  # positions in the evaluation set, for the draws
         self._places = torch.arange(len(images), device=images.device)  # positions in this batch
@@ -120,9 +122,9 @@ class Problem:
     @torch.no_grad()
     def scores(self, x: Tensor) -> Tensor:
         """The ensemble's fused output [b, C] at `x`, without gradients; `x` counts as an iterate."""
-        scores: Tensor = self.model(x)
+        scores: Tensor = self._fast(x)
         self.forwards += len(x)
-        self.judge(x, scores)
+        self.judge(x, scores, exact=self._fast is self.model)
         return scores
 
     def gradient(self, x: Tensor, loss: str | Callable[[Tensor, Tensor], Tensor] = "ce") -> Tensor:
@@ -145,14 +147,14 @@ class Problem:
 
         def evaluate(point: Tensor) -> Tensor:
             nonlocal scores
-            scores = self.model(point)
+            scores = self._fast(point)
             return self.loss(scores, loss)
 
         gradient, losses = self.ascend(x, evaluate)
         assert scores is not None
         scores = scores.detach()
         if judged:
-            self.judge(x, scores)
+            self.judge(x, scores, exact=self._fast is self.model)
         return Answer(gradient, losses, scores)
 
     def loss(self, scores: Tensor, loss: str | Callable[[Tensor, Tensor], Tensor]) -> Tensor:
@@ -269,10 +271,11 @@ class Problem:
 
     # ---- for the harness
 
-    def judge(self, x: Tensor, scores: Tensor) -> None:
+    def judge(self, x: Tensor, scores: Tensor, *, exact: bool = True) -> None:
         """Under `first_success`, keep each image's first iterate inside the budget that fools the model.
 
-        Only for attacks that ask the model through `ascend`; `scores` and `ask` judge by themselves.
+        Only for attacks that ask the model through `ascend`; `scores` and `ask` judge by themselves. Where the scores
+        are not `exact`, the model itself has the last word on the images that they call broken.
         """
         if self.stop == "last":
             return
@@ -282,6 +285,12 @@ class Problem:
         chosen = new.nonzero().squeeze(1)
         inside = self.excess(x[chosen], self.images[chosen]) <= TOLERANCE
         chosen = chosen[inside]
+        if not exact and len(chosen):
+            with torch.no_grad():
+                output = self.model(x[chosen]).argmax(1)
+            self.forwards += len(chosen)
+            aims = self.labels[chosen] if self.targets is None else self.targets[chosen]
+            chosen = chosen[output != aims if self.targets is None else output == aims]
         self.result[self._places[chosen]] = x[chosen].detach().to(self.result.dtype)
         self._broken[chosen] = True
 

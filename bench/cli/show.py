@@ -4,39 +4,64 @@ from __future__ import annotations
 
 import json
 import shlex
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
-from bench.cli.options import RunId, open_database, where
+from bench.cli.options import RunId, open_database, where, workplace
+from bench.core.errors import BenchError
 from bench.training.outside import OUTSIDE
 
 if TYPE_CHECKING:
     from rich.console import Console
 
+    from bench.jobs.workplace import Workplace
     from bench.store.database import Database
 
 
 @click.command("show")
 @click.argument("identifier", metavar="ID", type=RunId())
 @click.option("--json", "as_json", is_flag=True, help="Print everything as JSON.")
+@click.option("--export", "target", type=click.Path(dir_okay=False, path_type=Path), metavar="FILE.safetensors",
+              help="Write the adversarial images of an attack's evaluation.")  # fmt: skip
+@click.option("--data", type=click.Path(file_okay=False, path_type=Path), default=Path("data"), show_default=True,
+              envvar="BENCH_DATA", show_envvar=True, help="For --export: folder of the data sets.")  # fmt: skip
+@click.option("--device", envvar="BENCH_DEVICE", show_envvar=True,
+              help="For --export: cpu, cuda, cuda:1; where the evaluation was made, unless given.")  # fmt: skip
+@click.option("--threads", type=click.IntRange(1), envvar="BENCH_THREADS", show_envvar=True,
+              help="For --export: CPU threads; as many as the evaluation had, unless given.")  # fmt: skip
+@click.option("--batch", type=click.IntRange(1), default=250, show_default=True, help="For --export: images a batch.")
 @where
-def command(identifier: str, as_json: bool, results: Path, db: str | None) -> None:
+def command(
+    identifier: str, as_json: bool, target: Path | None, data: Path, device: str | None, threads: int | None,
+    batch: int, results: Path, db: str | None,
+) -> None:  # fmt: skip
     """Everything about the run or evaluation whose id begins with ID.
+
+    --export crafts the images of an attack again from the stored weights, checks that every image has the outcome
+    that is stored, and writes them as they are: float32 in [0, 1], with the originals (uint8), labels, predictions
+    before and after, and what they are as metadata. Exit code 1, and no file, if an outcome differs.
 
     \b
     Examples:
       bench list runs
       bench show 4f0c1a
       bench show 4f0c1a --json
+      bench show 9be1d2 --export images.safetensors
     """
     from bench.report.console import console
     from bench.store import lookup
 
     with open_database(db, results) as base:
         found = lookup.find(base, identifier)
+        if target is not None:
+            if found.kind == "run":
+                raise BenchError(f"{identifier} is a run; `bench show {identifier}` lists the ids of its evaluations")
+            place = workplace(results, data, batch_size=batch)
+            _export(base, found.id, place, target, device, threads, as_json)
+            return
         record = _run(base, found.run_id) if found.kind == "run" else _evaluation(base, found.id)
     if as_json:
         click.echo(json.dumps(record, indent=1, ensure_ascii=False))
@@ -44,6 +69,40 @@ def command(identifier: str, as_json: bool, results: Path, db: str | None) -> No
         _print_run(record, console(), results)
     else:
         _print_evaluation(record, console())
+
+
+def _export(
+    base: Database, evaluation_id: str, place: Workplace, target: Path, device: str | None, threads: int | None,
+    as_json: bool,
+) -> None:  # fmt: skip
+    """Write the images of an evaluation; the line at the end says what they are."""
+    from bench.cli.device import pick
+    from bench.cli.progress import Display
+    from bench.core.lazy import torch
+    from bench.jobs import export_images
+    from bench.report.console import console
+
+    if target.suffix != export_images.SUFFIX:
+        raise BenchError(f"images are written as safetensors only: name the file {target.stem}{export_images.SUFFIX}")
+    stored = export_images.find(base, place, evaluation_id)
+    if device is None:
+        device = stored.device if stored.device == "cpu" or torch.cuda.is_available() else "cpu"
+    before = torch.get_num_threads()
+    out = console(stderr=as_json)
+    try:
+        place = replace(place, device=pick(device, threads or stored.threads))
+        with Display(1, out) as display:
+            done = export_images.write(stored, place, target, display.of(""))
+    finally:
+        torch.set_num_threads(before)
+    if as_json:
+        click.echo(json.dumps({**asdict(done), "path": str(done.path)}, indent=1))
+        return
+    out.print(
+        f"{target}: {done.n:,} images, {done.clean:,} right before the attack, {done.broken:,} of these broken by it; "
+        "crafted again, all outcomes as stored",
+        soft_wrap=True, markup=False,
+    )  # fmt: skip
 
 
 def _run(base: Database, run_id: str) -> dict[str, Any]:

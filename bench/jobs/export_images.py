@@ -22,6 +22,7 @@ from bench.core import environment, registry, settings
 from bench.core.errors import BenchError, JobError
 from bench.core.files import read_json
 from bench.core.identity import short
+from bench.core.numerics import numerics
 from bench.core.progress import Progress
 from bench.data.base import ImageSet
 from bench.evaluation.measure import target_classes
@@ -98,10 +99,10 @@ def find(db: Database, place: Workplace, evaluation_id: str) -> Stored:
         (place.evaluation_file(row.run_id, evaluation_id), "evaluation's record"),
     ):
         if not path.is_file():
-            raise BenchError(f"the images of {name}, cannot be made again here: its {what} is not in {path}")
+            raise BenchError(f"the images of {name} cannot be made again here: there is no {path} ({what})")
     outcomes = queries.outcomes(db, [evaluation_id])[evaluation_id]
     if outcomes.robust is None:
-        raise BenchError(f"{name}, stored no outcomes to check the images against")
+        raise BenchError(f"{name} stored no outcomes to check the images against")
     return Stored(row, _spec(row, place), outcomes, queries.environment(db, row.environment_id))
 
 
@@ -109,8 +110,9 @@ def write(stored: Stored, place: Workplace, path: Path, progress: Progress | Non
     """Craft the images again, check them, and write them to `path` (replaced if it is there).
 
     The file holds, for n images in the order of the data set: `adversarial` float32 [n, C, H, W] in [0, 1] as crafted,
-    `original` uint8 [n, C, H, W], `labels`, `clean_prediction`, `adversarial_prediction` and `index` (place within the
-    evaluated split) int64 [n], `robust` bool [n]. Its metadata (JSON under `bench`) says what they are.
+    `original` uint8 [n, C, H, W], `labels`, `clean_prediction`, `adversarial_prediction` and `index` (place in the
+    whole test set, or among the validation images) int64 [n], `robust` bool [n]; the metadata (JSON under `bench`) say
+    which evaluation they are of.
 
     Raises:
         BenchError: the data are missing or other images than were measured.
@@ -128,12 +130,15 @@ def write(stored: Stored, place: Workplace, path: Path, progress: Progress | Non
         raise BenchError(f"the {spec.split} images of {row.dataset} in {place.data} are not those that were measured")
     ensemble = load_ensemble(spec.run, place)
     try:
-        found = _craft(spec, ensemble, images, place.batch_size, progress or Progress())
+        with numerics(deterministic=bool(stored.environment.get("deterministic"))):
+            found = _craft(spec, ensemble, images, place.batch_size, progress or Progress())
     except RuntimeError as error:
         if not is_out_of_memory(error):
             raise
         raise JobError(f"out of memory with {place.batch_size} images a batch; try --batch") from error
     _check(stored, found, place)
+    whole = splits_of(spec.run, place, limit=None).test if spec.split == "test" else images
+    found["index"] = _places(images, whole)
     metadata = _metadata(stored, place)
     checkpoint.save(path, found, metadata)
     clean = found["clean_prediction"] == found["labels"]
@@ -200,8 +205,18 @@ def _craft(
         "clean_prediction": before,
         "adversarial_prediction": torch.cat(parts).cpu(),
         "robust": outcome.robust,
-        "index": torch.arange(len(images)),
     }
+
+
+def _places(images: ImageSet, whole: ImageSet) -> Tensor:
+    """Where each image of a part stands in the whole, int64 [n]; both are in the order of the files."""
+    labels, position, places = whole.labels.tolist(), 0, []
+    for image, label in zip(images.images, images.labels.tolist(), strict=True):
+        while labels[position] != label or not torch.equal(whole.images[position], image):
+            position += 1
+        places.append(position)
+        position += 1
+    return torch.tensor(places)
 
 
 def _check(stored: Stored, found: dict[str, Tensor], place: Workplace) -> None:
@@ -255,5 +270,6 @@ def _metadata(stored: Stored, place: Workplace) -> dict[str, Any]:
         "stop": row.stop,
         "versions": {"bench": bench.__version__, **spec.run.versions, **spec.versions},
         "environment": environment.describe(place.device),
+        "index": "place in the whole test set" if spec.split == "test" else "place among the validation images",
         "outcomes": "equal to the stored ones, bit by bit",
     }

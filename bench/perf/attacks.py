@@ -8,8 +8,9 @@ from typing import Any, Literal
 
 from bench.attacks.base import Attack
 from bench.attacks.judge import evaluation_mode, predictions
+from bench.models.fast import fast_copy
 from bench.perf.cases import Case, Judged, judge
-from bench.perf.floor import Passes, counted, fastest, replay
+from bench.perf.floor import Passes, counted, replay
 from bench.perf.peers import PEERS, Peer
 from bench.perf.timing import Clock, Spread, alternate, spread
 
@@ -144,7 +145,7 @@ def _timed(
         "last": lambda: sample.ours("last"),
         "floor": lambda: replay(sample.model, images, labels, passes),
     }
-    quick = fastest(sample.model, images)
+    quick = fast_copy(sample.model, images)
     if quick is not None:
         works["floor_fast"] = lambda: replay(quick, images, labels, passes)
     works |= {peer.name: _robustness(sample, peer.crafter(sample)) for peer in peers}

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -13,9 +12,6 @@ import torch
 from torch import Tensor, nn
 
 from bench.attacks.problem import Problem
-from bench.models.ensemble import Ensemble
-
-CLOSE = 1e-3  # largest difference of log-probabilities between a model and its folded copy
 
 
 @dataclass(frozen=True)
@@ -68,39 +64,3 @@ def replay(model: nn.Module, images: Tensor, labels: Tensor, passes: Passes) -> 
         else:
             with torch.no_grad():
                 model(images[:size])
-
-
-class ChannelsLast(nn.Module):
-    """A model that reads its images with the channels last in memory."""
-
-    def __init__(self, model: nn.Module) -> None:
-        super().__init__()
-        self.model = model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-
-    def forward(self, x: Tensor) -> Tensor:
-        """What the model gives for images [b, C, H, W]."""
-        scores: Tensor = self.model(x.contiguous(memory_format=torch.channels_last))
-        return scores
-
-
-def fastest(model: nn.Module, images: Tensor) -> nn.Module | None:
-    """The fastest float32 layout known to us: BatchNorm folded into the convolutions, channels last.
-
-    None where the model cannot be traced, or where its outputs on `images` are not the same to 1e-3.
-    """
-    from torch.fx.experimental.optimization import fuse
-
-    copied = copy.deepcopy(model)
-    try:
-        if isinstance(copied, Ensemble):
-            copied.members = nn.ModuleList([fuse(member) for member in copied.members])
-        else:
-            copied = fuse(copied)
-    except Exception:  # fx raises whatever a network's own code raises on a proxy
-        return None
-    made = ChannelsLast(copied.eval())
-    for parameter in made.parameters():
-        parameter.requires_grad_(False)
-    with torch.no_grad():
-        same = torch.allclose(made(images), model(images), atol=CLOSE, rtol=CLOSE)
-    return made if same else None

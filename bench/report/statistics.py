@@ -110,8 +110,6 @@ def sign_flip(lead: NDArray[np.int64]) -> float:
     An image's lead is the number of seeds under which only A is right less those under which only B is: the seeds of
     an image are not independent and stay together. With one seed this is the exact McNemar test.
     """
-    from scipy.stats import binom
-
     total = abs(int(lead.sum()))
     sizes, counts = np.unique(np.abs(lead[lead != 0]), return_counts=True)
     if not sizes.size:
@@ -120,7 +118,7 @@ def sign_flip(lead: NDArray[np.int64]) -> float:
     chances, offset = np.ones(1), 0
     for size, count in zip(sizes.tolist(), counts.tolist(), strict=True):
         heads = np.arange(count + 1)
-        mass = binom.pmf(heads, count, 0.5)
+        mass = _fair(count)
         heads, mass = heads[mass > _NEGLIGIBLE], mass[mass > _NEGLIGIBLE]
         spread = np.zeros(2 * size * (len(heads) - 1) + 1)
         spread[:: 2 * size] = mass
@@ -128,6 +126,14 @@ def sign_flip(lead: NDArray[np.int64]) -> float:
         offset += size * (2 * int(heads[0]) - count)
     sums = offset + np.arange(len(chances))
     return float(min(1.0, max(chances[np.abs(sums) >= total].sum(), _NEGLIGIBLE)))
+
+
+def _fair(count: int) -> NDArray[np.float64]:
+    """Chances of 0, 1, …, count heads of fair coins; `scipy.stats`, slow to import, is not needed for these."""
+    from scipy.special import betaln
+
+    heads = np.arange(count + 1)
+    return np.asarray(np.exp(-betaln(1 + count - heads, 1 + heads) - np.log(count + 1) - count * np.log(2)))
 
 
 def bootstrap(lead: NDArray[np.int64], *, seeds: int = 1, replicates: int = REPLICATES) -> Interval:
@@ -146,10 +152,10 @@ def bootstrap(lead: NDArray[np.int64], *, seeds: int = 1, replicates: int = REPL
 
 def t_interval(values: Sequence[float] | NDArray[np.float64]) -> Interval:
     """Student's interval of the mean of two or more values."""
-    from scipy.stats import t
+    from scipy.special import stdtrit
 
     array = np.asarray(values, dtype=np.float64)
-    half = float(t.ppf((1 + LEVEL) / 2, len(array) - 1)) * float(array.std(ddof=1)) / len(array) ** 0.5
+    half = float(stdtrit(len(array) - 1, (1 + LEVEL) / 2)) * float(array.std(ddof=1)) / len(array) ** 0.5
     return Interval(float(array.mean()) - half, float(array.mean()) + half)
 
 

@@ -22,11 +22,10 @@ from bench.cli import main
 from bench.core import registry
 from bench.core.errors import BenchError
 from bench.core.seeds import generator
-from bench.models.build import build_member
 from bench.models.ensemble import Ensemble
 from bench.perf import attacks as perf
 from bench.perf.cases import Case, judge
-from bench.perf.floor import Passes, counted, fastest, replay
+from bench.perf.floor import Passes, counted, replay
 from bench.perf.peers import PEERS, Peer
 from bench.perf.timing import Clock, alternate, spread
 
@@ -177,8 +176,10 @@ def test_the_floor_makes_the_passes_of_the_attack_but_not_those_of_the_judge(cas
         outcome = case.ours(stop)
     found = passes()
     assert found.gradients == outcome.backwards
+    # The clean images and what came out; under first_success also each image that the attack finds broken on its way.
     judging = 60 + (60 if stop == "last" else int(outcome.clean.sum()))
-    assert found.gradients + found.forwards == outcome.forwards - judging
+    broken = int((outcome.clean & ~outcome.robust).sum()) if stop == "first_success" else 0
+    assert judging <= outcome.forwards - found.gradients - found.forwards <= judging + broken
     images, labels = case.images.floats(slice(0, 25)), case.images.labels[:25]
     sizes = forward_sizes(case.model, lambda: replay(case.model, images, labels, found))
     assert sizes == [size for size, _ in found.calls]
@@ -187,32 +188,6 @@ def test_the_floor_makes_the_passes_of_the_attack_but_not_those_of_the_judge(cas
     with counted() as nothing:
         pass
     assert nothing() == Passes(())
-
-
-def test_the_fastest_layout_is_the_same_function_without_batch_normalisation() -> None:
-    dataset = registry.load("datasets", "cifar10")()
-    torch.manual_seed(0)
-    ensemble = Ensemble([build_member("resnet", {"depth": 8}, dataset=dataset) for _ in range(2)])
-    images = torch.rand(30, 3, 32, 32)
-    with torch.no_grad():
-        for _ in range(3):
-            ensemble.train()(images)  # running statistics that are not those of a fresh network
-    ensemble.eval()
-    made = fastest(ensemble, images)
-    assert made is not None
-    assert any(isinstance(part, nn.BatchNorm2d) for part in ensemble.modules())
-    assert not any(isinstance(part, nn.BatchNorm2d) for part in made.modules())
-    with torch.no_grad():
-        assert torch.allclose(made(images), ensemble(images), atol=1e-4)
-
-
-def test_a_network_that_cannot_be_traced_has_no_fastest_layout() -> None:
-    class Branching(nn.Module):
-        def forward(self, x: Tensor) -> Tensor:
-            scores = x.flatten(1)[:, :4]
-            return -scores if float(scores.sum()) > 1e9 else scores
-
-    assert fastest(Ensemble([Branching()]), torch.rand(2, 1, 4, 4)) is None
 
 
 # ---------------------------------------------------------------- timing

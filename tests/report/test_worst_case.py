@@ -47,6 +47,6 @@ def test_it_is_the_share_of_images_that_stand_against_every_attack_within_the_ra
 
 def test_without_one_of_the_attacks_there_is_none(tmp_path: Path) -> None:
     bench("run", "-m", "ece", *QUICK, "--attack", "pgd", "--results", tmp_path, "--threads", "1", "-q")
-    rows = json.loads(bench("table", "core", *QUICK, "--results", tmp_path, "--json"))
+    rows = json.loads(bench("table", "core", *QUICK, "--results", tmp_path, "--json", "--no-details"))
     assert {row["attack"] for row in rows if row["mean"] is not None} == {"clean", "pgd"}
     assert "worst_linf" not in {row["attack"] for row in rows}

@@ -1,0 +1,80 @@
+"""What stands behind the accuracies: each member's clean accuracy, and what the training cost."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+
+from bench.report.results import Cell, Results, Row
+from bench.store import queries
+from bench.store.answers import EvaluationRow
+from bench.store.database import Database
+from bench.training.outside import OUTSIDE
+
+MEAN = "clean_members_mean"
+TRAINING = "training_seconds"
+
+
+def with_details(results: Results, db: Database, *, members: bool = False) -> Results:
+    """The table with a row for the members' mean clean accuracy and one for the seconds of training.
+
+    Args:
+        members: a row for each member too.
+    """
+    clean = next((row for row in results.rows if row.kind == "clean"), None)
+    used = {identifier for cell in results.cells.values() for identifier in cell.evaluations}
+    rows = {row.evaluation_id: row for row in queries.evaluations(db, evaluation_ids=list(used))}
+    cells = dict(results.cells)
+    added: list[Row] = []
+    training = Row(TRAINING, "training, s", None, None, None, TRAINING, "training")
+    if clean is not None:
+        by_method = {method: results.cell(clean, method) for method in results.methods}
+        accuracies = {method: _members(cell, rows) for method, cell in by_method.items()}
+        largest = max((len(each) for many in accuracies.values() for each in many.values()), default=0)
+        titles = {MEAN: "clean, members (mean)"}
+        if members:
+            titles |= {f"clean_member_{index + 1}": f"clean, member {index + 1}" for index in range(largest)}
+        for position, (name, title) in enumerate(titles.items()):
+            added.append(replace(clean, attack=name, title=title, key=name, kind="members"))
+            for method, many in accuracies.items():
+                values = {seed: _pick(each, position - 1) for seed, each in many.items() if len(each) >= position}
+                if values:
+                    cells[name, method] = replace(by_method[method], values=values, flags=())
+    cells |= _training(results, rows, db)
+    place = 0 if clean is None else results.rows.index(clean) + 1
+    rows_shown = (*results.rows[:place], *added, *results.rows[place:], training)
+    return replace(results, rows=rows_shown, cells=cells)
+
+
+def _members(cell: Cell, rows: Mapping[str, EvaluationRow]) -> dict[int, list[float]]:
+    """Clean accuracy of every member in percent, by seed."""
+    measured = {
+        seed: rows[identifier].measurements.get("member_accuracy")
+        for seed, identifier in zip(cell.values, cell.evaluations, strict=True)
+        if identifier in rows
+    }
+    return {seed: [100 * float(value) for value in each] for seed, each in measured.items() if each}
+
+
+def _pick(accuracies: list[float], member: int) -> float:
+    """Of one member; -1 stands for the mean over all."""
+    return sum(accuracies) / len(accuracies) if member < 0 else accuracies[member]
+
+
+def _training(results: Results, rows: Mapping[str, EvaluationRow], db: Database) -> dict[tuple[str, str], Cell]:
+    """Seconds of training of the runs that the table shows; of what was trained elsewhere they are not known."""
+    used: dict[str, tuple[str, bool]] = {}
+    for (_, method), cell in sorted(results.cells.items(), key=lambda item: item[1].stale, reverse=True):
+        for identifier in cell.evaluations:
+            if identifier in rows:
+                used[f"{method} {rows[identifier].seed}"] = rows[identifier].run_id, cell.stale
+    runs = {run.run_id: run for run in queries.runs(db, run_ids=[run_id for run_id, _ in used.values()])}
+    cells: dict[tuple[str, str], Cell] = {}
+    for method in results.methods:
+        mine = [value for name, value in used.items() if name.rpartition(" ")[0] == method]
+        known = [(runs[run_id], stale) for run_id, stale in mine if runs[run_id].plugin != OUTSIDE]
+        fresh = [run for run, stale in known if not stale] or [run for run, _ in known]
+        if fresh:
+            values = {run.seed: run.seconds for run in sorted(fresh, key=lambda run: run.seed)}
+            cells[TRAINING, method] = Cell(values, stale=all(stale for _, stale in known))
+    return cells

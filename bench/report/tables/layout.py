@@ -1,0 +1,189 @@
+"""The one layout of a table: titles, lines, cells with their marks. Each format only draws it."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from itertools import pairwise
+from typing import Literal
+
+from bench.report.results import Cell, Results, Row
+from bench.report.tables.words import budget_text, footnotes, heading, number
+
+BESIDE = 3  # at most so many methods have their published values in columns of their own unless asked for
+RANKED = ("clean", "attack", "blackbox", "worst")  # rows in which more is better, and methods compete
+
+State = Literal["value", "missing", "failed", "stale"]
+
+
+@dataclass(frozen=True)
+class Marks:
+    """What the statistics say about a table, by (row key, method)."""
+
+    tied: frozenset[tuple[str, str]] = frozenset()
+    """Not significantly worse than the best of the row."""
+    compared: frozenset[tuple[str, str]] = frozenset()
+    """What was tested; the best themselves among them."""
+    notes: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Entry:
+    """A cell in words; `published` and `difference` are empty without a published value."""
+
+    state: State
+    value: str = ""
+    std: str = ""
+    seeds: str = ""
+    """`n = 2` where the column's other cells have another number of seeds."""
+    flagged: bool = False
+    best: bool = False
+    tied: bool = False
+    published: str = ""
+    difference: str = ""
+
+    @property
+    def plain(self) -> str:
+        """`64.2 ± 1.3†`, `–`, `✗`, `(60.0)`: without marks of rank."""
+        if self.state in ("missing", "failed"):
+            return "–" if self.state == "missing" else "✗"
+        text = self.value + (f" ± {self.std}" if self.std else "") + ("†" if self.flagged else "")
+        text += f" ({self.seeds})" if self.seeds else ""
+        return f"({text})" if self.state == "stale" else text
+
+
+@dataclass(frozen=True)
+class Column:
+    """A method; `paper`: published value and difference are shown with it."""
+
+    title: str
+    seeds: str = ""
+    """`n = 3`; empty in a table of one seed."""
+    paper: bool = False
+
+
+@dataclass(frozen=True)
+class Line:
+    """A row; `ends`: a rule follows."""
+
+    title: str
+    budget: str
+    entries: tuple[Entry, ...]
+    ends: bool = False
+
+
+@dataclass(frozen=True)
+class Grid:
+    """A table ready to be drawn."""
+
+    heading: str
+    label: str
+    columns: tuple[Column, ...]
+    lines: tuple[Line, ...]
+    notes: tuple[str, ...] = field(default=())
+
+    @property
+    def papers(self) -> int:
+        """How many methods have published values beside them."""
+        return sum(column.paper for column in self.columns)
+
+    @property
+    def stacked(self) -> bool:
+        """Whether published values are better put under ours than beside: three columns a method would be too wide."""
+        return self.papers > BESIDE
+
+    @property
+    def has_seeds(self) -> bool:
+        """Whether numbers of seeds stand under the titles."""
+        return any(column.seeds for column in self.columns)
+
+    def states(self) -> set[State]:
+        """The states that occur."""
+        return {entry.state for line in self.lines for entry in line.entries}
+
+
+def shows_published(results: Results, paper: bool | None) -> bool:
+    """Whether published values are shown: as asked for, or where they are and few methods make the table wide."""
+    if paper is None:
+        return results.has_published and len({method for _, method in results.published}) <= BESIDE
+    return paper and results.has_published
+
+
+def layout(results: Results, marks: Marks | None = None, *, paper: bool | None = None) -> Grid:
+    """The grid of a table.
+
+    Args:
+        marks: which cells are tied with the best; without them none is underlined.
+        paper: whether published values and differences are shown; None: for up to three methods.
+    """
+    marks = marks or Marks()
+    beside = {method for _, method in results.published} if shows_published(results, paper) else set()
+    seeds = {method: _usual_seeds(results, method) for method in results.methods}
+    several = max(seeds.values(), default=0) > 1
+    columns = tuple(
+        Column(results.titles[method], f"n = {seeds[method]}" if several and seeds[method] else "", method in beside)
+        for method in results.methods
+    )
+    lines = []
+    for row, following in pairwise((*results.rows, None)):
+        assert row is not None
+        best = _best(results, row)
+        entries = tuple(
+            _entry(
+                results.cell(row, method),
+                seeds=seeds[method],
+                best=best is not None and _rounds_to(results.cell(row, method), best),
+                tied=(row.key, method) in marks.tied,
+                published=results.published.get((row.key, method)) if method in beside else None,
+            )
+            for method in results.methods
+        )
+        ends = following is not None and _group(row) != _group(following)
+        lines.append(Line(row.title, budget_text(row.budget_name, row.budget), entries, ends))
+    notes = (*footnotes(results, paper=paper, tied=bool(marks.compared)), *(f"Note: {note}" for note in marks.notes))
+    return Grid(heading(results), f"{results.suite}-{results.dataset}", columns, tuple(lines), notes)
+
+
+def _group(row: Row) -> str:
+    return "clean" if row.kind == "members" else row.kind
+
+
+def _usual_seeds(results: Results, method: str) -> int:
+    """How many seeds most cells of a method have."""
+    counts = Counter(len(results.cell(row, method).values) for row in results.rows)
+    counts.pop(0, None)
+    return counts.most_common(1)[0][0] if counts else 0
+
+
+def _best(results: Results, row: Row) -> float | None:
+    """The largest current mean of a row in which at least two methods compete."""
+    means = _means(results, row)
+    return max(means.values()) if len(means) > 1 and row.kind in RANKED else None
+
+
+def _means(results: Results, row: Row) -> Mapping[str, float]:
+    cells = {method: results.cell(row, method) for method in results.methods}
+    return {method: cell.mean for method, cell in cells.items() if cell.mean is not None and not cell.stale}
+
+
+def _rounds_to(cell: Cell, best: float) -> bool:
+    return cell.mean is not None and not cell.stale and round(cell.mean, 1) == round(best, 1)
+
+
+def _entry(cell: Cell, *, seeds: int, best: bool, tied: bool, published: float | None) -> Entry:
+    shown = "" if published is None else f"{published:.1f}"
+    if cell.mean is None:
+        return Entry("failed" if cell.failed else "missing", published=shown)
+    fresh = published is not None and not cell.stale
+    return Entry(
+        state="stale" if cell.stale else "value",
+        value=number(cell.mean),
+        std="" if cell.std is None else number(cell.std),
+        seeds=f"n = {len(cell.values)}" if len(cell.values) != seeds else "",
+        flagged=bool(cell.flags),
+        best=best,
+        tied=tied and not best,
+        published=shown,
+        difference=f"{cell.mean - published:+.1f}" if fresh and published is not None else "",
+    )

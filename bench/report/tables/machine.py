@@ -1,0 +1,137 @@
+"""Tables for machines: CSV and JSON."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+from typing import Any
+
+from bench.report.results import Cell, Results, Row
+from bench.report.tables.layout import Marks
+
+LONG_COLUMNS = (
+    "suite", "dataset", "model", "members", "recipe", "method", "attack", "budget_name", "budget", "stop", "unit",
+    "mean", "std", "seeds", "values", "counts", "n", "published", "difference", "flags", "tied", "evaluations",
+)  # fmt: skip
+_FORMULA = ("=", "+", "-", "@", "\t", "\r")
+
+
+def csv_table(results: Results, *, paper: bool | None = None) -> str:
+    """Columns attack, budget_name, budget and one a method: the mean in percent, empty without a current value.
+
+    The row `training_seconds` has seconds. With `paper` each method has columns METHOD_published and METHOD_difference.
+    """
+    beside = {method for _, method in results.published} if paper else set()
+    lines: list[list[object]] = [["attack", "budget_name", "budget"]]
+    for method in results.methods:
+        lines[0] += [method, *([f"{method}_published", f"{method}_difference"] if method in beside else [])]
+    for row in results.rows:
+        line: list[object] = [row.attack, row.budget_name, row.budget]
+        for method in results.methods:
+            cell = results.cell(row, method)
+            line.append(None if cell.mean is None or cell.stale else round(cell.mean, 4))
+            if method in beside:
+                line += [results.published.get((row.key, method)), _rounded(_difference(results, row, method))]
+        lines.append(line)
+    return _csv(lines)
+
+
+def long_rows(results: Results, marks: Marks | None = None) -> list[dict[str, Any]]:
+    """One record a cell.
+
+    `mean`, `std` and `values` are in `unit`: percent, or seconds for the training. `values` and `counts` (images that
+    are right, out of `n`) go with `seeds`, `evaluations` are ids: one a seed, or for a worst case one a seed and
+    attack. `flags` holds `stale`, `failed`, and ids of flags; `tied` says whether a method is not significantly worse
+    than the best of the row (null: not tested).
+    """
+    rows = []
+    for row in results.rows:
+        for method in results.methods:
+            cell = results.cell(row, method)
+            is_percent = row.kind != "training"
+            seeds = sorted(cell.values)
+            rows.append(
+                {
+                    "suite": results.suite,
+                    "dataset": results.dataset,
+                    "model": results.model,
+                    "members": results.members[method],
+                    "recipe": results.recipe,
+                    "method": method,
+                    "attack": row.attack,
+                    "budget_name": row.budget_name,
+                    "budget": row.budget,
+                    "stop": row.stop,
+                    "unit": "percent" if is_percent else "seconds",
+                    "mean": cell.mean,
+                    "std": cell.std,
+                    "seeds": seeds,
+                    "values": [cell.values[seed] for seed in seeds],
+                    "counts": _counts(row, cell, seeds),
+                    "n": cell.n or None,
+                    "published": results.published.get((row.key, method)),
+                    "difference": _difference(results, row, method),
+                    "flags": [
+                        *(name for name, on in (("stale", cell.stale), ("failed", bool(cell.failed))) if on),
+                        *cell.flags,
+                    ],
+                    "tied": _tied(row, method, cell, marks),
+                    "evaluations": list(cell.evaluations),
+                }
+            )
+    return rows
+
+
+def long_csv(results: Results, marks: Marks | None = None) -> str:
+    """`long_rows` as CSV; lists are joined with spaces."""
+    lines: list[list[object]] = [list(LONG_COLUMNS)]
+    for row in long_rows(results, marks):
+        lines.append([" ".join(map(_number, v)) if isinstance(v := row[c], list) else v for c in LONG_COLUMNS])
+    return _csv(lines)
+
+
+def json_table(results: Results, marks: Marks | None = None) -> str:
+    """`long_rows` as JSON."""
+    return json.dumps(long_rows(results, marks), indent=1, allow_nan=False, ensure_ascii=False) + "\n"
+
+
+def _difference(results: Results, row: Row, method: str) -> float | None:
+    """Ours − published, in points; None for a value of an older version."""
+    cell, published = results.cell(row, method), results.published.get((row.key, method))
+    return None if cell.mean is None or cell.stale or published is None else cell.mean - published
+
+
+def _rounded(value: float | None) -> float | None:
+    return None if value is None else round(value, 4)
+
+
+def _counts(row: Row, cell: Cell, seeds: list[int]) -> list[int] | None:
+    """Images that are right; a mean over members counts none."""
+    if not cell.n or row.kind == "training" or row.attack == "clean_members_mean":
+        return None
+    return [round(cell.values[seed] * cell.n / 100) for seed in seeds]
+
+
+def _tied(row: Row, method: str, cell: Cell, marks: Marks | None) -> bool | None:
+    if marks is None or cell.mean is None or cell.stale or (row.key, method) not in marks.compared:
+        return None
+    return (row.key, method) in marks.tied
+
+
+def _number(value: object) -> str:
+    if value is None:
+        return ""
+    return f"{value:.10g}" if isinstance(value, float) else str(value)
+
+
+def _text(value: object) -> str:
+    """A field; a text that a spreadsheet would take for a formula gets a quote before it."""
+    text = _number(value)
+    return f"'{text}" if isinstance(value, str) and text.startswith(_FORMULA) else text
+
+
+def _csv(lines: list[list[object]]) -> str:
+    buffer = io.StringIO()
+    csv.writer(buffer, lineterminator="\n").writerows([_text(value) for value in line] for line in lines)
+    return buffer.getvalue()

@@ -1,0 +1,137 @@
+"""Tables for the terminal."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from bench.report.matrices import Matrix
+from bench.report.results import Results
+from bench.report.tables.layout import Column, Entry, Grid, Line, Marks, layout
+
+if TYPE_CHECKING:
+    from rich.console import Console, ConsoleOptions, RenderResult
+    from rich.measure import Measurement
+    from rich.table import Table
+    from rich.text import Text
+
+
+class TextTable:
+    """A table that rich prints: on a narrow terminal in several parts, each with as many methods as fit."""
+
+    def __init__(self, grid: Grid) -> None:
+        self.grid = grid
+
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
+        """One table after another."""
+        left = list(range(len(self.grid.columns)))
+        while left:
+            number = len(left)
+            while number > 1 and _width(_table(self.grid, left[:number]), console, options) > options.max_width:
+                number -= 1
+            yield _table(self.grid, left[:number])
+            left = left[number:]
+
+    def __rich_measure__(self, console: Console, options: ConsoleOptions) -> Measurement:
+        """From one method to all of them side by side."""
+        from rich.measure import Measurement
+
+        widths = [_width(_table(self.grid, range(number)), console, options) for number in (1, len(self.grid.columns))]
+        return Measurement(min(widths[0], options.max_width), min(widths[1], options.max_width))
+
+
+def text_table(results: Results, marks: Marks | None = None, *, paper: bool | None = None) -> TextTable:
+    """For the terminal: rows and columns as the paper prints them; best of a row in bold when methods compete."""
+    return TextTable(layout(results, marks, paper=paper))
+
+
+def print_grid(grid: Grid, out: Console) -> None:
+    """Print a grid with its heading and footnotes."""
+    from rich.text import Text
+
+    from bench.report.tables.words import is_foreign
+
+    out.print(Text(grid.heading, style="bold"), soft_wrap=True)
+    out.print(TextTable(grid))
+    for line in grid.notes:
+        out.print(Text(line, style="yellow" if is_foreign(line) else "dim"), soft_wrap=True)
+
+
+def _width(table: Table, console: Console, options: ConsoleOptions) -> int:
+    from rich.measure import Measurement
+
+    return Measurement.get(console, options.update(max_width=10_000), table).maximum
+
+
+def _table(grid: Grid, indices: Sequence[int]) -> Table:
+    """The table of some methods."""
+    from rich.table import Table
+    from rich.text import Text
+
+    table = Table(header_style="bold")
+    table.add_column("attack")
+    table.add_column("budget", no_wrap=True)
+    for index in indices:
+        column = grid.columns[index]
+        table.add_column(_head(column, grid), justify="right", no_wrap=True)
+        if column.paper and not grid.stacked:
+            table.add_column("published", justify="right", style="dim", no_wrap=True)
+            table.add_column("diff.", justify="right", style="dim", no_wrap=True)
+    for line in grid.lines:
+        cells: list[Text | str] = [Text(line.title), line.budget]
+        for index in indices:
+            entry = line.entries[index]
+            cells.append(_cell(entry, stacked=grid.stacked and _has_second_line(line)))
+            if grid.columns[index].paper and not grid.stacked:
+                cells += [entry.published, entry.difference]
+        table.add_row(*cells, end_section=line.ends)
+    return table
+
+
+def _head(column: Column, grid: Grid) -> Text:
+    from rich.text import Text
+
+    head = Text(column.title)
+    if grid.has_seeds:
+        head.append(f"\n{column.seeds}", style="not bold dim")
+    if column.paper and grid.stacked:
+        head.append("\npaper (diff.)", style="not bold dim")
+    return head
+
+
+def _has_second_line(line: Line) -> bool:
+    return any(entry.published for entry in line.entries)
+
+
+def _cell(entry: Entry, *, stacked: bool) -> Text:
+    """The value with its marks; stacked: the published one and the difference below."""
+    from rich.text import Text
+
+    style = "dim" if entry.state == "stale" else "bold" if entry.best else "underline" if entry.tied else ""
+    text = Text(entry.plain, style="red" if entry.state == "failed" else "")
+    if style and entry.state == "stale":
+        text.stylize(style)
+    elif style:
+        text.stylize(style, 0, len(entry.value))
+    if stacked:
+        below = f"{entry.published} ({entry.difference})" if entry.difference else entry.published
+        text.append(f"\n{below}", style="not bold not underline dim")
+    return text
+
+
+def matrix_table(matrix: Matrix) -> Table:
+    """A transferability matrix for the terminal."""
+    from rich.table import Table
+
+    members = len(matrix.rates)
+    table = Table(header_style="bold")
+    table.add_column("crafted on ↓   evaluated on →")
+    for index in range(members):
+        table.add_column(f"member {index + 1}", justify="right")
+    table.add_column("ensemble", justify="right")
+    for index, row in enumerate(matrix.rates):
+        texts = ["–" if math.isnan(value) else f"{value:.1f}" for value in row]  # an empty population
+        values = [f"[dim]{text}[/]" if column == index else text for column, text in enumerate(texts)]
+        table.add_row(f"member {index + 1}", *values)
+    return table

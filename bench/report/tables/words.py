@@ -1,0 +1,109 @@
+"""What the numbers of a table mean, in words: budgets, headings, notes."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Iterator
+
+from bench.report.matrices import Matrix
+from bench.report.results import Cell, Results, joined
+from bench.store import flags
+
+
+def budget_text(name: str | None, budget: float | None) -> str:
+    """`ε = 0.1`, `c = 1`; nothing without a budget. A whole number of 1/255 is shown as such."""
+    if name is None or budget is None:
+        return ""
+    levels = budget * 255
+    whole = abs(levels - round(levels)) < 1e-6 and round(levels) > 0 and len(f"{budget:g}") > 4
+    value = f"{round(levels)}/255" if whole else f"{budget:g}"
+    return f"{'ε' if name == 'eps' else name} = {value}"
+
+
+def cell_text(cell: Cell) -> str:
+    """`64.2`, `64.2 ± 1.3`; – missing, ✗ failed or invalid, (64.2) of an older version, 64.2† with a flag."""
+    if cell.mean is None:
+        return "✗" if cell.failed else "–"
+    text = number(cell.mean) + (f" ± {number(cell.std)}" if cell.std is not None else "") + ("†" if cell.flags else "")
+    return f"({text})" if cell.stale else text
+
+
+def number(value: float) -> str:
+    """One decimal; none for what is no percentage and large, such as seconds."""
+    return f"{value:.1f}" if abs(value) < 1000 else f"{value:,.0f}"
+
+
+def heading(results: Results) -> str:
+    """What the numbers are, in one line."""
+    members = f"{joined(results.members.values())} × {results.model}"
+    return " · ".join([results.suite, results.dataset, members, f"recipe {results.recipe}", results.images])
+
+
+def footnotes(results: Results, *, paper: bool | None = None, tied: bool = False) -> list[str]:
+    """What a reader must know to read the numbers rightly; foreign words stand only in lines with `✗` and `Note`.
+
+    Args:
+        paper: as in `layout`.
+        tied: whether cells are underlined.
+    """
+    from bench.report.tables.layout import shows_published
+
+    values = [cell for cell in results.cells.values() if cell.mean is not None]
+    seeds = sorted({seed for cell in values for seed in cell.values})
+    lines = ["Robust accuracy in % of all images: still classified correctly after the attack."]
+    if len(seeds) > 1:
+        lines.append(f"Mean ± standard deviation over seeds {', '.join(map(str, seeds))} (ddof 1).")
+    if tied:
+        several = any(len(cell.values) > 1 for cell in values)
+        lines.append(
+            "Bold: best of the row. Underlined: not significantly worse, by the exact paired test over the same images "
+            f"({'the seeds of an image stay together; ' if several else ''}Holm over the row, 5 %)"
+            + (" or by the 95 % t interval over seeds." if several else "; one training each.")
+        )
+    if shows_published(results, paper):
+        lines.append(
+            "Published values judge the last iterate, ours the first success on the way: "
+            "ours can only be lower by this."
+        )
+    elif results.has_published:
+        lines.append("Published values stand beside these with `bench table --paper`.")
+    kinds = {row.kind for row in results.rows}
+    if "worst" in kinds:
+        lines.append("Worst case: images that stand against every attack above within this ε.")
+    if "training" in kinds:
+        lines.append("Training: seconds on the machine that trained; what a method needs trained first is not counted.")
+    if any(cell.stale for cell in results.cells.values()):
+        lines.append("(…) was made by an older version of the method or attack; run the same command to renew it.")
+    raised = dict.fromkeys(flag for cell in values for flag in cell.flags)
+    lines += [f"† {flag}: {flags.FLAGS[flag].when}; `bench audit` has the evidence." for flag in raised]
+    failures = {cell.failed for cell in results.cells.values() if cell.mean is None and cell.failed}
+    lines += [f"✗ {failure}" for failure in sorted(failures)]
+    return lines + [f"Note: {note}" for note in results.notes]
+
+
+def is_foreign(line: str) -> bool:
+    """Whether a footnote may hold words that are not ours: errors, notes of runs."""
+    return line.startswith(("✗", "Note"))
+
+
+def spans(line: str) -> Iterator[tuple[bool, str]]:
+    """A footnote in pieces, each with whether it is code (between backticks); foreign lines are one piece of text."""
+    pieces = [line] if is_foreign(line) else re.split(r"`([^`]+)`", line)
+    for index, piece in enumerate(pieces):
+        if piece:
+            yield index % 2 == 1, piece
+
+
+def matrix_heading(matrix: Matrix) -> str:
+    """What the matrix shows, in one line."""
+    return (
+        f"Transferability of {matrix.title}: {matrix.rate.replace('_', ' ')} in %, {matrix.attack}, "
+        f"{budget_text(matrix.budget_name, matrix.budget)}, population {matrix.population}, "
+        f"recipe {matrix.recipe}, {matrix.images}, {_seeds(matrix.seeds)}; "
+        f"mean off the diagonal {'–' if math.isnan(matrix.transfer) else f'{matrix.transfer:.1f}'}"
+    )
+
+
+def _seeds(seeds: tuple[int, ...]) -> str:
+    return f"seed{'s' if len(seeds) > 1 else ''} {', '.join(map(str, sorted(seeds)))}"

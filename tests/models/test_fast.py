@@ -1,0 +1,94 @@
+"""The fast copy is the same function, and where it would not be there is none."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from bench.attacks.iterative import PGD
+from bench.attacks.judge import attack_images, predictions
+from bench.core import registry
+from bench.models.build import build_member
+from bench.models.ensemble import Ensemble
+from bench.models.fast import fast_copy
+
+
+def test_the_copy_is_the_same_function_without_batch_normalisation() -> None:
+    dataset = registry.load("datasets", "cifar10")()
+    torch.manual_seed(0)
+    ensemble = Ensemble([build_member("resnet", {"depth": 8}, dataset=dataset) for _ in range(2)])
+    images = torch.rand(30, 3, 32, 32)
+    with torch.no_grad():
+        for _ in range(3):
+            ensemble.train()(images)  # running statistics that are not those of a fresh network
+    ensemble.eval()
+    made = fast_copy(ensemble, images)
+    assert made is not None
+    assert any(isinstance(part, nn.BatchNorm2d) for part in ensemble.modules())
+    assert not any(isinstance(part, nn.BatchNorm2d) for part in made.modules())
+    with torch.no_grad():
+        assert torch.allclose(made(images), ensemble(images), atol=1e-4)
+
+
+def test_a_network_that_cannot_be_traced_has_no_copy() -> None:
+    class Branching(nn.Module):
+        def forward(self, x: Tensor) -> Tensor:
+            scores = x.flatten(1)[:, :4]
+            return -scores if float(scores.sum()) > 1e9 else scores
+
+    assert fast_copy(Ensemble([Branching()]), torch.rand(2, 1, 4, 4)) is None
+
+
+class Linear(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.linspace(-1, 1, 16 * 4).reshape(4, 16))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x.flatten(1) @ self.weight.T
+
+
+class Noisy(Linear):
+    def forward(self, x: Tensor) -> Tensor:
+        return super().forward(x + 0.1 * torch.rand_like(x))
+
+
+class CutOff(Linear):
+    """Its outputs can be traced, but that it cuts the gradient cannot."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        with torch.no_grad():
+            kept = super().forward(x)
+        return kept + 1e-3 * super().forward(x)
+
+
+def test_a_network_with_random_outputs_or_a_gradient_cut_by_its_code_has_no_copy() -> None:
+    images = torch.rand(3, 1, 4, 4)
+    assert fast_copy(Linear(), images) is not None
+    assert fast_copy(Noisy(), images) is None
+    assert fast_copy(CutOff(), images) is None
+
+
+def test_the_network_itself_judges_what_the_copy_finds(digits_ensemble: Ensemble, digits, monkeypatch) -> None:
+    """A copy that calls everything broken breaks nothing, and one that sees nothing hides nothing at the end."""
+    images = digits.test.take(slice(0, 40))
+    usual = attack_images(PGD(steps=5), digits_ensemble, images, budget=0.1)
+
+    class Wrong(nn.Module):
+        def __init__(self, model: nn.Module, sign: float) -> None:
+            super().__init__()
+            self.model, self.sign = model, sign
+
+        def forward(self, x: Tensor) -> Tensor:
+            scores: Tensor = self.model(x)
+            return scores + self.sign * 100 * torch.nn.functional.one_hot(scores.argmax(1), scores.shape[1])
+
+    for sign in (-1.0, 0.0):
+        monkeypatch.setattr("bench.attacks.judge.PIXELS", 1)
+        monkeypatch.setattr("bench.attacks.judge.PASSES", 1)
+        monkeypatch.setattr("bench.attacks.judge.fast_copy", lambda model, _, sign=sign: Wrong(model, sign))
+        found = attack_images(PGD(steps=5), digits_ensemble, images, budget=0.1, keep_images=True)
+        assert found.adversarial is not None
+        right = predictions(digits_ensemble, found.adversarial) == images.labels
+        assert torch.equal(found.robust, right & found.clean)
+    assert torch.equal(found.robust, usual.robust)
