@@ -261,7 +261,9 @@ if os.geteuid() == 0:
     os.setgroups([]); os.setgid(65534); os.setuid(65534)
 everything({str(results)!r})
 """
-    paths = [results, *results.rglob("*"), archive, *list(tmp_path.parents)[:2], tmp_path]
+    # pytest's own folders, one more where tests run in several processes
+    own_parents = [folder for folder in tmp_path.parents if folder.name.startswith(("pytest-", "popen-"))]
+    paths = [results, *results.rglob("*"), archive, *own_parents, tmp_path]
     modes = {path: path.stat().st_mode for path in paths}
     for path in paths:
         path.chmod(0o555 if path.is_dir() else 0o444)

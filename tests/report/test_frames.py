@@ -156,6 +156,7 @@ def test_the_notebook_redraws_the_figures_from_the_frames(
     monkeypatch.setattr(plt, "show", lambda: None)
     notebook = json.loads((DOCS / "figures.ipynb").read_text(encoding="utf-8"))
     names: dict[str, Any] = {}
+    plt.close("all")  # what other tests left open
     for number, cell in enumerate(notebook["cells"]):
         if cell["cell_type"] == "code":
             assert not cell["outputs"]
