@@ -98,6 +98,7 @@ def attack_images(
     batch_size: int = 250,
     keep_images: bool = False,
     targets: Tensor | None = None,
+    clean: Tensor | None = None,
     progress: Progress | None = None,
 ) -> Outcome:
     """Attack every image of a set and judge the result.
@@ -118,6 +119,7 @@ def attack_images(
             outputs it, and only that lets an image leave under `first_success`; `Outcome.hit` says where. `robust`
             still means classified correctly. Images of the target class itself succeed without a change: leave them
             out of the population.
+        clean: bool [n], images that are known to be classified correctly without attack; found out when not given.
 
     Raises:
         BenchError: targets for an attack that leads to none, or of another length than the images.
@@ -129,8 +131,10 @@ def attack_images(
     started = time.perf_counter()
     count = Counts()
     with evaluation_mode(model):
-        clean = predictions(model, images, batch_size=batch_size) == images.labels
-        count.forwards += len(images)
+        if clean is None:
+            clean = predictions(model, images, batch_size=batch_size) == images.labels
+            count.forwards += len(images)
+        clean = clean.to(images.device)
         robust = clean.clone()
         hit = None if targets is None else torch.zeros_like(clean)
         todo = clean.nonzero().squeeze(1) if stop == "first_success" else torch.arange(len(images), device=clean.device)

@@ -61,12 +61,14 @@ def robust_accuracy(
     seed_axes: tuple[object, ...],
     batch_size: int = 250,
     targets: Targets | None = None,
+    clean: Tensor | None = None,
     progress: Progress | None = None,
 ) -> dict[str, Any]:
     """White-box robust accuracy of the ensemble: the share of all images still classified correctly.
 
     With `targets` the attack leads to classes chosen that way; `measurements.targeted_hits` then counts the images
-    that were right when clean and are classified as their target. `samples` are a few adversarial images.
+    that were right when clean and are classified as their target. `samples` are a few adversarial images. `clean`:
+    bool [n], images known to be right when clean, which saves a pass.
     """
     chosen = None if targets is None else target_classes(ensemble, images, targets, seed_axes, batch_size)
     outcome = attack_images(
@@ -79,6 +81,7 @@ def robust_accuracy(
         batch_size=batch_size,
         keep_images=True,
         targets=chosen,
+        clean=clean,
         progress=progress,
     )
     if outcome.hit is not None:

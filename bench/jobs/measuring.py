@@ -8,9 +8,11 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from bench.attacks.base import Attack
 from bench.core import environment, registry, settings
+from bench.core.bits import from_text
 from bench.core.errors import JobError
 from bench.core.files import read_json, write_json
 from bench.core.identity import source_digest
@@ -101,7 +103,23 @@ def _attacked(
     if evaluation.kind == "transfer":
         return measure.transferability(ensemble, images, attack, targets=evaluation.targets, **common)
     assert evaluation.stop is not None
-    return measure.robust_accuracy(ensemble, images, attack, stop=evaluation.stop, targets=evaluation.targets, **common)
+    return measure.robust_accuracy(
+        ensemble, images, attack, stop=evaluation.stop, targets=evaluation.targets,
+        clean=_known_clean(evaluation, images, place), **common,
+    )  # fmt: skip
+
+
+def _known_clean(evaluation: EvaluationSpec, images: ImageSet, place: Workplace) -> Tensor | None:
+    """Which images the clean evaluation of the same weights found right, bool [n]; None before it is done."""
+    spec = EvaluationSpec.of_clean(evaluation.run, limit=evaluation.limit, split=evaluation.split)
+    path = place.evaluation_file(evaluation.run.run_id, spec.evaluation_id)
+    if not path.exists():
+        return None
+    record = read_json(path)
+    weights = read_json(place.run_file(evaluation.run.run_id)).get("weights_digest")
+    if (record["images_digest"], record.get("weights_digest")) != (images.digest, weights):
+        return None
+    return torch.from_numpy(from_text(record["clean_bits"], record["n"]))
 
 
 def _attack(plugin: str, values: dict[str, Any], name: str, sources: list[Any]) -> Attack:

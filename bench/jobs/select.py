@@ -242,15 +242,7 @@ def evaluations(loaded: Loaded, selection: Selection, run: RunSpec) -> list[Eval
     Raises:
         BenchError: an unknown suite or attack, no budget for the data set, or a setting that does not fit.
     """
-    clean = EvaluationSpec(
-        kind="clean",
-        run=run,
-        attack="clean",
-        plugin="clean",
-        limit=test_limit(loaded, selection),
-        split=selection.split,
-        versions={"attack": 1, "evaluator": versions.EVALUATOR},
-    )
+    clean = EvaluationSpec.of_clean(run, limit=test_limit(loaded, selection), split=selection.split)
     if selection.attack is not None:
         given = None if selection.budget is None else (selection.budget,)
         return [clean, *attack_rows(loaded, selection, run, selection.attack, given)]

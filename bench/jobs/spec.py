@@ -7,6 +7,7 @@ from typing import Any, Literal
 
 from pydantic import Field
 
+from bench.core import versions
 from bench.core.identity import content_id
 from bench.core.specs import Settings, Spec, Training
 
@@ -105,6 +106,12 @@ class EvaluationSpec(Spec):
             "split": self.split,
         }
         return content_id(identity if self.targets is None else {**identity, "targets": self.targets})
+
+    @classmethod
+    def of_clean(cls, run: RunSpec, *, limit: int | None, split: Literal["test", "validation"]) -> EvaluationSpec:
+        """Clean accuracy of a run."""
+        newest = {"attack": 1, "evaluator": versions.EVALUATOR}
+        return cls(kind="clean", run=run, attack="clean", plugin="clean", limit=limit, split=split, versions=newest)
 
     @property
     def recorded_settings(self) -> dict[str, Any]:

@@ -33,7 +33,7 @@ class Versus:
         rule: "agrees within" or "not weaker by more than", with `points`.
         outside, black: how many of the library's images were no real ones.
         speed_last, speed_first: their time over ours with stop = last, and with first_success; of both until robust
-            accuracy is known (theirs with one pass over their images, ours with the clean images' too).
+            accuracy is known (each with a pass over the images that came out; which clean images are right is known).
     """
 
     library: str
@@ -140,9 +140,10 @@ def _timed(
     if not repeats:
         return {}
     images, labels = sample.images.floats(slice(0, sample.batch)), sample.images.labels[: sample.batch]
+    right = sample.right()
     works: dict[str, Callable[[], Any]] = {
-        "first": lambda: sample.ours("first_success"),
-        "last": lambda: sample.ours("last"),
+        "first": lambda: sample.ours("first_success", clean=right),
+        "last": lambda: sample.ours("last", clean=right),
         "floor": lambda: replay(sample.model, images, labels, passes),
     }
     quick = fast_copy(sample.model, images)

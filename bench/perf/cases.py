@@ -59,11 +59,17 @@ class Case:
         """The same on the first `count` images."""
         return Case(self.model, self.images.take(slice(0, count)), self.attack, self.budget, self.batch)
 
-    def ours(self, stop: Literal["first_success", "last"], *, keep_images: bool = False) -> Outcome:
+    def right(self) -> Tensor:
+        """The images, bool [n], that are classified correctly when clean; in a run the clean evaluation knows them."""
+        return predictions(self.model, self.images, batch_size=self.batch) == self.images.labels
+
+    def ours(
+        self, stop: Literal["first_success", "last"], *, keep_images: bool = False, clean: Tensor | None = None
+    ) -> Outcome:
         """Our attack."""
         return attack_images(
             self.attack, self.model, self.images, budget=self.budget, stop=stop, seed_axes=AXES,
-            batch_size=self.batch, keep_images=keep_images,
+            batch_size=self.batch, keep_images=keep_images, clean=clean,
         )  # fmt: skip
 
     def starts(self) -> Tensor | None:

@@ -91,3 +91,20 @@ def test_records_name_the_weights_and_leave_samples(trained: tuple[Workplace, li
     samples = load_file(place.samples_file(run, attack.job_id))
     assert samples["adversarial"].shape == samples["clean"].shape == (8, 1, 8, 8)
     assert not place.samples_file(run, clean.job_id).exists()
+
+
+def test_the_clean_evaluation_saves_later_ones_a_pass_and_changes_nothing(trained: tuple[Workplace, list[Job]]) -> None:
+    place, (clean, attack) = trained
+    assert clean.evaluation is not None
+    file = place.evaluation_file(clean.run.run_id, clean.evaluation.evaluation_id)
+    file.unlink(missing_ok=True)
+    before = json.loads(work.perform(attack, place)[1].read_text())
+    assert work.perform(clean, place)[0]
+    after = json.loads(work.perform(attack, place)[1].read_text())
+    assert before["forwards"] - after["forwards"] == before["n"] == 50
+    for name in ("n_robust", "robust_bits", "clean_bits", "evaluation_id"):
+        assert before[name] == after[name]
+    # Of other weights or images it says nothing.
+    file.write_text(json.dumps(json.loads(file.read_text()) | {"weights_digest": "0" * 64}))
+    assert json.loads(work.perform(attack, place)[1].read_text())["forwards"] == before["forwards"]
+    file.unlink()
