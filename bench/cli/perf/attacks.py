@@ -1,4 +1,4 @@
-"""`bench perf`: how strong and how fast our attacks and training steps are, beside others and beside the floor."""
+"""`bench perf attacks`: robust accuracy and time of our attacks beside other libraries' and beside the floor."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from bench.cli.options import Named, Number, RunId, open_database, where, workplace
+from bench.cli.perf.options import HELP, machine
 from bench.core.errors import BenchError, unknown_name
 
 if TYPE_CHECKING:
@@ -19,39 +20,10 @@ if TYPE_CHECKING:
     from bench.perf.ensembles import Subject
     from bench.perf.peers import Peer
 
-HELP = {"help_option_names": ["-h", "--help"]}
 ATTACKS = ("fgsm", "bim", "pgd", "mim", "pgd_l2", "apgd_ce", "apgd_dlr", "cw", "ead")
 
 
-def machine(function: Any) -> Any:
-    """`--data`, `--device`, `--threads`, `--repeats`, `--set`, `--json`."""
-    for option in (
-        click.option("--json", "as_json", is_flag=True, help="Print everything as JSON, progress on stderr."),
-        click.option("--set", "changes", multiple=True, metavar="KEY=VALUE", help="As for `bench run`."),
-        click.option("--repeats", type=click.IntRange(0), default=3, show_default=True,
-                     help="Rounds in which everything is timed in turns; 0 for no times."),
-        click.option("--threads", type=click.IntRange(1), default=1, show_default=True, envvar="BENCH_THREADS",
-                     show_envvar=True, help="CPU threads; with one, other programs disturb least."),
-        click.option("--device", envvar="BENCH_DEVICE", show_envvar=True, help="cpu, cuda; a GPU if there is one."),
-        click.option("--data", type=click.Path(file_okay=False, path_type=Path), default=Path("data"),
-                     show_default=True, envvar="BENCH_DATA", show_envvar=True, help="Folder of the data sets."),
-    ):  # fmt: skip
-        function = option(function)
-    return function
-
-
-@click.group("perf", context_settings=HELP)
-def command() -> None:
-    """Measure this program: ratios taken in one run, never seconds.
-
-    \b
-    Examples:
-      bench perf attacks --dataset digits --images 200
-      bench perf training --dataset mnist --model lenet
-    """
-
-
-@command.command("attacks", context_settings=HELP)
+@click.command("attacks", context_settings=HELP)
 @click.option("-d", "--dataset", type=Named("datasets"), default="digits", show_default=True, help="Data set.")
 @click.option("--model", type=Named("models"), help="Model of the members; that of the quick recipe unless given "
               "(resnet20 on CIFAR).")  # fmt: skip
@@ -69,9 +41,9 @@ def command() -> None:
 @click.option("--images", type=click.IntRange(1), help="Test images for robust accuracy.  [default: 1000, or all]")
 @click.option("--timed", type=click.IntRange(1), help="How many of them are timed.  [default: one batch]")
 @click.option("--batch", type=click.IntRange(1), default=250, show_default=True, help="Images a batch, for everybody.")
-@machine
+@machine()
 @where
-def attacks(
+def command(
     dataset: str, model: str | None, method: str, run_id: str | None, names: tuple[str, ...],
     libraries: tuple[str, ...], eps: float | None, eps_l2: float | None, c: float | None, steps: int | None,
     images: int | None, timed: int | None, batch: int, data: Path, device: str | None, threads: int, repeats: int,
@@ -180,72 +152,3 @@ def _budget(loaded: Loaded, name: str, dataset: str) -> float:
     if not budgets:
         raise BenchError(f"{loaded.path.name} has no budget of {name} for {dataset}; give --eps, --eps-l2 or --c")
     return float(budgets[0])
-
-
-@command.command("training", context_settings=HELP)
-@click.option("-d", "--dataset", type=Named("datasets"), default="digits", show_default=True, help="Data set.")
-@click.option("--model", type=Named("models"), help="Model of the members; that of the published recipe unless given.")
-@click.option("--members", type=click.IntRange(1), default=3, show_default=True, help="Number of members.")
-@click.option("-m", "--method", "names", multiple=True, type=Named("methods", "paper", "all"),
-              help="Configured method; repeat for several; every one unless given.")  # fmt: skip
-@click.option("--batch", type=click.IntRange(4), default=128, show_default=True, help="Images in the step.")
-@machine
-def training(
-    dataset: str, model: str | None, members: int, names: tuple[str, ...], batch: int, data: Path, device: str | None,
-    threads: int, repeats: int, changes: tuple[str, ...], as_json: bool,
-) -> int:  # fmt: skip
-    """Time one training step of every method against its floor, and of TRS against the authors' step.
-
-    The floor of a step is the bare passes that the method's formula needs, counted and made on the same members, and
-    the optimiser's update. `trs_official` is also timed against the public TRS code's step, written again from its
-    description; the losses of both have to be equal to 1e-5, and the exit code is 1 where they are not. Time never
-    passes or fails.
-
-    \b
-    Kinds of passes, through one member:
-      forward     forward only
-      images      forward, gradient of the images
-      train       forward, gradient of the parameters
-      curvature   forward, gradient of the images, and its own gradient with respect to the images
-      second      forward, gradient of the images, gradient of both with respect to the parameters
-      target      forward up to a layer
-      features    forward up to a layer, gradient of the images
-
-    \b
-    Examples:
-      bench perf training --dataset digits
-      bench perf training --dataset mnist --model lenet --method trs --method trs_official
-      bench perf training --dataset cifar10 --model resnet20 --batch 32 --repeats 2 --json
-    """
-    from bench.cli.device import pick
-    from bench.core import config
-    from bench.data.base import load_splits
-    from bench.jobs.select import method_names
-    from bench.perf import printing
-    from bench.perf import training as perf
-    from bench.report.console import console
-
-    loaded, place = config.load(changes=changes), pick(device, threads)
-    chosen = method_names(loaded, names or ("all",))
-    if dataset not in loaded.config.datasets:
-        raise unknown_name("data set", dataset, loaded.config.datasets)
-    plugin = loaded.config.datasets[dataset].plugin
-    images = load_splits(plugin, folder=data.expanduser(), training_limit=batch, device=place).train
-    out = console()
-    done: list[perf.Step] = []
-    with console(stderr=True).status("") as status:
-        for name in chosen:
-            status.update(name)
-            step = perf.measure(loaded, name, images, dataset=dataset, model=model, members=members, repeats=repeats)
-            if not as_json and not done:
-                out.print(f"[bold]One step of {members} × {step.model}[/], {dataset}, batch {batch}", soft_wrap=True)
-            done.append(step)
-            if not as_json:
-                printing.step(step, out)
-    if as_json:
-        record = {"dataset": dataset, "threads": threads, "device": place,
-                  "steps": [{**asdict(step), "equal": step.equal} for step in done]}  # fmt: skip
-        click.echo(json.dumps(record, indent=1, ensure_ascii=False))
-    else:
-        printing.steps_summary(done, out)
-    return 1 if any(step.equal is False for step in done) else 0

@@ -1,0 +1,69 @@
+"""`bench perf growth`: a figure of how cost grows, and the slopes."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from bench.cli.options import Named
+from bench.cli.perf.options import HELP, processor
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from bench.perf.growth import Line
+
+
+@click.command("growth", context_settings=HELP)
+@click.option("-o", "--out", "path", type=click.Path(dir_okay=False, path_type=Path), default=Path("growth.png"),
+              show_default=True, help="Figure: png, svg or pdf; its points as CSV beside it.")  # fmt: skip
+@click.option("--model", type=Named("models"), default="lenet", show_default=True,
+              help="Model of the members; it has to take images of several sizes.")  # fmt: skip
+@processor(repeats=2, least=1)
+def command(
+    path: Path, model: str, device: str | None, threads: int, repeats: int, changes: tuple[str, ...], as_json: bool,
+) -> int:  # fmt: skip
+    """Draw the time of PGD against images, steps, members and image size, of a TRS step against members and batch.
+
+    Images are random and networks fresh; PGD attacks every image to the end. Of the rounds the fastest counts. The
+    slope of log time over log size is 1 where cost is proportional: expected for images, steps, members and batch; for
+    pixels a side it is the slope of the counted operations. Nothing passes or fails.
+
+    \b
+    Examples:
+      bench perf growth -o growth.png
+      bench perf growth --model resnet8 --repeats 1 --json
+    """
+    from bench.cli.device import pick
+    from bench.core import config
+    from bench.perf import growth
+    from bench.perf.timing import Clock
+    from bench.report.console import console
+    from bench.report.plots.style import check_format
+
+    check_format(path)
+    loaded, place = config.load(changes=changes), pick(device, threads)
+    clock = Clock(place).name
+    with console(stderr=True).status("") as status:
+        lines = growth.measure(loaded, model, device=place, repeats=repeats, tell=lambda text: status.update(text))
+    figure, table = growth.draw(lines, path, model=model, clock=clock)
+    if as_json:
+        record = {"model": model, "device": place, "threads": threads, "clock": clock, "figure": str(figure),
+                  "table": str(table), "lines": [asdict(line) for line in lines]}  # fmt: skip
+        click.echo(json.dumps(record, indent=1, ensure_ascii=False))
+    else:
+        _print(lines, model, clock, console())
+        console().print(f"figure    {figure}\npoints    {table}", soft_wrap=True, highlight=False)
+    return 0
+
+
+def _print(lines: list[Line], model: str, clock: str, out: Console) -> None:
+    out.print(f"[bold]Slopes in log-log, {model}, {clock}[/]")
+    for line in lines:
+        expected = f"expected {line.expected:.3g}" if line.expected else ""
+        low, high = line.axis.values[0], line.axis.values[-1]
+        out.print(f"  {line.axis.work:<10}{line.axis.name:<12}{line.slope:6.2f}   {expected:<14}[dim]{low}–{high}[/]")

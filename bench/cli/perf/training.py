@@ -1,0 +1,82 @@
+"""`bench perf training`: one training step of every method beside its floor."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict
+from pathlib import Path
+
+import click
+
+from bench.cli.options import Named
+from bench.cli.perf.options import HELP, machine
+from bench.core.errors import unknown_name
+
+
+@click.command("training", context_settings=HELP)
+@click.option("-d", "--dataset", type=Named("datasets"), default="digits", show_default=True, help="Data set.")
+@click.option("--model", type=Named("models"), help="Model of the members; that of the published recipe unless given.")
+@click.option("--members", type=click.IntRange(1), default=3, show_default=True, help="Number of members.")
+@click.option("-m", "--method", "names", multiple=True, type=Named("methods", "paper", "all"),
+              help="Configured method; repeat for several; every one unless given.")  # fmt: skip
+@click.option("--batch", type=click.IntRange(4), default=128, show_default=True, help="Images in the step.")
+@machine()
+def command(
+    dataset: str, model: str | None, members: int, names: tuple[str, ...], batch: int, data: Path, device: str | None,
+    threads: int, repeats: int, changes: tuple[str, ...], as_json: bool,
+) -> int:  # fmt: skip
+    """Time one training step of every method against its floor, and of TRS against the authors' step.
+
+    The floor of a step is the bare passes that the method's formula needs, counted and made on the same members, and
+    the optimiser's update. `trs_official` is also timed against the public TRS code's step, written again from its
+    description; the losses of both have to be equal to 1e-5, and the exit code is 1 where they are not. Time never
+    passes or fails.
+
+    \b
+    Kinds of passes, through one member:
+      forward     forward only
+      images      forward, gradient of the images
+      train       forward, gradient of the parameters
+      curvature   forward, gradient of the images, and its own gradient with respect to the images
+      second      forward, gradient of the images, gradient of both with respect to the parameters
+      target      forward up to a layer
+      features    forward up to a layer, gradient of the images
+
+    \b
+    Examples:
+      bench perf training --dataset digits
+      bench perf training --dataset mnist --model lenet --method trs --method trs_official
+      bench perf training --dataset cifar10 --model resnet20 --batch 32 --repeats 2 --json
+    """
+    from bench.cli.device import pick
+    from bench.core import config
+    from bench.data.base import load_splits
+    from bench.jobs.select import method_names
+    from bench.perf import printing
+    from bench.perf import training as perf
+    from bench.report.console import console
+
+    loaded, place = config.load(changes=changes), pick(device, threads)
+    chosen = method_names(loaded, names or ("all",))
+    if dataset not in loaded.config.datasets:
+        raise unknown_name("data set", dataset, loaded.config.datasets)
+    plugin = loaded.config.datasets[dataset].plugin
+    images = load_splits(plugin, folder=data.expanduser(), training_limit=batch, device=place).train
+    out = console()
+    done: list[perf.Step] = []
+    with console(stderr=True).status("") as status:
+        for name in chosen:
+            status.update(name)
+            step = perf.measure(loaded, name, images, dataset=dataset, model=model, members=members, repeats=repeats)
+            if not as_json and not done:
+                out.print(f"[bold]One step of {members} × {step.model}[/], {dataset}, batch {batch}", soft_wrap=True)
+            done.append(step)
+            if not as_json:
+                printing.step(step, out)
+    if as_json:
+        record = {"dataset": dataset, "threads": threads, "device": place,
+                  "steps": [{**asdict(step), "equal": step.equal} for step in done]}  # fmt: skip
+        click.echo(json.dumps(record, indent=1, ensure_ascii=False))
+    else:
+        printing.steps_summary(done, out)
+    return 1 if any(step.equal is False for step in done) else 0
