@@ -24,7 +24,7 @@ from typing import TYPE_CHECKING, ClassVar, Literal
 
 from bench.core.errors import BenchError
 from bench.core.lazy import torch
-from bench.training.gradients import cosines, frozen_statistics, loss_and_gradient, norms, search_mode
+from bench.training.gradients import cosines, coupled, frozen_statistics, loss_and_gradient, norms, search_mode
 from bench.training.method import Batch, Method
 
 if TYPE_CHECKING:
@@ -166,8 +166,12 @@ class Trs(CosL2):
         assert support is not None
         searched = support.shape[1]
         if self.terms == "official":
-            points = torch.cat([batch.images[:-searched].detach(), support[0]]).requires_grad_()
-            values = [self.magnitude(loss_and_gradient(member, points, batch.labels)[1]) for member in members]
+            values = []
+            for member, clean in zip(members, gradients, strict=True):
+                kept = 0 if coupled(member) else len(clean) - searched  # images whose gradient is known already
+                points = torch.cat([batch.images[kept:-searched].detach(), support[0]]).requires_grad_()
+                found = loss_and_gradient(member, points, batch.labels[kept:])[1]
+                values.append(self.magnitude(torch.cat([clean[:kept], found])))
             return self.lambda_b * self.pair_average(torch.stack(values)).mean()
         labels, sums = batch.labels[-searched:], []
         with frozen_statistics(members):  # the running statistics are those of clean images

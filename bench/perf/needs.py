@@ -62,7 +62,7 @@ def needs(method: Method, *, members: int, size: int, coupled: bool) -> list[Nee
         return [
             Need(method.steps * n, "images", -(-attacked // n)),
             Need(n, "second", b),
-            Need(n, "second", b if coupled else attacked),
+            Need(n, "second", b if coupled or method.dropout else attacked),  # dropout: each pass draws its own units
         ]
     if isinstance(method, Trs):
         return _trs(method, n, b, coupled)
@@ -97,6 +97,8 @@ def _trs(method: Trs, n: int, b: int, coupled: bool) -> list[Need]:
 class Bare:
     """Makes the passes, on the members in turn, with nothing in between; then the optimiser's update.
 
+    With the fastest kernels known to us, which are those of our own steps (`bench.models.passes`).
+
     Args:
         members: in the mode in which they are trained.
         optimizer: of their parameters.
@@ -130,6 +132,13 @@ class Bare:
         self._optimizer.zero_grad(set_to_none=True)
 
     def _pass(self, need: Need, member: nn.Module) -> Sequence[Tensor] | None:
+        from bench.models.passes import fast_passes, passes_on
+
+        twice = need.kind in ("curvature", "second")
+        with fast_passes(twice=True) if twice else passes_on([member]):
+            return self._made(need, member)
+
+    def _made(self, need: Need, member: nn.Module) -> Sequence[Tensor] | None:
         from bench.models.features import features_at
 
         images, labels = self._images[-need.images :], self._labels[-need.images :]

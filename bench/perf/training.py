@@ -19,6 +19,7 @@ from bench.jobs.spec import RunSpec
 from bench.methods.trs import Trs
 from bench.models.ensemble import Ensemble
 from bench.models.features import pre_activation_points
+from bench.models.passes import passes_on
 from bench.perf.authors import AuthorsStep
 from bench.perf.needs import Bare, Need, needs
 from bench.perf.timing import Clock, Spread, alternate, spread
@@ -175,9 +176,11 @@ def _ours(
 ) -> Callable[[], None]:  # fmt: skip
     """Our step, as the trainer makes it; `values` gets the first loss as "ours"."""
     parameters = [parameter for module in modules for parameter in module.parameters()]
+    quick = passes_on(modules)
 
     def work() -> None:
-        terms = loss(modules, batch())
+        with quick:
+            terms = loss(modules, batch())
         total = sum(terms.values(), torch.zeros((), device=parameters[0].device))
         optimizer.zero_grad(set_to_none=True)
         gradients = torch.autograd.grad(total, parameters, allow_unused=True)

@@ -23,6 +23,8 @@ def loss_and_gradient(
     The sum makes each row the gradient of that image's own loss (with BatchNorm in training mode it also carries
     terms through the batch statistics).
 
+    The forward pass is bit by bit that of a plain call: searches that follow signs carry any rounding far.
+
     Args:
         member: gives logits [B, C].
         images: [B, ...], which must require a gradient.
@@ -32,9 +34,33 @@ def loss_and_gradient(
     Returns:
         The scalar sum, and the gradients as [B, D] rows.
     """
-    loss = torch.nn.functional.cross_entropy(member(images), labels, reduction="sum")
+    from bench.models.passes import fast_passes
+
+    with fast_passes(twice=create_graph):
+        logits = member(images)
+    loss = torch.nn.functional.cross_entropy(logits, labels, reduction="sum")
     (gradient,) = torch.autograd.grad(loss, images, create_graph=create_graph)
     return loss, gradient.flatten(1)
+
+
+def coupled(member: nn.Module) -> bool:
+    """Whether what `member` gives for an image may depend on the others in its batch, or on chance.
+
+    False only for chains of layers known to treat each image by itself; a gradient at an image that one pass has
+    computed is then that of any other pass.
+    """
+    nn = torch.nn
+    from bench.models.normalise import Normalise
+
+    alone = (
+        nn.Sequential, nn.Conv2d, nn.Linear, nn.ReLU, nn.LeakyReLU, nn.Softplus, nn.Tanh, nn.MaxPool2d, nn.AvgPool2d,
+        nn.AdaptiveAvgPool2d, nn.Flatten, nn.Identity, Normalise,
+    )  # fmt: skip
+    for part in member.modules():
+        hooked = part is not member and (part._forward_pre_hooks or part._forward_hooks)
+        if hooked or type(part) not in alone:
+            return True
+    return False
 
 
 def norms(gradients: Tensor) -> Tensor:

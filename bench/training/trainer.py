@@ -21,6 +21,7 @@ from bench.core.specs import Training
 from bench.data.base import ImageSet
 from bench.data.loader import batches
 from bench.models.ensemble import Ensemble
+from bench.models.passes import passes_on
 from bench.training import checkpoint
 from bench.training.method import Batch
 from bench.training.optim import make_optimizer, rate_at
@@ -173,6 +174,7 @@ class Trainer:
         noise = torch.Generator(device=self.images.images.device).manual_seed(noise_seed)
         steps = max(1, math.ceil(len(self.images) / training.batch_size))
         watch = _Watch()
+        quick = passes_on(modules)
         # Everything random in an epoch depends on the seed and the epoch alone, so that a resumed run needs no
         # generator state; dropout draws from the global generator.
         with seeds.isolated("training", *self._axes, phase, epoch):
@@ -192,7 +194,8 @@ class Trainer:
                     generator=noise,
                     others=partial(self._others, len(labels), phase, epoch, step),
                 )
-                terms = _minimisable(loss(modules, batch))
+                with quick:
+                    terms = _minimisable(loss(modules, batch))
                 optimizer.zero_grad(set_to_none=True)
                 gradients = torch.autograd.grad(sum(terms.values(), torch.zeros(())), parameters, allow_unused=True)
                 for parameter, gradient in zip(parameters, gradients, strict=True):
