@@ -10,10 +10,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from bench.models import passes
 from bench.models.normalise import Normalise
 from bench.models.passes import fast_passes, fit_for_channels_last, passes_on
 from bench.models.resnet import CifarResNet
-from bench.models import passes
 from bench.training.gradients import coupled, loss_and_gradient
 
 SHAPES = {"grey": 1, "colour": 3, "features": 6}
