@@ -146,7 +146,7 @@ class Torchattacks(Peer):
     notes = {
         "pgd_l2": WASTES,
         "cw": "scores raised by 200 (its mask is 0); a batch stops when its summed loss rises",
-        "ead": "scores raised by 200; leaves [0, 1]",
+        "ead": "scores raised by 200; leaves [0, 1]; its first step moves the clean image as well, unshrunk",
         "apgd_ce": CLEAN_WRONG,
         "apgd_dlr": CLEAN_WRONG,
     }
