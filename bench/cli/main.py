@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
 import os
 import sys
 from collections.abc import Sequence
@@ -10,6 +9,7 @@ from collections.abc import Sequence
 import click
 
 import bench
+from bench.cli.lazy import LazyGroup
 from bench.core.errors import BenchError
 
 # Name → module and the line of help, so that `bench --help` imports no command.
@@ -34,38 +34,7 @@ COMMANDS = {
 HIDDEN = {"exec"}
 
 
-class LazyGroup(click.Group):
-    """A group whose commands live in modules of their own, as `command`."""
-
-    def list_commands(self, ctx: click.Context) -> list[str]:
-        """Names in the order of the help."""
-        return [name for name in COMMANDS if name not in HIDDEN]
-
-    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
-        """Import a command; unknown names get the nearest."""
-        if cmd_name not in COMMANDS:
-            return None
-        command = importlib.import_module(COMMANDS[cmd_name][0]).command
-        assert isinstance(command, click.Command)
-        return command
-
-    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
-        """The lines of help, without importing anything."""
-        with formatter.section("Commands"):
-            formatter.write_dl([(name, COMMANDS[name][1]) for name in self.list_commands(ctx)])
-
-    def resolve_command(
-        self, ctx: click.Context, args: list[str]
-    ) -> tuple[str | None, click.Command | None, list[str]]:
-        """As click's, with "did you mean" for an unknown command."""
-        if args and args[0] not in COMMANDS and not args[0].startswith("-"):
-            from bench.core.errors import unknown_name
-
-            raise unknown_name("command", args[0], self.list_commands(ctx))
-        return super().resolve_command(ctx, args)
-
-
-@click.command(cls=LazyGroup, context_settings={"help_option_names": ["-h", "--help"]})
+@click.command(cls=LazyGroup, modules=COMMANDS, hidden=HIDDEN, context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(bench.__version__, prog_name="bench")
 def cli() -> None:
     """Benchmark and leaderboard for adversarially robust ensembles.
