@@ -206,10 +206,16 @@ class Problem:
             )
         return self.model
 
-    def fooled(self, scores: Tensor) -> Tensor:
-        """For fused outputs [b, classes]: bool [b], misclassified; with targets, classified as the target."""
+    def fooled(self, scores: Tensor, rows: Tensor | None = None) -> Tensor:
+        """For fused outputs [b, classes]: bool [b], misclassified; with targets, classified as the target.
+
+        Args:
+            rows: int64 [b], the rows of `images` that the outputs are of; all of them unless given.
+        """
         chosen = scores.argmax(1)
-        return chosen != self.labels if self.targets is None else chosen == self.targets
+        aims = self.labels if self.targets is None else self.targets
+        aims = aims if rows is None else aims[rows]
+        return chosen != aims if self.targets is None else chosen == aims
 
     # ---- keeping the budget
 
@@ -287,10 +293,9 @@ class Problem:
         chosen = chosen[inside]
         if not exact and len(chosen):
             with torch.no_grad():
-                output = self.model(x[chosen]).argmax(1)
+                fooled = self.fooled(self.model(x[chosen]), chosen)
             self.forwards += len(chosen)
-            aims = self.labels[chosen] if self.targets is None else self.targets[chosen]
-            chosen = chosen[output != aims if self.targets is None else output == aims]
+            chosen = chosen[fooled]
         self.result[self._places[chosen]] = x[chosen].detach().to(self.result.dtype)
         self._broken[chosen] = True
 

@@ -9,6 +9,7 @@ import torch
 
 from bench.core import registry, settings
 from bench.core.errors import JobError
+from bench.core.files import read_json
 from bench.data.base import Splits, load_splits
 from bench.jobs.spec import RunSpec
 from bench.jobs.workplace import Workplace
@@ -119,6 +120,12 @@ def weights_metadata(run: RunSpec, *, fusion: str, activation: str) -> dict[str,
         "fusion": fusion,
         "activation": activation,
     }
+
+
+def recorded_weights(run: RunSpec, place: Workplace) -> str | None:
+    """Digest of the weights of a trained run; None where its record is from before digests were kept."""
+    digest: str | None = read_json(place.run_file(run.run_id)).get("weights_digest")
+    return digest
 
 
 def now() -> str:

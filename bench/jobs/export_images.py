@@ -12,7 +12,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from pydantic import ValidationError
 from torch import Tensor
 
 import bench
@@ -26,7 +25,7 @@ from bench.core.numerics import numerics
 from bench.core.progress import Progress
 from bench.data.base import ImageSet
 from bench.evaluation.measure import target_classes
-from bench.jobs.ensembles import data_axes, load_ensemble, splits_of
+from bench.jobs.ensembles import data_axes, load_ensemble, recorded_weights, splits_of
 from bench.jobs.measuring import is_out_of_memory
 from bench.jobs.spec import EvaluationSpec, RunSpec
 from bench.jobs.workplace import Workplace
@@ -121,7 +120,7 @@ def write(stored: Stored, place: Workplace, path: Path, progress: Progress | Non
     """
     row, spec = stored.row, stored.spec
     tensors, _ = checkpoint.load(place.weights_file(row.run_id))
-    digest = read_json(place.run_file(row.run_id)).get("weights_digest")
+    digest = recorded_weights(spec.run, place)
     if (digest is not None and checkpoint.digest(tensors) != digest) or row.weights_digest not in (None, digest):
         raise JobError(f"the weights in {place.weights_file(row.run_id)} are not those that were measured")
     splits = splits_of(spec.run, place, limit=spec.limit)
@@ -158,17 +157,8 @@ def _spec(row: EvaluationRow, place: Workplace) -> EvaluationSpec:
     )
     try:
         run = RunSpec.model_validate(read_json(place.run_file(row.run_id))["config"])
-        fields = {name: record[name] for name in EvaluationSpec.model_fields if name in record} | {
-            "run": run,
-            "versions": {"attack": record["attack_version"], "evaluator": record["evaluator_version"]},
-        }
-        # The record has how target classes were chosen among the settings, where an attack's own may have that name.
-        own = {key: value for key, value in record["settings"].items() if key != "targets"}
-        specs = [EvaluationSpec.model_validate(fields)]
-        if "targets" in record["settings"]:
-            told = {"settings": own, "targets": record["settings"]["targets"]}
-            specs.append(EvaluationSpec.model_validate(fields | told))
-    except (KeyError, TypeError, AttributeError, ValidationError) as error:
+        specs = EvaluationSpec.readings(record, run)
+    except (KeyError, TypeError, ValueError) as error:
         raise fault from error
     for spec in specs:
         if (spec.evaluation_id, spec.run.run_id) == (row.evaluation_id, row.run_id):
@@ -186,14 +176,14 @@ def _craft(
     assert spec.budget is not None
     assert spec.stop is not None
     progress.job(spec.label)
-    outcome = attack_images(
-        attack, ensemble, images, budget=spec.budget, stop=spec.stop, seed_axes=axes, batch_size=batch_size,
-        keep_images=True, targets=chosen, progress=progress,
-    )  # fmt: skip
-    adversarial = outcome.adversarial
-    assert adversarial is not None
     with evaluation_mode(ensemble):
-        before = predictions(ensemble, images, batch_size=batch_size).cpu()
+        before = predictions(ensemble, images, batch_size=batch_size)
+        outcome = attack_images(
+            attack, ensemble, images, budget=spec.budget, stop=spec.stop, seed_axes=axes, batch_size=batch_size,
+            keep_images=True, targets=chosen, clean=before == images.labels, progress=progress,
+        )  # fmt: skip
+        adversarial = outcome.adversarial
+        assert adversarial is not None
         parts = [
             predictions(ensemble, part.to(images.device), batch_size=batch_size)
             for part in adversarial.split(batch_size)  # type: ignore[no-untyped-call]
@@ -202,7 +192,7 @@ def _craft(
         "adversarial": adversarial,
         "original": images.images.cpu(),
         "labels": images.labels.cpu(),
-        "clean_prediction": before,
+        "clean_prediction": before.cpu(),
         "adversarial_prediction": torch.cat(parts).cpu(),
         "robust": outcome.robust,
     }
@@ -253,7 +243,7 @@ def _metadata(stored: Stored, place: Workplace) -> dict[str, Any]:
         "format": 1,
         "evaluation_id": row.evaluation_id,
         "run_id": row.run_id,
-        "weights_digest": read_json(place.run_file(row.run_id)).get("weights_digest"),
+        "weights_digest": recorded_weights(spec.run, place),
         "method": row.method,
         "dataset": row.dataset,
         "split": spec.split,

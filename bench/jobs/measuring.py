@@ -19,7 +19,7 @@ from bench.core.identity import source_digest
 from bench.core.progress import Progress
 from bench.data.base import ImageSet
 from bench.evaluation import blackbox, measure
-from bench.jobs.ensembles import FORMAT, data_axes, load_ensemble, now, splits_of
+from bench.jobs.ensembles import FORMAT, data_axes, load_ensemble, now, recorded_weights, splits_of
 from bench.jobs.spec import EvaluationSpec
 from bench.jobs.workplace import Workplace
 from bench.models.ensemble import Ensemble
@@ -68,7 +68,7 @@ def evaluate(evaluation: EvaluationSpec, place: Workplace, progress: Progress) -
         "status": "done",
         **told,
         "settings": evaluation.recorded_settings,
-        "weights_digest": read_json(place.run_file(run.run_id)).get("weights_digest"),
+        "weights_digest": recorded_weights(run, place),
         "images_digest": images.digest,
         **result,
         "attack_version": evaluation.versions["attack"],
@@ -116,8 +116,8 @@ def _known_clean(evaluation: EvaluationSpec, images: ImageSet, place: Workplace)
     if not path.exists():
         return None
     record = read_json(path)
-    weights = read_json(place.run_file(evaluation.run.run_id)).get("weights_digest")
-    if (record["images_digest"], record.get("weights_digest")) != (images.digest, weights):
+    measured_on = record["images_digest"], record.get("weights_digest")
+    if measured_on != (images.digest, recorded_weights(evaluation.run, place)):
         return None
     return torch.from_numpy(from_text(record["clean_bits"], record["n"]))
 

@@ -106,20 +106,13 @@ def check_evaluation(data: bytes, where: str, evaluation_id: str, run: CheckedRu
 
 
 def _evaluation_spec(record: EvaluationRecord, value: dict[str, Any], run: CheckedRun, where: str) -> EvaluationSpec:
-    """The spec that a record speaks of; its settings may hold how target classes were chosen."""
-    fields = {name: value[name] for name in EvaluationSpec.model_fields if name in value}
-    fields |= {"versions": {"attack": record.attack_version, "evaluator": record.evaluator_version}, "run": run.spec}
-    settings = dict(record.settings)
-    readings = [{}, {"targets": settings.pop("targets"), "settings": settings}] if "targets" in settings else [{}]
-    specs = []
-    for reading in readings:
-        try:
-            specs.append(EvaluationSpec.model_validate(fields | reading))
-        except ValidationError as error:
-            fault = error.errors(include_url=False)[0]
-            why = f"{'.'.join(map(str, fault['loc']))}: {fault['msg']}; was it made by another version of bench?"
-    if not specs:
-        raise _wrong(where, why)
+    """The spec that a record speaks of."""
+    try:
+        specs = EvaluationSpec.readings(value, run.spec)
+    except ValidationError as error:
+        fault = error.errors(include_url=False)[0]
+        why = f"{'.'.join(map(str, fault['loc']))}: {fault['msg']}; was it made by another version of bench?"
+        raise _wrong(where, why) from error
     return next((spec for spec in specs if spec.evaluation_id == record.evaluation_id), specs[0])
 
 

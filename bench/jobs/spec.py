@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from functools import cached_property
 from typing import Any, Literal
 
-from pydantic import Field
+from pydantic import Field, ValidationError
 
 from bench.core import versions
 from bench.core.identity import content_id
@@ -112,6 +113,36 @@ class EvaluationSpec(Spec):
         """Clean accuracy of a run."""
         newest = {"attack": 1, "evaluator": versions.EVALUATOR}
         return cls(kind="clean", run=run, attack="clean", plugin="clean", limit=limit, split=split, versions=newest)
+
+    @classmethod
+    def readings(cls, record: Mapping[str, Any], run: RunSpec) -> list[EvaluationSpec]:
+        """What an evaluation's record on `run` may be of; the right one has the record's id.
+
+        A record has how target classes were chosen among the settings, where an attack's own may have that name: then
+        there are two readings.
+
+        Raises:
+            ValidationError: it is of nothing.
+            KeyError, TypeError: it is no record.
+        """
+        fields = {name: record[name] for name in cls.model_fields if name in record}
+        fields |= {
+            "versions": {"attack": record["attack_version"], "evaluator": record["evaluator_version"]},
+            "run": run,
+        }
+        own = dict(record["settings"])
+        tried: list[dict[str, Any]] = [{}]
+        if "targets" in own:
+            tried.append({"targets": own.pop("targets"), "settings": own})
+        found, fault = [], None
+        for reading in tried:
+            try:
+                found.append(cls.model_validate(fields | reading))
+            except ValidationError as error:
+                fault = error
+        if fault and not found:
+            raise fault
+        return found
 
     @property
     def recorded_settings(self) -> dict[str, Any]:
