@@ -17,6 +17,12 @@ settings.register_profile("bench", deadline=None)
 settings.load_profile("bench")
 
 
+@pytest.fixture
+def own_parents(tmp_path: Path) -> list[Path]:
+    """The folders above `tmp_path` that are pytest's own: one more where tests run in several processes."""
+    return [folder for folder in tmp_path.parents if folder.name.startswith(("pytest-", "popen-"))]
+
+
 @pytest.fixture(scope="session")
 def _one_thread() -> Iterator[None]:
     """Bit-for-bit comparisons need one order of summation."""

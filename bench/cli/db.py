@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from bench.cli.options import Named, Seeds, existing_or_scratch, open_database, where, workplace
+from bench.cli.options import Named, Seeds, existing_or_scratch, open_database, where, with_published, workplace
 from bench.core.errors import BenchError
 
 if TYPE_CHECKING:
@@ -118,7 +118,7 @@ def import_(archive: Path, max_total: float, max_file: float, results: Path, db:
     limits = Limits(total=int(max_total * GIB), file=int(max_file * GIB))
     with Database(db if db is not None else results / "bench.db") as base:
         done = import_archive(archive, workplace(results, Path("data")), base, limits)
-        _publish(base)
+        with_published(base)
     for note in done.notes:
         click.secho(f"Note: {note}", fg="yellow", err=True)
     click.echo(
@@ -145,7 +145,7 @@ def merge(other: str, results: Path, db: str | None) -> int:
     from bench.jobs import exchange
 
     with open_database(db, results, create=True) as base:
-        _publish(base)
+        with_published(base)
         done, damaged = exchange.merge_from(base, other)
     _faults((*damaged, *done.left_out))
     click.echo(f"{_shown(results, db)}: {done.runs} runs, {done.evaluations} evaluations, {done.attempts} attempts new")
@@ -277,17 +277,7 @@ def _sync(base: Any, place: Workplace) -> None:
     """Files that the database does not know yet are known first."""
     from bench.store import ingest
 
-    if place.runs.is_dir():
-        _faults(ingest.sync(base, place.runs).damaged)
-
-
-def _publish(base: Any) -> None:
-    """A new database gets the published values, as the first `bench run` would give it."""
-    from bench.core.config import defaults
-    from bench.store import ingest, queries
-
-    if queries.totals(base).references == 0:
-        ingest.load_published(base, defaults("published"))
+    _faults(ingest.sync(base, place.runs).damaged)
 
 
 def _faults(lines: Any) -> None:

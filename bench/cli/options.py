@@ -294,6 +294,15 @@ def existing_or_scratch(db: str | None, results: Path) -> Iterator[Database]:
             yield base
 
 
+def with_published(base: Database) -> None:
+    """A new database gets the published values, whatever command makes it."""
+    from bench.core.config import defaults
+    from bench.store import ingest, queries
+
+    if queries.totals(base).references == 0:
+        ingest.load_published(base, defaults("published"))
+
+
 def workplace(results: Path, data: Path, device: str = "cpu", batch_size: int = 250) -> Workplace:
     """Folders and device as a `Workplace`."""
     from bench.jobs.workplace import Workplace

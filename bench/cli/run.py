@@ -13,7 +13,16 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from bench.cli.executor import EXECUTOR_OPTIONS, Interrupts, executor_options, setting_of
-from bench.cli.options import Chosen, choose, existing_or_scratch, open_database, selectors, where, workplace
+from bench.cli.options import (
+    Chosen,
+    choose,
+    existing_or_scratch,
+    open_database,
+    selectors,
+    where,
+    with_published,
+    workplace,
+)  # fmt: skip
 from bench.core.errors import BenchError
 
 if TYPE_CHECKING:
@@ -69,11 +78,10 @@ def command(
     """
     from rich.markup import escape
 
-    from bench.core.config import defaults
     from bench.jobs.locks import Locks
     from bench.jobs.plan import Pass, make_plan
     from bench.report.console import console
-    from bench.store import ingest, queries
+    from bench.store import ingest
 
     if force and retry_failed:
         raise BenchError("--force does everything again, --retry-failed only what failed: leave one out")
@@ -82,10 +90,9 @@ def command(
     out.quiet = quiet
     with existing_or_scratch(db, results) if dry_run else open_database(db, results, create=True) as base:
         place = replace(workplace(results, data, batch_size=batch), oom_retry=oom_retry, deterministic=deterministic)
-        if queries.totals(base).references == 0:
-            ingest.load_published(base, defaults("published"))
+        with_published(base)
         # A killed driver may have left finished files that the database does not know yet.
-        for fault in ingest.sync(base, place.runs).damaged if place.runs.is_dir() else ():
+        for fault in ingest.sync(base, place.runs).damaged:
             out.print(f"[yellow]left out: {escape(fault)}[/]")
         if not dry_run and place.locks.is_dir():
             Locks(place.locks).sweep()

@@ -124,8 +124,11 @@ class Counts:
 def sync(db: Database, runs_root: Path) -> Counts:
     """Take in the files below `runs_root` whose ids the database lacks (a driver was killed before it could).
 
-    Only names are compared, so 100,000 known files cost little; a damaged file is reported and skipped.
+    Only names are compared, so 100,000 known files cost little; a damaged file is reported and skipped. Before the
+    first run there is no such folder, and nothing to take in.
     """
+    if not runs_root.is_dir():
+        return Counts()
     with db.read() as connection:
         known = {
             *connection.scalars(select(schema.Run.run_id)),

@@ -243,7 +243,7 @@ def test_a_database_locked_for_too_long_is_one_line(
 
 
 @pytest.mark.skipif(not hasattr(os, "geteuid"), reason="needs POSIX permissions")
-def test_a_read_only_folder_is_one_line(results: Path, tmp_path: Path) -> None:
+def test_a_read_only_folder_is_one_line(results: Path, tmp_path: Path, own_parents: list[Path]) -> None:
     archive = tmp_path / "x.zip"
     command("db", "export", "-o", archive, "--results", results)
     shutil.copytree(results, tmp_path / "other")
@@ -261,8 +261,6 @@ if os.geteuid() == 0:
     os.setgroups([]); os.setgid(65534); os.setuid(65534)
 everything({str(results)!r})
 """
-    # pytest's own folders, one more where tests run in several processes
-    own_parents = [folder for folder in tmp_path.parents if folder.name.startswith(("pytest-", "popen-"))]
     paths = [results, *results.rglob("*"), archive, *own_parents, tmp_path]
     modes = {path: path.stat().st_mode for path in paths}
     for path in paths:

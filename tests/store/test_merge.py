@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-import os
 import shutil
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 from exchanged import attack, fill, spec, write_evaluation, write_failure, write_run
-from sqlalchemy import create_engine, text
 
 from bench.core.errors import BenchError
 from bench.jobs.exchange import merge_from
@@ -18,7 +15,6 @@ from bench.store import ingest, merge, queries
 from bench.store.database import Database
 from bench.store.schema import Base
 
-URL = os.environ.get("BENCH_TEST_POSTGRES", "")
 PUBLISHED = Path(__file__).parents[2] / "results" / "published"
 
 
@@ -149,18 +145,6 @@ def test_what_cannot_be_merged_is_told(folders: tuple[Path, Path], tmp_path: Pat
             merge_from(db, str(built(tmp_path / "third")))
 
 
-@pytest.fixture
-def url() -> Iterator[str]:
-    engine = create_engine(URL.replace("postgresql://", "postgresql+psycopg://"), isolation_level="AUTOCOMMIT")
-    with engine.connect() as connection:
-        connection.execute(text("DROP SCHEMA IF EXISTS bench_merge CASCADE"))
-        connection.execute(text("CREATE SCHEMA bench_merge"))
-        yield f"{URL}{'&' if '?' in URL else '?'}options=-csearch_path%3Dbench_merge"
-        connection.execute(text("DROP SCHEMA bench_merge CASCADE"))
-    engine.dispose()
-
-
-@pytest.mark.skipif(not URL, reason="set BENCH_TEST_POSTGRES=postgresql://… to a server for tests")
 def test_sqlite_is_merged_into_postgresql_and_back(folders: tuple[Path, Path], url: str, tmp_path: Path) -> None:
     left, right = folders
     expected = contents(built(union(left, right)))

@@ -177,7 +177,9 @@ def test_a_network_file_system_is_told_apart_and_warned_of(
 
 
 @pytest.mark.skipif(not hasattr(os, "geteuid"), reason="needs POSIX permissions")
-def test_a_reader_without_leave_to_write_reads_and_a_writer_is_told(db: Database, tmp_path: Path) -> None:
+def test_a_reader_without_leave_to_write_reads_and_a_writer_is_told(
+    db: Database, tmp_path: Path, own_parents: list[Path]
+) -> None:
     db.close()
     path = Path(str(db))
     code = f"""
@@ -197,8 +199,6 @@ def attempt(create):
 attempt(False)
 attempt(True)
 """
-    # pytest's folders down from the temporary one are its own: one more where tests run in several processes.
-    own_parents = [folder for folder in tmp_path.parents if folder.name.startswith(("pytest-", "popen-"))]
     modes = {folder: folder.stat().st_mode for folder in (path, tmp_path, *own_parents)}
     path.chmod(0o444)
     for folder in list(modes)[1:]:

@@ -1,33 +1,16 @@
-"""The same models on a real PostgreSQL, named by BENCH_TEST_POSTGRES (its schema `bench_test` is made and dropped)."""
+"""The same models on a real PostgreSQL, named by BENCH_TEST_POSTGRES (in a schema that is made and dropped)."""
 
 from __future__ import annotations
 
-import os
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import pytest
-from sqlalchemy import create_engine, text
+from sqlalchemy import text
 
 from bench.store.database import Database
 from bench.store.ingest import rebuild
 from bench.store.schema import Base
 from bench.store.views import VIEWS
-
-URL = os.environ.get("BENCH_TEST_POSTGRES", "")
-pytestmark = pytest.mark.skipif(not URL, reason="set BENCH_TEST_POSTGRES=postgresql://… to a server for tests")
-
-
-@pytest.fixture
-def url() -> Iterator[str]:
-    engine = create_engine(URL.replace("postgresql://", "postgresql+psycopg://"), isolation_level="AUTOCOMMIT")
-    with engine.connect() as connection:
-        connection.execute(text("DROP SCHEMA IF EXISTS bench_test CASCADE"))
-        connection.execute(text("CREATE SCHEMA bench_test"))
-        yield f"{URL}{'&' if '?' in URL else '?'}options=-csearch_path%3Dbench_test"
-        connection.execute(text("DROP SCHEMA bench_test CASCADE"))
-    engine.dispose()
 
 
 def viewed(db: Database) -> dict[str, list[str]]:
