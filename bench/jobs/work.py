@@ -11,6 +11,7 @@ from bench.core import environment, registry, seeds
 from bench.core.errors import BenchError, JobError
 from bench.core.files import read_json, write_json
 from bench.core.identity import source_digest
+from bench.core.memory import keep_freed_memory
 from bench.core.numerics import numerics
 from bench.core.progress import Progress
 from bench.data.augment import Augmentation
@@ -48,6 +49,7 @@ def perform(job: Job, place: Workplace, progress: Progress | None = None) -> tup
     progress = progress or Progress()
     progress.job(job.label)
     started, clock = now(), time.perf_counter()
+    keep_freed_memory()
     with numerics(deterministic=place.deterministic) as unsure:
         try:
             if job.evaluation is None:

@@ -135,7 +135,7 @@ class Bare:
         from bench.models.passes import fast_passes, passes_on
 
         twice = need.kind in ("curvature", "second")
-        with fast_passes(twice=True) if twice else passes_on([member]):
+        with fast_passes([member], twice=True) if twice else passes_on([member]):
             return self._made(need, member)
 
     def _made(self, need: Need, member: nn.Module) -> Sequence[Tensor] | None:

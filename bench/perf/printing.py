@@ -76,11 +76,13 @@ def step(one: Step, out: Console) -> None:
     needed = " + ".join(str(need) for need in one.needed) or "no floor is known for this method"
     ratio = f"ours / floor {one.ours}" if one.ours else ""
     out.print(f"  {one.method:<22}{ratio:<32}[dim]{needed}[/]", soft_wrap=True)
-    if one.authors_loss is not None:
+    if one.exact is not None:
         word = "[green]PASS[/]" if one.equal else "[red]FAIL[/]"
         ratio = f", theirs / ours {one.authors}" if one.authors else ""
+        ours, authors = one.exact
         out.print(
-            f"  {'':<22}the authors' step: loss {one.authors_loss:.6f}, ours {one.loss:.6f} {word} (1e-5){ratio}",
+            f"  {'':<22}the authors' step: loss in float64 {authors:.8f}, ours {ours:.8f} {word} (1e-5)"
+            f" [dim](float32 {one.authors_loss:.6f}, {one.loss:.6f})[/]{ratio}",
             soft_wrap=True,
         )
 

@@ -23,7 +23,8 @@ def loss_and_gradient(
     The sum makes each row the gradient of that image's own loss (with BatchNorm in training mode it also carries
     terms through the batch statistics).
 
-    The forward pass is bit by bit that of a plain call: searches that follow signs carry any rounding far.
+    The forward pass is bit by bit that of a plain call, but for networks with BatchNorm on a CPU: these run with the
+    channels last in memory, where sums are taken in another order.
 
     Args:
         member: gives logits [B, C].
@@ -36,7 +37,7 @@ def loss_and_gradient(
     """
     from bench.models.passes import fast_passes
 
-    with fast_passes(twice=create_graph):
+    with fast_passes([member], twice=create_graph):
         logits = member(images)
     loss = torch.nn.functional.cross_entropy(logits, labels, reduction="sum")
     (gradient,) = torch.autograd.grad(loss, images, create_graph=create_graph)

@@ -426,7 +426,9 @@ def test_the_papers_search_leaves_statistics_and_flags_alone(support):
             net(x)
     # The one pass over the clean batch is all that the running statistics have seen.
     for got, want in zip([b for n in nets for b in n.buffers()], [b for n in once for b in n.buffers()], strict=True):
-        assert torch.equal(got, want)
+        assert torch.allclose(
+            got, want, rtol=1e-5, atol=1e-7
+        )  # sums in another order; a second look moves them by 10 %
     assert [p.requires_grad for net in nets for p in net.parameters()] == flags
     assert all(p.grad is None for net in nets for p in net.parameters())
     assert all(layer.track_running_stats for layer in batch_norms(nets))

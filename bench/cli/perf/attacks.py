@@ -12,6 +12,7 @@ import click
 from bench.cli.options import Named, Number, RunId, open_database, where, workplace
 from bench.cli.perf.options import HELP, machine
 from bench.core.errors import BenchError, unknown_name
+from bench.core.memory import keep_freed_memory
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -72,6 +73,7 @@ def command(
 
     err, loaded = console(stderr=True), config.load(changes=changes)
     peers, missing = _peers(libraries)
+    keep_freed_memory()  # as a run does; for everybody here
     place = workplace(results, data, pick(device, threads), batch)
     found = _subject(loaded, place, dataset, model, method, run_id, images, db, err)
     for line in (*missing, others() if place.device == "cpu" and threads > 1 else ""):

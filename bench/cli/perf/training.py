@@ -11,6 +11,7 @@ import click
 from bench.cli.options import Named
 from bench.cli.perf.options import HELP, machine
 from bench.core.errors import unknown_name
+from bench.core.memory import keep_freed_memory
 
 
 @click.command("training", context_settings=HELP)
@@ -56,6 +57,7 @@ def command(
     from bench.perf import training as perf
     from bench.report.console import console
 
+    keep_freed_memory()  # as a run does; for everybody here
     loaded, place = config.load(changes=changes), pick(device, threads)
     chosen = method_names(loaded, names or ("all",))
     if dataset not in loaded.config.datasets:
