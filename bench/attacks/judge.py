@@ -19,6 +19,7 @@ from bench.attacks.base import Attack, Stop
 from bench.attacks.problem import Draws, Problem, excess, project
 from bench.core.errors import BenchError, JobError
 from bench.core.progress import Progress
+from bench.core.specs import Precision
 from bench.data.base import ImageSet
 from bench.models.fast import fast_copy
 
@@ -99,6 +100,7 @@ def attack_images(
     keep_images: bool = False,
     targets: Tensor | None = None,
     clean: Tensor | None = None,
+    precision: Precision = "float32",
     progress: Progress | None = None,
 ) -> Outcome:
     """Attack every image of a set and judge the result.
@@ -120,6 +122,8 @@ def attack_images(
             still means classified correctly. Images of the target class itself succeed without a change: leave them
             out of the population.
         clean: bool [n], images that are known to be classified correctly without attack; found out when not given.
+        precision: of the passes that the attack asks for. What they call broken is judged by the float32 model, and so
+            is the result; with "bfloat16" an image may stand that float32 gradients would have broken.
 
     Raises:
         BenchError: targets for an attack that leads to none, or of another length than the images.
@@ -140,7 +144,11 @@ def attack_images(
         todo = clean.nonzero().squeeze(1) if stop == "first_success" else torch.arange(len(images), device=clean.device)
         adversarial = images.floats(slice(None)).cpu() if keep_images else None
         draws = Draws((*seed_axes, "attack"), tuple(images.images.shape[1:]))
-        fast = fast_copy(model, images.floats(slice(0, SAMPLE))) if _pays(attack, images) else None
+        fast = None
+        if precision != "float32" or _pays(attack, images):
+            fast = fast_copy(model, images.floats(slice(0, SAMPLE)), precision=precision)
+        if fast is None and precision != "float32":
+            progress.note(f"this network gives other outputs or gradients in {precision}; attacked in float32")
         for restart in range(attack.restarts):
             done = 0
             for rows in todo.split(batch_size):  # type: ignore[no-untyped-call]

@@ -8,7 +8,7 @@ from typing import Any
 import click
 
 from bench.cli import run
-from bench.cli.options import Named, Number, choose, open_database, where, workplace
+from bench.cli.options import Named, Number, choose, open_database, precision_option, where, workplace
 from bench.core.errors import BenchError
 
 
@@ -65,6 +65,7 @@ class Renamed(click.ParamType):  # type: ignore[type-arg, unused-ignore]
 @click.option("--eps", type=Number(), help="Radius for --attack, such as 0.03 or 8/255.")
 @click.option("--c", "c", type=Number(), help="Weight c for --attack, where the attack has one.")
 @click.option("--limit", type=click.IntRange(1), help="Use this many test images only.")
+@precision_option("As for `bench run`.")
 @click.option("--set", "changes", multiple=True, metavar="KEY=VALUE", help="As for `bench run`.")
 @click.option("--data", type=click.Path(file_okay=False, path_type=Path), default=Path("data"), show_default=True,
               envvar="BENCH_DATA", show_envvar=True, help="Folder of the data sets.")  # fmt: skip
@@ -102,7 +103,7 @@ def command(
     if by_order and renamed:
         raise BenchError("--by-order ignores names, --map changes them: leave one out")
     selectors: dict[str, Any] = {"recipe": "published", "model": None, "members": None, "split": "test", "seeds": None}
-    selectors |= {key: given[key] for key in ("suite", "attack", "eps", "c", "limit", "changes")}
+    selectors |= {key: given[key] for key in ("suite", "attack", "eps", "c", "limit", "precision", "changes")}
     chosen = choose(**selectors, methods=(), dataset=dataset)
     for file in files:  # before a folder of results is made
         if not file.is_file():

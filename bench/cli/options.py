@@ -131,6 +131,13 @@ def where(function: F) -> F:
     )(function)
 
 
+def precision_option(text: str) -> Callable[[F], F]:
+    """`--precision`; `text` is its help."""
+    return click.option(
+        "--precision", type=click.Choice(["float32", "bfloat16"]), default="float32", show_default=True, help=text
+    )
+
+
 def selectors(function: F) -> F:
     """Which results: the same options for every command that runs or shows some."""
     for option in reversed(
@@ -152,6 +159,7 @@ def selectors(function: F) -> F:
             click.option("--attack", type=Named("attacks"), help="One attack instead of a suite."),
             click.option("--eps", type=Number(), help="Radius for --attack, such as 0.03 or 8/255."),
             click.option("--c", "c", type=Number(), help="Weight c for --attack, where the attack has one."),
+            precision_option("Of the passes that attacks ask for: bfloat16 is faster, and float32 judges all."),
             click.option("--set", "changes", multiple=True, metavar="KEY=VALUE",
                          help="Change a setting: methods.trs.lambda_a=50, training.epochs=10, data.validation=200."),
         )
@@ -184,6 +192,7 @@ def choose(*, needs_method: bool = False, suite: str | None = None, **given: Any
     from bench.jobs.select import Selection, method_names, suite_name, test_limit
 
     loaded = config.load(changes=given["changes"]).with_outside(_outside())
+    loaded = loaded.with_precision(given["precision"])
     suite = suite or given.get("suite")
     dataset = given["dataset"]
     if dataset is None:

@@ -15,7 +15,7 @@ from pydantic import ValidationError
 from bench.core import registry
 from bench.core.errors import BenchError, unknown_name
 from bench.core.settings import explain
-from bench.core.specs import AttackRows, BlackboxSpec, Config, MethodSpec, Training
+from bench.core.specs import AttackRows, BlackboxSpec, Config, MethodSpec, Precision, Training
 
 PACKAGE = Path(__file__).resolve().parent.parent
 
@@ -46,6 +46,15 @@ class Loaded:
         if self.config.blackbox is None:
             raise BenchError(f"{self.path.name} has no [blackbox], which a black-box suite needs")
         return self.config.blackbox
+
+    def with_precision(self, precision: Precision) -> Loaded:
+        """With every attack asking in this precision; float32 leaves them as they are configured."""
+        if precision == "float32":
+            return self
+        attacks = {
+            name: attack.model_copy(update={"precision": precision}) for name, attack in self.config.attacks.items()
+        }
+        return replace(self, config=self.config.model_copy(update={"attacks": attacks}))
 
     def with_outside(self, specs: Iterable[dict[str, Any]]) -> Loaded:
         """With ensembles trained elsewhere (run specs as JSON) as methods of their names, beside the configured ones.

@@ -61,6 +61,9 @@ class ModelSpec(_WithSettings):
     description: str = ""
 
 
+Precision = Literal["float32", "bfloat16"]
+
+
 class MethodSpec(_WithSettings):
     """`[methods.NAME]`: a configured method; `datasets.D` holds what differs on one data set."""
 
@@ -83,6 +86,7 @@ class AttackSpec(_WithSettings):
     title: str = ""
     budgets: dict[str, tuple[Budget, ...]] = Field(default_factory=dict)
     targets: Literal["random", "least_likely"] | None = Field(None, description="classes that the attack leads to")
+    precision: Precision = Field("float32", description="of the passes that it asks for; float32 judges in any case")
 
 
 class AttackRows(Spec):

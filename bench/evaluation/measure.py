@@ -17,6 +17,7 @@ from bench.core import seeds
 from bench.core.bits import to_text
 from bench.core.errors import JobError
 from bench.core.progress import Progress
+from bench.core.specs import Precision
 from bench.data.base import ImageSet
 from bench.models.ensemble import Ensemble
 
@@ -62,6 +63,7 @@ def robust_accuracy(
     batch_size: int = 250,
     targets: Targets | None = None,
     clean: Tensor | None = None,
+    precision: Precision = "float32",
     progress: Progress | None = None,
 ) -> dict[str, Any]:
     """White-box robust accuracy of the ensemble: the share of all images still classified correctly.
@@ -82,6 +84,7 @@ def robust_accuracy(
         keep_images=True,
         targets=chosen,
         clean=clean,
+        precision=precision,
         progress=progress,
     )
     if outcome.hit is not None:
@@ -109,6 +112,7 @@ def transferability(
     seed_axes: tuple[object, ...],
     batch_size: int = 250,
     targets: Targets | None = None,
+    precision: Precision = "float32",
     progress: Progress | None = None,
 ) -> dict[str, Any]:
     """The transferability matrix: images crafted on each member, evaluated on each member and on the ensemble.
@@ -135,6 +139,7 @@ def transferability(
             batch_size=batch_size,
             keep_images=True,
             targets=wanted,
+            precision=precision,
             progress=progress,
         )
         assert outcome.adversarial is not None

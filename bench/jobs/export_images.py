@@ -180,7 +180,8 @@ def _craft(
         before = predictions(ensemble, images, batch_size=batch_size)
         outcome = attack_images(
             attack, ensemble, images, budget=spec.budget, stop=spec.stop, seed_axes=axes, batch_size=batch_size,
-            keep_images=True, targets=chosen, clean=before == images.labels, progress=progress,
+            keep_images=True, targets=chosen, clean=before == images.labels, precision=spec.precision,
+            progress=progress,
         )  # fmt: skip
         adversarial = outcome.adversarial
         assert adversarial is not None

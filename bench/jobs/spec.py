@@ -10,7 +10,7 @@ from pydantic import Field, ValidationError
 
 from bench.core import versions
 from bench.core.identity import content_id
-from bench.core.specs import Settings, Spec, Training
+from bench.core.specs import Precision, Settings, Spec, Training
 
 SURROGATE_SEEDS = 1_000_000  # a surrogate of N members has this seed plus N: no member, nor data order, is shared
 
@@ -76,7 +76,7 @@ class EvaluationSpec(Spec):
 
     `craft` makes the images of the black-box suite on a surrogate, `blackbox` judges them on a victim: there
     `surrogates` are the runs whose images are used, and `settings` name them and their attacks.
-    `targets`: the attack leads to classes chosen this way.
+    `targets`: the attack leads to classes chosen this way. `precision`: of the passes that the attack asks for.
     """
 
     kind: Kind
@@ -90,6 +90,7 @@ class EvaluationSpec(Spec):
     limit: int | None = None
     split: Literal["test", "validation"] = "test"
     targets: Targets | None = None
+    precision: Precision = "float32"
     surrogates: tuple[RunSpec, ...] = ()
     versions: dict[str, int]
 
@@ -106,7 +107,7 @@ class EvaluationSpec(Spec):
             "limit": self.limit,
             "split": self.split,
         }
-        return content_id(identity if self.targets is None else {**identity, "targets": self.targets})
+        return content_id({**identity, **self._harness})
 
     @classmethod
     def of_clean(cls, run: RunSpec, *, limit: int | None, split: Literal["test", "validation"]) -> EvaluationSpec:
@@ -118,8 +119,8 @@ class EvaluationSpec(Spec):
     def readings(cls, record: Mapping[str, Any], run: RunSpec) -> list[EvaluationSpec]:
         """What an evaluation's record on `run` may be of; the right one has the record's id.
 
-        A record has how target classes were chosen among the settings, where an attack's own may have that name: then
-        there are two readings.
+        A record has how target classes were chosen, and another precision than float32, among the settings, where an
+        attack's own may have these names: then there are several readings.
 
         Raises:
             ValidationError: it is of nothing.
@@ -130,10 +131,12 @@ class EvaluationSpec(Spec):
             "versions": {"attack": record["attack_version"], "evaluator": record["evaluator_version"]},
             "run": run,
         }
-        own = dict(record["settings"])
         tried: list[dict[str, Any]] = [{}]
-        if "targets" in own:
-            tried.append({"targets": own.pop("targets"), "settings": own})
+        for name in ("targets", "precision"):
+            for reading in list(tried):
+                own = dict(reading.get("settings", record["settings"]))
+                if name in own:
+                    tried.append({**reading, name: own.pop(name), "settings": own})
         found, fault = [], None
         for reading in tried:
             try:
@@ -146,8 +149,14 @@ class EvaluationSpec(Spec):
 
     @property
     def recorded_settings(self) -> dict[str, Any]:
-        """The settings as the record has them: the attack's own, and how target classes are chosen."""
-        return self.settings if self.targets is None else {**self.settings, "targets": self.targets}
+        """The settings as the record has them: the attack's own, how target classes are chosen, and the precision."""
+        return {**self.settings, **self._harness}
+
+    @property
+    def _harness(self) -> dict[str, Any]:
+        """What the harness decides beside the attack, where it is not as usual: ids of usual results stay."""
+        decided = {"targets": self.targets} if self.targets is not None else {}
+        return decided if self.precision == "float32" else {**decided, "precision": self.precision}
 
     @cached_property
     def crafts(self) -> tuple[EvaluationSpec, ...]:

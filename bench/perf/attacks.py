@@ -146,7 +146,7 @@ def _timed(
         "last": lambda: sample.ours("last", clean=right),
         "floor": lambda: replay(sample.model, images, labels, passes),
     }
-    quick = fast_copy(sample.model, images)
+    quick = fast_copy(sample.model, images, precision=sample.precision)
     if quick is not None:
         works["floor_fast"] = lambda: replay(quick, images, labels, passes)
     works |= {peer.name: _robustness(sample, peer.crafter(sample)) for peer in peers}

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import torch
@@ -17,6 +17,7 @@ from bench.attacks.iterative import BIM, MIM, PGD, PGDL2
 from bench.attacks.judge import ROUNDING, Outcome, attack_images, predictions
 from bench.attacks.problem import Draws, Problem, excess
 from bench.core.errors import BenchError
+from bench.core.specs import Precision
 from bench.data.base import ImageSet
 
 Kind = Literal["fgsm", "bim", "pgd", "mim", "pgd_l2", "apgd_ce", "apgd_dlr", "cw", "ead"]
@@ -30,6 +31,7 @@ AXES = ("perf",)
 @dataclass(frozen=True)
 class Case:
     """What is attacked and how; `batch` images at a time, by everybody.
+    `precision` is that of our own passes.
 
     `model` is an ensemble in eval mode (or any network) that maps images in [0, 1] to [b, classes].
     """
@@ -39,6 +41,7 @@ class Case:
     attack: Attack
     budget: float
     batch: int = 250
+    precision: Precision = "float32"
 
     @property
     def kind(self) -> Kind:
@@ -57,7 +60,7 @@ class Case:
 
     def first(self, count: int) -> Case:
         """The same on the first `count` images."""
-        return Case(self.model, self.images.take(slice(0, count)), self.attack, self.budget, self.batch)
+        return replace(self, images=self.images.take(slice(0, count)))
 
     def right(self) -> Tensor:
         """The images, bool [n], that are classified correctly when clean; in a run the clean evaluation knows them."""
@@ -69,7 +72,7 @@ class Case:
         """Our attack."""
         return attack_images(
             self.attack, self.model, self.images, budget=self.budget, stop=stop, seed_axes=AXES,
-            batch_size=self.batch, keep_images=keep_images, clean=clean,
+            batch_size=self.batch, keep_images=keep_images, clean=clean, precision=self.precision,
         )  # fmt: skip
 
     def starts(self) -> Tensor | None:

@@ -155,7 +155,7 @@ def _rows(loaded: Loaded, selection: Selection, run: RunSpec) -> list[Row]:
             continue
         configured = loaded.config.attacks.get(spec.attack)
         title = KINDS.get(spec.kind) or (configured.title if configured else "") or spec.attack
-        rows.append(_row(spec, title))
+        rows.append(_row(spec, title if spec.precision == "float32" else f"{title}, {spec.precision}"))
     return rows
 
 

@@ -157,6 +157,18 @@ def test_markdown_table_is_aligned_and_names_the_recipe_changes(results: Path) -
     assert bars == {5}
 
 
+def test_attacks_in_bfloat16_are_results_of_their_own(results: Path) -> None:
+    one = ["-m", "trs", *QUICK, "--attack", "pgd", "--eps", "0.1", "--results", results]
+    code, out, err = command("run", *one, "--precision", "bfloat16", "--threads", 1)
+    assert code == 0, out + err
+    assert "PGD (50), bfloat16" in out
+    assert "bfloat16" in command("table", *one, "--precision", "bfloat16", "--format", "markdown")[1]
+    assert "bfloat16" not in command("table", *one, "--format", "markdown")[1]
+    code, out, _ = command("run", *one, "--precision", "bfloat16")
+    assert "Nothing to do" in out
+    assert command("run", *one, "--precision", "float16")[0] != 0
+
+
 def test_one_attack_at_a_budget_of_ones_own_uses_the_trained_run(results: Path) -> None:
     runs = sorted((results / "runs").iterdir())
     code, out, err = command(

@@ -8,6 +8,7 @@ from torch import Tensor, nn
 from bench.attacks.iterative import PGD
 from bench.attacks.judge import attack_images, predictions
 from bench.core import registry
+from bench.core.progress import Progress
 from bench.models.build import build_member
 from bench.models.ensemble import Ensemble
 from bench.models.fast import fast_copy
@@ -86,9 +87,54 @@ def test_the_network_itself_judges_what_the_copy_finds(digits_ensemble: Ensemble
     for sign in (-1.0, 0.0):
         monkeypatch.setattr("bench.attacks.judge.PIXELS", 1)
         monkeypatch.setattr("bench.attacks.judge.PASSES", 1)
-        monkeypatch.setattr("bench.attacks.judge.fast_copy", lambda model, _, sign=sign: Wrong(model, sign))
+        monkeypatch.setattr("bench.attacks.judge.fast_copy", lambda model, _, sign=sign, **__: Wrong(model, sign))
         found = attack_images(PGD(steps=5), digits_ensemble, images, budget=0.1, keep_images=True)
         assert found.adversarial is not None
         right = predictions(digits_ensemble, found.adversarial) == images.labels
         assert torch.equal(found.robust, right & found.clean)
     assert torch.equal(found.robust, usual.robust)
+
+
+def test_a_copy_in_bfloat16_sees_changes_below_the_coarseness_of_its_pixels() -> None:
+    dataset = registry.load("datasets", "cifar10")()
+    torch.manual_seed(0)
+    member = build_member("resnet", {"depth": 8}, dataset=dataset).eval()
+    images = torch.rand(8, 3, 32, 32) * 0.1 + 0.85
+    made = fast_copy(member, images, precision="bfloat16")
+    assert made is not None
+    types = [parameter.dtype for parameter in made.parameters()]
+    assert types[0] == types[-1] == torch.float32
+    assert set(types) == {torch.float32, torch.bfloat16}
+    moved = images + 5e-4  # pixels of bfloat16 are 2⁻⁸ = .0039 apart here
+    assert not torch.equal(made(images), made(moved))
+    x = images.clone().requires_grad_()
+    (gradient,) = torch.autograd.grad(made(x).logsumexp(1).sum(), x)
+    assert gradient.dtype == torch.float32
+
+
+def test_what_bfloat16_calls_broken_is_broken_in_float32(digits_ensemble: Ensemble, digits) -> None:
+    images = digits.test.take(slice(0, 150))
+    usual = attack_images(PGD(), digits_ensemble, images, budget=0.1)
+    found = attack_images(PGD(), digits_ensemble, images, budget=0.1, precision="bfloat16", keep_images=True)
+    assert found.adversarial is not None
+    assert torch.equal(found.robust, (predictions(digits_ensemble, found.adversarial) == images.labels) & found.clean)
+    assert 0 < int(found.robust.sum()) < int(found.clean.sum())
+    assert int(found.robust.sum()) <= int(usual.robust.sum()) + 2
+
+
+def test_a_network_without_a_copy_is_attacked_in_float32_and_says_so(digits) -> None:
+    class Told(Progress):
+        notes: list[str] = []
+
+        def note(self, text: str) -> None:
+            self.notes.append(text)
+
+    class Sampled(nn.Module):
+        def forward(self, x: Tensor) -> Tensor:
+            return x.flatten(1)[:, :10] + torch.rand(10)
+
+    told = Told()
+    attack_images(
+        PGD(steps=2), Sampled(), digits.test.take(slice(0, 5)), budget=0.1, precision="bfloat16", progress=told
+    )
+    assert told.notes == ["this network gives other outputs or gradients in bfloat16; attacked in float32"]

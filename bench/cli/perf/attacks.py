@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from bench.cli.options import Named, Number, RunId, open_database, where, workplace
+from bench.cli.options import Named, Number, RunId, open_database, precision_option, where, workplace
 from bench.cli.perf.options import HELP, machine
 from bench.core.errors import BenchError, unknown_name
 from bench.core.memory import keep_freed_memory
@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from rich.console import Console
 
     from bench.core.config import Loaded
+    from bench.core.specs import Precision
     from bench.perf.ensembles import Subject
     from bench.perf.peers import Peer
 
@@ -39,6 +40,7 @@ ATTACKS = ("fgsm", "bim", "pgd", "mim", "pgd_l2", "apgd_ce", "apgd_dlr", "cw", "
 @click.option("--eps-l2", type=Number(), help="The same for attacks in an ℓ2 ball.")
 @click.option("--c", "c", type=Number(), help="The same for CW and EAD.")
 @click.option("--steps", type=click.IntRange(1), help="At most this many steps, of proportionally greater length.")
+@precision_option("Of our own passes; libraries have no other than float32.")
 @click.option("--images", type=click.IntRange(1), help="Test images for robust accuracy.  [default: 1000, or all]")
 @click.option("--timed", type=click.IntRange(1), help="How many of them are timed.  [default: one batch]")
 @click.option("--batch", type=click.IntRange(1), default=250, show_default=True, help="Images a batch, for everybody.")
@@ -47,7 +49,8 @@ ATTACKS = ("fgsm", "bim", "pgd", "mim", "pgd_l2", "apgd_ce", "apgd_dlr", "cw", "
 def command(
     dataset: str, model: str | None, method: str, run_id: str | None, names: tuple[str, ...],
     libraries: tuple[str, ...], eps: float | None, eps_l2: float | None, c: float | None, steps: int | None,
-    images: int | None, timed: int | None, batch: int, data: Path, device: str | None, threads: int, repeats: int,
+    precision: Precision, images: int | None, timed: int | None, batch: int, data: Path, device: str | None,
+    threads: int, repeats: int,
     changes: tuple[str, ...], as_json: bool, results: Path, db: str | None,
 ) -> int:  # fmt: skip
     """Compare our attacks with every installed library's: robust accuracy and time, on the same images.
@@ -82,15 +85,18 @@ def command(
     budgets = {"linf": eps, "l2": eps_l2, None: c}
     done = []
     out = console()
+    coarse = "" if precision == "float32" else f"; ours asks in {precision}"
     if not as_json:
-        out.print(f"[bold]{found.title}[/], {len(found.images):,} test images, batches of {batch}", soft_wrap=True)
+        out.print(
+            f"[bold]{found.title}[/], {len(found.images):,} test images, batches of {batch}{coarse}", soft_wrap=True
+        )
     with err.status("") as status:
         for name in names or ATTACKS:
             attack = _attack(loaded, name)
             attack = perf.limited(attack, steps) if steps else attack
             given = budgets[attack.norm]
             budget = _budget(loaded, name, found.run.dataset) if given is None else given
-            case = Case(found.ensemble, found.images, attack, budget, batch)
+            case = Case(found.ensemble, found.images, attack, budget, batch, precision)
             chosen = [peer for peer in peers if libraries or case.kind not in peer.slow]
             result = perf.compare(
                 name, case, peers=chosen, timed=timed or batch, repeats=repeats, tell=lambda text: status.update(text)
@@ -100,7 +106,8 @@ def command(
                 printing.attack(result, out)
     if as_json:
         record = {"ensemble": found.title, "run": found.run.run_id, "batch": batch, "threads": threads,
-                  "device": place.device, "attacks": [asdict(result) for result in done]}  # fmt: skip
+                  "precision": precision, "device": place.device,
+                  "attacks": [asdict(result) for result in done]}  # fmt: skip
         click.echo(json.dumps(record, indent=1, ensure_ascii=False))
     else:
         printing.attacks_summary(done, out)

@@ -111,12 +111,12 @@ def _spec_of(row: EvaluationRow, run: RunSpec, selection: Selection, limit: int 
     except BenchError:
         return None
     settings = dict(row.settings)
-    targets = settings.pop("targets", None)
+    targets, precision = settings.pop("targets", None), settings.pop("precision", "float32")
     return EvaluationSpec.model_validate(
         {
             "kind": row.kind, "run": run, "attack": row.attack, "plugin": row.plugin, "settings": settings,
             "budget_name": row.budget_name, "budget": row.budget, "stop": row.stop, "limit": limit,
-            "split": selection.split, "targets": targets,
+            "split": selection.split, "targets": targets, "precision": precision,
             "versions": {"attack": version, "evaluator": versions.EVALUATOR},
         }
     )  # fmt: skip

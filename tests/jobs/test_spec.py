@@ -1,0 +1,70 @@
+"""What evaluations are told apart by, and how a record is read back."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+from pydantic import ValidationError
+
+from bench.jobs.spec import EvaluationSpec, RunSpec
+
+sys.path.insert(0, str(Path(__file__).parents[1] / "store"))
+from exchanged import attack, spec
+
+
+def record_of(evaluation: EvaluationSpec) -> dict[str, Any]:
+    """As `bench.jobs.measuring` writes it, without the outcome."""
+    fields = evaluation.model_dump(mode="json", exclude={"run", "targets", "precision", "versions", "settings"})
+    return {
+        **fields, "settings": evaluation.recorded_settings, "attack_version": evaluation.versions["attack"],
+        "evaluator_version": evaluation.versions["evaluator"], "evaluation_id": evaluation.evaluation_id,
+    }  # fmt: skip
+
+
+@pytest.fixture
+def run() -> RunSpec:
+    return spec()
+
+
+def test_ids_differ_by_targets_and_precision_and_are_as_before_where_both_are_as_usual(run: RunSpec) -> None:
+    usual = attack(run)
+    changes = [{}, {"targets": "random"}, {"precision": "bfloat16"}, {"targets": "random", "precision": "bfloat16"}]
+    made = [usual.model_copy(update=change) for change in changes]
+    fresh = [EvaluationSpec.model_validate(one.model_dump()) for one in made]
+    assert len({one.evaluation_id for one in fresh}) == len({one.attack_key for one in fresh}) == 4
+    assert fresh[0].recorded_settings == {"steps": 50}
+    assert fresh[3].recorded_settings == {"steps": 50, "targets": "random", "precision": "bfloat16"}
+    assert usual.evaluation_id == "ac301678e74ac3a9faf0e9f2"  # results that people hold have such ids
+
+
+@pytest.mark.parametrize(
+    ("told", "own"),
+    [
+        ({}, {}),
+        ({}, {"precision": "bfloat16"}),
+        ({}, {"targets": "random"}),
+        ({"targets": "random"}, {}),
+        ({"targets": "random"}, {"precision": "bfloat16"}),
+        ({"precision": "bfloat16"}, {}),
+        ({"precision": "bfloat16"}, {"targets": "random"}),
+        ({"targets": "random", "precision": "bfloat16"}, {}),
+    ],
+)
+def test_a_record_is_read_back_also_where_a_setting_has_a_name_of_the_harness(
+    run: RunSpec, told: dict[str, str], own: dict[str, str]
+) -> None:
+    made = attack(run).model_copy(update={**told, "settings": {"steps": 5, **own}})
+    evaluation = EvaluationSpec.model_validate(made.model_dump())
+    readings = EvaluationSpec.readings(record_of(evaluation), run)
+    assert evaluation.evaluation_id in [reading.evaluation_id for reading in readings]
+
+
+def test_a_record_of_nothing_is_refused(run: RunSpec) -> None:
+    record = record_of(attack(run))
+    with pytest.raises(ValidationError):
+        EvaluationSpec.readings({**record, "kind": "guess"}, run)
+    with pytest.raises(KeyError):
+        EvaluationSpec.readings({}, run)
