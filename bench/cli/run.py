@@ -208,7 +208,7 @@ def _report(
     from bench.core.identity import short
     from bench.report import results as report
     from bench.report.console import print_matrix, print_results
-    from bench.report.heatmap import save_heatmap
+    from bench.report.heatmap import save_heatmap, shows
     from bench.report.matrices import matrices
 
     seeds = chosen.selection.seeds
@@ -218,7 +218,9 @@ def _report(
     figure = None
     if found:
         name = "-".join(short(run_id) for run_id in run_ids[:4])
-        figure = save_heatmap(found, place.results / "figures" / f"transfer-{name}.png")
+        figure = place.results / "figures" / f"transfer-{name}.png"
+        if summary or not shows(figure, found):  # drawing takes longer than everything else there is to do
+            save_heatmap(found, figure)
     if as_json:
         click.echo(
             json.dumps(_outcome(plan, summary, table, found, run_ids, figure, base, ok), indent=1, allow_nan=False)

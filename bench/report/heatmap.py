@@ -43,6 +43,12 @@ def save_heatmap(matrices: list[Matrix], path: Path, *, columns: int | None = No
     return _save(panels, scale, _scale(matrices[0]), _title(matrices, columns), as_frame(matrices), path, columns)
 
 
+def shows(path: Path, matrices: list[Matrix]) -> bool:
+    """Whether the figure at `path` is there and the numbers beside it are those of `matrices`."""
+    beside = path.with_suffix(".csv")
+    return path.is_file() and beside.is_file() and beside.read_text() == style.csv_text(as_frame(matrices))
+
+
 def save_difference(first: Matrix, second: Matrix, path: Path) -> Path:
     """Draw the difference of two matrices on a diverging scale around 0 (blue: attacks on the first transfer less).
 

@@ -157,6 +157,27 @@ def test_markdown_table_is_aligned_and_names_the_recipe_changes(results: Path) -
     assert bars == {5}
 
 
+def test_a_run_that_finds_nothing_to_do_draws_the_heatmap_only_where_it_is_not_that_of_the_results(
+    results: Path,
+) -> None:
+    again = ["run", "-m", "ece", "-m", "trs", *QUICK, "--results", results]
+    assert command(*again)[0] == 0
+    (figure,) = (results / "figures").glob("transfer-*-*.png")
+    before = figure.stat().st_mtime_ns
+    _, out, _ = command(*again)
+    assert "Nothing to do" in out
+    assert str(figure) in out
+    assert figure.stat().st_mtime_ns == before
+    numbers = figure.with_suffix(".csv").read_text()
+    figure.with_suffix(".csv").write_text(numbers.replace("ece", "other"))
+    assert command(*again)[0] == 0
+    assert figure.stat().st_mtime_ns > before
+    assert figure.with_suffix(".csv").read_text() == numbers
+    figure.unlink()
+    assert command(*again)[0] == 0
+    assert figure.is_file()
+
+
 def test_attacks_in_bfloat16_are_results_of_their_own(results: Path) -> None:
     one = ["-m", "trs", *QUICK, "--attack", "pgd", "--eps", "0.1", "--results", results]
     code, out, err = command("run", *one, "--precision", "bfloat16", "--threads", 1)

@@ -68,8 +68,14 @@ def save(figure: Figure, frame: pd.DataFrame, path: Path) -> tuple[Path, Path]:
         figure.savefig(temporary, format=suffix, metadata=metadata)
     plt.close(figure)
     table = path.with_suffix(".csv")
-    write_text(table, frame.to_csv(index=False, float_format="%.10g", lineterminator="\n"))
+    write_text(table, csv_text(frame))
     return path, table
+
+
+def csv_text(frame: pd.DataFrame) -> str:
+    """The frame as it lies beside a figure."""
+    text: str = frame.to_csv(index=False, float_format="%.10g", lineterminator="\n")
+    return text
 
 
 def looks(names: Iterable[str]) -> dict[str, dict[str, Any]]:
