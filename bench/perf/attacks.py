@@ -30,7 +30,7 @@ class Versus:
         theirs: robust accuracy under the library's images as we judge them.
         against: which of ours it is compared with: "last", or "first_success" where it remembers successes too.
         difference: ours less theirs, in points; below 0 ours is stronger.
-        rule: "agrees within" or "not weaker by more than", with `points`.
+        rule: "agrees within" or "not weaker by more than", with `points`, which are those of one image at least.
         outside, black: how many of the library's images were no real ones.
         speed_last, speed_first: their time over ours with stop = last, and with first_success; of both until robust
             accuracy is known (each with a pass over the images that came out; which clean images are right is known).
@@ -165,7 +165,8 @@ def _robustness(sample: Case, craft: Callable[[], Any]) -> Callable[[], Any]:
 def _versus(peer: Peer, kind: Any, judged: Judged, ours: dict[str, float], seconds: dict[str, list[float]]) -> Versus:
     theirs = _percent(judged.robust)
     against = "first" if kind in peer.remembering else "last"
-    difference, points = ours[against] - theirs, POINTS.get(kind, HALF)
+    # Where few images are judged one of them is more: rounding alone may put an image on the other side.
+    difference, points = ours[against] - theirs, max(POINTS.get(kind, HALF), 100 / len(judged.robust))
     one_sided = kind in peer.deviating
     within = (difference if one_sided else abs(difference)) <= points + NOTHING
     return Versus(

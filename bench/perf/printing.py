@@ -25,7 +25,7 @@ def attack(result: Result, out: Console) -> None:
     for one in result.versus:
         style = "green" if one.verdict == "PASS" else "red"
         line = f"  {one.library:<13}{one.theirs:5.1f} %  ours {one.difference:+.1f}  [{style}]{one.verdict}[/]"
-        rule = f"{one.rule} {one.points:g}" + (", first_success" if one.against != "last" else "")
+        rule = f"{one.rule} {one.points:.3g}" + (", first_success" if one.against != "last" else "")
         line += f" ({rule})"
         if one.speed_last and one.speed_first:
             line += f"  theirs / ours {one.speed_last} last, {one.speed_first} first_success"

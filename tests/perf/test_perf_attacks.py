@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from contextlib import redirect_stderr, redirect_stdout
+from dataclasses import replace
 from io import StringIO
 from pathlib import Path
 from typing import Any
@@ -101,8 +102,9 @@ def verdict(case: Case, made: Any) -> perf.Versus:
     return result.versus[0]
 
 
-def test_a_library_that_finds_less_or_more_contradicts_an_attack_in_a_ball(case: Case) -> None:
-    strong = attack_images(PGD(), case.model, case.images, budget=0.1, keep_images=True, stop="last").adversarial
+def test_a_library_that_finds_less_or_more_contradicts_an_attack_in_a_ball(case: Case, digits: Any) -> None:
+    case = replace(case, images=digits.test.take(slice(0, 200)), budget=0.15)
+    strong = attack_images(PGD(), case.model, case.images, budget=0.15, keep_images=True, stop="last").adversarial
     rows = iter(strong.split(case.batch))
     same = iter(case.ours("last", keep_images=True).adversarial.split(case.batch))
     assert verdict(case, lambda x: next(same)).verdict == "PASS"
@@ -112,6 +114,18 @@ def test_a_library_that_finds_less_or_more_contradicts_an_attack_in_a_ball(case:
     weaker = verdict(case, lambda x: x)
     assert weaker.verdict == "FAIL"
     assert weaker.difference < -10
+
+
+def test_one_image_of_few_contradicts_nothing(case: Case) -> None:
+    images = case.ours("last", keep_images=True).adversarial
+    assert images is not None
+    robust = case.ours("last").robust
+    made = images.clone()
+    broken = (case.right() & ~robust).nonzero()[:2, 0]
+    for count, expected in ((1, "PASS"), (2, "FAIL")):
+        made[broken[:count]] = case.images.floats()[broken[:count]]
+        parts = iter(made.split(case.batch))
+        assert verdict(case, lambda x, parts=parts: next(parts)).verdict == expected
 
 
 def test_a_minimising_attack_only_must_not_be_weaker_than_a_library(digits: Any, digits_ensemble: Ensemble) -> None:
