@@ -189,7 +189,8 @@ class EvaluationSpec(Spec):
             "craft": "images of black-box attacks",
             "blackbox": "black-box",
         }
-        return f"{kinds.get(self.kind, self.attack)} {budget}"
+        asked = "" if self.precision == "float32" else f", {self.precision}"
+        return f"{kinds.get(self.kind, self.attack)} {budget}{asked}"
 
 
 class Job(Spec):
