@@ -100,14 +100,13 @@ def _attacked(
             ensemble, images, attacks, restarts=evaluation.settings["restarts"], folder=folder, **common
         )
     attack = _attack(evaluation.plugin, evaluation.settings, evaluation.attack, sources)
-    passes: dict[str, Any] = {"precision": evaluation.precision}
+    common |= {"targets": evaluation.targets, "precision": evaluation.precision}
     if evaluation.kind == "transfer":
-        return measure.transferability(ensemble, images, attack, targets=evaluation.targets, **common, **passes)
+        return measure.transferability(ensemble, images, attack, **common)
     assert evaluation.stop is not None
     return measure.robust_accuracy(
-        ensemble, images, attack, stop=evaluation.stop, targets=evaluation.targets,
-        clean=_known_clean(evaluation, images, place), **common, **passes,
-    )  # fmt: skip
+        ensemble, images, attack, stop=evaluation.stop, clean=_known_clean(evaluation, images, place), **common
+    )
 
 
 def _known_clean(evaluation: EvaluationSpec, images: ImageSet, place: Workplace) -> Tensor | None:

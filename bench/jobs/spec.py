@@ -14,6 +14,8 @@ from bench.core.specs import Precision, Settings, Spec, Training
 
 SURROGATE_SEEDS = 1_000_000  # a surrogate of N members has this seed plus N: no member, nor data order, is shared
 
+HARNESS = ("targets", "precision")  # what the harness decides beside the attack; records have it among the settings
+
 Targets = Literal["random", "least_likely"]
 Kind = Literal["clean", "attack", "transfer", "craft", "blackbox"]
 
@@ -132,7 +134,7 @@ class EvaluationSpec(Spec):
             "run": run,
         }
         tried: list[dict[str, Any]] = [{}]
-        for name in ("targets", "precision"):
+        for name in HARNESS:
             for reading in list(tried):
                 own = dict(reading.get("settings", record["settings"]))
                 if name in own:
@@ -155,8 +157,8 @@ class EvaluationSpec(Spec):
     @property
     def _harness(self) -> dict[str, Any]:
         """What the harness decides beside the attack, where it is not as usual: ids of usual results stay."""
-        decided = {"targets": self.targets} if self.targets is not None else {}
-        return decided if self.precision == "float32" else {**decided, "precision": self.precision}
+        values = {name: getattr(self, name) for name in HARNESS}
+        return {name: value for name, value in values.items() if value != type(self).model_fields[name].default}
 
     @cached_property
     def crafts(self) -> tuple[EvaluationSpec, ...]:

@@ -69,9 +69,9 @@ def fit_for_channels_last(member: nn.Module) -> bool:
     """
     parts = list(member.modules())
     return (
-        all(parameter.device.type == "cpu" for parameter in member.parameters())
+        any(isinstance(part, nn.BatchNorm2d) for part in parts)
         and all(type(part).__module__.startswith(KNOWN) for part in parts)
-        and any(isinstance(part, nn.BatchNorm2d) for part in parts)
+        and all(parameter.device.type == "cpu" for parameter in member.parameters())
     )
 
 

@@ -136,15 +136,14 @@ class _Measured(_Phases):
         works: dict[str, Callable[[], Any]] = {
             "ours": _ours(modules, loss, self._optimizer(modules), self.batch, values)
         }
-        official = isinstance(method, Trs) and type(method) is Trs and method.terms == "official" and not method.ramp
-        if official and len(modules) == 3:
-            authors = AuthorsStep(list(twin), self._optimizer(twin), method)  # type: ignore[arg-type]
+        if type(method) is Trs and method.terms == "official" and not method.ramp and len(modules) == 3:
+            authors = AuthorsStep(list(twin), self._optimizer(twin), method)
 
             def again() -> None:
                 values.setdefault("authors", authors(self.batch()))
 
             works["authors"] = again
-            exact = self._exact(modules, loss, method)  # type: ignore[arg-type]
+            exact = self._exact(modules, loss, method)
         everyone = len(self.ensemble.members)
         coupled = any(isinstance(part, nn.modules.batchnorm._BatchNorm) for part in modules[0].modules())
         needed = needs(method, members=everyone, size=size, coupled=coupled) or []
@@ -171,8 +170,7 @@ class _Measured(_Phases):
     def _exact(self, modules: list[nn.Module], loss: Loss, method: Trs) -> tuple[float, float]:
         """The losses of ours and of the authors' step in float64."""
         mine, theirs = (copy.deepcopy(nn.ModuleList(modules)).double() for _ in range(2))
-        with passes_on(list(mine)):
-            total = sum(loss(list(mine), self.batch(COMPARED, torch.float64)).values(), torch.zeros(()))
+        total = _total(list(mine), loss, self.batch(COMPARED, torch.float64))
         authors = AuthorsStep(list(theirs), self._optimizer(theirs), method)
         return float(total.detach()), float(authors(self.batch(COMPARED, torch.float64)))
 
@@ -186,18 +184,22 @@ class _Measured(_Phases):
         return str(drawn(modules[0], self.batch())) if drawn is not None else points[-1]
 
 
+def _total(modules: list[nn.Module], loss: Loss, batch: Batch) -> Tensor:
+    """The loss of a step, as the trainer makes it."""
+    with passes_on(modules):
+        terms = loss(modules, batch)
+    return sum(terms.values(), torch.zeros((), device=batch.images.device))
+
+
 def _ours(
     modules: list[nn.Module], loss: Loss, optimizer: torch.optim.Optimizer, batch: Callable[[], Batch],
     values: dict[str, Tensor],
 ) -> Callable[[], None]:  # fmt: skip
     """Our step, as the trainer makes it; `values` gets the first loss as "ours"."""
     parameters = [parameter for module in modules for parameter in module.parameters()]
-    quick = passes_on(modules)
 
     def work() -> None:
-        with quick:
-            terms = loss(modules, batch())
-        total = sum(terms.values(), torch.zeros((), device=parameters[0].device))
+        total = _total(modules, loss, batch())
         optimizer.zero_grad(set_to_none=True)
         gradients = torch.autograd.grad(total, parameters, allow_unused=True)
         for parameter, gradient in zip(parameters, gradients, strict=True):

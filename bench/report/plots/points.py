@@ -12,7 +12,7 @@ from bench.core.config import Loaded
 from bench.core.errors import BenchError
 from bench.jobs import select
 from bench.jobs.select import Selection
-from bench.jobs.spec import EvaluationSpec, RunSpec
+from bench.jobs.spec import HARNESS, EvaluationSpec, RunSpec
 from bench.report.results import KINDS, Planned, run_specs
 from bench.store import flags, queries
 from bench.store.answers import EvaluationRow
@@ -111,12 +111,12 @@ def _spec_of(row: EvaluationRow, run: RunSpec, selection: Selection, limit: int 
     except BenchError:
         return None
     settings = dict(row.settings)
-    targets, precision = settings.pop("targets", None), settings.pop("precision", "float32")
+    decided = {name: settings.pop(name) for name in HARNESS if name in settings}
     return EvaluationSpec.model_validate(
         {
             "kind": row.kind, "run": run, "attack": row.attack, "plugin": row.plugin, "settings": settings,
             "budget_name": row.budget_name, "budget": row.budget, "stop": row.stop, "limit": limit,
-            "split": selection.split, "targets": targets, "precision": precision,
+            "split": selection.split, **decided,
             "versions": {"attack": version, "evaluator": versions.EVALUATOR},
         }
     )  # fmt: skip
