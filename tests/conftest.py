@@ -71,6 +71,34 @@ def _trained_digits(digits: Any, train_ensemble: Callable[..., Any]) -> Any:
 
 
 @pytest.fixture
+def waits() -> Callable[[Callable[[], Any]], list[str]]:
+    """Does a work and names its operations that would make the program wait for a GPU: their result is a number or a
+    size that Python needs. (A copy to the CPU cannot be told from others here.)"""
+    import torch
+    from torch.utils._python_dispatch import TorchDispatchMode
+
+    class Watch(TorchDispatchMode):
+        def __init__(self) -> None:
+            super().__init__()
+            self.seen: list[str] = []
+
+        def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+            name = func.overloadpacket.__name__
+            indices = args[1] if name in ("index", "index_put", "index_put_") else ()
+            masked = any(index is not None and index.dtype in (torch.bool, torch.uint8) for index in indices)
+            if masked or name in ("_local_scalar_dense", "nonzero", "masked_select", "equal", "is_nonzero", "_unique2"):
+                self.seen.append(name)
+            return func(*args, **(kwargs or {}))
+
+    def watched(work: Callable[[], Any]) -> list[str]:
+        with Watch() as watch:
+            work()
+        return watch.seen
+
+    return watched
+
+
+@pytest.fixture
 def digits_ensemble(_trained_digits: Any) -> Any:
     """Three digits_cnn, trained for three epochs (about 95 % right); a copy, so that a test may change it."""
     import copy

@@ -267,10 +267,11 @@ class Counts:
         self._attacked += len(problem.result)
         self._unmoved += int(unmoved)
         self._zero_gradients += int(problem.zero_gradients)
-        for index, (total, images) in enumerate(problem.loss_sums):
+        totals = torch.stack([total for total, _ in problem.loss_sums]).tolist() if problem.loss_sums else []
+        for index, (total, (_, images)) in enumerate(zip(totals, problem.loss_sums, strict=True)):
             if index == len(self._losses):
                 self._losses.append([0.0, 0])
-            self._losses[index][0] += float(total)
+            self._losses[index][0] += total
             self._losses[index][1] += images
 
     def add_distances(self, change: Tensor) -> None:

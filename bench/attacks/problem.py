@@ -110,6 +110,7 @@ class Problem:
         self._rows = rows  # positions in the evaluation set, for the draws
         self._places = torch.arange(len(images), device=images.device)  # positions in this batch
         self._broken = torch.zeros(len(images), dtype=torch.bool, device=images.device)  # of the images still held
+        self._droppable = False  # whether any of these may be broken: known without waiting for the device
         self.result = images.clone()
         self.forwards = 0
         self.backwards = 0
@@ -251,8 +252,9 @@ class Problem:
         Tensors have one row for each image. Under `last` everything stays as it is. When nothing is left the
         tensors are empty, and the attack may return.
         """
-        if self.stop == "last" or not bool(self._broken.any()):
+        if not self._droppable:
             return tensors
+        self._droppable = False
         return self._keep(~self._broken, tensors)
 
     def settle(self, done: Tensor, x: Tensor, *tensors: Tensor) -> tuple[Tensor, ...]:
@@ -281,23 +283,25 @@ class Problem:
         """Under `first_success`, keep each image's first iterate inside the budget that fools the model.
 
         Only for attacks that ask the model through `ascend`; `scores` and `ask` judge by themselves. Where the scores
-        are not `exact`, the model itself has the last word on the images that they call broken.
+        are not `exact`, the model itself has the last word on the images that they call broken. Waits for the device
+        once, to learn how many these are.
         """
         if self.stop == "last":
             return
-        new = self.fooled(scores) & ~self._broken
-        if not bool(new.any()):
+        chosen = (self.fooled(scores) & ~self._broken).nonzero().squeeze(1)
+        if not len(chosen):
             return
-        chosen = new.nonzero().squeeze(1)
-        inside = self.excess(x[chosen], self.images[chosen]) <= TOLERANCE
-        chosen = chosen[inside]
-        if not exact and len(chosen):
+        iterates = x.detach()[chosen]
+        broken = self.excess(iterates, self.images[chosen]) <= TOLERANCE
+        if not exact:
             with torch.no_grad():
-                fooled = self.fooled(self.model(x[chosen]), chosen)
+                broken &= self.fooled(self.model(iterates), chosen)
             self.forwards += len(chosen)
-            chosen = chosen[fooled]
-        self.result[self._places[chosen]] = x[chosen].detach().to(self.result.dtype)
-        self._broken[chosen] = True
+        # Written for all that were chosen, so that nothing waits for the number of those really broken.
+        places, shape = self._places[chosen], (-1, *[1] * (x.dim() - 1))
+        self.result[places] = torch.where(broken.view(shape), iterates.to(self.result.dtype), self.result[places])
+        self._broken[chosen] = broken
+        self._droppable = True
 
     def excess(self, x: Tensor, images: Tensor) -> Tensor:
         """How far each image of `x` is outside the ball or [0, 1] (0 or less: inside); NaN counts as infinitely far."""

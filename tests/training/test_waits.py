@@ -1,0 +1,42 @@
+"""Training never waits for the device between its steps: on a GPU, small networks would stand still each time."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from bench.core import config
+from bench.perf import steps
+from bench.training import trainer
+
+pytestmark = pytest.mark.usefixtures("_one_thread", "_as_on_a_gpu")
+CHANGES = ("training.optimizer=sgd",)  # Adam counts its steps in tensors, on the CPU whatever the device
+BATCH = 8
+
+
+@pytest.fixture
+def _as_on_a_gpu(monkeypatch) -> None:
+    """On a CPU alone `one_hot` looks whether the classes are in range."""
+
+    def one_hot(labels: torch.Tensor, classes: int) -> torch.Tensor:
+        return (labels[..., None] == torch.arange(classes)).long()
+
+    monkeypatch.setattr(torch.nn.functional, "one_hot", one_hot)
+
+
+def waiting(waits, method: str, count: int) -> list[str]:
+    """The waiting operations of a training of `count` steps."""
+    members = 1 if method in ("at_fgsm", "at_pgd_l2", "at_pgd_linf") else 3
+    run = steps.run_of(config.load(changes=CHANGES), method, dataset="digits", model=None, members=members)
+    ensemble, images = steps.ensemble_of(run, "cpu"), steps.images_of(run, count * BATCH, "cpu")
+    return waits(lambda: steps.short_training(run, ensemble, images, batch=BATCH, epochs=1))
+
+
+@pytest.mark.parametrize("method", [name for name in config.load().config.methods if name != "outside"])
+def test_a_step_waits_for_nothing(waits, method):
+    assert waiting(waits, method, 2) == waiting(waits, method, 6)
+
+
+def test_the_loss_is_looked_at_now_and_then(waits):
+    one, many = (len(waiting(waits, "ece", count)) for count in (1, 2 * trainer.CHECK_EVERY + 1))
+    assert many == one + 2
