@@ -71,8 +71,8 @@ class Renamed(click.ParamType):  # type: ignore[type-arg, unused-ignore]
               envvar="BENCH_DATA", show_envvar=True, help="Folder of the data sets.")  # fmt: skip
 @click.option("--device", envvar="BENCH_DEVICE", show_envvar=True, help="cpu, cuda, cuda:1; a GPU if there is one.")
 @click.option("--threads", type=click.IntRange(1), envvar="BENCH_THREADS", show_envvar=True, help="CPU threads.")
-@click.option("--batch", type=click.IntRange(1), default=250, show_default=True,
-              help="Images a batch in evaluations; changes no result.")  # fmt: skip
+@click.option("--batch", type=click.IntRange(1), help="Images a batch in evaluations; changes no result. Unless given, "
+              "what memory allows, at most 250 (GPU: 1,000).")  # fmt: skip
 @click.option("-q", "--quiet", is_flag=True, help="Print nothing but errors.")
 @click.option("--json", "as_json", is_flag=True, help="Print the outcome as JSON, progress on stderr.")
 @where

@@ -312,7 +312,7 @@ def with_published(base: Database) -> None:
         ingest.load_published(base, defaults("published"))
 
 
-def workplace(results: Path, data: Path, device: str = "cpu", batch_size: int = 250) -> Workplace:
+def workplace(results: Path, data: Path, device: str = "cpu", batch_size: int | None = None) -> Workplace:
     """Folders and device as a `Workplace`."""
     from bench.jobs.workplace import Workplace
 

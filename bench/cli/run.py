@@ -41,8 +41,8 @@ if TYPE_CHECKING:
               envvar="BENCH_DATA", show_envvar=True, help="Folder of the data sets.")  # fmt: skip
 @click.option("--device", envvar="BENCH_DEVICE", show_envvar=True, help="cpu, cuda, cuda:1; a GPU if there is one.")
 @click.option("--threads", type=click.IntRange(1), envvar="BENCH_THREADS", show_envvar=True, help="CPU threads.")
-@click.option("--batch", type=click.IntRange(1), default=250, show_default=True,
-              help="Images a batch in evaluations; changes no result.")  # fmt: skip
+@click.option("--batch", type=click.IntRange(1), help="Images a batch in evaluations; changes no result. Unless given, "
+              "what memory allows, at most 250 (GPU: 1,000).")  # fmt: skip
 @click.option("--oom-retry/--no-oom-retry", default=True, show_default=True,
               help="Try an evaluation that runs out of memory again with smaller batches.")  # fmt: skip
 @click.option("--deterministic", is_flag=True,
@@ -56,7 +56,7 @@ if TYPE_CHECKING:
 @click.option("--json", "as_json", is_flag=True, help="Print the outcome as JSON, progress on stderr.")
 @where
 def command(
-    data: Path, device: str | None, threads: int | None, batch: int, oom_retry: bool, deterministic: bool,
+    data: Path, device: str | None, threads: int | None, batch: int | None, oom_retry: bool, deterministic: bool,
     retry_failed: bool, force: bool, fail_fast: bool, dry_run: bool, quiet: bool, as_json: bool, results: Path,
     db: str | None, **given: Any,
 ) -> int:  # fmt: skip

@@ -32,11 +32,11 @@ if TYPE_CHECKING:
               help="For --export: cpu, cuda, cuda:1; where the evaluation was made, unless given.")  # fmt: skip
 @click.option("--threads", type=click.IntRange(1), envvar="BENCH_THREADS", show_envvar=True,
               help="For --export: CPU threads; as many as the evaluation had, unless given.")  # fmt: skip
-@click.option("--batch", type=click.IntRange(1), default=250, show_default=True, help="For --export: images a batch.")
+@click.option("--batch", type=click.IntRange(1), help="For --export: images a batch; as in `bench run` unless given.")
 @where
 def command(
     identifier: str, as_json: bool, target: Path | None, data: Path, device: str | None, threads: int | None,
-    batch: int, results: Path, db: str | None,
+    batch: int | None, results: Path, db: str | None,
 ) -> None:  # fmt: skip
     """Everything about the run or evaluation whose id begins with ID.
 

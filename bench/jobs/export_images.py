@@ -25,6 +25,7 @@ from bench.core.numerics import numerics
 from bench.core.progress import Progress
 from bench.data.base import ImageSet
 from bench.evaluation.measure import target_classes
+from bench.jobs import batches
 from bench.jobs.ensembles import data_axes, load_ensemble, recorded_weights, splits_of
 from bench.jobs.measuring import is_out_of_memory
 from bench.jobs.spec import EvaluationSpec, RunSpec
@@ -128,13 +129,14 @@ def write(stored: Stored, place: Workplace, path: Path, progress: Progress | Non
     if images is None or images.digest != row.images_digest:
         raise BenchError(f"the {spec.split} images of {row.dataset} in {place.data} are not those that were measured")
     ensemble = load_ensemble(spec.run, place)
+    batch_size = place.batch_size or batches.batch_size(ensemble, images)
     try:
         with numerics(deterministic=bool(stored.environment.get("deterministic"))):
-            found = _craft(spec, ensemble, images, place.batch_size, progress or Progress())
+            found = _craft(spec, ensemble, images, batch_size, progress or Progress())
     except RuntimeError as error:
         if not is_out_of_memory(error):
             raise
-        raise JobError(f"out of memory with {place.batch_size} images a batch; try --batch") from error
+        raise JobError(f"out of memory with {batch_size} images a batch; try --batch") from error
     _check(stored, found, place)
     whole = splits_of(spec.run, place, limit=None).test if spec.split == "test" else images
     found["index"] = _places(images, whole)

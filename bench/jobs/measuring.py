@@ -19,6 +19,7 @@ from bench.core.identity import source_digest
 from bench.core.progress import Progress
 from bench.data.base import ImageSet
 from bench.evaluation import blackbox, measure
+from bench.jobs import batches
 from bench.jobs.ensembles import FORMAT, data_axes, load_ensemble, now, recorded_weights, splits_of
 from bench.jobs.spec import EvaluationSpec
 from bench.jobs.workplace import Workplace
@@ -51,7 +52,7 @@ def evaluate(evaluation: EvaluationSpec, place: Workplace, progress: Progress) -
             return _blackbox(evaluation, ensemble, images, place, batch_size)
         return _attacked(evaluation, ensemble, images, place, progress, batch_size, sources)
 
-    result = _within_memory(measured, place, progress)
+    result = _within_memory(measured, place, place.batch_size or batches.batch_size(ensemble, images), progress)
     path = place.evaluation_file(run.run_id, evaluation.evaluation_id)
     samples = result.pop("samples", None)
     if samples is not None:
@@ -148,13 +149,14 @@ def _blackbox(
     return result
 
 
-def _within_memory(measured: Callable[[int], Measured], place: Workplace, progress: Progress) -> Measured:
+def _within_memory(
+    measured: Callable[[int], Measured], place: Workplace, batch_size: int, progress: Progress
+) -> Measured:
     """The measurement, in batches half as large whenever memory runs out; the result does not depend on them.
 
     Raises:
         torch.OutOfMemoryError, RuntimeError: not even one image fits, or `place.oom_retry` is off.
     """
-    batch_size = place.batch_size
     tried = [batch_size]
     while True:
         try:

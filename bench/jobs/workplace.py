@@ -15,7 +15,8 @@ class Workplace:
     results: Path
     data: Path
     device: str = "cpu"
-    batch_size: int = 250
+    batch_size: int | None = None
+    """Images a batch in evaluations; None: as `bench.jobs.batches` finds."""
     oom_retry: bool = True
     """Whether an evaluation that runs out of memory is tried again with smaller batches."""
     deterministic: bool = False
