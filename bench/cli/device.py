@@ -33,11 +33,19 @@ def others() -> str:
     Threads that wait for one another on busy cores slow training down five- to tenfold (measured), far more than
     their share. The number of threads is not lowered silently: it can change the last bits of a result.
     """
+    free, told = free_cores()
+    if not told or free >= torch.get_num_threads():
+        return ""
+    return f"Other programs use this machine ({told}): --threads {free} may be much faster."
+
+
+def free_cores() -> tuple[int, str]:
+    """How many cores other programs leave, at least 1, and how busy the machine is; all and "" where it hardly is."""
+    cores = os.cpu_count() or 1
     try:
-        load, cores = os.getloadavg()[0], os.cpu_count() or 1
+        load = os.getloadavg()[0]
     except OSError:
-        return ""
-    free = max(1, round(cores - load))
-    if free >= torch.get_num_threads() or load < 0.7:
-        return ""
-    return f"Other programs use this machine (load {load:.1f} on {cores} cores): --threads {free} may be much faster."
+        return cores, ""
+    if load < 0.7:
+        return cores, ""
+    return max(1, round(cores - load)), f"load {load:.1f} on {cores} cores"

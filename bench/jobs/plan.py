@@ -116,6 +116,15 @@ class Pass:
 
 def make_plan(loaded: Loaded, selection: Selection, db: Database, place: Workplace) -> Plan:
     """The jobs of a selection, joined with what the store has."""
+    return _join(jobs_of(loaded, selection), db, place)
+
+
+def jobs_of(loaded: Loaded, selection: Selection) -> list[Job]:
+    """The jobs of a selection, each once and after those it needs.
+
+    Raises:
+        BenchError: an unknown name or a setting that does not fit.
+    """
     jobs: dict[str, Job] = {}
     for run in select.runs(loaded, selection):
         for needed in _with_prerequisites(run):
@@ -125,7 +134,7 @@ def make_plan(loaded: Loaded, selection: Selection, db: Database, place: Workpla
                 jobs.setdefault(craft.run.run_id, Job(run=craft.run))
                 jobs.setdefault(craft.evaluation_id, Job(run=craft.run, evaluation=craft))
             jobs.setdefault(evaluation.evaluation_id, Job(run=run, evaluation=evaluation))
-    return _join(jobs.values(), db, place)
+    return list(jobs.values())
 
 
 def _with_prerequisites(run: RunSpec) -> Iterable[RunSpec]:
@@ -134,8 +143,7 @@ def _with_prerequisites(run: RunSpec) -> Iterable[RunSpec]:
     yield run
 
 
-def _join(jobs: Iterable[Job], db: Database, place: Workplace) -> Plan:
-    jobs = list(jobs)
+def _join(jobs: list[Job], db: Database, place: Workplace) -> Plan:
     run_ids = {job.run.run_id for job in jobs}
     families = {job.run.family_id for job in jobs}
     runs = queries.runs(db, family_ids=families)

@@ -3,25 +3,21 @@
 from __future__ import annotations
 
 import json
-import os
 import resource
 import statistics
-import subprocess
-import sys
 import tempfile
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from bench.core.errors import BenchError
 from bench.perf.imports import Package, packages
 from bench.perf.phases import PHASES, WORK
+from bench.perf.processes import BENCH, python
 from bench.perf.timing import Spread, spread
 
 SLOW = 20.0  # milliseconds from which on the imports of a package are told
 NOTHING = "python -c pass"
-BENCH = ("-m", "bench.cli.main")
 
 
 @dataclass(frozen=True)
@@ -83,13 +79,13 @@ def measure(
             where = ["--results", str(results), "--threads", str(threads), "--device", device, *given]
             began = str(time.perf_counter())
             clocked = ["-m", "bench.perf.phases", str(out), "process" if own else "wall", began]
-            told = _python([*clocked, "run", "--quiet", *selection, *where], threads, imports=True)
+            told = python([*clocked, "run", "--quiet", *selection, *where], threads, imports=True, results=results)
             rounds.append(json.loads(out.read_text(encoding="utf-8")))
         commands = _commands(selection, where)
         imports = {"bench run": _slow(told)}
         for name, arguments in commands.items() if starts else ():
             tell(f"imports of {name}")
-            imports[name] = _slow(_python(arguments, threads, imports=True))
+            imports[name] = _slow(python(arguments, threads, imports=True))
         seconds = _starts({NOTHING: ["-c", "pass"], **commands}, threads, starts, own, tell=tell)
     median = {name: statistics.median(found[name] for found in rounds) for name in PHASES}
     total = sum(median.values())
@@ -115,22 +111,6 @@ def _commands(selection: Sequence[str], where: Sequence[str]) -> dict[str, list[
     }
 
 
-def _python(arguments: Sequence[str], threads: int, *, imports: bool = False) -> str:
-    """Start Python; what it wrote to stderr.
-
-    Raises:
-        BenchError: the exit code is not 0.
-    """
-    flags = ["-X", "importtime"] if imports else []
-    environment = {**os.environ, "OMP_NUM_THREADS": str(threads), "NO_COLOR": "1"}
-    done = subprocess.run([sys.executable, *flags, *arguments], capture_output=True, text=True, env=environment)
-    if done.returncode:
-        said = [line for line in done.stderr.splitlines() if line.strip() and not line.startswith("import time:")]
-        said = [line for line in said if line.startswith("Error: ")] or said
-        raise BenchError(said[-1].removeprefix("Error: ") if said else "a job failed; the same `bench run` says why")
-    return done.stderr
-
-
 def _slow(told: str) -> tuple[Package, ...]:
     return tuple(package for package in packages(told.splitlines()) if package.milliseconds >= SLOW)
 
@@ -146,7 +126,7 @@ def _starts(
         first = number % len(names)
         for name in names[first:] + names[:first]:
             before = _clock(own)
-            _python(commands[name], threads)
+            python(commands[name], threads)
             seconds[name].append(_clock(own) - before)
     return seconds
 

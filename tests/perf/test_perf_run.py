@@ -17,6 +17,7 @@ from bench.core.errors import BenchError
 from bench.perf import whole
 from bench.perf.imports import packages
 from bench.perf.phases import ATTACKS, DATA, HEATMAP, JUDGING, MARKS, MATRIX, PHASES, START, TRAINING, Mark, Phases
+from bench.perf.processes import BENCH, python
 
 
 def bench(*arguments: object) -> tuple[int, str, str]:
@@ -175,7 +176,7 @@ def test_the_command_splits_a_run(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_help_imports_nothing_that_is_large() -> None:
-    told = whole._python([*whole.BENCH, "--help"], 1, imports=True)
+    told = python([*BENCH, "--help"], 1, imports=True)
     found = {package.name for package in packages(told.splitlines())}
     assert {"bench", "click"} <= found
     assert not found & {"torch", "numpy", "pandas", "matplotlib", "scipy", "sqlalchemy", "pydantic", "rich"}
@@ -191,7 +192,7 @@ def test_start_times_are_those_of_the_commands(tmp_path: Any) -> None:
 
 def test_a_command_that_fails_is_told_in_its_own_words() -> None:
     with pytest.raises(BenchError, match=r"^no such thing$"):
-        whole._python(["-c", "import sys; sys.exit('Error: no such thing')"], 1, imports=True)
+        python(["-c", "import sys; sys.exit('Error: no such thing')"], 1, imports=True)
 
 
 @pytest.mark.parametrize(

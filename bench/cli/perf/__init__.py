@@ -11,6 +11,7 @@ _HELP_OF = {
     "attacks": "Compare our attacks with other libraries and the floor.",
     "training": "Time a training step of every method against its floor.",
     "run": "Split a whole `bench run` into phases.",
+    "jobs": "Find how many jobs at once on a device are best.",
     "memory": "Peak memory of every method and attack, and growth.",
     "growth": "Draw how cost grows with images, steps, members, size.",
 }
@@ -26,6 +27,7 @@ def command() -> None:
       bench perf attacks --dataset digits --images 200
       bench perf training --dataset mnist --model lenet
       bench perf run --dataset digits
+      bench perf jobs --dataset digits --at-once 2
       bench perf memory --dataset cifar10 --model resnet20 --batch 32
       bench perf growth -o growth.png
     """

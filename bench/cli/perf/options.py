@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -46,3 +46,14 @@ def processor(*, repeats: int = 3, least: int = 0) -> Callable[[F], F]:
         return function
 
     return added
+
+
+def selection_of(
+    dataset: str, methods: Sequence[str], recipe: str, model: str | None, limit: int | None, changes: Sequence[str]
+) -> list[str]:
+    """What is to be done, as options of `bench run`."""
+    selection = ["--dataset", dataset, "--recipe", recipe]
+    selection += [part for method in methods for part in ("--method", method)]
+    selection += ["--model", model] if model else []
+    selection += ["--limit", str(limit)] if limit else []
+    return selection + [part for change in changes for part in ("--set", change)]

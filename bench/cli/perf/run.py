@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import click
 
 from bench.cli.options import Named
-from bench.cli.perf.options import HELP, machine
+from bench.cli.perf.options import HELP, machine, selection_of
 from bench.core.errors import unknown_name
 
 if TYPE_CHECKING:
@@ -56,11 +56,7 @@ def command(
     method_names(loaded, methods or ("trs",))
     if dataset not in loaded.config.datasets:
         raise unknown_name("data set", dataset, loaded.config.datasets)
-    selection = ["--dataset", dataset, "--recipe", recipe]
-    selection += [part for method in methods or ("trs",) for part in ("--method", method)]
-    selection += ["--model", model] if model else []
-    selection += ["--limit", str(limit)] if limit else []
-    selection += [part for change in changes for part in ("--set", change)]
+    selection = selection_of(dataset, methods or ("trs",), recipe, model, limit, changes)
     given = ["--data", str(data.expanduser())]
     with console(stderr=True).status("") as status:
         found = whole.measure(

@@ -206,6 +206,11 @@ def _die_with(driver: int) -> None:
         os._exit(1)
 
 
+def cores() -> int:
+    """The CPU cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
 def _slots(setting: Setting) -> list[Slot]:
     """The slots of `--gpus` and `--per-gpu`, or of `--workers`."""
     if setting.gpus:
@@ -219,9 +224,8 @@ def _slots(setting: Setting) -> list[Slot]:
             for real in [_physical(gpu, visible)]
             for number in range(setting.per_gpu)
         ]
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    workers = setting.workers or max(1, cores // (setting.threads or 1))
-    threads = setting.threads or max(1, cores // workers)
+    workers = setting.workers or max(1, cores() // (setting.threads or 1))
+    threads = setting.threads or max(1, cores() // workers)
     place = dataclasses.replace(setting.place, device="cpu")
     return [Slot(f"worker {number + 1}", place, threads) for number in range(workers)]
 

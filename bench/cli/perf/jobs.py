@@ -1,0 +1,114 @@
+"""`bench perf jobs`: how many jobs at once on one device are best."""
+
+from __future__ import annotations
+
+import json
+import shlex
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from bench.cli.options import Named, Seeds
+from bench.cli.perf.options import HELP, machine, selection_of
+from bench.core.errors import unknown_name
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from bench.perf.jobs import Found
+
+
+@click.command("jobs", context_settings=HELP)
+@click.option("-d", "--dataset", type=Named("datasets"), default="digits", show_default=True, help="Data set.")
+@click.option("-m", "--method", "methods", multiple=True, type=Named("methods", "paper", "all"),
+              help="As for `bench run`.  [default: ece]")  # fmt: skip
+@click.option("--recipe", type=Named("recipes"), default="quick", show_default=True, help="As for `bench run`.")
+@click.option("--model", type=Named("models"), help="As for `bench run`.")
+@click.option("--seeds", type=Seeds(), default="0-3", show_default=True,
+              help="Seeds such as 0-3: as many trainings a method can run at once.")  # fmt: skip
+@click.option("--limit", type=click.IntRange(1), help="Use this many test images only.")
+@click.option("--at-once", multiple=True, type=click.IntRange(2), metavar="K",
+              help="Jobs at once; repeat for several.  [default: 2 and 4 on a GPU; on a CPU powers of two up to its "
+              "cores]")  # fmt: skip
+@machine(repeats=1, least=1)
+def command(
+    dataset: str, methods: tuple[str, ...], recipe: str, model: str | None, seeds: tuple[int, ...], limit: int | None,
+    at_once: tuple[int, ...], data: Path, device: str | None, threads: int, repeats: int, changes: tuple[str, ...],
+    as_json: bool,
+) -> int:  # fmt: skip
+    """Time the same runs one job after another and with K jobs at once, on one device, and say which K is best.
+
+    Each time the runs are done from nothing, in processes and a folder of their own; nothing of them is kept. On a GPU
+    (the first, or the one of --device) K is `--per-gpu` of `bench run`, on a CPU `--workers`, each job with `--threads`
+    CPU threads. Ratios are wall-clock time, one after another / K at once: higher is better. Nothing else should be
+    running. Nothing passes or fails.
+
+    \b
+    Examples:
+      bench perf jobs
+      bench perf jobs --dataset mnist --method trs --at-once 2 --at-once 3 --repeats 3
+      bench perf jobs --dataset cifar10 --device cuda:1 --at-once 4 --set training.epochs=2 --json
+    """
+    from bench.cli.device import free_cores, pick
+    from bench.core import config
+    from bench.jobs.plan import jobs_of
+    from bench.jobs.select import Selection, method_names
+    from bench.perf import jobs
+    from bench.report.console import console
+
+    loaded = config.load(changes=changes)  # what is wrong is told before anything starts
+    chosen = Selection(
+        methods=methods or ("ece",), dataset=dataset, recipe=recipe, model=model, seeds=seeds, limit=limit
+    )
+    method_names(loaded, chosen.methods)
+    if dataset not in loaded.config.datasets:
+        raise unknown_name("data set", dataset, loaded.config.datasets)
+    planned = jobs_of(loaded, chosen)
+    place = pick(device, threads)
+    ways = at_once or jobs.usual(place, threads)
+    err = console(stderr=True)
+    trainings, measurements = jobs.abreast(planned)
+    if max(ways) > trainings:
+        err.print(
+            f"[yellow]Of this selection at most {trainings} of the trainings and {measurements} of the measurements "
+            f"run at once: of {max(ways)} workers some wait; more --seeds keep them busy.[/]",
+            soft_wrap=True,
+        )
+    free, told = free_cores()
+    if told and free < max(ways) * threads:
+        err.print(f"[yellow]Other programs use this machine ({told}): the ratios are of what they leave.[/]")
+    selection = selection_of(dataset, chosen.methods, recipe, model, limit, changes)
+    selection += ["--seeds", ",".join(str(seed) for seed in seeds)]
+    with err.status("") as status:
+        found = jobs.measure(
+            selection, ["--data", str(data.expanduser())], at_once=ways, device=place, threads=threads,
+            repeats=repeats, tell=lambda text: status.update(text),
+        )  # fmt: skip
+    if as_json:
+        record = {"command": ["bench", "run", *selection], "device": place, "threads": threads, "repeats": repeats,
+                  **asdict(found), "best": found.best.jobs if found.best else 1}  # fmt: skip
+        click.echo(json.dumps(record, indent=1, ensure_ascii=False))
+    else:
+        _print(found, shlex.join(["bench", "run", *selection]), console())
+    return 0
+
+
+def _print(found: Found, title: str, out: Console) -> None:
+    out.print(title, style="bold", markup=False, soft_wrap=True, highlight=False)
+    out.print("one after another / at once")
+    for one in found.at_once:
+        out.print(f"  {one.jobs:>3} at once   {one.ratio!s:<20}[dim]{' '.join(one.options)}[/]", soft_wrap=True)
+    best = found.best
+    if best is None:
+        out.print("Best: one after another; none of these is faster.")
+    else:
+        doubt = "" if best.ratio.low > 1 else ", though not in every round"
+        told = f"{best.jobs} at once, {best.ratio.median:.2f} × as fast as one after another{doubt}"
+        out.print(f"Best: {told}: bench run {' '.join(best.options)}", soft_wrap=True, highlight=False)
+    out.print(
+        "[dim]Ratios of wall-clock time of the whole command: median (smallest–largest) of the rounds, in turns; "
+        "higher is better.[/]",
+        soft_wrap=True,
+    )

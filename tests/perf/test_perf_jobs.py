@@ -1,0 +1,244 @@
+"""`bench perf jobs`: the same runs one after another and at once; never how long anything takes."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Sequence
+from contextlib import redirect_stderr, redirect_stdout
+from io import StringIO
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from bench.cli import main
+from bench.core import config
+from bench.core.errors import BenchError, JobError
+from bench.jobs.plan import jobs_of
+from bench.jobs.select import Selection
+from bench.perf import jobs, processes
+from bench.perf.jobs import AtOnce, Found
+from bench.perf.timing import spread
+
+SHORT = ("--seeds", "0-1", "--limit", 16, "--set", "training.epochs=1", "--set", "training.limit=64",
+         "--set", 'suites.core.attacks=["fgsm"]', "--device", "cpu")  # fmt: skip
+
+
+def bench(*arguments: object) -> tuple[int, str, str]:
+    out, err = StringIO(), StringIO()
+    with redirect_stdout(out), redirect_stderr(err):
+        code = main.run([str(argument) for argument in arguments])
+    return code, out.getvalue(), err.getvalue()
+
+
+@pytest.fixture(autouse=True)
+def load(monkeypatch: pytest.MonkeyPatch) -> list[float]:
+    """How busy the machine is: not at all, but where a test says so."""
+    values = [0.0, 0.0, 0.0]
+    monkeypatch.setattr(os, "getloadavg", lambda: values)
+    return values
+
+
+@pytest.fixture
+def asked(monkeypatch: pytest.MonkeyPatch) -> list[list[str]]:
+    """What would have been started; each takes a second for every start before it."""
+    started: list[list[str]] = []
+    now = [0.0]
+
+    def python(arguments: Sequence[str], threads: int, **_: Any) -> str:
+        started.append(list(arguments))
+        now[0] += len(started)
+        return ""
+
+    monkeypatch.setattr(jobs, "python", python)
+    monkeypatch.setattr(jobs.time, "perf_counter", lambda: now[0])
+    return started
+
+
+# ---------------------------------------------------------------- where jobs run
+
+
+@pytest.mark.parametrize(
+    ("number", "device", "threads", "told"),
+    [(1, "cpu", 1, "--device cpu --threads 1"),
+     (1, "cuda:1", 2, "--device cuda:1 --threads 2"),
+     (2, "cpu", 1, "--workers 2 --threads 1"),
+     (4, "cuda", 1, "--gpus 0 --per-gpu 4 --threads 1"),
+     (2, "cuda:3", 1, "--gpus 3 --per-gpu 2 --threads 1")],
+)  # fmt: skip
+def test_jobs_at_once_are_workers_or_jobs_on_one_gpu(number: int, device: str, threads: int, told: str) -> None:
+    assert " ".join(jobs.options(number, device=device, threads=threads)) == told
+
+
+def test_what_is_tried_fits_the_device(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert jobs.usual("cuda:1", 1) == (2, 4)
+    for cores, threads, tried in ((1, 1, (2,)), (2, 1, (2,)), (3, 1, (2,)), (8, 1, (2, 4, 8)), (8, 3, (2,))):
+        monkeypatch.setattr(jobs, "cores", lambda cores=cores: cores)
+        assert jobs.usual("cpu", threads) == tried
+
+
+def test_a_device_that_jobs_cannot_share_is_told() -> None:
+    with pytest.raises(BenchError, match="not 'meta'"):
+        jobs.usual("meta", 1)
+    code, _, err = bench("perf", "jobs", "--device", "meta")
+    assert (code, err.strip().count("\n")) == (2, 0)
+
+
+# ---------------------------------------------------------------- what can run at once
+
+
+def test_jobs_that_need_none_another_run_side_by_side() -> None:
+    loaded = config.load(changes=['suites.core.attacks=["fgsm"]'])
+    each = 4  # clean accuracy, two budgets of FGSM, the matrix
+    selection = Selection(methods=("ece",), recipe="quick", seeds=(0, 1, 2))
+    assert jobs.abreast(jobs_of(loaded, selection)) == (3, 3 * each)
+    after = Selection(methods=("dverge",), recipe="quick", seeds=(0, 1))  # each after an ece of its own
+    assert jobs.abreast(jobs_of(loaded, after)) == (2, 2 * each)
+
+
+def test_more_at_once_than_trainings_is_told_and_done(asked: list[list[str]]) -> None:
+    code, out, err = bench("perf", "jobs", *SHORT, "--at-once", 3)
+    assert code == 0, out + err
+    assert "at most 2 of the trainings and 8 of the measurements run at once: of 3 workers some wait" in err
+    assert err.strip().count("\n") == 0
+    _, _, err = bench("perf", "jobs", *SHORT, "--at-once", 2)
+    assert "wait" not in err
+
+
+def test_other_programs_are_told(asked: list[list[str]], load: list[float]) -> None:
+    load[0] = 1000.0
+    code, _, err = bench("perf", "jobs", *SHORT, "--at-once", 2)
+    assert code == 0
+    assert "Other programs use this machine (load 1000.0 on" in err
+    assert err.strip().count("\n") == 0
+
+
+# ---------------------------------------------------------------- turns and ratios
+
+
+def test_every_way_has_its_turn_from_nothing(asked: list[list[str]]) -> None:
+    told: list[str] = []
+    found = jobs.measure(
+        ["--dataset", "digits"], ["--data", "here"], at_once=[4, 2, 2], device="cuda", threads=1, repeats=2,
+        tell=told.append,
+    )  # fmt: skip
+    assert told == [
+        "2 at once, round 1 of 2", "4 at once, round 1 of 2", "one after another, round 1 of 2",
+        "4 at once, round 2 of 2", "one after another, round 2 of 2", "2 at once, round 2 of 2",
+    ]  # fmt: skip
+    folders = [line[line.index("--results") + 1] for line in asked]
+    assert len(set(folders)) == 6
+    assert not any(Path(folder).exists() for folder in folders)
+    assert asked[0][: asked[0].index("--results")] == [
+        "-m", "bench.cli.main", "run", "--quiet", "--dataset", "digits", "--data", "here",
+        "--gpus", "0", "--per-gpu", "2", "--threads", "1",
+    ]  # fmt: skip
+    assert found.seconds == (3, 5)
+    two, four = found.at_once
+    assert (two.jobs, two.seconds, four.jobs, four.seconds) == (2, (1, 6), 4, (2, 4))
+    assert (two.ratio.low, two.ratio.high) == (pytest.approx(5 / 6), 3)
+    assert found.best == two
+
+
+# ---------------------------------------------------------------- what is printed
+
+
+def _found(alone: tuple[float, ...], **others: tuple[float, ...]) -> Found:
+    at_once = [
+        AtOnce(int(name[1:]), ("--workers", name[1:], "--threads", "1"), seconds, spread(alone, seconds))
+        for name, seconds in others.items()
+    ]
+    return Found(alone, tuple(at_once))
+
+
+def _printed(found: Found, monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    monkeypatch.setattr(jobs, "measure", lambda *_, **__: found)
+    code, out, err = bench("perf", "jobs", *SHORT, "--at-once", 2)
+    assert code == 0, out + err
+    assert err.strip() == ""
+    return out.splitlines()
+
+
+def test_the_ratios_and_the_best_are_printed(monkeypatch: pytest.MonkeyPatch) -> None:
+    lines = _printed(_found((12.0, 10.0, 11.0), k2=(8.0, 8.0, 8.0), k4=(8.0, 8.0, 10.0)), monkeypatch)
+    assert lines[0].startswith("bench run --dataset digits --recipe quick --method ece --limit 16 --set training.epo")
+    assert lines[0].endswith("--seeds 0,1")
+    assert lines[1] == "one after another / at once"
+    assert lines[2].split() == ["2", "at", "once", "1.38", "(1.25–1.50)", "--workers", "2", "--threads", "1"]
+    assert lines[3].split() == ["4", "at", "once", "1.25", "(1.10–1.50)", "--workers", "4", "--threads", "1"]
+    assert lines[4] == "Best: 2 at once, 1.38 × as fast as one after another: bench run --workers 2 --threads 1"
+    assert "higher is better" in lines[5]
+
+
+def test_a_gain_in_some_rounds_only_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    lines = _printed(_found((10.0, 10.0, 7.0), k2=(8.0, 8.0, 8.0)), monkeypatch)
+    assert "1.25 × as fast as one after another, though not in every round: bench run --workers 2" in lines[3]
+
+
+def test_where_several_at_once_are_no_faster_one_after_another_is_best(monkeypatch: pytest.MonkeyPatch) -> None:
+    lines = _printed(_found((10.0,), k2=(12.0,), k4=(10.0,)), monkeypatch)
+    assert lines[4] == "Best: one after another; none of these is faster."
+
+
+# ---------------------------------------------------------------- the command
+
+
+def test_the_command_times_real_runs(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """Nothing that a user has set for every command gets in: neither his database nor his device."""
+    monkeypatch.setenv("BENCH_DB", str(tmp_path / "mine.db"))
+    monkeypatch.setenv("BENCH_RESULTS", str(tmp_path / "mine"))
+    monkeypatch.setenv("BENCH_DEVICE", "cpu")
+    monkeypatch.setenv("BENCH_EXECUTOR", "ray")
+    code, out, err = bench("perf", "jobs", *SHORT[:-2], "--at-once", 2, "--json")
+    assert code == 0, out + err
+    record = json.loads(out)
+    assert record["command"][:4] == ["bench", "run", "--dataset", "digits"]
+    assert (record["device"], record["threads"], record["repeats"]) == ("cpu", 1, 1)
+    (alone,), (two,) = record["seconds"], record["at_once"]
+    assert (two["jobs"], two["options"]) == (2, ["--workers", "2", "--threads", "1"])
+    assert two["ratio"]["median"] == pytest.approx(alone / two["seconds"][0])
+    assert record["best"] == (2 if two["ratio"]["median"] > 1 else 1)
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_run_that_fails_is_told_in_a_line() -> None:
+    code, out, err = bench("perf", "jobs", *SHORT, "--at-once", 2, "--set", "training.lr=1e30")
+    assert (code, out) == (1, "")
+    assert err.startswith("Error: 2 at once: a job failed: ")
+    assert err.strip().count("\n") == 0
+
+
+def test_data_that_is_not_there_is_told_in_a_line(tmp_path: Path) -> None:
+    code, out, err = bench("perf", "jobs", "--dataset", "mnist", "--data", tmp_path, "--device", "cpu", "--at-once", 2)
+    assert (code, out) == (2, "")
+    assert "bench prepare mnist" in err
+    assert err.strip().count("\n") == 0
+
+
+@pytest.mark.parametrize(
+    ("arguments", "told"),
+    [(("--method", "trz"), "did you mean trs"), (("--dataset", "digit"), "did you mean digits"),
+     (("--recipe", "quik"), "did you mean quick"), (("--model", "lenett"), "did you mean lenet"),
+     (("--limit", 501), "500 test images"), (("--set", "methods.ece.lamda=1"), "lamda"),
+     (("--seeds", "one"), "no list of seeds"), (("--at-once", 1), "x>=2")],
+)  # fmt: skip
+def test_mistakes_are_told_before_anything_starts(arguments: Any, told: str, asked: list[list[str]]) -> None:
+    code, out, err = bench("perf", "jobs", *arguments)
+    assert (code, out, asked) == (2, "", [])
+    assert told in err
+    assert "Traceback" not in err
+
+
+# ---------------------------------------------------------------- processes
+
+
+def test_exit_codes_tell_a_failed_job_from_wrong_use(tmp_path: Path) -> None:
+    failures = tmp_path / "runs" / "0" / "failures"
+    failures.mkdir(parents=True)
+    (failures / "a.json").write_text(json.dumps({"error": "out of memory\nat step 3"}))
+    with pytest.raises(JobError, match=r"^a job failed: out of memory$"):
+        processes.python(["-c", "import sys; print('a warning', file=sys.stderr); sys.exit(1)"], 1, results=tmp_path)
+    with pytest.raises(BenchError, match=r"^no such thing$") as caught:
+        processes.python(["-c", "import sys; print('Error: no such thing', file=sys.stderr); sys.exit(2)"], 1)
+    assert not isinstance(caught.value, JobError)
