@@ -4,14 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from statistics import median
 from typing import Any, Literal
+
+from torch import Tensor, nn
 
 from bench.attacks.base import Attack
 from bench.attacks.judge import evaluation_mode, predictions
 from bench.models.fast import fast_copy
 from bench.perf.cases import Case, Judged, judge
-from bench.perf.floor import Passes, counted, replay
+from bench.perf.floor import Passes, counted, replay, work_of
 from bench.perf.peers import PEERS, Peer
+from bench.perf.roofline import Bound, Rates, bound
 from bench.perf.timing import Clock, Spread, alternate, spread
 
 POINTS = {"apgd_ce": 1.0, "apgd_dlr": 1.0}  # of robust accuracy within which a library has to agree; else ½
@@ -55,7 +59,8 @@ class Result:
     """One attack. `first` and `last` are our robust accuracies in % under both rules, of `images` images.
 
     `passes` are those of our attack under `first_success` on the images that were timed, a floor is the bare passes;
-    `floor_fast` the same passes on the fastest layout known to us, None where there is none.
+    `floor_fast` the same passes on the fastest layout known to us, None where there is none; `by_rates` what they take
+    at the machine's rates, in the layout that moves fewer bytes.
     """
 
     attack: str
@@ -72,6 +77,7 @@ class Result:
     floor: Spread | None
     floor_fast: Spread | None
     clock: str
+    by_rates: Bound | None = None
 
     @property
     def passed(self) -> bool:
@@ -97,11 +103,15 @@ def compared(libraries: Sequence[str] | None) -> tuple[list[Peer], list[str]]:
 
 
 def compare(
-    name: str, case: Case, *, peers: Sequence[Peer], timed: int, repeats: int, tell: Tell = lambda _: None
-) -> Result:
+    name: str, case: Case, *, peers: Sequence[Peer], timed: int, repeats: int, rates: Rates | None = None,
+    tell: Tell = lambda _: None,
+) -> Result:  # fmt: skip
     """Robust accuracy on all images, then time on the first `timed` images, `repeats` times in turns.
 
     Every library gets what we get: images, batch, settings, random start. With `repeats` 0 nothing is timed.
+
+    Args:
+        rates: the machine's, for the floor by them.
     """
     kind = case.kind
     peers = [peer for peer in peers if kind in peer.kinds]
@@ -115,7 +125,12 @@ def compare(
         sample, clock = case.first(timed), Clock(case.images.device)
         with counted() as passes:
             sample.ours("first_success")
-        seconds = _timed(sample, passes(), peers, repeats, clock, lambda text: tell(f"{name}: {text}"))
+        quick = fast_copy(sample.model, _batch(sample)[0], precision=sample.precision) if repeats else None
+        seconds = _timed(sample, passes(), peers, quick, repeats, clock, lambda text: tell(f"{name}: {text}"))
+        by_rates = None
+        if rates and seconds:
+            works = [work_of(network, *_batch(sample), passes()) for network in (sample.model, quick) if network]
+            by_rates = bound(min(works, key=lambda work: work.bytes), rates, median(seconds["first"]))
     ours = {"first": _percent(first.robust), "last": _percent(last.robust)}
     return Result(
         attack=name,
@@ -131,22 +146,22 @@ def compare(
         floor=_ratio(seconds, "first", "floor"),
         floor_fast=_ratio(seconds, "first", "floor_fast"),
         clock=clock.name,
+        by_rates=by_rates,
     )
 
 
 def _timed(
-    sample: Case, passes: Passes, peers: Sequence[Peer], repeats: int, clock: Clock, tell: Tell
+    sample: Case, passes: Passes, peers: Sequence[Peer], quick: nn.Module | None, repeats: int, clock: Clock, tell: Tell
 ) -> dict[str, list[float]]:
     if not repeats:
         return {}
-    images, labels = sample.images.floats(slice(0, sample.batch)), sample.images.labels[: sample.batch]
+    images, labels = _batch(sample)
     right = sample.right()
     works: dict[str, Callable[[], Any]] = {
         "first": lambda: sample.ours("first_success", clean=right),
         "last": lambda: sample.ours("last", clean=right),
         "floor": lambda: replay(sample.model, images, labels, passes),
     }
-    quick = fast_copy(sample.model, images, precision=sample.precision)
     if quick is not None:
         works["floor_fast"] = lambda: replay(quick, images, labels, passes)
     works |= {peer.name: _robustness(sample, peer.crafter(sample)) for peer in peers}
@@ -155,6 +170,10 @@ def _timed(
         if name in works:
             works[name]()
     return alternate(works, repeats=repeats, clock=clock)
+
+
+def _batch(sample: Case) -> tuple[Tensor, Tensor]:
+    return sample.images.floats(slice(0, sample.batch)), sample.images.labels[: sample.batch]
 
 
 def _robustness(sample: Case, craft: Callable[[], Any]) -> Callable[[], Any]:

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from bench.attacks.problem import Problem
+from bench.perf.roofline import Work, count
 
 
 @dataclass(frozen=True)
@@ -64,3 +65,18 @@ def replay(model: nn.Module, images: Tensor, labels: Tensor, passes: Passes) -> 
         else:
             with torch.no_grad():
                 model(images[:size])
+
+
+def work_of(model: nn.Module, images: Tensor, labels: Tensor, passes: Passes) -> Work:
+    """What `passes` compute and move.
+
+    One pass of each kind is counted on `images` and scaled by the images that were in all of them: a small batch reads
+    the same weights for fewer images, which is left out, weights being few beside what layers make of the images.
+
+    Args:
+        model, images, labels: as for `replay`.
+    """
+    size = len(images)
+    forward = count(lambda: replay(model, images, labels, Passes(((size, False),))))
+    gradient = count(lambda: replay(model, images, labels, Passes(((size, True),))))
+    return forward * (passes.forwards / size) + gradient * (passes.gradients / size)

@@ -19,6 +19,7 @@ from bench.core.lazy import torch
 from bench.methods.trs import CosOnly, Trs
 from bench.methods.trs_at import TrsAt
 from bench.methods.trs_report import TrsReport
+from bench.perf.roofline import Work, count
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -130,6 +131,11 @@ class Bare:
                 parameter.grad = gradient
         self._optimizer.step()
         self._optimizer.zero_grad(set_to_none=True)
+
+    def work(self) -> Work:
+        """What the passes compute and move, one of each counted; the update, of weights only, is left out."""
+        passes = [count(lambda: self._pass(need, self._members[0])) * need.count for need in self._needed]  # noqa: B023
+        return sum(passes, Work())
 
     def _pass(self, need: Need, member: nn.Module) -> Sequence[Tensor] | None:
         from bench.models.passes import fast_passes, passes_on

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from statistics import median
 from typing import TYPE_CHECKING
@@ -10,7 +11,19 @@ if TYPE_CHECKING:
     from rich.console import Console
 
     from bench.perf.attacks import Result
+    from bench.perf.roofline import Bound, Rates
     from bench.perf.training import Step
+
+RATES = (
+    " By the machine's rates: how long the floor's operations take in matrix products, and its bytes in a copy; caches "
+    "may serve a part of the bytes."
+)
+
+
+def rates(found: Rates, out: Console) -> None:
+    """What the machine does in a second."""
+    products, copies = _si(found.operations, "op/s"), _si(found.bytes, "B/s")
+    out.print(f"[dim]this machine: {found.precision} matrix products {products}, copies {copies}[/]", soft_wrap=True)
 
 
 def attack(result: Result, out: Console) -> None:
@@ -38,6 +51,8 @@ def attack(result: Result, out: Console) -> None:
         passes = (result.passes.gradients + result.passes.forwards) / max(1, result.timed)
         fast = f"; / the same passes on the fastest layout {result.floor_fast}" if result.floor_fast else ""
         out.print(f"  ours / floor {result.floor} ({passes:.1f} passes an image){fast}", soft_wrap=True)
+    if result.by_rates:
+        out.print(f"  {_limit(result.by_rates)}", soft_wrap=True)
 
 
 def attacks_summary(done: Sequence[Result], out: Console) -> None:
@@ -66,7 +81,7 @@ def attacks_summary(done: Sequence[Result], out: Console) -> None:
         out.print(
             f"[dim]Ratios of {done[0].clock}: median (smallest–largest) of the rounds, all in turns in one process. "
             "Everybody's time ends when robust accuracy is known. Floor: our first_success against the bare passes for "
-            "the images that still stand.[/]",
+            f"the images that still stand.{RATES}[/]",
             soft_wrap=True,
         )
 
@@ -76,6 +91,8 @@ def step(one: Step, out: Console) -> None:
     needed = " + ".join(str(need) for need in one.needed) or "no floor is known for this method"
     ratio = f"ours / floor {one.ours}" if one.ours else ""
     out.print(f"  {one.method:<22}{ratio:<32}[dim]{needed}[/]", soft_wrap=True)
+    if one.by_rates:
+        out.print(f"  {'':<22}{_limit(one.by_rates)}", soft_wrap=True)
     if one.exact is not None:
         word = "[green]PASS[/]" if one.equal else "[red]FAIL[/]"
         ratio = f", theirs / ours {one.authors}" if one.authors else ""
@@ -94,6 +111,21 @@ def steps_summary(done: Sequence[Step], out: Console) -> None:
         out.print(f"\nours / floor: median over methods {median(ratios):.2f}, largest {max(ratios):.2f}")
         out.print(
             f"[dim]Ratios of {done[0].clock}: median (smallest–largest) of the rounds, in turns in one process. "
-            "Floor: the passes listed, and the optimiser's update.[/]",
+            f"Floor: the passes listed, and the optimiser's update.{RATES}[/]",
             soft_wrap=True,
         )
+
+
+def _limit(one: Bound) -> str:
+    operations, moved = _si(one.operations, "op"), _si(one.bytes, "B")
+    return (
+        f"by the machine's rates: {operations} in {_si(one.operations_seconds, 's')}, {moved} in "
+        f"{_si(one.bytes_seconds, 's')}; ours {_si(one.ours_seconds, 's')}"
+    )
+
+
+def _si(value: float, unit: str) -> str:
+    """Three digits, and the unit with its prefix."""
+    power = min(5, max(-3, math.floor(math.log10(float(f"{value:.2e}")) / 3))) if value else 0
+    prefix = ("n", "µ", "m", "", "k", "M", "G", "T", "P")[power + 3]
+    return f"{value / 1000**power:.3g} {prefix}{unit}"

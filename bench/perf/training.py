@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from statistics import median
 from typing import Any
 
 import torch
@@ -22,6 +23,7 @@ from bench.models.features import pre_activation_points
 from bench.models.passes import passes_on
 from bench.perf.authors import AuthorsStep
 from bench.perf.needs import Bare, Need, needs
+from bench.perf.roofline import Bound, Rates, bound
 from bench.perf.timing import Clock, Spread, alternate, spread
 from bench.training.method import Batch, Method
 from bench.training.optim import make_optimizer
@@ -42,6 +44,7 @@ class Step:
         loss, authors_loss: values of the loss before the update, from the same weights, batch and random numbers.
         exact: both again in float64, on the first 32 images. In float32 two orders of a sum put some units on
             different sides of their kinks, which a large λa carries into the third or fourth digit of the loss.
+        by_rates: what the floor's passes take at the machine's rates.
     """
 
     method: str
@@ -55,6 +58,7 @@ class Step:
     authors: Spread | None = None
     authors_loss: float | None = None
     exact: tuple[float, float] | None = None
+    by_rates: Bound | None = None
 
     @property
     def equal(self) -> bool | None:
@@ -66,11 +70,13 @@ class Step:
 
 
 def measure(
-    loaded: Loaded, name: str, images: ImageSet, *, dataset: str, model: str | None, members: int = 3, repeats: int
-) -> Step:
+    loaded: Loaded, name: str, images: ImageSet, *, dataset: str, model: str | None, members: int = 3, repeats: int,
+    rates: Rates | None = None,
+) -> Step:  # fmt: skip
     """One step of the configured method `name` on a batch of all `images`, from fresh weights.
 
-    Methods that train members one after another are measured at the last.
+    Methods that train members one after another are measured at the last. `rates` are the machine's, for the floor by
+    them.
     """
     run = run_spec(loaded, Selection(dataset=dataset, recipe="published", model=model, members=members), name, 0)
     plugin, method = method_of(run)
@@ -78,7 +84,7 @@ def measure(
         ensemble = fresh_ensemble(run, plugin).to(images.device)
     counter = _Phases(run, ensemble, images)
     method.fit(counter)
-    watch = _Measured(run, ensemble, images, method=method, phase=counter.phases - 1, repeats=repeats)
+    watch = _Measured(run, ensemble, images, method=method, phase=counter.phases - 1, repeats=repeats, rates=rates)
     method.fit(watch)
     assert watch.step is not None
     return watch.step
@@ -104,10 +110,11 @@ class _Measured(_Phases):
     """Measures one step of one phase."""
 
     def __init__(
-        self, run: RunSpec, ensemble: Ensemble, images: ImageSet, *, method: Method, phase: int, repeats: int
-    ) -> None:
+        self, run: RunSpec, ensemble: Ensemble, images: ImageSet, *, method: Method, phase: int, repeats: int,
+        rates: Rates | None,
+    ) -> None:  # fmt: skip
         super().__init__(run, ensemble, images)
-        self._method, self._wanted, self._repeats = method, phase, repeats
+        self._method, self._wanted, self._repeats, self._rates = method, phase, repeats, rates
         self.step: Step | None = None
 
     def train(self, name: str, loss: Loss, *, members: Sequence[int] | None = None, **_: Any) -> bool:
@@ -147,12 +154,16 @@ class _Measured(_Phases):
         everyone = len(self.ensemble.members)
         coupled = any(isinstance(part, nn.modules.batchnorm._BatchNorm) for part in modules[0].modules())
         needed = needs(method, members=everyone, size=size, coupled=coupled) or []
+        bare = by_rates = None
         if needed:
             passing = modules if len(modules) > 1 else [*modules * everyone]
-            works["floor"] = Bare(passing, self._optimizer(modules), self.batch(), needed, self._layer(modules))
+            bare = Bare(passing, self._optimizer(modules), self.batch(), needed, self._layer(modules))
+            works["floor"] = bare
         for work in works.values():  # the first step is the one whose losses are compared; and it warms up
             work()
         seconds = alternate(works, repeats=self._repeats, clock=clock) if self._repeats else {}
+        if bare and seconds and self._rates:
+            by_rates = bound(bare.work(), self._rates, median(seconds["ours"]))
         return Step(
             method=self.run.method,
             model=self.run.model,
@@ -165,6 +176,7 @@ class _Measured(_Phases):
             authors=spread(seconds["authors"], seconds["ours"]) if "authors" in seconds else None,
             authors_loss=float(values["authors"]) if "authors" in values else None,
             exact=exact,
+            by_rates=by_rates,
         )
 
     def _exact(self, modules: list[nn.Module], loss: Loss, method: Trs) -> tuple[float, float]:

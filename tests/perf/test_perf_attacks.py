@@ -257,6 +257,10 @@ def test_the_command_trains_once_and_compares_every_attack(results: Path) -> Non
         assert result["first"] <= result["last"] + 1e-9
         assert result["images"] == 80
         assert result["floor"]["low"] > 0
+        limit, rates = result["by_rates"], record["rates"]
+        assert limit["operations_seconds"] == limit["operations"] / rates["operations"] > 0
+        assert limit["bytes_seconds"] == limit["bytes"] / rates["bytes"] > 0
+        assert limit["ours_seconds"] > 0
         assert all(one["verdict"] == "PASS" and one["speed_first"]["low"] > 0 for one in result["versus"])
     code, out, err = bench(
         "perf", "attacks", *settings, "--attack", "pgd", "--eps", "0.05", "--library", "torchattacks"
@@ -267,6 +271,8 @@ def test_the_command_trains_once_and_compares_every_attack(results: Path) -> Non
     assert "torchattacks" in out
     assert "foolbox" not in out
     assert "ours / floor" in out
+    assert "this machine: float32 matrix products" in out
+    assert "  by the machine's rates: " in out
 
 
 def test_the_command_takes_a_run_that_is_there(results: Path) -> None:
@@ -278,6 +284,7 @@ def test_the_command_takes_a_run_that_is_there(results: Path) -> None:
     assert code == 0, out + err
     assert run[:12] in out
     assert "floor" not in out
+    assert "this machine" not in out
 
 
 @pytest.mark.parametrize(

@@ -204,10 +204,15 @@ def test_the_command_prints_floors_and_the_authors_loss() -> None:
     assert "3 × train(16)" in out
     assert "18 × curvature(8) + 3 × second(16) + 3 × second(8)" in out
     assert "PASS (1e-5)" in out
+    assert out.count("this machine: float32 matrix products") == 1
+    assert out.count("\n" + 24 * " " + "by the machine's rates: ") == 3
     code, out, err = bench("perf", "training", *settings, "--json")
-    steps = json.loads(out)["steps"]
+    record = json.loads(out)
+    steps = record["steps"]
     assert [step["equal"] for step in steps] == [None, True, None]
     assert steps[0]["ours"]["low"] > 0
+    assert record["rates"].keys() == {"operations", "bytes", "precision"}
+    assert all(step["by_rates"]["operations"] > 0 and step["by_rates"]["ours_seconds"] > 0 for step in steps)
 
 
 def test_a_loss_that_is_not_the_authors_fails(monkeypatch: pytest.MonkeyPatch) -> None:

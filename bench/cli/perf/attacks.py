@@ -58,7 +58,8 @@ def command(
     Everybody gets the same ensemble, images, batches, random start, steps and budget. What a library returns is judged
     by us. An attack passes where robust accuracy agrees with a library's within half a point (APGD: one point), or,
     for CW and EAD, is not above it; the exit code is 1 where one does not. Time never passes or fails: it is told as
-    theirs / ours, and as ours / floor, the bare passes for the images that still stand.
+    theirs / ours, and as ours / floor, the bare passes for the images that still stand; what these take at the rates of
+    a matrix product and of a copy on this machine is told in seconds.
 
     \b
     Examples:
@@ -69,9 +70,11 @@ def command(
     """
     from bench.cli.device import others, pick
     from bench.core import config
+    from bench.core.numerics import numerics
     from bench.perf import attacks as perf
     from bench.perf import printing
     from bench.perf.cases import Case
+    from bench.perf.roofline import measure_rates
     from bench.report.console import console
 
     err, loaded = console(stderr=True), config.load(changes=changes)
@@ -90,7 +93,10 @@ def command(
         out.print(
             f"[bold]{found.title}[/], {len(found.images):,} test images, batches of {batch}{coarse}", soft_wrap=True
         )
-    with err.status("") as status:
+    rates = measure_rates(place.device, precision=precision) if repeats else None
+    if rates and not as_json:
+        printing.rates(rates, out)
+    with numerics(), err.status("") as status:  # as a run computes; for everybody here
         for name in names or ATTACKS:
             attack = _attack(loaded, name)
             attack = perf.limited(attack, steps) if steps else attack
@@ -99,14 +105,16 @@ def command(
             case = Case(found.ensemble, found.images, attack, budget, batch, precision)
             chosen = [peer for peer in peers if libraries or case.kind not in peer.slow]
             result = perf.compare(
-                name, case, peers=chosen, timed=timed or batch, repeats=repeats, tell=lambda text: status.update(text)
-            )
+                name, case, peers=chosen, timed=timed or batch, repeats=repeats, rates=rates,
+                tell=lambda text: status.update(text),
+            )  # fmt: skip
             done.append(result)
             if not as_json:
                 printing.attack(result, out)
     if as_json:
         record = {"ensemble": found.title, "run": found.run.run_id, "batch": batch, "threads": threads,
                   "precision": precision, "device": place.device,
+                  "rates": asdict(rates) if rates else None,
                   "attacks": [asdict(result) for result in done]}  # fmt: skip
         click.echo(json.dumps(record, indent=1, ensure_ascii=False))
     else:

@@ -31,7 +31,8 @@ def command(
     The floor of a step is the bare passes that the method's formula needs, counted and made on the same members, and
     the optimiser's update. `trs_official` is also timed against the public TRS code's step, written again from its
     description; the losses of both have to be equal to 1e-5, and the exit code is 1 where they are not. Time never
-    passes or fails.
+    passes or fails; what the floor's passes take at the rates of a matrix product and of a copy on this machine is told
+    in seconds.
 
     \b
     Kinds of passes, through one member:
@@ -51,10 +52,12 @@ def command(
     """
     from bench.cli.device import pick
     from bench.core import config
+    from bench.core.numerics import numerics
     from bench.data.base import load_splits
     from bench.jobs.select import method_names
     from bench.perf import printing
     from bench.perf import training as perf
+    from bench.perf.roofline import measure_rates
     from bench.report.console import console
 
     keep_freed_memory()  # as a run does; for everybody here
@@ -66,17 +69,23 @@ def command(
     images = load_splits(plugin, folder=data.expanduser(), training_limit=batch, device=place).train
     out = console()
     done: list[perf.Step] = []
-    with console(stderr=True).status("") as status:
+    rates = measure_rates(place) if repeats else None
+    with numerics(), console(stderr=True).status("") as status:  # as a run computes; for everybody here
         for name in chosen:
             status.update(name)
-            step = perf.measure(loaded, name, images, dataset=dataset, model=model, members=members, repeats=repeats)
+            step = perf.measure(
+                loaded, name, images, dataset=dataset, model=model, members=members, repeats=repeats, rates=rates
+            )
             if not as_json and not done:
                 out.print(f"[bold]One step of {members} × {step.model}[/], {dataset}, batch {batch}", soft_wrap=True)
+                if rates:
+                    printing.rates(rates, out)
             done.append(step)
             if not as_json:
                 printing.step(step, out)
     if as_json:
         record = {"dataset": dataset, "threads": threads, "device": place,
+                  "rates": asdict(rates) if rates else None,
                   "steps": [{**asdict(step), "equal": step.equal} for step in done]}  # fmt: skip
         click.echo(json.dumps(record, indent=1, ensure_ascii=False))
     else:
