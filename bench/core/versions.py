@@ -1,4 +1,7 @@
-"""Versions of the parts that every result depends on. Raise one when it changes results: older results become stale."""
+"""Versions of the parts that every result depends on. Raise one when it changes results: older results become stale.
+
+Another order of sums is no other result: it changes the last bits, as another processor or release of torch does.
+"""
 
 TRAINER = 1  # bench.training: the loop, the optimisers, the data order
 EVALUATOR = 1  # bench.attacks.judge and bench.evaluation: which images are attacked, how outcomes are judged

@@ -13,7 +13,9 @@ _aten = torch.ops.aten
 
 
 @dataclass(frozen=True)
-class Settings:
+class ConvSettings:
+    """A convolution's settings; `product`: its image gradient as a matrix product."""
+
     stride: list[int]
     padding: list[int]
     dilation: list[int]
@@ -45,7 +47,7 @@ class Convolved(torch.autograd.Function):
     """A convolution that differentiates only towards what is asked for."""
 
     @staticmethod
-    def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None, settings: Settings) -> Tensor:
+    def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None, settings: ConvSettings) -> Tensor:
         ctx.save_for_backward(x, weight)
         ctx.settings = settings
         return torch.conv2d(x, weight, bias, settings.stride, settings.padding, settings.dilation, settings.groups)
@@ -53,7 +55,7 @@ class Convolved(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> Any:
         x, weight = ctx.saved_tensors
-        settings: Settings = ctx.settings
+        settings: ConvSettings = ctx.settings
         wanted = [  # there is no node for a bias that is None
             needed and _asked_for(node)
             for needed, (node, _) in zip(ctx.needs_input_grad, ctx.next_functions, strict=False)
@@ -78,7 +80,7 @@ class ImageGradient(torch.autograd.Function):
     """A convolution's gradient with respect to its input x, of which only the shape matters."""
 
     @staticmethod
-    def forward(ctx: Any, grad: Tensor, weight: Tensor, x: Tensor, settings: Settings) -> Tensor:
+    def forward(ctx: Any, grad: Tensor, weight: Tensor, x: Tensor, settings: ConvSettings) -> Tensor:
         ctx.save_for_backward(grad, weight)
         ctx.settings = settings
         return settings.image_gradient(grad, x, weight)
@@ -87,7 +89,7 @@ class ImageGradient(torch.autograd.Function):
     @once_differentiable
     def backward(ctx: Any, v: Tensor) -> Any:
         grad, weight = ctx.saved_tensors
-        settings: Settings = ctx.settings
+        settings: ConvSettings = ctx.settings
         for_grad = for_weight = None
         v = _laid_as(v, grad)
         if ctx.needs_input_grad[0]:
@@ -194,7 +196,8 @@ class NormBackward(torch.autograd.Function):
             for_weight = scale * (_dots(v, grad) - (along * gw + total * gb) / count)
             # x̂ = (x − mean)·s: its part is a scale and a shift of x, which is what the kernel for evaluation computes.
             by_x = -for_weight * weight * scale.square() / count
-            for_x = _aten.native_batch_norm(x, by_x, None, mean, torch.ones_like(mean), False, 0.0, 0.0)[0]
+            none, one = torch.zeros_like(mean), torch.ones_like(mean)
+            for_x = _aten.native_batch_norm(x, by_x, none, mean, one, False, 0.0, 0.0)[0]
             for_x.addcmul_(for_grad, (-scale * gw / count).view(wide))
             for_x.addcmul_(gx, (-scale * along / count).view(wide))
         if to_weight is not None:
@@ -220,9 +223,10 @@ def _differentiate(
 def _dots(a: Tensor, b: Tensor) -> Tensor:
     """Σ a·b for each channel: the weights' gradient of a normalisation with mean 0 and scale 1, in one reading."""
     zero = a.new_zeros(a.shape[1])
-    made: Tensor = _aten.native_batch_norm_backward(
-        a, b, None, None, None, zero, torch.ones_like(zero), True, 0.0, [False, True, False]
-    )[1]
+    one = torch.ones_like(zero)  # as weights too: kernels for GPUs give no such gradient where there are none
+    made: Tensor = _aten.native_batch_norm_backward(a, b, one, None, None, zero, one, True, 0.0, [False, True, False])[
+        1
+    ]
     return made
 
 

@@ -5,13 +5,15 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import AbstractContextManager, nullcontext
+from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
-from bench.models.kernels import Convolved, Norm, Pool, Relu, Settings
+from bench.models.kernels import Convolved, ConvSettings, Norm, Pool, Relu
+from bench.models.trust import trusted
 
 FEW = 4  # input channels up to which oneDNN's image gradient of a convolution loses against a matrix product
 KNOWN = ("torch.nn.", "timm.", "bench.models.")
@@ -54,12 +56,21 @@ class fast_passes(TorchFunctionMode):  # noqa: N801 - used as a context manager 
         """Called for every function of torch."""
         kwargs = kwargs or {}
         make = _FAST.get(func)
-        if make is None or _innermost.mode is not self or torch.is_autocast_enabled():
+        if make is None or getattr(_innermost, "mode", None) is not self:
             return func(*args, **kwargs)
-        if make is _convolve and self._last and args and args[0].dim() == 4 and 1 < args[0].shape[1] <= FEW:
-            args = (args[0].contiguous(memory_format=torch.channels_last), *args[1:])
-        made = make(self._twice, *args, **kwargs)
-        return func(*args, **kwargs) if made is None else made
+        x, rest = (args[0], args[1:]) if args else (kwargs.get("input"), ())
+        if not isinstance(x, Tensor) or _unfit(x) or (self._twice and not trusted(x.device.type, DIFFERENTIATED_TWICE)):
+            return func(*args, **kwargs)
+        kwargs = {name: value for name, value in kwargs.items() if name != "input"}
+        if make is _convolve and self._last and x.dim() == 4 and 1 < x.shape[1] <= FEW:
+            x = x.contiguous(memory_format=torch.channels_last)
+        made = make(self._twice, x, *rest, **kwargs)
+        return func(x, *rest, **kwargs) if made is None else made
+
+
+def _unfit(x: Tensor) -> bool:
+    """Whether something is going on that autograd functions of one's own do not take: autocast, `torch.func`."""
+    return torch.is_autocast_enabled(x.device.type) or torch._C._are_functorch_transforms_active()
 
 
 def fit_for_channels_last(member: nn.Module) -> bool:
@@ -94,7 +105,7 @@ def _convolve(
     inputs = [
         None if tensor is None else tensor.view_as(tensor) for tensor in (x, weight, bias)
     ]  # no leaves: see below
-    made: Tensor = Convolved.apply(*inputs, Settings(stride, padding, dilation, groups, product))  # type: ignore[no-untyped-call]
+    made: Tensor = Convolved.apply(*inputs, ConvSettings(stride, padding, dilation, groups, product))  # type: ignore[no-untyped-call]
     return made
 
 
@@ -120,7 +131,7 @@ def _normalise(
         or x.dtype != weight.dtype
     ):
         return None
-    if x.dtype not in (torch.float32, torch.float64) or x.dim() < 2 or x.numel() <= x.shape[1]:
+    if x.dtype not in (torch.float32, torch.float64) or x.dim() < 2 or x.numel() <= x.shape[1] or eps <= 0:
         return None
     made: Tensor = Norm.apply(x, weight, bias, running_mean, running_var, momentum, eps)  # type: ignore[no-untyped-call]
     return made
@@ -137,6 +148,7 @@ def _pair(value: Any) -> list[int]:
     return [int(value)] * 2 if isinstance(value, int) else [int(part) for part in value] * (2 // len(value))
 
 
+DIFFERENTIATED_TWICE = (partial(_convolve, True), partial(_normalise, True), partial(_rectify, True))
 _FAST: dict[Any, Callable[..., Tensor | None]] = {
     torch.conv2d: _convolve,
     torch.nn.functional.conv2d: _convolve,
