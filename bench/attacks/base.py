@@ -33,6 +33,7 @@ class Attack:
         needs_gradient: whether it differentiates the model.
         takes_targets: whether it leads to `problem.targets` where there are any (the named losses of
             `Problem.gradient` do).
+        asks_members: whether it makes passes through single members, which are float32 whatever precision is chosen.
     """
 
     version: ClassVar[int] = 1
@@ -41,6 +42,7 @@ class Attack:
     iterative: ClassVar[bool] = True
     needs_gradient: ClassVar[bool] = True
     takes_targets: ClassVar[bool] = False
+    asks_members: ClassVar[bool] = False
 
     restarts: int = 1
 

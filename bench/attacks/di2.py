@@ -48,7 +48,7 @@ class DI2FGSM(MIM):
             return problem.gradient(x)
 
         def evaluate(point: Tensor) -> Tensor:
-            return problem.loss(problem.model(resize_and_pad(point, self.smallest, size, top, left)), "ce")
+            return problem.loss(problem.network(resize_and_pad(point, self.smallest, size, top, left)), "ce")
 
         return problem.ascend(x, evaluate)[0]
 

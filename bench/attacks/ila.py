@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, ClassVar
 
 from bench.attacks.iterative import Iterative
 from bench.core.errors import BenchError
@@ -32,6 +32,8 @@ class ILA(Iterative):
         guide_steps: steps of the guide.
         depth: the layer, as a share of the points from the first (0) to the last before the logits (1).
     """
+
+    asks_members: ClassVar[bool] = True
 
     guide_steps: int = 10
     depth: float = 0.5

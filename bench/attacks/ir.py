@@ -70,7 +70,7 @@ class IR(PGD):
             def parts(point: Tensor, cells: Tensor = cells) -> Tensor:
                 change = point - problem.images
                 within = torch.cat([problem.images + change * cells, problem.images + change * (1 - cells)])
-                only, without = problem.model(within).chunk(2)
+                only, without = problem.network(within).chunk(2)
                 return lead(only, wrong) + lead(without, wrong)
 
             gradient = gradient + problem.ascend(x, parts, passes=2, curve=False)[0] * (self.strength / self.samples)

@@ -144,11 +144,16 @@ def attack_images(
         todo = clean.nonzero().squeeze(1) if stop == "first_success" else torch.arange(len(images), device=clean.device)
         adversarial = images.floats(slice(None)).cpu() if keep_images else None
         draws = Draws((*seed_axes, "attack"), tuple(images.images.shape[1:]))
-        fast = None
-        if precision != "float32" or _pays(attack, images):
-            fast = fast_copy(model, images.floats(slice(0, SAMPLE)), precision=precision)
-        if fast is None and precision != "float32":
-            progress.note(f"this network gives other outputs or gradients in {precision}; attacked in float32")
+        fast, sample = None, images.floats(slice(0, SAMPLE))
+        if precision != "float32":
+            fast = fast_copy(model, sample, precision=precision)
+            count.asked_in = "float32" if fast is None else precision
+            if fast is None:
+                progress.note(
+                    f"this network cannot be asked in {precision} or gives other outputs; attacked in float32"
+                )
+        if fast is None and _pays(attack, images):
+            fast = fast_copy(model, sample)
         for restart in range(attack.restarts):
             done = 0
             for rows in todo.split(batch_size):  # type: ignore[no-untyped-call]
@@ -250,6 +255,7 @@ class Counts:
     def __init__(self) -> None:
         self.forwards = 0
         self.backwards = 0
+        self.asked_in: Precision | None = None  # the precision of the passes, where another one than float32 was wanted
         self._attacked = 0
         self._zero_gradients = 0
         self._unmoved = 0
@@ -282,6 +288,7 @@ class Counts:
     def measurements(self) -> dict[str, Any]:
         """JSON-like: counts of the first restart, and the mean loss over the images attacked at each step.
 
+        `asked_in` where another precision than float32 was wanted: the one that the attack asked in.
         For attacks without a ball also `distances`: how many images broke (`broken`), and of these the mean, median,
         smallest and largest distance in `l1` and `l2` (none when no image broke).
         """
@@ -291,6 +298,7 @@ class Counts:
             "unmoved": self._unmoved,
             "largest_excess": max(0.0, self._excess),
             "loss_curve": [total / images for total, images in self._losses if images],
+            **({} if self.asked_in is None else {"asked_in": self.asked_in}),
         }
         return counts if self._distances is None else {**counts, "distances": _summary(torch.cat(self._distances))}
 

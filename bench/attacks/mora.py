@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, ClassVar
 
 from bench.attacks.apgd import MOMENTUM, momentum_step, surface_start
 from bench.attacks.base import Attack
@@ -43,6 +43,8 @@ class MORA(Attack):
         blends: s of each restart, in turn.
         restarts: runs, each with a random start and a blend of its own.
     """
+
+    asks_members: ClassVar[bool] = True
 
     steps: int = 100
     temperature: float | None = None

@@ -80,6 +80,8 @@ class Problem:
         budget: the attack's budget (`eps` or `c`).
         model: what is attacked. Passes that an attack makes through it by itself are neither counted nor judged: use
             `ask`, or `ascend` for what is no function of the fused output alone.
+        network: the same function in less time, or in the precision that was chosen, where there is such a copy: for
+            passes inside `ascend`. What it calls broken the model judges again.
     """
 
     def __init__(
@@ -105,7 +107,7 @@ class Problem:
         self.restart = restart
         self._attack = attack
         self.model = model
-        self._fast = model if fast is None else fast  # the same function in less time; what it finds is judged again
+        self.network = model if fast is None else fast
         self._draws = draws
         self._rows = rows  # positions in the evaluation set, for the draws
         self._places = torch.arange(len(images), device=images.device)  # positions in this batch
@@ -123,9 +125,9 @@ class Problem:
     @torch.no_grad()
     def scores(self, x: Tensor) -> Tensor:
         """The ensemble's fused output [b, C] at `x`, without gradients; `x` counts as an iterate."""
-        scores: Tensor = self._fast(x)
+        scores: Tensor = self.network(x)
         self.forwards += len(x)
-        self.judge(x, scores, exact=self._fast is self.model)
+        self.judge(x, scores, exact=self.network is self.model)
         return scores
 
     def gradient(self, x: Tensor, loss: str | Callable[[Tensor, Tensor], Tensor] = "ce") -> Tensor:
@@ -148,14 +150,14 @@ class Problem:
 
         def evaluate(point: Tensor) -> Tensor:
             nonlocal scores
-            scores = self._fast(point)
+            scores = self.network(point)
             return self.loss(scores, loss)
 
         gradient, losses = self.ascend(x, evaluate)
         assert scores is not None
         scores = scores.detach()
         if judged:
-            self.judge(x, scores, exact=self._fast is self.model)
+            self.judge(x, scores, exact=self.network is self.model)
         return Answer(gradient, losses, scores)
 
     def loss(self, scores: Tensor, loss: str | Callable[[Tensor, Tensor], Tensor]) -> Tensor:

@@ -299,7 +299,7 @@ def attack_rows(
             limit=test_limit(loaded, selection),
             split=selection.split,
             targets=spec.targets,
-            precision=spec.precision,
+            precision="float32" if plugin.asks_members else spec.precision,
             versions={"attack": plugin.version, "evaluator": versions.EVALUATOR},
         )
         for budget in budgets

@@ -26,7 +26,7 @@ def attacks():
         yield settings.build(registry.load("attacks", spec.plugin), spec.settings, name)
 
 
-@pytest.mark.parametrize("attack", attacks(), ids=lambda attack: type(attack).__name__)
+@pytest.mark.parametrize("attack", list(attacks()), ids=lambda attack: type(attack).__name__)
 @pytest.mark.parametrize("fast", [False, True])
 def test_waits_of_a_step(waits, digits, digits_ensemble, attack, fast, monkeypatch):
     monkeypatch.setattr(judge, "PIXELS", 0 if fast else 10**9)

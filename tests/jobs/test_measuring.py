@@ -108,3 +108,17 @@ def test_the_clean_evaluation_saves_later_ones_a_pass_and_changes_nothing(traine
     file.write_text(json.dumps(json.loads(file.read_text()) | {"weights_digest": "0" * 64}))
     assert json.loads(work.perform(attack, place)[1].read_text())["forwards"] == before["forwards"]
     file.unlink()
+
+
+@pytest.mark.parametrize("kind", ["attack", "transfer"])
+def test_a_job_asks_in_the_precision_of_its_evaluation(trained: tuple[Workplace, list[Job]], kind: str) -> None:
+    place, jobs = trained
+    spec = jobs[1].evaluation
+    assert spec is not None
+    update: dict[str, Any] = {"precision": "bfloat16", "kind": kind, "stop": spec.stop if kind == "attack" else "last"}
+    ok, path = work.perform(Job(run=jobs[1].run, evaluation=spec.model_copy(update=update)), place)
+    assert ok, path.read_text()
+    measured = json.loads(path.read_text())["measurements"]
+    parts = [measured] if kind == "attack" else measured["sources"]
+    # Each network is asked in bfloat16 where it turns its gradient little: a barely trained member's it may turn more.
+    assert "bfloat16" in {part["asked_in"] for part in parts}

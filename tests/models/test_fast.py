@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+from typing import Any
+
+import pytest
 import torch
 from torch import Tensor, nn
 
 from bench.attacks.iterative import PGD
 from bench.attacks.judge import attack_images, predictions
-from bench.core import registry
+from bench.core import config, registry
 from bench.core.progress import Progress
+from bench.jobs import select
+from bench.jobs.select import Selection
 from bench.models.build import build_member
 from bench.models.ensemble import Ensemble
 from bench.models.fast import fast_copy
@@ -122,19 +127,85 @@ def test_what_bfloat16_calls_broken_is_broken_in_float32(digits_ensemble: Ensemb
     assert int(found.robust.sum()) <= int(usual.robust.sum()) + 2
 
 
-def test_a_network_without_a_copy_is_attacked_in_float32_and_says_so(digits) -> None:
-    class Told(Progress):
-        notes: list[str] = []
+class Told(Progress):
+    def __init__(self) -> None:
+        self.notes: list[str] = []
 
-        def note(self, text: str) -> None:
-            self.notes.append(text)
+    def note(self, text: str) -> None:
+        self.notes.append(text)
 
-    class Sampled(nn.Module):
-        def forward(self, x: Tensor) -> Tensor:
-            return x.flatten(1)[:, :10] + torch.rand(10)
 
-    told = Told()
-    attack_images(
-        PGD(steps=2), Sampled(), digits.test.take(slice(0, 5)), budget=0.1, precision="bfloat16", progress=told
-    )
-    assert told.notes == ["this network gives other outputs or gradients in bfloat16; attacked in float32"]
+class Sampled(nn.Module):
+    def forward(self, x: Tensor) -> Tensor:
+        return x.flatten(1)[:, :10] + torch.rand(10)
+
+
+class TwoLayers(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.net = nn.Sequential(nn.Flatten(), nn.Linear(64, 20), nn.ReLU(), nn.Linear(20, 10))
+
+    def forward(self, x: Tensor) -> Tensor:
+        scores: Tensor = self.net(x)
+        return scores
+
+
+@pytest.mark.parametrize("network", [Sampled, TwoLayers])
+def test_a_network_without_a_copy_in_bfloat16_is_attacked_in_float32_and_says_so(digits, network) -> None:
+    """One has no copy at all; of the other, the first and last layer are all there is."""
+    told, images = Told(), digits.test.take(slice(0, 20))
+    usual = attack_images(PGD(steps=2), network(), images, budget=0.1)
+    found = attack_images(PGD(steps=2), network(), images, budget=0.1, precision="bfloat16", progress=told)
+    assert told.notes == ["this network cannot be asked in bfloat16 or gives other outputs; attacked in float32"]
+    assert found.measurements["asked_in"] == "float32"
+    assert "asked_in" not in usual.measurements
+
+
+def test_attacks_ask_in_the_precision_that_they_say(digits_ensemble: Ensemble, digits, monkeypatch) -> None:
+    made: list[tuple[str, set[torch.dtype]]] = []
+
+    def watched(model: nn.Module, images: Tensor, *, precision: Any = "float32") -> nn.Module | None:
+        copied = fast_copy(model, images, precision=precision)
+        seen: set[torch.dtype] = set()
+        made.append((precision, seen))
+        if copied is not None:  # what its layers get while it is attacked
+            for part in copied.modules():
+                if isinstance(part, nn.Conv2d):
+                    part.register_forward_pre_hook(lambda _, inputs: seen.add(inputs[0].dtype))
+        return copied
+
+    monkeypatch.setattr("bench.attacks.judge.fast_copy", watched)
+    monkeypatch.setattr("bench.attacks.judge.PIXELS", 1)
+    monkeypatch.setattr("bench.attacks.judge.PASSES", 1)
+    images = digits.test.take(slice(0, 20))
+    outcome = attack_images(PGD(steps=2), digits_ensemble, images, budget=0.1, precision="bfloat16")
+    assert outcome.measurements["asked_in"] == "bfloat16"
+    assert made == [("bfloat16", {torch.float32, torch.bfloat16})]
+    attack_images(PGD(steps=2), digits_ensemble, images, budget=0.1)
+    assert made[1:] == [("float32", {torch.float32})]
+    # Where bfloat16 would be another function, the copy in float32 serves, and is told.
+    monkeypatch.setattr("bench.models.fast.CLOSE", {"float32": 1e-4, "bfloat16": 0.0})
+    outcome = attack_images(PGD(steps=2), digits_ensemble, images, budget=0.1, precision="bfloat16")
+    assert outcome.measurements["asked_in"] == "float32"
+    assert made[2:] == [("bfloat16", set()), ("float32", {torch.float32})]
+
+
+def test_large_outputs_may_differ_by_their_rounding() -> None:
+    """Logits of hundreds, some near 0 by chance: those near 0 are rounded as the others are."""
+    dataset = registry.load("datasets", "cifar10")()
+    torch.manual_seed(0)
+    member = build_member("resnet", {"depth": 8}, dataset=dataset).eval()
+    with torch.no_grad():
+        list(member.parameters())[-2].mul_(300)
+    images = torch.rand(8, 3, 32, 32)
+    for precision in ("float32", "bfloat16"):
+        assert fast_copy(member, images, precision=precision) is not None
+
+
+def test_attacks_that_ask_members_ask_in_float32_whatever_is_chosen() -> None:
+    loaded = config.load().with_precision("bfloat16")
+    for attack, expected in (("mora", "float32"), ("ila", "float32"), ("pgd", "bfloat16"), ("di2_fgsm", "bfloat16")):
+        selection = Selection(dataset="digits", attack=attack, budget=0.1)
+        run = select.run_spec(loaded, selection, "ece", 0)
+        (spec,) = [found for found in select.evaluations(loaded, selection, run) if found.kind == "attack"]
+        assert spec.precision == expected, attack
