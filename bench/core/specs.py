@@ -11,6 +11,8 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
+from bench.core.precision import Precision as Precision
+
 
 def parse_number(value: Any) -> Any:
     """A budget may be a number or a fraction such as "8/255"; anything else is left for the validator to refuse."""
@@ -59,9 +61,6 @@ class ModelSpec(_WithSettings):
 
     plugin: str
     description: str = ""
-
-
-Precision = Literal["float32", "bfloat16"]
 
 
 class MethodSpec(_WithSettings):

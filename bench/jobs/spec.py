@@ -10,6 +10,7 @@ from pydantic import Field, ValidationError
 
 from bench.core import versions
 from bench.core.identity import content_id
+from bench.core.precision import USUAL, titled
 from bench.core.specs import Precision, Settings, Spec, Training
 
 SURROGATE_SEEDS = 1_000_000  # a surrogate of N members has this seed plus N: no member, nor data order, is shared
@@ -182,7 +183,7 @@ class EvaluationSpec(Spec):
 
     @property
     def label(self) -> str:
-        """For people: `pgd ε=0.1`."""
+        """For people: `pgd ε=0.1`; another precision than float32 is named."""
         if self.kind == "clean":
             return "clean accuracy"
         budget = f"{'ε' if self.budget_name == 'eps' else self.budget_name}={self.budget:g}"
@@ -191,8 +192,7 @@ class EvaluationSpec(Spec):
             "craft": "images of black-box attacks",
             "blackbox": "black-box",
         }
-        asked = "" if self.precision == "float32" else f", {self.precision}"
-        return f"{kinds.get(self.kind, self.attack)} {budget}{asked}"
+        return titled(f"{kinds.get(self.kind, self.attack)} {budget}", self.precision)
 
 
 class Job(Spec):
@@ -226,6 +226,7 @@ class Job(Spec):
     def describe(self) -> dict[str, Any]:
         """The names and numbers that a failure record keeps."""
         run, evaluation = self.run, self.evaluation
+        precision = evaluation.precision if evaluation else USUAL
         return {
             "method": run.method,
             "dataset": run.dataset,
@@ -234,4 +235,5 @@ class Job(Spec):
             "seed": run.seed,
             "attack": evaluation.attack if evaluation else None,
             "budget": evaluation.budget if evaluation else None,
+            **({} if precision == USUAL else {"precision": precision}),
         }

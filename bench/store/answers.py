@@ -8,6 +8,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from bench.core.precision import Precision, precision_of
+
 Bools = NDArray[np.bool_]
 
 
@@ -91,6 +93,11 @@ class EvaluationRow:
     seed: int
     method_version: int
     trainer_version: int
+
+    @property
+    def precision(self) -> Precision:
+        """Of the passes that the attack asked for."""
+        return precision_of(self.plugin, self.settings)
 
 
 @dataclass(frozen=True, kw_only=True)

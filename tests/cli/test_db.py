@@ -15,13 +15,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from exchanged import attack, fill, spec, tree, write_evaluation, write_run
 
 from bench.cli import main
 from bench.store import schema, sqlite
 from bench.store.database import Database
-
-sys.path.insert(0, str(Path(__file__).parents[1] / "store"))
-from exchanged import attack, fill, spec, tree, write_run
 
 RUN = spec()
 
@@ -212,6 +210,17 @@ def test_a_run_is_deleted_after_a_yes(results: Path) -> None:
     assert (code, out.count("\n")) == (0, 3)
     assert [row["evaluations"] for row in json.loads(command("list", "runs", "--json", "--results", results)[1])] == [2]
     assert not (results / "runs" / RUN.run_id).exists()
+
+
+def test_an_evaluation_that_is_deleted_is_named_with_its_precision(results: Path) -> None:
+    coarse = attack(RUN, 0.1).model_copy(update={"precision": "bfloat16"})
+    write_evaluation(results, type(coarse).model_validate(coarse.model_dump()))
+    assert command("db", "rebuild", "--results", results)[0] == 0
+    labels = [
+        command("db", "delete", one.evaluation_id[:12], "--dry-run", "--results", results)[1].partition(" on ")[0]
+        for one in (attack(RUN, 0.1), type(coarse).model_validate(coarse.model_dump()))
+    ]
+    assert [label.rpartition("(")[2] for label in labels] == ["pgd eps 0.1", "pgd eps 0.1, bfloat16"]
 
 
 def test_a_run_that_another_needs_is_kept_unless_forced(results: Path) -> None:

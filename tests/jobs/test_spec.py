@@ -2,17 +2,13 @@
 
 from __future__ import annotations
 
-import sys
-from pathlib import Path
 from typing import Any
 
 import pytest
+from exchanged import attack, spec
 from pydantic import ValidationError
 
-from bench.jobs.spec import EvaluationSpec, RunSpec
-
-sys.path.insert(0, str(Path(__file__).parents[1] / "store"))
-from exchanged import attack, spec
+from bench.jobs.spec import EvaluationSpec, Job, RunSpec
 
 
 def record_of(evaluation: EvaluationSpec) -> dict[str, Any]:
@@ -60,6 +56,15 @@ def test_a_record_is_read_back_also_where_a_setting_has_a_name_of_the_harness(
     evaluation = EvaluationSpec.model_validate(made.model_dump())
     readings = EvaluationSpec.readings(record_of(evaluation), run)
     assert evaluation.evaluation_id in [reading.evaluation_id for reading in readings]
+
+
+def test_labels_and_failures_name_another_precision_than_float32(run: RunSpec) -> None:
+    usual = attack(run)
+    coarse = usual.model_copy(update={"precision": "bfloat16"})
+    assert (usual.label, coarse.label) == ("pgd ε=0.1", "pgd ε=0.1, bfloat16")
+    first, second = (Job(run=run, evaluation=one).describe() for one in (usual, coarse))
+    assert "precision" not in first
+    assert second == {**first, "precision": "bfloat16"}
 
 
 def test_a_record_of_nothing_is_refused(run: RunSpec) -> None:

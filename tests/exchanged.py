@@ -1,4 +1,7 @@
-"""Results folders made by hand, with ids, digests and weights that fit together as those of real jobs do."""
+"""Results folders made by hand, with ids, digests and weights that fit together as those of real jobs do.
+
+It lies beside the outermost conftest.py, whose folder pytest has on the path: tests of every folder import it.
+"""
 
 from __future__ import annotations
 
@@ -53,11 +56,13 @@ def write_run(results: Path, run: RunSpec, *, weights: int = 0, started: str = "
     folder = place(results).run_folder(run.run_id)
     folder.mkdir(parents=True, exist_ok=True)
     generator = torch.Generator().manual_seed(weights)
-    tensors = {f"members.{member}.layer.weight": torch.randn(4, 3, generator=generator) for member in range(2)}
+    tensors = {
+        f"members.{member}.layer.weight": torch.randn(4, 3, generator=generator) for member in range(run.members)
+    }
     metadata = {
         "format": 1, "run_id": run.run_id, "model": run.model, "model_plugin": run.model_plugin,
-        "model_settings": run.model_settings, "dataset": run.dataset, "members": 2, "fusion": "mean_probability",
-        "activation": "relu",
+        "model_settings": run.model_settings, "dataset": run.dataset, "members": run.members,
+        "fusion": "mean_probability", "activation": "relu",
     }  # fmt: skip
     checkpoint.save(folder / "members.safetensors", tensors, metadata)
     lines = [{"phase": "joint", "epoch": epoch, "loss": 1.0 / epoch, "lr": 0.001} for epoch in (1, 2)]
@@ -70,8 +75,9 @@ def write_run(results: Path, run: RunSpec, *, weights: int = 0, started: str = "
     record = {name: config[name] for name in names} | {
         "format": 1, "run_id": run.run_id, "family_id": run.family_id, "attempt_id": _hex(run.run_id, started),
         "status": "done", "origin": "bench", "fusion": "mean_probability", "fusion_weights": None,
-        "activation": "relu", "method_version": 1, "trainer_version": 1, "source_digest": "0" * 24,
-        "requires": {name: needed.run_id for name, needed in run.requires.items()}, "parameters": [12, 12],
+        "activation": "relu", "method_version": run.versions["method"],
+        "trainer_version": run.versions["trainer"], "source_digest": "0" * 24,
+        "requires": {name: needed.run_id for name, needed in run.requires.items()}, "parameters": [12] * run.members,
         "weights_digest": checkpoint.digest(tensors), "environment": ENVIRONMENT, "started": started,
         "finished": started, "seconds": 2.0, "config": config, "notes": [],
     }  # fmt: skip
@@ -85,10 +91,8 @@ def write_evaluation(results: Path, evaluation: EvaluationSpec, *, draw: int = 0
     clean = random.random(IMAGES) < 0.9
     robust = clean & (random.random(IMAGES) < 0.5)
     attacked = evaluation.kind == "attack"
-    told = evaluation.model_dump(
-        mode="json",
-        include={"kind", "attack", "plugin", "settings", "budget_name", "budget", "stop", "limit", "split"},
-    )
+    names = {"kind", "attack", "plugin", "budget_name", "budget", "stop", "limit", "split"}
+    told = evaluation.model_dump(mode="json", include=names) | {"settings": evaluation.recorded_settings}
     run = json.loads(place(results).run_file(evaluation.run.run_id).read_text())
     record = told | {
         "format": 1, "evaluation_id": evaluation.evaluation_id, "attack_key": evaluation.attack_key,
@@ -96,7 +100,8 @@ def write_evaluation(results: Path, evaluation: EvaluationSpec, *, draw: int = 0
         "weights_digest": run["weights_digest"], "images_digest": "d" * 24, "n": IMAGES, "n_clean": int(clean.sum()),
         "n_robust": int(robust.sum()) if attacked else None, "clean_bits": bits(clean),
         "robust_bits": bits(robust) if attacked else None, "measurements": {"unmoved": 0}, "forwards": 10,
-        "backwards": 10, "seconds": 1.0, "attack_version": 1, "evaluator_version": 1, "source_digest": "1" * 24,
+        "backwards": 10, "seconds": 1.0, "attack_version": evaluation.versions["attack"],
+        "evaluator_version": evaluation.versions["evaluator"], "source_digest": "1" * 24,
         "environment": ENVIRONMENT, "started": "2026-11-21T11:00:00Z",
     }  # fmt: skip
     path = place(results).evaluation_file(evaluation.run.run_id, evaluation.evaluation_id)
