@@ -68,9 +68,9 @@ def _record(
         "flags": [
             {
                 "evaluation": row.evaluation_id, "run": row.run_id, "method": row.method, "dataset": row.dataset,
-                "seed": row.seed, "kind": row.kind, "attack": row.attack, "budget": row.budget, "flag": item.flag.id,
-                "severity": item.flag.severity, "when": item.flag.when, "evidence": item.evidence,
-                "explanation": item.flag.explanation,
+                "seed": row.seed, "kind": row.kind, "attack": row.attack, "precision": row.precision,
+                "budget": row.budget, "flag": item.flag.id, "severity": item.flag.severity, "when": item.flag.when,
+                "evidence": item.evidence, "explanation": item.flag.explanation,
             }
             for row in rows
             for item in found.get(row.evaluation_id, ())
@@ -87,6 +87,7 @@ def _print(
     from rich.table import Table
 
     from bench.core.identity import short
+    from bench.core.precision import titled
     from bench.report.tables import budget_text
     from bench.store import flags
 
@@ -97,7 +98,7 @@ def _print(
         for row in rows:
             for item in found.get(row.evaluation_id, ()):
                 style = "red" if item.flag.severity == "invalid" else "yellow"
-                attack = f"{row.attack} {budget_text(row.budget_name, row.budget)}"
+                attack = titled(f"{row.attack} {budget_text(row.budget_name, row.budget)}", row.precision)
                 table.add_row(
                     short(row.evaluation_id), escape(row.method), row.dataset, str(row.seed),
                     f"matrix {attack}" if row.kind == "transfer" else attack,

@@ -16,6 +16,7 @@ from typing import Any, Literal, NamedTuple
 
 from bench.core import registry
 from bench.core.errors import BenchError
+from bench.core.precision import USUAL, Precision, titled
 from bench.store.answers import EvaluationRow
 
 EXCESS = 1e-4  # outside the ball or [0, 1] by more than rounding
@@ -108,8 +109,9 @@ Found = dict[str, tuple[Raised, ...]]
 def find(rows: Iterable[EvaluationRow]) -> Found:
     """The flags of each evaluation, by id; those without any are left out.
 
-    Flags that compare results look at the rows given: those of the same run, or of the same family for seeds. Invalid
-    results, and those that a newer version of an attack or of the evaluator replaced, are compared with nothing.
+    Flags that compare results look at the rows given: those of the same run, or of the same family for seeds, in the
+    same precision. Invalid results, and those that a newer version of an attack or of the evaluator replaced, are
+    compared with nothing.
     """
     rows = list(rows)
     found: dict[str, list[Raised]] = defaultdict(list)
@@ -157,15 +159,18 @@ def unchecked(rows: Sequence[EvaluationRow]) -> list[str]:
     """What could not be looked at for the rows of one run, and why."""
     kinds = {row.kind for row in rows}
     reasons = []
-    if not any(row.kind == "attack" for row in rows):
+    if "attack" not in kinds:
         reasons.append("attacks: none was run")
     clean = [row for row in rows if row.kind == "clean"]
     if not any("random_output" in row.measurements for row in clean):
         reasons.append("random-output: no clean evaluation measured it")
     if "blackbox" not in kinds:
         reasons.append("black-box-stronger: the black-box suite was not run (--suite figure2)")
-    if not any(row.kind == "attack" and row.plugin == "fgsm" for row in rows):
-        reasons.append("weaker-than-fgsm: FGSM was not run")
+    attacks = [row for row in rows if row.kind == "attack"]
+    with_fgsm = {row.precision for row in attacks if row.plugin == "fgsm"}
+    for precision in dict.fromkeys(row.precision for row in attacks) or (USUAL,):
+        if precision not in with_fgsm:
+            reasons.append(titled("weaker-than-fgsm: FGSM was not run", precision))
     if not any(len(group) > 1 for group in _same_attack(rows).values()):
         reasons.append("rises-with-budget: no attack was run with two budgets")
     return reasons
@@ -242,22 +247,27 @@ def _of_run(rows: Sequence[EvaluationRow]) -> Iterator[tuple[EvaluationRow, str,
         if row.kind == "attack" and "targets" not in row.settings
         and _trait(row.plugin, "norm") == "linf" and _trait(row.plugin, "needs_gradient")
     ]  # fmt: skip
-    one_step = {(row.budget, row.images_digest): row for row in attacks if row.plugin == "fgsm"}
-    strongest: dict[float | None, list[EvaluationRow]] = defaultdict(list)
+    one_step = {_alike(row): row for row in attacks if row.plugin == "fgsm"}
+    strongest: dict[tuple[float | None, Precision], list[EvaluationRow]] = defaultdict(list)
     for row in attacks:
-        strongest[row.budget].append(row)
-        fgsm = one_step.get((row.budget, row.images_digest))
+        strongest[row.budget, row.precision].append(row)
+        fgsm = one_step.get(_alike(row))
         if fgsm and _trait(row.plugin, "iterative") and _robust(row) > _robust(fgsm) + MASKING:
             yield row, "weaker-than-fgsm", f"{_told(row)}, {_told(fgsm)}"
     for row in rows:
-        if row.kind != "blackbox" or row.budget not in strongest:
+        if row.kind != "blackbox" or (row.budget, row.precision) not in strongest:
             continue
-        best = min(strongest[row.budget], key=_robust)
+        best = min(strongest[row.budget, row.precision], key=_robust)
         if _robust(row) < _robust(best) - NOISE - _chance(row, best):
             on = "" if row.n == best.n else f", on {row.n:,} and on {best.n:,} images"
             evidence = f"{_told(row)}, {_told(best)}{on}"
             yield row, "black-box-stronger", evidence
             yield best, "black-box-stronger", evidence
+
+
+def _alike(row: EvaluationRow) -> tuple[float | None, str, Precision]:
+    """What a single step and many must share to be compared."""
+    return row.budget, row.images_digest, row.precision
 
 
 def _chance(row: EvaluationRow, best: EvaluationRow) -> float:
@@ -296,7 +306,8 @@ def _robust(row: EvaluationRow) -> float:
 
 
 def _told(row: EvaluationRow) -> str:
-    return f"{row.attack} {row.budget_name} {row.budget:g}: {100 * _robust(row):.1f} %"
+    attack = titled(f"{row.attack} {row.budget_name} {row.budget:g}", row.precision)
+    return f"{attack}: {100 * _robust(row):.1f} %"
 
 
 def _trait(plugin: str, name: str) -> Any:

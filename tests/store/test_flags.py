@@ -106,6 +106,44 @@ def test_an_iterative_attack_weaker_than_fgsm() -> None:
     assert raised(row(600, plugin="pgd_l2"), row(500, **fgsm)) == [set(), set()]  # another ball
 
 
+def test_only_results_of_one_precision_are_compared_and_another_than_float32_is_named() -> None:
+    fgsm = {"plugin": "fgsm", "attack": "fgsm", "attack_key": "fgsm"}
+    coarse: dict[str, Any] = {"settings": {"steps": 50, "rel_step": 0.1, "precision": "bfloat16"}, "attack_key": "b"}
+    coarse_fgsm = fgsm | coarse | {"attack_key": "fgsm b"}
+    assert raised(row(521), row(500, **coarse_fgsm)) == [set(), set()]
+    assert raised(row(521), row(521, **fgsm), row(500, **coarse_fgsm)) == [set(), set(), set()]
+    assert raised(row(521), row(500, **fgsm), row(521, **coarse_fgsm))[0] == {"weaker-than-fgsm"}
+    weak, reference = row(521, **coarse), row(500, **coarse_fgsm)
+    (told,) = flags.find([weak, reference])[weak.evaluation_id]
+    assert told.evidence == "pgd eps 0.1, bfloat16: 52.1 %, fgsm eps 0.1, bfloat16: 50.0 %"
+    blackbox = {"kind": "blackbox", "plugin": "blackbox", "attack": "blackbox", "settings": {}, "measurements": {}}
+    assert raised(row(500), row(470, **coarse), row(480, **blackbox)) == [
+        {"black-box-stronger"}, set(), {"black-box-stronger"}]  # fmt: skip
+    assert raised(row(500, **coarse), row(480, **blackbox)) == [set(), set()]
+
+
+def test_the_audit_names_the_precision(files: Any, db: Any, tmp_path: Path) -> None:
+    folder = files.run()
+    masked = {"attacked": 8, "zero_gradients": 8}
+    for number, settings in enumerate(({"steps": 50}, {"steps": 50, "precision": "bfloat16"})):
+        path = files.evaluation(folder, [True] * 9, [True] * 9, settings=settings, measurements=masked,
+                                attack_key=f"key {number}", evaluation_id=f"{number:024}")  # fmt: skip
+        path.rename(path.with_stem(f"{number:024}"))
+    files.ingest_all(db)
+    told = json.loads(bench("audit", "--results", tmp_path, "--json")[1])["flags"]
+    assert {(item["evaluation"][-1], item["precision"]) for item in told} == {("0", "float32"), ("1", "bfloat16")}
+    assert "pgd ε = 0.1, bfloat16" in bench("audit", "--results", tmp_path)[1]
+
+
+def test_what_was_not_run_in_a_precision_is_told_as_not_checked() -> None:
+    coarse = {"settings": {"steps": 50, "precision": "bfloat16"}}
+    fgsm = row(plugin="fgsm", settings={})
+    told = "weaker-than-fgsm: FGSM was not run"
+    assert told in flags.unchecked([row()])
+    assert not [text for text in flags.unchecked([row(), fgsm]) if "FGSM" in text]
+    assert [text for text in flags.unchecked([row(), fgsm, row(**coarse)]) if "FGSM" in text] == [f"{told}, bfloat16"]
+
+
 def test_invalid_and_replaced_results_are_compared_with_nothing() -> None:
     fgsm = {"plugin": "fgsm", "attack": "fgsm", "settings": {}, "attack_key": "fgsm"}
     broken = row(500, **fgsm, measurements=measured(largest_excess=0.01))
