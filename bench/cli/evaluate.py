@@ -65,7 +65,7 @@ class Renamed(click.ParamType):  # type: ignore[type-arg, unused-ignore]
 @click.option("--eps", type=Number(), help="Radius for --attack, such as 0.03 or 8/255.")
 @click.option("--c", "c", type=Number(), help="Weight c for --attack, where the attack has one.")
 @click.option("--limit", type=click.IntRange(1), help="Use this many test images only.")
-@precision_option("As for `bench run`.")
+@precision_option("As for `bench run`.", default=None)
 @click.option("--set", "changes", multiple=True, metavar="KEY=VALUE", help="As for `bench run`.")
 @click.option("--data", type=click.Path(file_okay=False, path_type=Path), default=Path("data"), show_default=True,
               envvar="BENCH_DATA", show_envvar=True, help="Folder of the data sets.")  # fmt: skip

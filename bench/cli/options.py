@@ -131,11 +131,13 @@ def where(function: F) -> F:
     )(function)
 
 
-def precision_option(text: str) -> Callable[[F], F]:
-    """`--precision`; `text` is its help."""
+def precision_option(text: str, default: str | None = "float32") -> Callable[[F], F]:
+    """`--precision`; `text` is its help. Without a default it is None unless given: attacks ask as configured."""
+    told = "  [default: float32, unless bench.toml or --set say otherwise]" if default is None else ""
     return click.option(
-        "--precision", type=click.Choice(["float32", "bfloat16"]), default="float32", show_default=True, help=text
-    )
+        "--precision", type=click.Choice(["float32", "bfloat16"]), default=default, show_default=default is not None,
+        help=text + told,
+    )  # fmt: skip
 
 
 def selectors(function: F) -> F:
@@ -159,7 +161,8 @@ def selectors(function: F) -> F:
             click.option("--attack", type=Named("attacks"), help="One attack instead of a suite."),
             click.option("--eps", type=Number(), help="Radius for --attack, such as 0.03 or 8/255."),
             click.option("--c", "c", type=Number(), help="Weight c for --attack, where the attack has one."),
-            precision_option("Of the passes that attacks ask for: bfloat16 is faster, and float32 judges all."),
+            precision_option("Of the passes that attacks ask for: bfloat16 is faster, and float32 judges all. The "
+                             "images of the black-box suite are made in float32 always.", default=None),
             click.option("--set", "changes", multiple=True, metavar="KEY=VALUE",
                          help="Change a setting: methods.trs.lambda_a=50, training.epochs=10, data.validation=200."),
         )

@@ -26,7 +26,8 @@ class Loaded:
 
     `training` and `data` are the overrides that hold for every run (`--set training.epochs=1`,
     `--set data.validation=200`); they are applied last, so nothing in the file can undo what was typed. `outside`
-    holds the specs of ensembles trained elsewhere: (name, data set) → seed → spec.
+    holds the specs of ensembles trained elsewhere: (name, data set) → seed → spec. `precision` is that of
+    `--precision`, which every attack has here; None where each has its own.
     """
 
     config: Config
@@ -35,6 +36,7 @@ class Loaded:
     training: dict[str, Any]
     data: dict[str, Any]
     outside: Mapping[tuple[str, str], Mapping[int, dict[str, Any]]] = field(default_factory=dict)
+    precision: Precision | None = None
 
     @property
     def blackbox(self) -> BlackboxSpec:
@@ -47,14 +49,14 @@ class Loaded:
             raise BenchError(f"{self.path.name} has no [blackbox], which a black-box suite needs")
         return self.config.blackbox
 
-    def with_precision(self, precision: Precision) -> Loaded:
-        """With every attack asking in this precision; float32 leaves them as they are configured."""
-        if precision == "float32":
+    def with_precision(self, precision: Precision | None) -> Loaded:
+        """With every attack asking in this precision, whatever is configured; None leaves them as they are."""
+        if precision is None:
             return self
         attacks = {
             name: attack.model_copy(update={"precision": precision}) for name, attack in self.config.attacks.items()
         }
-        return replace(self, config=self.config.model_copy(update={"attacks": attacks}))
+        return replace(self, config=self.config.model_copy(update={"attacks": attacks}), precision=precision)
 
     def with_outside(self, specs: Iterable[dict[str, Any]]) -> Loaded:
         """With ensembles trained elsewhere (run specs as JSON) as methods of their names, beside the configured ones.

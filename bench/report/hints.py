@@ -35,6 +35,8 @@ def command_of(loaded: Loaded, selection: Selection, *, suite: str | None = None
             parts += [f"--{option}", str(getattr(selection, option))]
     if selection.split != "test":
         parts += ["--split", selection.split]
+    if loaded.precision is not None:
+        parts += ["--precision", loaded.precision]
     for change in loaded.changes:
         parts += ["--set", change]
     return shlex.join(parts)

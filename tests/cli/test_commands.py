@@ -190,6 +190,35 @@ def test_attacks_in_bfloat16_are_results_of_their_own(results: Path) -> None:
     assert command("run", *one, "--precision", "float16")[0] != 0
 
 
+def test_a_precision_that_is_given_wins_over_the_configured_one(results: Path) -> None:
+    one = ["run", "-m", "trs", *QUICK, "--attack", "pgd", "--eps", "0.1", "--results", results, "--dry-run", "--json"]
+
+    def planned(*more: object) -> set[str]:
+        code, out, err = command(*one, *more)
+        assert code == 0, err
+        return {job["id"] for job in json.loads(out)}
+
+    configured = ("--set", "attacks.pgd.precision=bfloat16")
+    assert planned() == planned("--precision", "float32") == planned(*configured, "--precision", "float32")
+    assert planned(*configured) == planned("--precision", "bfloat16") != planned()
+
+
+def test_help_says_what_the_precision_is_unless_given() -> None:
+    def told(*of: str) -> str:
+        return " ".join(command(*of, "--help")[1].split())
+
+    assert "images of the black-box suite are made in float32" in told("run")
+    for name in ("run", "table", "evaluate"):
+        assert "[default: float32, unless bench.toml or --set say otherwise]" in told(name)
+    assert "libraries have no other than float32. [default: float32]" in told("perf", "attacks")
+
+
+def test_what_would_fill_an_empty_table_asks_in_the_precision_that_was_given(results: Path) -> None:
+    empty = ("table", "-m", "adp", *QUICK, "--results", results)
+    assert "--precision bfloat16" in command(*empty, "--precision", "bfloat16")[2]
+    assert "--precision" not in command(*empty)[2]
+
+
 def test_one_attack_at_a_budget_of_ones_own_uses_the_trained_run(results: Path) -> None:
     runs = sorted((results / "runs").iterdir())
     code, out, err = command(

@@ -54,6 +54,17 @@ def test_training_given_on_the_command_line_wins_over_recipe_and_method() -> Non
     assert run.recipe_changes == ("training.optimizer=adam", "training.lr=5e-4")
 
 
+def test_a_precision_that_is_given_holds_for_every_attack_and_none_leaves_what_is_configured() -> None:
+    loaded = config.load(ROOT / "bench.toml", ["attacks.pgd.precision=bfloat16"])
+
+    def precisions(of: config.Loaded) -> set[tuple[bool, str]]:
+        return {(name == "pgd", attack.precision) for name, attack in of.config.attacks.items()}
+
+    assert precisions(loaded.with_precision(None)) == {(True, "bfloat16"), (False, "float32")}
+    assert precisions(loaded.with_precision("float32")) == {(True, "float32"), (False, "float32")}
+    assert precisions(loaded.with_precision("bfloat16")) == {(True, "bfloat16"), (False, "bfloat16")}
+
+
 def test_extends_takes_what_is_not_said() -> None:
     assert resolved(dataset="cifar100").training == resolved(dataset="cifar10").training
 
