@@ -2,11 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+from site_records import new_database
 from small_results import QUICK, bench, make
+
+from bench.store.database import Database
+
+
+@pytest.fixture
+def db(tmp_path: Path) -> Iterator[Database]:
+    """An empty database, to be filled by hand."""
+    with new_database(tmp_path / "bench.db") as database:
+        yield database
 
 
 @pytest.fixture(scope="session")

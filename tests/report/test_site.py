@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import base64
-import hashlib
 import http.client
 import io
 import json
@@ -11,12 +10,11 @@ import re
 import shlex
 import threading
 import time
-from collections.abc import Iterator
-from html.parser import HTMLParser
 from pathlib import Path
 
 import numpy as np
 import pytest
+from site_pages import LOADED, Table, board_rows, contents, make
 from site_records import Writer, fill, new_database
 from sqlalchemy import delete, update
 
@@ -33,65 +31,7 @@ from bench.store.database import Database
 from bench.store.ingest import load_published
 from bench.store.schema import Evaluation, Run
 
-LOADED = config.load(config.defaults("bench.toml"))
 EVIL = '<script>alert("x")</script>'
-
-
-@pytest.fixture
-def db(tmp_path: Path) -> Iterator[Database]:
-    with new_database(tmp_path / "bench.db") as database:
-        yield database
-
-
-def make(db: Database, folder: Path, results: Path | None = None) -> Built:
-    return build(db, folder, loaded=LOADED, results=results)
-
-
-def contents(folder: Path) -> dict[str, str]:
-    """Digest of every file by its address."""
-    return {
-        str(path.relative_to(folder)): hashlib.sha256(path.read_bytes()).hexdigest()
-        for path in folder.rglob("*")
-        if path.is_file()
-    }
-
-
-class Table(HTMLParser):
-    """The cells of the first table of a page: their text and their attributes."""
-
-    def __init__(self, page: str) -> None:
-        super().__init__()
-        self.rows: list[list[tuple[str, dict[str, str]]]] = []
-        self._cell: list[str] | None = None
-        self._done = False
-        self.feed(page)
-
-    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        if self._done:
-            return
-        if tag == "tr":
-            self.rows.append([])
-        elif tag in ("td", "th"):
-            self._cell = []
-            self.rows[-1].append(("", {key: value or "" for key, value in attrs}))
-
-    def handle_endtag(self, tag: str) -> None:
-        if tag in ("td", "th") and self._cell is not None and not self._done:
-            self.rows[-1][-1] = (" ".join("".join(self._cell).split()), self.rows[-1][-1][1])
-            self._cell = None
-        self._done = self._done or tag == "table"
-
-    def handle_data(self, data: str) -> None:
-        if self._cell is not None:
-            self._cell.append(data)
-
-
-def board_rows(folder: Path, which: str = "*") -> dict[str, dict[str, str]]:
-    """Method → column → text of a board's ranking."""
-    (path,) = folder.glob(f"boards/{which}.html")
-    head, *rows = Table(path.read_text()).rows
-    names = [text for text, _ in head]
-    return {row[1][0]: {name: text for name, (text, _) in zip(names, row, strict=True)} for row in rows}
 
 
 # ------------------------------------------------------------------------------------------------ worst case and ranks

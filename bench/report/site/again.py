@@ -141,10 +141,11 @@ def _differences(made: RunSpec, stored: Mapping[str, Any]) -> list[str]:
 def _attack_changes(row: EvaluationRow, found: EvaluationSpec | None) -> list[str]:
     if found is None or found.plugin != row.plugin:
         return []
+    today = {"precision": found.precision, **found.settings}
     return [
         f"attacks.{row.attack}.{name}={_value(value)}"
-        for name, value in row.settings.items()
-        if found.settings.get(name) != value
+        for name, value in {"precision": row.precision, **row.settings}.items()
+        if today.get(name) != value
     ]
 
 

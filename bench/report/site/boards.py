@@ -115,13 +115,17 @@ def threat_of(row: Light | EvaluationRow, dataset: str, norm: str | None) -> Thr
 
 
 def boards(ledger: Ledger, invalid: frozenset[str] = frozenset()) -> list[Board]:
-    """Every board of a database, in the order of `Threat.order`. `invalid`: evaluations whose numbers mean nothing."""
+    """Every board of a database, in the order of `Threat.order`: of what was asked in float32.
+
+    Another precision would be the same attack a second time: in the worst case, and in the standard set, where those
+    who were measured in one would lack the other. `invalid`: evaluations whose numbers mean nothing.
+    """
     void = ledger.stale | invalid
     found: dict[Threat, dict[str, list[Light]]] = {}
     for run_id, rows in ledger.of_run.items():
         for row in rows:
             threat = threat_of(row, ledger.runs[run_id].dataset, ledger.norms[row.protocol_id])
-            if threat is not None:
+            if threat is not None and row.protocol_id not in ledger.coarse:
                 found.setdefault(threat, {}).setdefault(run_id, []).append(row)
     smaller = {threat: [other for other in found if other.lies_in(threat) and other != threat] for threat in found}
     return [

@@ -210,6 +210,7 @@ class _Site:
             "evaluations": sum(len(rows) for rows in self.ledger.of_run.values()),
             "failures": len(failures),
             "stale": len(self.ledger.stale & self.ledger.runs.keys()),
+            "coarse": sum(row.protocol_id in self.ledger.coarse for row in self.ledger.evaluations),
         }
         digest = fingerprint([self.common, by_dataset, counts, self.published])
         if not self.folder.stands("index.html", digest):

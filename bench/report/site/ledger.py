@@ -10,6 +10,7 @@ from sqlalchemy import func, select
 
 from bench.core import registry, versions
 from bench.core.errors import BenchError
+from bench.core.precision import USUAL, precision_of
 from bench.store import queries
 from bench.store.answers import FailureRow, RunRow
 from bench.store.database import Database
@@ -55,6 +56,8 @@ class Ledger:
     that were made on other weights than the run's."""
     norms: dict[str, str | None]
     """The norm of each protocol's ball, as `norm_of`."""
+    coarse: frozenset[str]
+    """Protocols in another precision than float32: the same attacks asked in a coarser one, so on no board."""
     versions: list[list[str | int]]
     """The newest version known of every part: what `stale` was judged by."""
     failures: dict[str, list[FailureRow]]
@@ -86,7 +89,7 @@ def read(db: Database) -> Ledger:
         if not failure.done and failure.run_id in runs:
             failures.setdefault(str(failure.run_id), []).append(failure)
     stale, newest = _stale(runs, of_run)
-    return Ledger(runs, of_run, stale, _norms(db), newest, failures)
+    return Ledger(runs, of_run, stale, _norms(db), _coarse(db), newest, failures)
 
 
 def mark(db: Database) -> tuple[Any, ...]:
@@ -147,6 +150,11 @@ def _norms(db: Database) -> dict[str, str | None]:
         else:
             found[row["protocol_id"]] = norm_of(row["plugin"])
     return found
+
+
+def _coarse(db: Database) -> frozenset[str]:
+    rows = db.rows(select(Attack.protocol_id, Attack.plugin, Attack.settings).distinct())
+    return frozenset(row["protocol_id"] for row in rows if precision_of(row["plugin"], row["settings"]) != USUAL)
 
 
 def norm_of(plugin: str) -> str | None:

@@ -13,6 +13,7 @@ from bench.core import registry
 from bench.core.config import Loaded
 from bench.core.errors import BenchError
 from bench.core.identity import short
+from bench.core.precision import USUAL, titled
 from bench.report.site import charts, samples
 from bench.report.site.again import Command, Commands
 from bench.report.site.board_view import images_text
@@ -110,7 +111,7 @@ def _tiles(run: RunRow, details: Details, about: Setting) -> list[dict[str, str]
 
 
 def _threats(run: RunRow, details: Details, about: Setting) -> list[dict[str, Any]]:
-    """White-box attacks by threat, each group closed by its pointwise worst case."""
+    """White-box attacks by threat, each group closed by its pointwise worst case over those in float32."""
     flagged = {flag.evaluation_id: flag for flag in reversed(about.flags.of(run.run_id))}
     void = about.ledger.stale | {key for key, flag in flagged.items() if flag.is_invalid}
     groups: dict[Threat, list[EvaluationRow]] = {}
@@ -121,7 +122,7 @@ def _threats(run: RunRow, details: Details, about: Setting) -> list[dict[str, An
     shown = []
     for threat in sorted(groups, key=lambda item: item.order):
         within = [row for other, rows in groups.items() if other.lies_in(threat) for row in rows]
-        fresh = [row for row in within if row.evaluation_id not in void]
+        fresh = [row for row in within if row.evaluation_id not in void and row.precision == USUAL]
         bits = [details.outcomes[row.evaluation_id].robust for row in fresh if row.evaluation_id in details.outcomes]
         known = [each for each in bits if each is not None]
         worst = int(worst_case(known).sum()) if known else None
@@ -130,12 +131,18 @@ def _threats(run: RunRow, details: Details, about: Setting) -> list[dict[str, An
                 "title": threat.title,
                 "href": about.boards.get(threat),
                 "images": images_text(threat.n, threat.image_limit, about.sizes.get(run.dataset)),
-                "rows": [_attack(row, about, flagged.get(row.evaluation_id)) for row in groups[threat]],
+                "rows": [
+                    _attack(row, about, flagged.get(row.evaluation_id)) for row in sorted(groups[threat], key=_coarse)
+                ],
                 "worst": None if worst is None else _share(worst, threat.n),
-                "smaller": len(within) > len(groups[threat]),
+                "smaller": any(row.budget != threat.budget and not _coarse(row) for row in within),
             }
         )
     return shown
+
+
+def _coarse(row: EvaluationRow) -> bool:
+    return row.precision != USUAL
 
 
 def _share(count: int, n: int) -> dict[str, Any]:
@@ -148,7 +155,8 @@ def _attack(row: EvaluationRow, about: Setting, flag: Shown | None) -> dict[str,
     passes = None if row.forwards is None else (row.forwards + (row.backwards or 0)) / row.n
     return {
         "id": row.evaluation_id,
-        "title": about.names.attack(row.attack),
+        "title": titled(about.names.attack(row.attack), row.precision),
+        "coarse": _coarse(row),
         "flag": flag,
         "robust": _share(row.n_robust or 0, row.n),
         "stop": {"first_success": "first success", "last": "last step"}.get(row.stop or "", row.stop or ""),
@@ -187,7 +195,7 @@ def _evaluation(run: RunRow, row: EvaluationRow, base: Command, about: Setting) 
         "id": row.evaluation_id,
         "short": short(row.evaluation_id),
         "kind": row.kind,
-        "title": f"{title} {budget_text(row.budget_name, row.budget)}".strip(),
+        "title": titled(f"{title} {budget_text(row.budget_name, row.budget)}".strip(), row.precision),
         "result": "matrix" if row.kind == "transfer" or right is None else f"{percent(100 * right / row.n)} %",
         "share": None if right is None else _share(right, row.n),
         "facts": {name: text for name, text in facts.items() if text},
@@ -209,7 +217,7 @@ def _matrix(run: RunRow, row: EvaluationRow, details: Details, about: Setting) -
     off = [c["value"] for s, line in enumerate(grid) for t, c in enumerate(line[:-1]) if s != t]
     known = [value for value in off if value is not None]
     return {
-        "title": f"{about.names.attack(row.attack)}, {budget_text(row.budget_name, row.budget)}",
+        "title": titled(f"{about.names.attack(row.attack)}, {budget_text(row.budget_name, row.budget)}", row.precision),
         "counted": f"led to a class ({row.settings['targets']}) and give it"
         if "targets" in row.settings
         else "misclassified",

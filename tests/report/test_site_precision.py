@@ -1,0 +1,125 @@
+"""The site where attacks were asked in bfloat16: on the page of their run, on no board."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from exchanged import write_evaluation, write_run
+from site_pages import LOADED, Table, board_rows, contents, make
+from site_records import Writer
+
+from bench.core import config
+from bench.jobs import select
+from bench.jobs.select import Selection
+from bench.jobs.spec import EvaluationSpec
+from bench.report.site.again import Commands
+from bench.store import ingest, queries
+from bench.store.database import Database
+
+COARSE: dict[str, Any] = {"settings": {"steps": 50, "precision": "bfloat16"}}
+WHY = "asked in a coarser one than float32"
+
+
+def stands(count: int) -> Any:
+    return np.arange(10) < count
+
+
+def test_the_same_attacks_in_bfloat16_change_no_board(db: Database, tmp_path: Path) -> None:
+    writer = Writer(db, n=10)
+    runs = [writer.run(method, 0) for method in ("trs", "ece")]
+    for run in runs:
+        for attack, count in (("fgsm", 8), ("pgd", 6)):
+            writer.evaluation(run, stands(count), attack=attack)
+    writer.flush()
+    make(db, tmp_path / "before")
+    for attack in ("fgsm", "pgd", "mim"):
+        writer.evaluation(runs[0], stands(3), attack=attack, **COARSE)
+    writer.flush()
+    make(db, tmp_path / "after")
+    assert board_rows(tmp_path / "before") == board_rows(tmp_path / "after")
+    (page,) = (tmp_path / "after/boards").glob("*.html")
+    assert page.read_text() == (tmp_path / "before/boards" / page.name).read_text()
+    assert "· 2 attacks" in (tmp_path / "after/index.html").read_text()
+
+
+def test_methods_measured_in_different_precisions_are_ranked_by_what_is_float32(db: Database, tmp_path: Path) -> None:
+    writer = Writer(db, n=10)
+    first, second = writer.run("trs", 0), writer.run("ece", 0)
+    for attack in ("fgsm", "pgd"):
+        writer.evaluation(first, stands(7), attack=attack)
+        writer.evaluation(second, stands(7), attack=attack, **COARSE)
+    writer.flush()
+    make(db, tmp_path / "site")
+    assert {name: row["Rank"] for name, row in board_rows(tmp_path / "site").items()} == {"TRS": "1"}
+    listed = (tmp_path / "site/runs.html").read_text()
+    assert all(f"runs/{run}.html" in listed for run in (first, second))
+
+
+def test_the_page_of_a_run_names_it_and_says_why_it_is_on_no_board(db: Database, tmp_path: Path) -> None:
+    random, writer = np.random.default_rng(0), Writer(db, n=10)
+    run, other = writer.run("trs", 0), writer.run("ece", 0)
+    for one in (run, other):
+        writer.evaluation(one, stands(6))
+        writer.evaluation(one, stands(7), attack="fgsm")
+    writer.evaluation(run, stands(2), **COARSE)
+    writer.matrix(run, random.random((4, 10)) < 0.9, random.random((3, 4, 10)) < 0.5, **COARSE)
+    writer.flush()
+    make(db, tmp_path / "site")
+    page = (tmp_path / f"site/runs/{run}.html").read_text()
+    _, *rows = Table(page).rows
+    assert [(row[1][0], row[2][0]) for row in rows] == [
+        ("FGSM", "70.0"), ("PGD (50)", "60.0"), ("PGD (50), bfloat16", "20.0"), ("Worst case", "60.0")
+    ]  # fmt: skip
+    assert "PGD (50), ε = 0.2, bfloat16" in page
+    assert WHY in page
+    assert WHY not in (tmp_path / f"site/runs/{other}.html").read_text()
+    assert "boards" in (tmp_path / "site/about.html").read_text().partition("bfloat16")[2]
+
+
+def test_a_run_attacked_in_bfloat16_only_has_its_page_and_no_board(db: Database, tmp_path: Path) -> None:
+    writer = Writer(db, n=10)
+    run = writer.run("trs", 0)
+    writer.evaluation(run, kind="clean")
+    writer.evaluation(run, stands(4), **COARSE)
+    writer.evaluation(run, stands(5), attack="fgsm", **COARSE)
+    writer.flush()
+    make(db, tmp_path / "site")
+    assert not [name for name in contents(tmp_path / "site") if name.startswith("boards/")]
+    index = (tmp_path / "site/index.html").read_text()
+    assert "Nothing has been attacked" not in index
+    assert 'on the pages of <a href="runs.html">their runs</a>' in index
+    assert f'href="runs/{run}.html"' in (tmp_path / "site/runs.html").read_text()
+    page = (tmp_path / f"site/runs/{run}.html").read_text()
+    assert WHY in page
+    assert [row[1][0] for row in Table(page).rows[1:]] == ["FGSM, bfloat16", "PGD (50), bfloat16"]
+    writer.evaluation(run, stands(6), attack="mim")
+    writer.flush()
+    make(db, tmp_path / "site")
+    make(db, tmp_path / "fresh")
+    assert contents(tmp_path / "site") == contents(tmp_path / "fresh")
+    assert board_rows(tmp_path / "site")["TRS"]["Worst case"] == "60.0"
+
+
+def test_the_command_of_an_evaluation_asks_in_its_precision(db: Database, tmp_path: Path) -> None:
+    run = select.run_spec(LOADED, Selection(), "ece", 0)
+    usual = next(each for each in select.evaluations(LOADED, Selection(), run) if each.attack == "pgd")
+    coarse = EvaluationSpec.model_validate({**usual.model_dump(), "precision": "bfloat16"})
+    write_run(tmp_path, run)
+    for one in (usual, coarse):
+        write_evaluation(tmp_path, one)
+    ingest.sync(db, tmp_path / "runs")
+    (row,), stored = queries.runs(db), {each.precision: each for each in queries.evaluations(db)}
+    other = tmp_path / "bench.toml"
+    table = LOADED.path.read_text()
+    assert table.count("[attacks.pgd]\n") == 1
+    other.write_text(table.replace("[attacks.pgd]\n", '[attacks.pgd]\nprecision = "bfloat16"\n'))
+    for loaded, configured in ((LOADED, "float32"), (config.load(other), "bfloat16")):
+        commands = Commands(loaded)
+        base = commands.run(row, run.model_dump(mode="json"))
+        for precision, each in stored.items():
+            made = commands.evaluation(row, each, base)
+            assert made.exact
+            told = f"--set 'attacks.pgd.precision=\"{precision}\"'"
+            assert made.text.endswith(told if precision != configured else "--eps 0.1")
