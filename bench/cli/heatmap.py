@@ -42,7 +42,7 @@ def command(
     """
     from bench.core.errors import BenchError
     from bench.report.console import console, print_matrix
-    from bench.report.heatmap import save_difference, save_heatmap
+    from bench.report.heatmap import file_name, save_difference, save_heatmap
     from bench.report.hints import command_of
     from bench.report.matrices import matrices
 
@@ -71,7 +71,7 @@ def command(
         command = command_of(chosen.loaded, replace(chosen.selection, methods=(lacking,)))
         raise BenchError(f"no transferability matrix of {lacking} with these selectors; `{command}` makes one")
     name = f"transfer-{'-minus-'.join(diff)}" if diff else "transfer"
-    path = output or results / "figures" / f"{name}-{chosen.selection.dataset}.png"
+    path = output or results / "figures" / file_name(f"{name}-{chosen.selection.dataset}", found)
     if diff:
         first, second = sorted(found, key=lambda matrix: diff.index(matrix.method))
         save_difference(first, second, path)

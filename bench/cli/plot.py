@@ -101,7 +101,7 @@ def budget(output: Path | None, results: Path, db: str | None, **given: Any) -> 
     frame = plot.with_clean(frame)
     _need(frame, "attack with a radius ε", chosen)
     head = _heading("Robust accuracy against ε, white box", chosen, frame)
-    _save(plot.draw(frame, *head), frame, output, results, f"budget-{chosen.selection.dataset}")
+    _save(plot.draw(frame, *head), frame, output, results, _named(f"budget-{chosen.selection.dataset}", frame))
 
 
 @command.command("blackbox", short_help="Robust accuracy against ε, black box (Figure 2).")
@@ -208,7 +208,8 @@ def ablation(over: tuple[str, ...], output: Path | None, results: Path, db: str 
         )
     title = chosen.loaded.config.methods[name].title or name
     head = _heading(f"{title}: one setting changed at a time", chosen, frame)
-    _save(plot.draw(frame, *head), frame, output, results, f"ablation-{name}-{chosen.selection.dataset}")
+    stem = _named(f"ablation-{name}-{chosen.selection.dataset}", frame)
+    _save(plot.draw(frame, *head), frame, output, results, stem)
 
 
 @command.command("boundary", short_help="Decision boundaries around test images.")
@@ -269,6 +270,13 @@ def _save(figure: Figure, frame: pd.DataFrame, output: Path | None, results: Pat
 
     picture, table = style.save(figure, frame, output or results / "figures" / f"{name}.png")
     console().print(f"saved {picture} and {table}", soft_wrap=True, markup=False)
+
+
+def _named(stem: str, frame: pd.DataFrame) -> str:
+    """The stem of the default file: another one where attacks of the frame asked in another precision than float32."""
+    from bench.core.precision import USUAL, file_stem
+
+    return file_stem(stem, next((each for each in frame["precision"] if each != USUAL), USUAL))
 
 
 def _heading(what: str, chosen: Chosen, frame: pd.DataFrame, *, images: bool = True) -> tuple[str, str]:

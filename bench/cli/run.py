@@ -208,7 +208,7 @@ def _report(
     from bench.core.identity import short
     from bench.report import results as report
     from bench.report.console import print_matrix, print_results
-    from bench.report.heatmap import save_heatmap, shows
+    from bench.report.heatmap import file_name, save_heatmap, shows
     from bench.report.matrices import matrices
 
     seeds = chosen.selection.seeds
@@ -218,7 +218,7 @@ def _report(
     figure = None
     if found:
         name = "-".join(short(run_id) for run_id in run_ids[:4])
-        figure = place.results / "figures" / f"transfer-{name}.png"
+        figure = place.results / "figures" / file_name(f"transfer-{name}", found)
         if summary or not shows(figure, found):  # drawing takes longer than everything else there is to do
             save_heatmap(found, figure)
     if as_json:
@@ -263,6 +263,7 @@ def _outcome(
         "matrices": [
             {
                 "method": m.method,
+                "precision": m.precision,
                 "budget": m.budget,
                 "seeds": list(m.seeds),
                 # NaN, of an empty population, is no JSON.

@@ -18,15 +18,15 @@ if TYPE_CHECKING:
 RUN_NAMES = ("run_id", "family_id", "dataset", "method", "model", "members", "recipe", "seed")
 RUN_COLUMNS = tuple(field.name for field in fields(RunRow))
 EVALUATION_COLUMNS = (
-    "evaluation_id", *RUN_NAMES, "kind", "attack", "plugin", "settings", "steps", "budget_name", "budget", "stop", "n",
-    "n_clean", "n_robust", "clean_accuracy", "robust_accuracy", "stale", "invalid", "flags", "image_limit",
+    "evaluation_id", *RUN_NAMES, "kind", "attack", "plugin", "settings", "steps", "precision", "budget_name", "budget",
+    "stop", "n", "n_clean", "n_robust", "clean_accuracy", "robust_accuracy", "stale", "invalid", "flags", "image_limit",
     "images_digest", "protocol_id", "attack_version", "evaluator_version", "forwards", "backwards", "seconds",
     "started",
 )  # fmt: skip
 MATRIX_COLUMNS = (
-    "evaluation_id", *RUN_NAMES, "attack", "settings", "budget_name", "budget", "stale", "source", "target", "n",
-    "n_missed", "n_correct_all", "n_missed_correct_all", "n_correct_both", "n_missed_correct_both", "n_definition6",
-    "all", "correct_all", "correct_both", "definition6", "definition6_conditional",
+    "evaluation_id", *RUN_NAMES, "attack", "settings", "precision", "budget_name", "budget", "stale", "source",
+    "target", "n", "n_missed", "n_correct_all", "n_missed_correct_all", "n_correct_both", "n_missed_correct_both",
+    "n_definition6", "all", "correct_all", "correct_both", "definition6", "definition6_conditional",
 )  # fmt: skip
 CURVE_COLUMNS = (*RUN_NAMES, "phase", "epoch", "position", "lr", "seconds", "accuracy_on", "quantity", "part", "value")
 BLACKBOX_COLUMNS = (
@@ -74,8 +74,9 @@ class Frames:
 
         `kind`: clean, attack, transfer, blackbox, craft (the images of a surrogate). `n`, `n_clean`, `n_robust` are
         images; `clean_accuracy` and `robust_accuracy` are shares of all n images (robust: right after the attack;
-        missing where nothing is counted). `steps` of an iterative attack. `flags`: ids of `bench audit`,
-        space-separated; `invalid`: one of them says that the number means nothing.
+        missing where nothing is counted). `steps` of an iterative attack. `precision` that the attack asked in: a mean
+        is over one. `flags`: ids of `bench audit`, space-separated; `invalid`: one of them says that the number means
+        nothing.
         """
         with Database(self.where).open() as db:
             stale = _stale(db)
@@ -88,6 +89,7 @@ class Frames:
                 {
                     **vars(row),
                     "steps": row.settings.get("steps"),
+                    "precision": row.precision,
                     "clean_accuracy": row.n_clean / row.n if row.n else None,
                     "robust_accuracy": row.n_robust / row.n if row.n and row.n_robust is not None else None,
                     "stale": row.evaluation_id in stale["evaluation"] or row.run_id in stale["run"],

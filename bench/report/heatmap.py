@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bench.core.errors import BenchError
+from bench.core.precision import file_stem
 from bench.report.matrices import Matrix
 from bench.report.plots import style
 from bench.report.results import joined
@@ -20,6 +21,11 @@ if TYPE_CHECKING:
     import pandas as pd
 
 FRAMED = "framed: the member itself"
+
+
+def file_name(stem: str, matrices: list[Matrix]) -> str:
+    """`transfer-digits.png`, of attacks in another precision than float32 `transfer-digits-bfloat16.png`."""
+    return f"{file_stem(stem, matrices[0].precision)}.png"
 
 
 def save_heatmap(matrices: list[Matrix], path: Path, *, columns: int | None = None) -> Path:

@@ -8,6 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bench.core.config import Loaded
+from bench.core.precision import USUAL, Precision, titled
 from bench.evaluation import rates
 from bench.jobs import select
 from bench.jobs.select import Selection
@@ -35,6 +36,8 @@ class Matrix:
     notes: tuple[str, ...]
     counts: NDArray[np.int64]
     rates: NDArray[np.float64]
+    precision: Precision = USUAL
+    """Of the passes that the attack asked for; `attack` names it where it is not float32."""
 
     @property
     def transfer(self) -> float:
@@ -99,12 +102,13 @@ def matrices(
                 population=population,
                 rate="output as the target class" if targeted and rate == "misclassified" else rate,
                 seeds=tuple(row.seed for row in rows),
-                attack=f"{attack} led to random classes" if targeted else attack,
+                attack=titled(f"{attack} led to random classes" if targeted else attack, spec.precision),
                 recipe=recipe_label(run.recipe, changes_shown(loaded, {name: run}, (loaded.config.matrix.attack,))),
                 images=images_label(loaded, selection),
                 notes=run_notes({name: run}, db, seeds),
                 counts=np.sum(counts, axis=0),
                 rates=100 * np.mean(values, axis=0),
+                precision=spec.precision,
             )
         )
     return found

@@ -11,9 +11,10 @@ import numpy as np
 from bench.core.config import Loaded
 from bench.core.errors import BenchError
 from bench.core.identity import short
+from bench.core.precision import USUAL
 from bench.jobs.select import Selection
 from bench.report import hints, statistics
-from bench.report.results import KINDS, Cell, Row, collect, joined
+from bench.report.results import KINDS, Cell, Row, collect, joined, row_of
 from bench.report.statistics import ALPHA, Bools, Comparison
 from bench.report.tables import budget_text, heading
 from bench.report.worst import with_worst_case
@@ -236,14 +237,15 @@ def _newest_last(row: EvaluationRow) -> tuple[Any, ...]:
 def _row(loaded: Loaded, row: EvaluationRow, key: str) -> Row:
     configured = loaded.config.attacks.get(row.attack)
     title = KINDS.get(row.kind) or (configured.title if configured else "") or row.attack
-    return Row(row.attack, title, row.budget_name, row.budget, row.stop, key, row.kind)
+    return row_of(row, title, key)
 
 
 def _place(loaded: Loaded, row: Row) -> tuple[Any, ...]:
-    """Clean first, then attacks in the order of bench.toml."""
+    """Clean first, then attacks in the order of bench.toml; those in float32 before the others."""
     known = list(loaded.config.attacks)
     kind = ("clean", "attack").index(row.kind) if row.kind in ("clean", "attack") else 2
-    return kind, known.index(row.attack) if row.attack in known else len(known), row.attack, row.budget or 0.0, row.key
+    place = known.index(row.attack) if row.attack in known else len(known)
+    return kind, row.precision != USUAL, place, row.attack, row.budget or 0.0, row.key
 
 
 def _names(loaded: Loaded, runs: Sequence[RunRow]) -> tuple[str, str]:
@@ -265,6 +267,7 @@ def _record(paired: Paired, pair: Pair) -> dict[str, Any]:
     found = pair.comparison
     return {
         "attack": pair.row.attack,
+        "precision": pair.row.precision,
         "budget_name": pair.row.budget_name,
         "budget": pair.row.budget,
         "n": found.n,

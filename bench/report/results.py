@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 from bench.core.config import Loaded
 from bench.core.errors import BenchError
+from bench.core.precision import USUAL, Precision, titled
 from bench.jobs import select
 from bench.jobs.select import Selection
 from bench.jobs.spec import EvaluationSpec, RunSpec
@@ -60,6 +61,8 @@ class Row:
     stop: str | None
     key: str
     kind: str
+    precision: Precision = USUAL
+    """Of the passes that the attack asked for; a worst case is of attacks of one precision."""
 
 
 @dataclass(frozen=True)
@@ -155,12 +158,14 @@ def _rows(loaded: Loaded, selection: Selection, run: RunSpec) -> list[Row]:
             continue
         configured = loaded.config.attacks.get(spec.attack)
         title = KINDS.get(spec.kind) or (configured.title if configured else "") or spec.attack
-        rows.append(_row(spec, title if spec.precision == "float32" else f"{title}, {spec.precision}"))
+        rows.append(row_of(spec, title, spec.attack_key))
     return rows
 
 
-def _row(spec: EvaluationSpec, title: str) -> Row:
-    return Row(spec.attack, title, spec.budget_name, spec.budget, spec.stop, spec.attack_key, spec.kind)
+def row_of(of: EvaluationSpec | EvaluationRow, title: str, key: str) -> Row:
+    """The row of a planned or stored evaluation, with `title` and, where it is not float32, its precision."""
+    named = titled(title, of.precision)
+    return Row(of.attack, named, of.budget_name, of.budget, of.stop, key, of.kind, of.precision)
 
 
 def _found(
@@ -285,10 +290,11 @@ def _published(
         if value.metric == "robust_accuracy"
     }
     found = {}
-    changed = {".".join(change.split(".")[:2]) for change in loaded.changes}
+    changed = {".".join(change.split(".")[:2]) for change in loaded.changes if not _asks_in(change)}
     for row in rows:
         for name, column in columns.items():
-            # Beside an attack or method that the command line changed, a published value would mislead.
+            # Beside an attack or method that the command line changed, a published value would mislead. Its precision
+            # is no setting of an attack, and its row names it.
             if {f"attacks.{row.attack}", f"methods.{name}"} & changed or selection.split != "test":
                 continue
             value = table.get((column, row.attack, row.budget_name, row.budget)) if column else None
@@ -308,10 +314,17 @@ def run_notes(specs: Mapping[str, RunSpec], db: Database, seeds: tuple[int, ...]
 
 
 def changes_shown(loaded: Loaded, specs: Mapping[str, RunSpec], attacks: Iterable[str]) -> tuple[str, ...]:
-    """Every `--set` that touches what is shown: runs, and the attacks in question."""
+    """Every `--set` that touches what is shown: runs, and the attacks in question (their precision has titles)."""
     touched = {change for run in specs.values() for change in run.recipe_changes}
     names = tuple(f"attacks.{name}." for name in attacks)
-    return tuple(change for change in loaded.changes if change in touched or change.strip().startswith(names))
+    of_attacks = [each for each in loaded.changes if each.strip().startswith(names) and not _asks_in(each)]
+    return tuple(change for change in loaded.changes if change in touched or change in of_attacks)
+
+
+def _asks_in(change: str) -> bool:
+    """Whether a `--set` says the precision of an attack, which titles of rows name and no recipe holds."""
+    table, *_, name = change.partition("=")[0].strip().split(".")
+    return (table, name) == ("attacks", "precision")
 
 
 def recipe_label(recipe: str, changes: Iterable[str]) -> str:

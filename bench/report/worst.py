@@ -9,10 +9,12 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from bench.core import registry
+from bench.core.precision import titled
 from bench.store import queries
 
 if TYPE_CHECKING:
     from bench.core.config import Loaded
+    from bench.core.specs import Precision
     from bench.report.results import Cell, Row
     from bench.store.database import Database
 
@@ -24,21 +26,22 @@ Cells = dict[tuple[str, str], "Cell"]
 def with_worst_case(loaded: Loaded, rows: list[Row], cells: Cells, db: Database) -> tuple[list[Row], Cells]:
     """Rows and cells with one more row for each norm and ε under which at least two attacks are to be survived.
 
+    Attacks that asked in different precisions have a worst case each: one over both would be over each attack twice.
     An attack within a smaller ε counts for every larger one: its images lie in the larger ball. A method has a value
     for those seeds that have a current one under each of the attacks.
     """
     found = list(rows)
     filled = dict(cells)
     methods = list(dict.fromkeys(method for _, method in cells))
-    for norm, members in _by_norm(loaded, rows).items():
+    for (norm, precision), members in _comparable(loaded, rows).items():
         for budget in sorted({row.budget for row in members if row.budget is not None}):
             inside = [row for row in members if row.budget is not None and row.budget <= budget]
             if len({row.attack for row in inside}) < 2:
                 continue
             last = inside[-1]
             row = replace(
-                last, attack=f"worst_{norm}", title=TITLES.get(norm, norm), budget=budget, stop=None,
-                key=f"{KIND} {norm} {budget:g}", kind=KIND,
+                last, attack=f"worst_{norm}", title=titled(TITLES.get(norm, norm), precision), budget=budget, stop=None,
+                key=titled(f"{KIND} {norm} {budget:g}", precision), kind=KIND,
             )  # fmt: skip
             for method in methods:
                 parts = [cells.get((part.key, method)) for part in inside]
@@ -51,16 +54,16 @@ def with_worst_case(loaded: Loaded, rows: list[Row], cells: Cells, db: Database)
     return found, filled
 
 
-def _by_norm(loaded: Loaded, rows: Sequence[Row]) -> Mapping[str, list[Row]]:
-    """The rows of untargeted white-box attacks in a ball, by norm."""
-    groups: dict[str, list[Row]] = {}
+def _comparable(loaded: Loaded, rows: Sequence[Row]) -> Mapping[tuple[str, Precision], list[Row]]:
+    """The rows of untargeted white-box attacks in a ball, by its norm and by precision."""
+    groups: dict[tuple[str, Precision], list[Row]] = {}
     for row in rows:
         spec = loaded.config.attacks.get(row.attack)
         if row.kind != "attack" or spec is None or spec.targets is not None:
             continue
         norm = registry.load("attacks", spec.plugin).norm
         if norm is not None:
-            groups.setdefault(norm, []).append(row)
+            groups.setdefault((norm, row.precision), []).append(row)
     return groups
 
 

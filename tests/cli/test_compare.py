@@ -114,6 +114,26 @@ def test_a_small_difference_is_not_significant(tmp_path: Path) -> None:
     assert "not significant under 1 of 1" in bench("compare", a, b, "--results", tmp_path)
 
 
+def test_two_precisions_are_never_paired_and_the_worst_case_is_of_one(tmp_path: Path) -> None:
+    usual, coarse = {"steps": 50}, {"steps": 50, "precision": "bfloat16"}
+    stands = {("fgsm", 0): 18, ("pgd", 0): 16, ("fgsm", 1): 14, ("pgd", 1): 12}
+    with new_database(tmp_path / "bench.db") as db:
+        writer = Writer(db, n=20)
+        a, b = (writer.run(method, 0) for method in ("trs", "ece"))
+        for run in (a, b):
+            for (attack, at), count in stands.items():
+                writer.evaluation(run, np.arange(20) < count, attack=attack, settings=coarse if at else usual)
+        writer.evaluation(a, np.ones(20), attack="mim", settings=usual)
+        writer.evaluation(b, np.ones(20), attack="mim", settings=coarse)
+        writer.flush()
+    said = json.loads(bench("compare", a, b, "--results", tmp_path, "--json"))
+    assert [(row["attack"], row["precision"], row["a"]) for row in said["rows"]] == [
+        ("fgsm", "float32", 90.0), ("pgd", "float32", 80.0), ("fgsm", "bfloat16", 70.0), ("pgd", "bfloat16", 60.0)
+    ]  # fmt: skip
+    assert "no current result of ECE under MIM (50) ε = 0.1, worst case ε = 0.1" in said["notes"]
+    assert "no current result of TRS under MIM (50), bfloat16 ε = 0.1, worst case, bfloat16 ε = 0.1" in said["notes"]
+
+
 def test_other_images_are_not_compared(tmp_path: Path) -> None:
     a, b = by_hand(tmp_path, [False] * 20, images_digest="e" * 24)
     told = refused("compare", a, b, "--results", tmp_path)

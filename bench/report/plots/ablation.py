@@ -12,7 +12,7 @@ from bench.jobs import select
 from bench.jobs.select import Selection
 from bench.jobs.spec import RunSpec
 from bench.report.plots import style
-from bench.report.results import KINDS, Cell, Row
+from bench.report.results import KINDS, Cell, row_of
 from bench.report.tables import budget_text
 from bench.report.worst import KIND as WORST
 from bench.report.worst import with_worst_case
@@ -25,8 +25,8 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 COLUMNS = (
-    "setting", "value", "position", "configured", "seed", "row", "attack", "budget_name", "budget", "accuracy",
-    "training_seconds", "run_id",
+    "setting", "value", "position", "configured", "seed", "row", "attack", "budget_name", "budget", "precision",
+    "accuracy", "training_seconds", "run_id",
 )  # fmt: skip
 SYMBOLS = {"lambda_a": "λa", "lambda_b": "λb", "delta_start": "δ at the start", "delta_end": "δ at the end"}
 
@@ -177,14 +177,14 @@ def _results(loaded: Loaded, selection: Selection, spec: RunSpec, run: RunRow, d
     for each in wanted.values():
         configured = loaded.config.attacks.get(each.attack)
         title = KINDS.get(each.kind) or (configured.title if configured else "") or each.attack
-        rows.append(Row(each.attack, title, each.budget_name, each.budget, each.stop, each.attack_key, each.kind))
+        rows.append(row_of(each, title, each.attack_key))
     if not selection.attack:
         rows, cells = with_worst_case(loaded, rows, cells, db)
     worst = any(row.kind == WORST for row in rows)
     return [
         {
             "row": f"{row.title} {budget_text(row.budget_name, row.budget)}".strip(),
-            "attack": row.attack, "budget_name": row.budget_name, "budget": row.budget,
+            "attack": row.attack, "budget_name": row.budget_name, "budget": row.budget, "precision": row.precision,
             "accuracy": cells[row.key, run.run_id].values[run.seed] / 100,
         }
         for row in rows

@@ -5,12 +5,15 @@ from __future__ import annotations
 import json
 from typing import TYPE_CHECKING
 
+from bench.core.precision import USUAL, titled
 from bench.report.plots import style
 from bench.report.tables import budget_text
 
 if TYPE_CHECKING:
     import pandas as pd
     from matplotlib.figure import Figure
+
+    from bench.core.specs import Precision
 
 COLUMNS = ("panel", "title", "seed", "steps", "robust_accuracy")
 
@@ -22,14 +25,17 @@ def with_several_steps(frame: pd.DataFrame) -> pd.DataFrame:
     frame = frame[frame["steps"].notna()].copy()
     if frame.empty:
         return frame.assign(panel="")
-    frame["other"] = [_without_steps(settings) for settings in frame["settings"]]
-    group = ["plugin", "other", "budget_name", "budget"]
+    frame["other"] = [_other(row["settings"], row["precision"]) for row in frame.to_dict("records")]
+    group = ["plugin", "precision", "other", "budget_name", "budget"]
     # A method belongs in a panel only with two points or more: one point is no line.
     numbers = frame.groupby([*group, "method"])["steps"].transform("nunique")
     frame = frame[numbers > 1].copy()
-    several = frame.groupby(["plugin", "budget_name", "budget"])["other"].transform("nunique") > 1
+    several = frame.groupby(["plugin", "precision", "budget_name", "budget"])["other"].transform("nunique") > 1
     frame["panel"] = [
-        f"{row['plugin'].upper().replace('_', '-')}, {budget_text(row['budget_name'], row['budget'])}"
+        titled(
+            f"{row['plugin'].upper().replace('_', '-')}, {budget_text(row['budget_name'], row['budget'])}",
+            row["precision"],
+        )
         + (f", {row['other'].strip('{}')}" if several_settings else "")
         for row, several_settings in zip(frame.to_dict("records"), several, strict=True)
     ]
@@ -69,7 +75,10 @@ def draw(frame: pd.DataFrame, *titles: str) -> Figure:
         return figure
 
 
-def _without_steps(settings: str) -> str:
+def _other(settings: str, precision: Precision) -> str:
+    """The settings but `steps`, and but the precision where it is named apart."""
     values = json.loads(settings)
     values.pop("steps", None)
+    if precision != USUAL:
+        values.pop("precision")
     return json.dumps(values, sort_keys=True)

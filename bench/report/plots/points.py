@@ -10,9 +10,10 @@ import numpy as np
 from bench.core import registry, versions
 from bench.core.config import Loaded
 from bench.core.errors import BenchError
+from bench.core.precision import titled
 from bench.jobs import select
 from bench.jobs.select import Selection
-from bench.jobs.spec import HARNESS, EvaluationSpec, RunSpec
+from bench.jobs.spec import EvaluationSpec, RunSpec
 from bench.report.results import KINDS, Planned, run_specs
 from bench.store import flags, queries
 from bench.store.answers import EvaluationRow
@@ -22,8 +23,8 @@ if TYPE_CHECKING:
     import pandas as pd
 
 COLUMNS = (
-    "method", "title", "seed", "attack", "attack_title", "plugin", "budget_name", "budget", "steps", "settings", "n",
-    "n_clean", "n_robust", "clean_accuracy", "robust_accuracy", "run_id", "evaluation_id",
+    "method", "title", "seed", "attack", "attack_title", "plugin", "precision", "budget_name", "budget", "steps",
+    "settings", "n", "n_clean", "n_robust", "clean_accuracy", "robust_accuracy", "run_id", "evaluation_id",
 )  # fmt: skip
 
 
@@ -40,8 +41,8 @@ def white_box(
     def is_current(name: str, row: EvaluationRow) -> bool:
         if (name, row.seed) not in runs:
             runs[name, row.seed] = select.run_spec(loaded, selection, name, row.seed)
-        spec = _spec_of(row, runs[name, row.seed], selection, limit)
-        return spec is not None and spec.evaluation_id == row.evaluation_id
+        specs = _specs_of(row, runs[name, row.seed], selection, limit)
+        return row.evaluation_id in [spec.evaluation_id for spec in specs]
 
     return _frame(loaded, _rows(loaded, selection, db, "attack", seeds, is_current))
 
@@ -104,22 +105,18 @@ def _rows(
     yield from sorted(found, key=place)
 
 
-def _spec_of(row: EvaluationRow, run: RunSpec, selection: Selection, limit: int | None) -> EvaluationSpec | None:
-    """What would be measured today with the settings of a stored attack; None where its plug-in is gone."""
+def _specs_of(row: EvaluationRow, run: RunSpec, selection: Selection, limit: int | None) -> list[EvaluationSpec]:
+    """What may be measured today with the settings of a stored attack; nothing where its plug-in is gone."""
     try:
         version = registry.load("attacks", row.plugin).version
     except BenchError:
-        return None
-    settings = dict(row.settings)
-    decided = {name: settings.pop(name) for name in HARNESS if name in settings}
-    return EvaluationSpec.model_validate(
-        {
-            "kind": row.kind, "run": run, "attack": row.attack, "plugin": row.plugin, "settings": settings,
-            "budget_name": row.budget_name, "budget": row.budget, "stop": row.stop, "limit": limit,
-            "split": selection.split, **decided,
-            "versions": {"attack": version, "evaluator": versions.EVALUATOR},
-        }
-    )  # fmt: skip
+        return []
+    record = {
+        "kind": row.kind, "attack": row.attack, "plugin": row.plugin, "settings": row.settings,
+        "budget_name": row.budget_name, "budget": row.budget, "stop": row.stop, "limit": limit,
+        "split": selection.split, "attack_version": version, "evaluator_version": versions.EVALUATOR,
+    }  # fmt: skip
+    return EvaluationSpec.readings(record, run)
 
 
 def _frame(loaded: Loaded, rows: Iterator[tuple[str, EvaluationRow]]) -> pd.DataFrame:
@@ -131,7 +128,9 @@ def _frame(loaded: Loaded, rows: Iterator[tuple[str, EvaluationRow]]) -> pd.Data
             **{name: getattr(row, name) for name in COLUMNS if hasattr(row, name)},
             "method": name,
             "title": methods[name].title or name,
-            "attack_title": (attacks[row.attack].title if row.attack in attacks else "") or row.attack,
+            "attack_title": titled(
+                (attacks[row.attack].title if row.attack in attacks else "") or row.attack, row.precision
+            ),
             "steps": row.settings.get("steps"),
             "settings": _plain(row.settings),
             "clean_accuracy": row.n_clean / row.n,

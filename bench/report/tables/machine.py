@@ -7,12 +7,13 @@ import io
 import json
 from typing import Any
 
+from bench.core.precision import USUAL
 from bench.report.results import Cell, Results, Row
 from bench.report.tables.layout import Marks
 
 LONG_COLUMNS = (
-    "suite", "dataset", "model", "members", "recipe", "method", "attack", "budget_name", "budget", "stop", "unit",
-    "mean", "std", "seeds", "values", "counts", "n", "published", "difference", "flags", "tied", "evaluations",
+    "suite", "dataset", "model", "members", "recipe", "method", "attack", "precision", "budget_name", "budget", "stop",
+    "unit", "mean", "std", "seeds", "values", "counts", "n", "published", "difference", "flags", "tied", "evaluations",
 )  # fmt: skip
 _FORMULA = ("=", "+", "-", "@", "\t", "\r")
 
@@ -21,13 +22,15 @@ def csv_table(results: Results, *, paper: bool | None = None) -> str:
     """Columns attack, budget_name, budget and one a method: the mean in percent, empty without a current value.
 
     The row `training_seconds` has seconds. With `paper` each method has columns METHOD_published and METHOD_difference.
+    A column `precision` comes after `budget` where an attack asked in another one than float32.
     """
     beside = {method for _, method in results.published} if paper else set()
-    lines: list[list[object]] = [["attack", "budget_name", "budget"]]
+    coarse = any(row.precision != USUAL for row in results.rows)
+    lines: list[list[object]] = [["attack", "budget_name", "budget", *(["precision"] if coarse else [])]]
     for method in results.methods:
         lines[0] += [method, *([f"{method}_published", f"{method}_difference"] if method in beside else [])]
     for row in results.rows:
-        line: list[object] = [row.attack, row.budget_name, row.budget]
+        line: list[object] = [row.attack, row.budget_name, row.budget, *([row.precision] if coarse else [])]
         for method in results.methods:
             cell = results.cell(row, method)
             line.append(None if cell.mean is None or cell.stale else round(cell.mean, 4))
@@ -40,6 +43,7 @@ def csv_table(results: Results, *, paper: bool | None = None) -> str:
 def long_rows(results: Results, marks: Marks | None = None) -> list[dict[str, Any]]:
     """One record a cell.
 
+    `precision` is that of the passes that the attack asked for, float32 for what is no attack.
     `mean`, `std` and `values` are in `unit`: percent, or seconds for the training. `values` and `counts` (images that
     are right, out of `n`) go with `seeds`, `evaluations` are ids: one a seed, or for a worst case one a seed and
     attack. `flags` holds `stale`, `failed`, and ids of flags; `tied` says whether a method is not significantly worse
@@ -60,6 +64,7 @@ def long_rows(results: Results, marks: Marks | None = None) -> list[dict[str, An
                     "recipe": results.recipe,
                     "method": method,
                     "attack": row.attack,
+                    "precision": row.precision,
                     "budget_name": row.budget_name,
                     "budget": row.budget,
                     "stop": row.stop,
