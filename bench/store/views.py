@@ -1,6 +1,7 @@
 """Views for people, in SQL that SQLite and PostgreSQL share; `env.py` makes them anew after every migration.
 
-Results of an older version (`stale`) are left out of `table1` and `leaderboard`. Rates are in percent.
+Results of an older version (`stale`) are left out of `table1` and `leaderboard`, those of attacks that asked in
+bfloat16 of `leaderboard`. Rates are in percent.
 """
 
 from __future__ import annotations
@@ -32,12 +33,15 @@ WHERE e.evaluator_version < newest.version
 
 _PERCENT = "100 * CAST(CASE WHEN e.kind = 'clean' THEN e.n_clean ELSE e.n_robust END AS DOUBLE PRECISION) / e.n"
 
+# In the text of a record's settings, as both databases keep it: their functions for JSON differ.
+_PRECISION = """CASE WHEN CAST(a.settings AS TEXT) LIKE '%"precision": "bfloat16"%' THEN 'bfloat16' ELSE 'float32' END"""
+
 # One row per table cell: current evaluations of one family under one protocol on the same images, over its seeds.
 _CELLS = f"""
 SELECT e.kind AS kind, r.dataset AS dataset, r.model AS model, r.recipe AS recipe,
        MIN(CAST(r.recipe_changes AS TEXT)) AS recipe_changes, r.training_limit AS training_limit,
        e.image_limit AS image_limit, MIN(r.method) AS method, r.members AS members, r.family_id AS family_id,
-       MIN(e.attack) AS attack, a.budget_name AS budget_name, a.budget AS budget, a.stop AS stop,
+       MIN(e.attack) AS attack, {_PRECISION} AS precision, a.budget_name AS budget_name, a.budget AS budget, a.stop AS stop,
        COUNT(DISTINCT r.seed) AS seeds, MAX(e.n) AS n,
        AVG({_PERCENT}) AS mean,
        MIN({_PERCENT}) AS lowest,
@@ -50,11 +54,11 @@ WHERE e.kind IN ('clean', 'attack')
   AND e.run_id NOT IN (SELECT id FROM stale WHERE kind = 'run')
   AND e.evaluation_id NOT IN (SELECT id FROM stale WHERE kind = 'evaluation')
 GROUP BY e.kind, r.dataset, r.model, r.recipe, r.training_limit, e.image_limit, r.members, r.family_id,
-         a.protocol_id, a.budget_name, a.budget, a.stop, e.images_digest
+         a.protocol_id, {_PRECISION}, a.budget_name, a.budget, a.stop, e.images_digest
 """
 
 TABLE1 = f"""
-SELECT dataset, method, attack, budget_name, budget, stop, mean AS robust_percent, lowest AS lowest_percent,
+SELECT dataset, method, attack, precision, budget_name, budget, stop, mean AS robust_percent, lowest AS lowest_percent,
        highest AS highest_percent, seeds, n, model, members, recipe, recipe_changes,
        training_limit, image_limit, family_id
 FROM ({_CELLS}) cell
@@ -68,6 +72,7 @@ SELECT dataset, MIN(method) AS method, AVG(CASE WHEN kind = 'clean' THEN mean EN
        COUNT(CASE WHEN kind = 'attack' THEN 1 END) AS attacks, MIN(seeds) AS seeds, model, members, recipe,
        MIN(recipe_changes) AS recipe_changes, training_limit, image_limit, family_id
 FROM ({_CELLS}) cell
+WHERE precision = 'float32'
 GROUP BY dataset, model, members, recipe, training_limit, image_limit, family_id
 """
 

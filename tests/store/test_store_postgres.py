@@ -24,7 +24,9 @@ def test_postgresql_holds_the_same_rows_and_views_as_sqlite(url: str, files: Any
     from alembic.autogenerate import compare_metadata
     from alembic.migration import MigrationContext
 
-    files.fill()
+    folder = files.fill()
+    coarse = {"settings": {"steps": 50, "precision": "bfloat16"}, "attack": "coarse"}
+    files.evaluation(folder, [True] * 10, [True, False] * 5, budget=0.1, **coarse)
     rebuild(tmp_path / "bench.db", files.root, files.published)
     with Database(url).open(create=True) as db, Database(tmp_path / "bench.db").open() as plain:
         with db.read() as connection:
@@ -34,5 +36,6 @@ def test_postgresql_holds_the_same_rows_and_views_as_sqlite(url: str, files: Any
         files.ingest_all(db)
         assert files.contents(db) == files.contents(plain)
         assert viewed(db) == viewed(plain)
+        assert sum("bfloat16" in row for row in viewed(db)["table1"]) == 1
         rebuild(url, files.root, files.published)
         assert files.contents(db) == files.contents(plain)

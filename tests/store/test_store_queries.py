@@ -139,6 +139,18 @@ def test_table_and_leaderboard_average_over_seeds_and_leave_stale_results_out(db
     assert view(db, "table1") == []
 
 
+def test_views_tell_precisions_apart_and_the_leaderboard_holds_float32(db: Database, files: Any) -> None:
+    folder = files.run()
+    ingest_run(db, folder)
+    ingest_evaluation(db, files.evaluation(folder, CLEAN, kind="clean"))
+    ingest_evaluation(db, files.evaluation(folder, CLEAN, some(5), budget=0.1))
+    coarse = {"settings": {"steps": 50, "precision": "bfloat16"}, "attack": "coarse"}
+    ingest_evaluation(db, files.evaluation(folder, CLEAN, some(3), budget=0.1, **coarse))
+    assert {row["precision"]: row["robust_percent"] for row in view(db, "table1")} == {"float32": 50, "bfloat16": 30}
+    (leader,) = view(db, "leaderboard")
+    assert (leader["attacks"], leader["robust_percent_lowest"], leader["clean_percent"]) == (1, 50.0, 80.0)
+
+
 def test_results_of_another_limit_or_family_never_share_a_cell(db: Database, files: Any) -> None:
     folder = files.run(0)
     ingest_run(db, folder)
