@@ -98,6 +98,7 @@ class Problem:
         draws: Draws,
         targets: Tensor | None = None,
         fast: nn.Module | None = None,
+        recheck: bool = True,
     ) -> None:
         self.images = images
         self.labels = labels
@@ -108,10 +109,12 @@ class Problem:
         self._attack = attack
         self.model = model
         self.network = model if fast is None else fast
+        self._recheck = recheck  # whether the model has the last word at once, or the harness asks it in the end
         self._draws = draws
         self._rows = rows  # positions in the evaluation set, for the draws
         self._places = torch.arange(len(images), device=images.device)  # positions in this batch
         self._broken = torch.zeros(len(images), dtype=torch.bool, device=images.device)  # of the images still held
+        self.called_broken = self._broken.clone()  # of all images of the batch, in the order they came in
         self._droppable = False  # whether any of these may be broken: known without waiting for the device
         self.result = images.clone()
         self.forwards = 0
@@ -285,8 +288,8 @@ class Problem:
         """Under `first_success`, keep each image's first iterate inside the budget that fools the model.
 
         Only for attacks that ask the model through `ascend`; `scores` and `ask` judge by themselves. Where the scores
-        are not `exact`, the model itself has the last word on the images that they call broken. Waits for the device
-        once, to learn how many these are.
+        are not `exact` but of a coarser copy, the model itself has the last word on the images that they call broken.
+        Waits for the device once, to learn how many these are.
         """
         if self.stop == "last":
             return
@@ -295,14 +298,14 @@ class Problem:
             return
         iterates = x.detach()[chosen]
         broken = self.excess(iterates, self.images[chosen]) <= TOLERANCE
-        if not exact:
+        if not exact and self._recheck:
             with torch.no_grad():
                 broken &= self.fooled(self.model(iterates), chosen)
             self.forwards += len(chosen)
         # Written for all that were chosen, so that nothing waits for the number of those really broken.
         places, shape = self._places[chosen], (-1, *[1] * (x.dim() - 1))
         self.result[places] = torch.where(broken.view(shape), iterates.to(self.result.dtype), self.result[places])
-        self._broken[chosen] = broken
+        self._broken[chosen] = self.called_broken[places] = broken
         self._droppable = True
 
     def excess(self, x: Tensor, images: Tensor) -> Tensor:

@@ -34,14 +34,16 @@ WHERE e.evaluator_version < newest.version
 _PERCENT = "100 * CAST(CASE WHEN e.kind = 'clean' THEN e.n_clean ELSE e.n_robust END AS DOUBLE PRECISION) / e.n"
 
 # In the text of a record's settings, as both databases keep it: their functions for JSON differ.
-_PRECISION = """CASE WHEN CAST(a.settings AS TEXT) LIKE '%"precision": "bfloat16"%' THEN 'bfloat16' ELSE 'float32' END"""
+_COARSE = """CAST(a.settings AS TEXT) LIKE '%"precision": "bfloat16"%'"""
+_PRECISION = f"CASE WHEN {_COARSE} THEN 'bfloat16' ELSE 'float32' END"
 
 # One row per table cell: current evaluations of one family under one protocol on the same images, over its seeds.
 _CELLS = f"""
 SELECT e.kind AS kind, r.dataset AS dataset, r.model AS model, r.recipe AS recipe,
        MIN(CAST(r.recipe_changes AS TEXT)) AS recipe_changes, r.training_limit AS training_limit,
        e.image_limit AS image_limit, MIN(r.method) AS method, r.members AS members, r.family_id AS family_id,
-       MIN(e.attack) AS attack, {_PRECISION} AS precision, a.budget_name AS budget_name, a.budget AS budget, a.stop AS stop,
+       MIN(e.attack) AS attack, {_PRECISION} AS precision,
+       a.budget_name AS budget_name, a.budget AS budget, a.stop AS stop,
        COUNT(DISTINCT r.seed) AS seeds, MAX(e.n) AS n,
        AVG({_PERCENT}) AS mean,
        MIN({_PERCENT}) AS lowest,
