@@ -156,7 +156,9 @@ def merge(other: str, results: Path, db: str | None) -> int:
 @yes_option
 @where
 def upgrade(yes: bool, results: Path, db: str | None) -> None:
-    """Bring the database to the schema of this bench; a SQLite file is copied first, and the copy's name printed.
+    """Bring the database to the schema and SQL views of this bench.
+
+    Before its schema changes a SQLite file is copied, and the copy's name printed; views hold no data.
 
     \b
     Examples:
@@ -175,7 +177,9 @@ def upgrade(yes: bool, results: Path, db: str | None) -> None:
 
     with Database(db if db is not None else results / "bench.db") as base:
         old = base.upgrade(before)
-    told = "already, nothing to do" if old == REVISIONS[-1] else f"now, it was {old}"
+    told = f"now, it was {old.revision}"
+    if old.revision == REVISIONS[-1]:
+        told = "already, its SQL views made anew" if old.views else "already, nothing to do"
     click.echo(f"{_shown(results, db)}: schema {REVISIONS[-1]} {told}")
 
 

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import contextlib
 import json
+import logging
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from sqlalchemy import Connection, Engine, Select, create_engine, inspect, text
 from sqlalchemy.engine import make_url
@@ -22,8 +23,11 @@ from sqlalchemy.exc import (
 )
 
 from bench.core.errors import BenchError
+from bench.store import views
 from bench.store.schema import REVISIONS
 from bench.store.sqlite import BUSY_SECONDS, analyse, sqlite_engine
+
+log = logging.getLogger(__name__)
 
 FILE_FORMAT = 1
 MIGRATIONS = "bench.store:migrations"
@@ -33,6 +37,13 @@ Query = Select[*tuple[Any, ...]]
 
 class StoreError(BenchError):
     """The database itself failed (locked, full disk, damaged), not what it was given."""
+
+
+class Upgraded(NamedTuple):
+    """What an upgrade found: the schema's revision before, and whether SQL views of another bench were made anew."""
+
+    revision: str
+    views: bool
 
 
 class Database:
@@ -71,7 +82,7 @@ class Database:
         self.close()
 
     def open(self, create: bool = False) -> Database:
-        """Connect and check; with `create` (the writer) a database that is missing or empty is made.
+        """Connect and check; with `create` (the writer) one that is missing or empty is made, and old views anew.
 
         Raises:
             BenchError: missing, unreadable, read-only for the writer, no bench database, of another schema.
@@ -95,13 +106,15 @@ class Database:
                 raise BenchError(
                     f"database {self} has the older schema {revision}; `bench db upgrade` brings it to {REVISIONS[-1]}"
                 )
+            elif create:
+                self._try_views()
         except BaseException:
             self.close()
             raise
         return self
 
-    def upgrade(self, before: Callable[[str], None] | None = None) -> str:
-        """Bring the database to the newest schema and leave it open; returns the revision it had.
+    def upgrade(self, before: Callable[[str], None] | None = None) -> Upgraded:
+        """Bring the database to the newest schema and to the views of today, and leave it open; returns what it had.
 
         Args:
             before: called with the old revision when there is something to migrate: the moment for a backup.
@@ -118,13 +131,15 @@ class Database:
                     f"database {self} has schema {revision}, newer than this bench knows ({REVISIONS[-1]}); "
                     f"install the newer bench"
                 )
-            if before is not None and revision not in (None, REVISIONS[-1]):
-                before(str(revision))
+            if revision == REVISIONS[-1]:
+                return Upgraded(revision, self._renew_views())
+            if before is not None and revision is not None:
+                before(revision)
             self._migrate()
         except BaseException:
             self.close()
             raise
-        return revision or "none"
+        return Upgraded(revision or "none", revision is not None)
 
     def close(self) -> None:
         """Close all connections; the database may be opened again."""
@@ -221,6 +236,25 @@ class Database:
             connection.execute(
                 text("INSERT INTO meta (key, value) VALUES ('file_format', :value)"), {"value": str(FILE_FORMAT)}
             )
+
+    def _renew_views(self) -> bool:
+        """Make the views of today where the database has others; returns whether it had.
+
+        Raises:
+            BenchError: they cannot be made: another's view reads them, or they belong to another user of a server.
+        """
+        with self.read() as connection:
+            if views.are_current(connection):
+                return False
+        with self.write() as connection:
+            return views.renew(connection)
+
+    def _try_views(self) -> None:
+        """As `_renew_views`; where they cannot be made, a warning: no run needs what is there for people only."""
+        try:
+            self._renew_views()
+        except BenchError as error:
+            log.warning("%s; its SQL views stay those of another version of bench", error)
 
     @contextlib.contextmanager
     def _explained(self) -> Iterator[None]:

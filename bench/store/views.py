@@ -1,10 +1,16 @@
-"""Views for people, in SQL that SQLite and PostgreSQL share; `env.py` makes them anew after every migration.
+"""Views for people, in SQL that SQLite and PostgreSQL share; a writer makes them anew where a database has others.
 
 Results of an older version (`stale`) are left out of `table1` and `leaderboard`, those of attacks that asked in
 bfloat16 of `leaderboard`. Rates are in percent.
 """
 
 from __future__ import annotations
+
+from sqlalchemy import Connection, inspect, text
+
+from bench.core.identity import content_id
+
+PATIENCE = 10  # seconds that PostgreSQL waits for those who read the views (a dump, say)
 
 STALE = """
 SELECT 'run' AS kind, r.run_id AS id, r.run_id AS run_id, r.method AS name, 'method' AS part,
@@ -98,3 +104,40 @@ JOIN attack a ON a.attack_key = e.attack_key
 
 # In the order in which they can be made: later ones read earlier ones.
 VIEWS = {"stale": STALE, "table1": TABLE1, "leaderboard": LEADERBOARD, "transfer_rate": TRANSFER_RATE}
+
+
+def are_current(connection: Connection) -> bool:
+    """Whether the views of a database are those of today, by the digest that it keeps of them."""
+    return connection.execute(text("SELECT value FROM meta WHERE key = 'views'")).scalar() == content_id(VIEWS)
+
+
+def renew(connection: Connection) -> bool:
+    """Make the views of today where the database has others, inside the caller's writing transaction.
+
+    Returns:
+        Whether it had others: another writer may have been here first.
+    """
+    if connection.dialect.name == "postgresql":  # SQLite's transactions that write are alone from their start
+        connection.execute(text(f"SET LOCAL lock_timeout = '{PATIENCE}s'"))
+        connection.execute(text("LOCK TABLE meta IN SHARE ROW EXCLUSIVE MODE"))
+    if are_current(connection):
+        return False
+    drop(connection)
+    make(connection)
+    return True
+
+
+def drop(connection: Connection) -> None:
+    """Drop those of the views that are there."""
+    existing = set(inspect(connection).get_view_names())
+    for name in reversed(VIEWS):
+        if name in existing:
+            connection.execute(text(f"DROP VIEW {name}"))
+
+
+def make(connection: Connection) -> None:
+    """Make the views, and keep their digest."""
+    for name, query in VIEWS.items():
+        connection.execute(text(f"CREATE VIEW {name} AS {query.strip()}"))
+    connection.execute(text("DELETE FROM meta WHERE key = 'views'"))
+    connection.execute(text("INSERT INTO meta (key, value) VALUES ('views', :digest)"), {"digest": content_id(VIEWS)})

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import io
 import json
 import os
@@ -165,6 +166,19 @@ def test_an_older_database_asks_for_an_upgrade_which_keeps_a_copy(older: Path) -
     assert list(older.glob("*.backup.db")) == [backup]
 
 
+def forget_views(path: Path) -> None:
+    """Leave a database as benches did that kept no digest of its SQL views."""
+    with contextlib.closing(sqlite3.connect(path)) as connection, connection:
+        connection.execute("DELETE FROM meta WHERE key = 'views'")
+
+
+def test_an_upgrade_says_that_it_made_views_anew(results: Path) -> None:
+    forget_views(results / "bench.db")
+    for told in ("schema 0001 already, its SQL views made anew", "schema 0001 already, nothing to do"):
+        assert told in command("db", "upgrade", "--results", results)[1]
+    assert not list(results.glob("*.backup.db"))
+
+
 def test_an_upgrade_that_cannot_copy_changes_nothing(older: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def full(*_: object) -> Any:
         raise OSError(28, "No space left on device")
@@ -255,6 +269,7 @@ def test_a_database_locked_for_too_long_is_one_line(
 def test_a_read_only_folder_is_one_line(results: Path, tmp_path: Path, own_parents: list[Path]) -> None:
     archive = tmp_path / "x.zip"
     command("db", "export", "-o", archive, "--results", results)
+    forget_views(results / "bench.db")  # so that there is something to upgrade
     shutil.copytree(results, tmp_path / "other")
     code = f"""
 import contextlib, io, os, sys

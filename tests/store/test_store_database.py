@@ -11,6 +11,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from older_views import older_views, renewed_by_several
+from sqlalchemy import inspect
 
 from bench.core.errors import BenchError
 from bench.store import sqlite
@@ -115,10 +117,61 @@ def test_upgrade_of_a_current_database_keeps_its_rows(db: Database) -> None:
         connection.exec_driver_sql("INSERT INTO meta VALUES ('colour', 'blue')")
     db.close()
     with Database(str(db)) as again:
-        assert again.upgrade() == REVISIONS[-1]
+        assert again.upgrade() == (REVISIONS[-1], False)
         with again.read() as connection:
             assert connection.exec_driver_sql("SELECT value FROM meta WHERE key = 'colour'").scalar() == "blue"
             assert len(connection.exec_driver_sql("SELECT * FROM table1").all()) == 0
+
+
+def columns(where: Path | str, view: str = "table1") -> set[str]:
+    """The columns of a view, for a reader."""
+    with Database(where).open() as base, base.read() as connection:
+        return {column["name"] for column in inspect(connection).get_columns(view)}
+
+
+@pytest.mark.parametrize("digest", ["that of an older bench", None])
+def test_a_writer_makes_the_views_of_an_older_bench_anew_once(db: Database, digest: str | None) -> None:
+    db.close()
+    path, today = Path(str(db)), columns(str(db))
+    older_views(db, digest)
+    assert columns(path) == {"dataset"}  # readers leave them alone
+    for action in (lambda base: base.open(create=True), Database.upgrade):
+        older_views(db, digest)
+        with Database(path) as base:
+            action(base)
+        assert columns(path) == today
+    with Database(path) as base, base.open(create=True).read() as connection:
+        before = connection.exec_driver_sql("PRAGMA schema_version").scalar()
+    with Database(path) as base:
+        assert base.upgrade() == (REVISIONS[-1], False)
+        assert not base.open(create=True)._wrote
+        with base.read() as connection:
+            assert connection.exec_driver_sql("PRAGMA schema_version").scalar() == before
+
+
+def test_views_that_cannot_be_made_anew_stop_no_run_but_an_upgrade(
+    db: Database, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    db.close()
+    older_views(db)
+    monkeypatch.setattr(sqlite, "BUSY_SECONDS", 0)
+    other = sqlite3.connect(str(db), isolation_level=None)
+    other.execute("BEGIN IMMEDIATE")
+    with caplog.at_level(logging.WARNING), Database(str(db)).open(create=True) as base, base.read() as connection:
+        assert connection.exec_driver_sql("SELECT count(*) FROM run").scalar() == 0
+    assert "its SQL views stay those of another version" in caplog.text
+    with pytest.raises(StoreError, match="write lock"):
+        Database(str(db)).upgrade()
+    other.close()
+    assert columns(str(db)) == {"dataset"}
+
+
+def test_several_writers_make_views_anew_together(db: Database) -> None:
+    db.close()
+    today = columns(str(db))
+    older_views(db)
+    renewed_by_several(str(db))
+    assert columns(str(db)) == today
 
 
 def test_a_folder_and_an_unknown_url_are_refused(tmp_path: Path) -> None:

@@ -5,8 +5,11 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from sqlalchemy import text
+import pytest
+from older_views import older_views, renewed_by_several
+from sqlalchemy import inspect, text
 
+from bench.core.errors import BenchError
 from bench.store.database import Database
 from bench.store.ingest import rebuild
 from bench.store.schema import Base
@@ -39,3 +42,34 @@ def test_postgresql_holds_the_same_rows_and_views_as_sqlite(url: str, files: Any
         assert sum("bfloat16" in row for row in viewed(db)["table1"]) == 1
         rebuild(url, files.root, files.published)
         assert files.contents(db) == files.contents(plain)
+
+
+def test_writers_make_the_views_of_an_older_bench_anew_once(url: str) -> None:
+    def columns() -> int:
+        with db.read() as connection:
+            return len(inspect(connection).get_columns("table1"))
+
+    with Database(url).open(create=True) as db:
+        today = columns()
+    for _ in range(3):
+        older_views(Database(url))
+        renewed_by_several(url)
+    older_views(Database(url))
+    with Database(url).open() as db:
+        assert columns() == 1
+    with Database(url).open(create=True) as db:
+        assert columns() == today
+    with Database(url).open(create=True) as db:
+        assert not db._wrote
+
+
+def test_a_view_of_a_user_that_reads_ours_stops_no_run(url: str, caplog: pytest.LogCaptureFixture) -> None:
+    Database(url).open(create=True).close()
+    older_views(Database(url))
+    with Database(url).open() as db, db.write() as connection:
+        connection.execute(text("CREATE VIEW mine AS SELECT * FROM table1"))
+    with Database(url).open(create=True) as db:
+        assert len(db.rows(text("SELECT * FROM mine"))) == 0  # type: ignore[arg-type]
+    assert "its SQL views stay" in caplog.text
+    with pytest.raises(BenchError, match="other objects depend on it"):
+        Database(url).upgrade()
