@@ -84,10 +84,10 @@ WHERE precision = 'float32'
 GROUP BY dataset, model, members, recipe, training_limit, image_limit, family_id
 """
 
-TRANSFER_RATE = """
+TRANSFER_RATE = f"""
 SELECT t.evaluation_id AS evaluation_id, r.run_id AS run_id, r.dataset AS dataset, r.method AS method, r.seed AS seed,
-       e.attack AS attack, a.budget_name AS budget_name, a.budget AS budget, t.source AS source, t.target AS target,
-       e.n AS n, t.n_missed AS n_missed, t.n_correct_all AS n_correct_all,
+       e.attack AS attack, {_PRECISION} AS precision, a.budget_name AS budget_name, a.budget AS budget,
+       t.source AS source, t.target AS target, e.n AS n, t.n_missed AS n_missed, t.n_correct_all AS n_correct_all,
        t.n_missed_correct_all AS n_missed_correct_all, t.n_correct_both AS n_correct_both,
        t.n_missed_correct_both AS n_missed_correct_both, t.n_definition6 AS n_definition6,
        100 * CAST(t.n_missed_correct_all AS DOUBLE PRECISION) / NULLIF(t.n_correct_all, 0) AS percent_correct_all,

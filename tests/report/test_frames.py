@@ -14,11 +14,13 @@ import numpy as np
 import pandas as pd
 import pytest
 from site_records import Writer, new_database
+from sqlalchemy import text
 
 import bench
 from bench.core.bits import from_text
 from bench.core.errors import BenchError
 from bench.report import frames
+from bench.store.database import Database
 
 
 def files(folder: Path, kind: str) -> dict[str, dict[str, Any]]:
@@ -194,3 +196,27 @@ def test_the_datasette_file_speaks_of_tables_and_columns_that_are_there(small_re
         }
     assert counts["robust_accuracy"] > 0
     assert counts["transferability"] > 0
+
+
+def test_the_questions_of_the_datasette_file_tell_precisions_apart(db: Database) -> None:
+    told = json.loads((DOCS / "datasette.json").read_text(encoding="utf-8"))["databases"]["bench"]["queries"]
+    writer, clean, missed = Writer(db), np.ones((4, 40), bool), np.zeros((3, 4, 40), bool)
+    run_id = writer.run("ece", 0)
+    for settings in ({"steps": 50}, {"steps": 50, "precision": "bfloat16"}):
+        writer.evaluation(run_id, np.arange(40) < 10 * len(settings), settings=settings)
+        writer.matrix(run_id, clean, missed, settings=settings)
+    writer.flush()
+    with db.write() as connection:
+        connection.exec_driver_sql(
+            "INSERT INTO reference VALUES ('id', 'here', 'digits', 'ece', 'pgd', 'eps', 0.1, 'robust_accuracy', 30.0)"
+        )
+
+    def answers(name: str) -> list[dict[str, Any]]:
+        with db.read() as connection:
+            asked = {"dataset": "digits"} if name == "robust_accuracy" else {}
+            return [dict(row) for row in connection.execute(text(told[name]["sql"]), asked).mappings()]
+
+    robust = {row["precision"]: row["robust"] for row in answers("robust_accuracy")}
+    assert robust == {"float32": 25.0, "bfloat16": 50.0}
+    assert sorted(row["precision"] for row in answers("transferability")) == ["bfloat16", "float32"]
+    assert [row["measured"] for row in answers("measured_and_published")] == [25.0]

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from older_views import older_views, renewed_by_several
 from sqlalchemy import inspect, text
@@ -30,6 +31,8 @@ def test_postgresql_holds_the_same_rows_and_views_as_sqlite(url: str, files: Any
     folder = files.fill()
     coarse = {"settings": {"steps": 50, "precision": "bfloat16"}, "attack": "coarse"}
     files.evaluation(folder, [True] * 10, [True, False] * 5, budget=0.1, **coarse)
+    matrix = np.ones((4, 10), bool), np.ones((3, 4, 10), bool)
+    files.matrix(folder, *matrix, budget=0.3, **coarse)
     rebuild(tmp_path / "bench.db", files.root, files.published)
     with Database(url).open(create=True) as db, Database(tmp_path / "bench.db").open() as plain:
         with db.read() as connection:
@@ -39,7 +42,8 @@ def test_postgresql_holds_the_same_rows_and_views_as_sqlite(url: str, files: Any
         files.ingest_all(db)
         assert files.contents(db) == files.contents(plain)
         assert viewed(db) == viewed(plain)
-        assert sum("bfloat16" in row for row in viewed(db)["table1"]) == 1
+        coarse_rows = {name: sum("bfloat16" in row for row in rows) for name, rows in viewed(db).items()}
+        assert coarse_rows == {"stale": 0, "table1": 1, "leaderboard": 0, "transfer_rate": 12}
         rebuild(url, files.root, files.published)
         assert files.contents(db) == files.contents(plain)
 
