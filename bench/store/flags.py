@@ -166,6 +166,8 @@ def unchecked(rows: Sequence[EvaluationRow]) -> list[str]:
         reasons.append("random-output: no clean evaluation measured it")
     if "blackbox" not in kinds:
         reasons.append("black-box-stronger: the black-box suite was not run (--suite figure2)")
+    else:
+        reasons += _not_beside_black_box(rows)
     attacks = [row for row in rows if row.kind == "attack"]
     with_fgsm = {row.precision for row in attacks if row.plugin == "fgsm"}
     for precision in dict.fromkeys(row.precision for row in attacks) or (USUAL,):
@@ -174,6 +176,15 @@ def unchecked(rows: Sequence[EvaluationRow]) -> list[str]:
     if not any(len(group) > 1 for group in _same_attack(rows).values()):
         reasons.append("rises-with-budget: no attack was run with two budgets")
     return reasons
+
+
+def _not_beside_black_box(rows: Sequence[EvaluationRow]) -> list[str]:
+    """Why no white-box attack can be held against the black-box suite, where they asked in another precision only."""
+    suite = {row.precision for row in rows if row.kind == "blackbox"}
+    asked = {row.precision for row in _white_box(rows)}
+    if not asked or asked & suite:
+        return []
+    return [f"black-box-stronger: no white-box attack was run in {' or '.join(sorted(suite))}, as the suite is"]
 
 
 # ---- one evaluation
@@ -240,13 +251,7 @@ def _of_run(rows: Sequence[EvaluationRow]) -> Iterator[tuple[EvaluationRow, str,
         for smaller, larger in pairwise(group):
             if _robust(larger) > _robust(smaller) + NOISE:
                 yield larger, "rises-with-budget", f"{_told(smaller)}, {_told(larger)}"
-    # Without gradients an attack says nothing about masked ones; led to a class it has a harder task.
-    attacks = [
-        row
-        for row in rows
-        if row.kind == "attack" and "targets" not in row.settings
-        and _trait(row.plugin, "norm") == "linf" and _trait(row.plugin, "needs_gradient")
-    ]  # fmt: skip
+    attacks = _white_box(rows)
     one_step = {_alike(row): row for row in attacks if row.plugin == "fgsm"}
     strongest: dict[tuple[float | None, Precision], list[EvaluationRow]] = defaultdict(list)
     for row in attacks:
@@ -263,6 +268,16 @@ def _of_run(rows: Sequence[EvaluationRow]) -> Iterator[tuple[EvaluationRow, str,
             evidence = f"{_told(row)}, {_told(best)}{on}"
             yield row, "black-box-stronger", evidence
             yield best, "black-box-stronger", evidence
+
+
+def _white_box(rows: Sequence[EvaluationRow]) -> list[EvaluationRow]:
+    """The attacks that say something about masked gradients: not those without any, or led to a class (harder)."""
+    return [
+        row
+        for row in rows
+        if row.kind == "attack" and "targets" not in row.settings
+        and _trait(row.plugin, "norm") == "linf" and _trait(row.plugin, "needs_gradient")
+    ]  # fmt: skip
 
 
 def _alike(row: EvaluationRow) -> tuple[float | None, str, Precision]:

@@ -142,6 +142,14 @@ def test_what_was_not_run_in_a_precision_is_told_as_not_checked() -> None:
     assert told in flags.unchecked([row()])
     assert not [text for text in flags.unchecked([row(), fgsm]) if "FGSM" in text]
     assert [text for text in flags.unchecked([row(), fgsm, row(**coarse)]) if "FGSM" in text] == [f"{told}, bfloat16"]
+    suite = row(kind="blackbox", plugin="blackbox", settings={})
+    for attacks, reasons in (
+        ([row(**coarse)], ["black-box-stronger: no white-box attack was run in float32, as the suite is"]),
+        ([row(**coarse), row()], []),
+        ([row(**coarse), row(plugin="mora", settings={})], []),
+        ([], []),
+    ):
+        assert [text for text in flags.unchecked([suite, *attacks]) if "black-box" in text] == reasons
 
 
 def test_invalid_and_replaced_results_are_compared_with_nothing() -> None:
