@@ -207,14 +207,16 @@ def _print_evaluation(row: dict[str, Any], out: Console) -> None:
     from rich.table import Table
 
     from bench.core.identity import short
+    from bench.core.precision import precision_of, titled
     from bench.report.tables import budget_text
 
     grid = Table.grid(padding=(0, 2))
+    title = f"{row['attack']} {budget_text(row['budget_name'], row['budget'])}".strip()
     long = ("loss_curve", "sources", "files", "images")
     measured = {key: value for key, value in row["measurements"].items() if key not in long}
     lines = {
-        "evaluation": f"[bold]{short(row['evaluation_id'])}[/]  {escape(row['attack'])} "
-        f"{budget_text(row['budget_name'], row['budget'])}",
+        "evaluation": f"[bold]{short(row['evaluation_id'])}[/]  "
+        f"{escape(titled(title, precision_of(row['plugin'], row['settings'])))}",
         "of run": f"{short(row['run_id'])}  {escape(row['method'])} on {row['dataset']}, seed {row['seed']}",
         "result": f"{_result(row)} of {row['n']} images, clean {100 * row['n_clean'] / row['n']:.1f} %",
         "settings": escape(_settings(row) or "none"),

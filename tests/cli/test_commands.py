@@ -14,6 +14,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from exchanged import attack, spec, write_evaluation, write_run
 
 from bench.cli import main
 
@@ -266,6 +267,17 @@ def test_show_accepts_a_prefix_of_runs_and_evaluations(results: Path) -> None:
     code, out, _ = command("show", evaluation[:10], "--results", results)
     assert code == 0
     assert run["id"] in out
+
+
+def test_show_names_the_precision_of_an_evaluation(tmp_path: Path) -> None:
+    run = spec()
+    write_run(tmp_path, run)
+    both = (attack(run), attack(run).model_copy(update={"precision": "bfloat16"}))
+    for one in both:
+        write_evaluation(tmp_path, one)
+    assert command("db", "rebuild", "--results", tmp_path)[0] == 0
+    told = [command("show", one.evaluation_id, "--results", tmp_path)[1].splitlines()[0].rstrip() for one in both]
+    assert [line.partition("  pgd ")[2] for line in told] == ["ε = 0.1", "ε = 0.1, bfloat16"]
 
 
 def test_status_joins_planned_with_recorded(results: Path) -> None:
