@@ -62,7 +62,7 @@ class Row:
     key: str
     kind: str
     precision: Precision = USUAL
-    """Of the passes that the attack asked for; a worst case is of attacks of one precision."""
+    """Of the passes that the attack asked for; a worst case is of one precision, and of attacks on members."""
 
 
 @dataclass(frozen=True)

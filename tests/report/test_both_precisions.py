@@ -6,7 +6,8 @@ import csv
 import io
 import json
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,12 +18,14 @@ from small_results import QUICK, bench
 
 from bench.core import config
 from bench.core.bits import from_text
+from bench.core.precision import titled
 from bench.jobs import select
 from bench.jobs.select import Selection
 from bench.jobs.spec import EvaluationSpec
 from bench.report import frames
 from bench.report.plots import points
 from bench.report.results import collect
+from bench.report.worst import with_worst_case
 from bench.store import ingest
 from bench.store.database import Database
 
@@ -117,6 +120,55 @@ def test_a_worst_case_is_of_one_precision_and_named_so(both: Path, on_both: Call
     assert "| worst case, bfloat16 " in text
     assert "every attack of its precision above" in text
     assert "every attack above" in on_both("table", *COARSE, "--format", "markdown")
+
+
+STRONG = Selection(methods=("ece",), suite="strong")
+
+
+@pytest.fixture
+def strong(tmp_path: Path) -> Iterator[tuple[config.Loaded, Database, dict[tuple[Any, ...], np.ndarray]]]:
+    """The suite `strong` in both precisions, and what stood, [n], by attack, budget and precision."""
+    loaded = config.load(config.defaults("bench.toml"))
+    run = select.run_spec(loaded, STRONG, "ece", 0)
+    both = (*select.evaluations(loaded, STRONG, run),
+            *select.evaluations(loaded.with_precision("bfloat16"), STRONG, run))  # fmt: skip
+    stood = {}
+    write_run(tmp_path, run)
+    for draw, one in enumerate({one.evaluation_id: one for one in both}.values()):
+        record = json.loads(write_evaluation(tmp_path, one, draw=draw).read_text())
+        if one.kind == "attack":
+            stood[one.attack, one.budget, one.precision] = from_text(record["robust_bits"], record["n"])
+    with Database(tmp_path / "bench.db").open(create=True) as db:
+        assert not ingest.sync(db, tmp_path / "runs").damaged
+        yield loaded, db, stood
+
+
+def test_attacks_on_members_count_in_the_worst_case_of_each_precision(strong: Any) -> None:
+    loaded, db, stood = strong
+    assert {precision for attack, _, precision in stood if attack == "mora"} == {"float32"}
+    for precision in ("float32", "bfloat16"):
+        found = collect(loaded.with_precision(precision), STRONG, db)
+        worst = {row.budget: row for row in found.rows if row.kind == "worst"}
+        assert {row.precision for row in worst.values()} == {precision}
+        assert {row.title for row in worst.values()} == {titled("worst case", precision)}
+        for budget, row in worst.items():
+            parts = [bits for (attack, within, asked), bits in stood.items()
+                     if within <= budget and (asked == precision or attack == "mora")]  # fmt: skip
+            assert len(parts) == (4 if budget == 0.1 else 8)
+            assert found.cell(row, "ece").mean == pytest.approx(100 * np.logical_and.reduce(parts).mean())
+        assert worst.keys() == {0.1, 0.15}
+
+
+def test_there_is_no_worst_case_of_a_precision_over_attacks_on_members_alone(strong: Any) -> None:
+    loaded, db, _ = strong
+    found = collect(loaded.with_precision("bfloat16"), STRONG, db)
+    at = {(row.attack, row.budget): row for row in found.rows}
+    mora, cells = at["mora", 0.1], dict(found.cells)
+    ila = replace(mora, attack="ila", key="ila")
+    cells["ila", "ece"] = cells[mora.key, "ece"]
+    rows, _ = with_worst_case(loaded, [mora, ila, at["apgd_ce", 0.15]], cells, db)
+    worst = {(row.budget, row.precision) for row in rows if row.kind == "worst"}
+    assert worst == {(0.1, "float32"), (0.15, "bfloat16")}
 
 
 def test_the_recipe_of_a_table_is_the_same_however_its_precision_was_said(on_both: Callable[..., str]) -> None:

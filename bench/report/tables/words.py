@@ -71,8 +71,8 @@ def footnotes(results: Results, *, paper: bool | None = None, tied: bool = False
     kinds = {row.kind for row in results.rows}
     if "worst" in kinds:
         several = len({row.precision for row in results.rows if row.kind == "attack"}) > 1
-        alike = "of its precision " if several else ""
-        lines.append(f"Worst case: images that stand against every attack {alike}above within this ε.")
+        which = "of its precision above, and every one on members," if several else "above"
+        lines.append(f"Worst case: images that stand against every attack {which} within this ε.")
     if "training" in kinds:
         lines.append("Training: seconds on the machine that trained; what a method needs trained first is not counted.")
     if any(cell.stale for cell in results.cells.values()):
