@@ -27,7 +27,8 @@ def command(names: tuple[str, ...], as_json: bool, results: Path, db: str | None
     """Compare two methods, or two runs by their ids, image by image under each attack.
 
     Exact McNemar test for each attack, Holm-corrected over all of them; paired bootstrap interval of the difference;
-    with several seeds also an interval over seeds. Only what was measured on the same images is compared.
+    with several seeds also an interval over seeds. Only what was measured on the same images is compared. Attacks that
+    asked in bfloat16 are corrected apart, and not counted in the verdict beside those in float32.
 
     \b
     Examples:

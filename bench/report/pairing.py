@@ -4,20 +4,20 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, get_args
 
 import numpy as np
 
 from bench.core.config import Loaded
 from bench.core.errors import BenchError
 from bench.core.identity import short
-from bench.core.precision import USUAL
+from bench.core.precision import USUAL, Precision
 from bench.jobs.select import Selection
 from bench.report import hints, statistics
 from bench.report.results import KINDS, Cell, Row, collect, joined, row_of
 from bench.report.statistics import ALPHA, Bools, Comparison
 from bench.report.tables import budget_text, heading
-from bench.report.worst import with_worst_case
+from bench.report.worst import asks_members, with_worst_case
 from bench.store import flags, queries
 from bench.store.answers import EvaluationRow, Outcomes, RunRow
 from bench.store.database import Database
@@ -27,11 +27,12 @@ Cells = Mapping[tuple[str, str], Cell]
 
 @dataclass(frozen=True)
 class Pair:
-    """One row of a comparison; `p_holm` is corrected over all rows."""
+    """One row of a comparison; `p_holm` is corrected over all rows of its family, which are of one precision."""
 
     row: Row
     seeds: tuple[int, ...]
     comparison: Comparison
+    family: Precision = USUAL
     p_holm: float = 1.0
 
     @property
@@ -69,6 +70,15 @@ class Paired:
     pairs: tuple[Pair, ...]
     notes: tuple[str, ...]
 
+    @property
+    def families(self) -> dict[Precision, list[Pair]]:
+        """The rows that are corrected together, float32 first: the others are the same attacks a second time."""
+        return {
+            precision: found
+            for precision in get_args(Precision)
+            if (found := [pair for pair in self.pairs if pair.family == precision])
+        }
+
 
 def of_methods(loaded: Loaded, selection: Selection, db: Database, *, seeds: tuple[int, ...] | None = None) -> Paired:
     """The two methods of a selection under every row of its suite, paired by image and by seed.
@@ -83,7 +93,7 @@ def of_methods(loaded: Loaded, selection: Selection, db: Database, *, seeds: tup
             command = hints.command_of(loaded, replace(selection, methods=(name,)))
             raise BenchError(f"nothing of {name} has been measured with these selectors; `{command}` would")
     titles = results.titles[first], results.titles[second]
-    return _paired(titles, heading(results), results.rows, results.cells, (first, second), db)
+    return _paired(loaded, titles, heading(results), results.rows, results.cells, (first, second), db)
 
 
 def of_runs(loaded: Loaded, first: str, second: str, db: Database) -> Paired:
@@ -122,7 +132,7 @@ def of_runs(loaded: Loaded, first: str, second: str, db: Database) -> Paired:
     head = " · ".join(
         [runs[0].dataset, *(f"{short(run.run_id)} {run.method}, seed {run.seed}, recipe {run.recipe}" for run in runs)]
     )
-    return _paired(_names(loaded, runs), head, together, filled, (runs[0].run_id, runs[1].run_id), db)
+    return _paired(loaded, _names(loaded, runs), head, together, filled, (runs[0].run_id, runs[1].run_id), db)
 
 
 def as_records(paired: Paired) -> dict[str, Any]:
@@ -137,16 +147,18 @@ def as_records(paired: Paired) -> dict[str, Any]:
 
 
 def summary(paired: Paired) -> list[str]:
-    """What the rows say, in words."""
+    """What the rows say, in words: those in float32 where there are any, so that no attack counts twice."""
+    counted, *others = paired.families.items()
     verdicts = [f"{paired.a} is better", f"{paired.b} is better", "not significant over seeds", "not significant"]
     groups: dict[str, list[str]] = {verdict: [] for verdict in verdicts}
-    for pair in paired.pairs:
+    for pair in counted[1]:
         groups[pair.verdict(paired.a, paired.b)].append(pair.name)
-    return [
-        f"{verdict} under {len(names)} of {len(paired.pairs)}: {', '.join(names)}"
+    lines = [
+        f"{verdict} under {len(names)} of {len(counted[1])}: {', '.join(names)}"
         for verdict, names in groups.items()
         if names
     ]
+    return lines + [f"Not counted: {_rows_in(precision, pairs)}." for precision, pairs in others]
 
 
 def footnotes(paired: Paired) -> list[str]:
@@ -154,9 +166,13 @@ def footnotes(paired: Paired) -> list[str]:
     several = any(len(pair.seeds) > 1 for pair in paired.pairs)
     images = joined(f"{pair.comparison.n:,}" for pair in paired.pairs)
     together = "; the seeds of an image stay together" if several else ""
+    families = paired.families
+    rows = f"the {len(paired.pairs)} rows"
+    if len(families) > 1:
+        rows = " and apart over ".join(f"the {_rows_in(*family)}" for family in families.items())
     lines = [
         f"Difference: {paired.a} − {paired.b} in points, with the 95 % paired bootstrap over {images} images.",
-        f"p: exact McNemar test over images{together}; Holm-corrected over the {len(paired.pairs)} rows.",
+        f"p: exact McNemar test over images{together}; Holm-corrected over {rows}.",
     ]
     if several:
         numbers = joined(len(pair.seeds) for pair in paired.pairs)
@@ -169,9 +185,14 @@ def footnotes(paired: Paired) -> list[str]:
     return lines + [f"Note: {note}" for note in paired.notes]
 
 
+def _rows_in(precision: Precision, pairs: Sequence[Pair]) -> str:
+    return f"{len(pairs)} row{'' if len(pairs) == 1 else 's'} in {precision}"
+
+
 def _paired(
-    titles: tuple[str, str], head: str, rows: Iterable[Row], cells: Cells, names: tuple[str, str], db: Database
-) -> Paired:
+    loaded: Loaded, titles: tuple[str, str], head: str, rows: Iterable[Row], cells: Cells, names: tuple[str, str],
+    db: Database,
+) -> Paired:  # fmt: skip
     """Pair the cells of two columns.
 
     Raises:
@@ -207,9 +228,29 @@ def _paired(
         raise BenchError(
             f"{titles[0]} and {titles[1]} were measured with nothing in common: {'; '.join(told_notes) or 'no attack'}"
         )
-    corrected = statistics.holm([pair.comparison.p for pair in pairs])
-    pairs = [replace(pair, p_holm=p) for pair, p in zip(pairs, corrected, strict=True)]
-    return Paired(*titles, heading=head, pairs=tuple(pairs), notes=told_notes)
+    return Paired(*titles, heading=head, pairs=_corrected(loaded, pairs), notes=told_notes)
+
+
+def _corrected(loaded: Loaded, pairs: Sequence[Pair]) -> tuple[Pair, ...]:
+    """The pairs with `family` and `p_holm`.
+
+    What asks in float32 whatever is chosen (clean, black-box, attacks on members) goes with the float32 attacks; where
+    all others are of another precision, with them.
+    """
+    always = [_always_usual(loaded, pair.row) for pair in pairs]
+    chosen = {pair.row.precision for pair, either in zip(pairs, always, strict=True) if not either}
+    rest = USUAL if USUAL in chosen else min(chosen, default=USUAL)
+    families = [rest if either else pair.row.precision for pair, either in zip(pairs, always, strict=True)]
+    p_holm: dict[int, float] = {}
+    for family in set(families):
+        places = [place for place, each in enumerate(families) if each == family]
+        p_holm |= zip(places, statistics.holm([pairs[place].comparison.p for place in places]), strict=True)
+    return tuple(replace(pair, family=families[at], p_holm=p_holm[at]) for at, pair in enumerate(pairs))
+
+
+def _always_usual(loaded: Loaded, row: Row) -> bool:
+    """Whether a row would be in float32 whatever precision attacks are told to ask in."""
+    return row.kind in ("clean", "blackbox") or asks_members(loaded, row)
 
 
 def _of_seed(cell: Cell, seed: int) -> Sequence[str]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -132,6 +133,47 @@ def test_two_precisions_are_never_paired_and_the_worst_case_is_of_one(tmp_path: 
     ]  # fmt: skip
     assert "no current result of ECE under MIM (50) ε = 0.1, worst case ε = 0.1" in said["notes"]
     assert "no current result of TRS under MIM (50), bfloat16 ε = 0.1, worst case, bfloat16 ε = 0.1" in said["notes"]
+
+
+def in_both_precisions(folder: Path, coarse: Sequence[str], usual: Sequence[str]) -> tuple[str, str]:
+    """Two runs, clean and under these attacks; A stands on all of 20 images, B on 10, on 8 in bfloat16."""
+    asked = [(attack, 10, {"steps": 50}) for attack in usual]
+    asked += [(attack, 8, {"steps": 50, "precision": "bfloat16"}) for attack in coarse]
+    with new_database(folder / "bench.db") as db:
+        writer = Writer(db, n=20)
+        a, b = (writer.run(method, 0) for method in ("trs", "ece"))
+        for run in (a, b):
+            writer.evaluation(run, kind="clean")
+            for attack, count, settings in asked:
+                stands = np.arange(20) < (20 if run == a else count)
+                writer.evaluation(run, stands, attack=attack, settings=settings)
+        writer.flush()
+    return a, b
+
+
+def test_each_precision_is_corrected_apart_and_the_verdict_counts_float32(tmp_path: Path) -> None:
+    a, b = in_both_precisions(tmp_path, coarse=("fgsm", "pgd", "mim"), usual=("pgd", "mora"))
+    rows = json.loads(bench("compare", a, b, "--results", tmp_path, "--json"))["rows"]
+    holm = {(row["attack"], row["precision"]): row["p_holm"] for row in rows}
+    # Clean (p = 1) and MORA are in the family of float32, the worst case is in both.
+    p_usual, p_coarse = 2 / 2**10, 2 / 2**12
+    assert holm == pytest.approx({
+        ("clean", "float32"): 1.0, **{(name, "float32"): 4 * p_usual for name in ("pgd", "mora", "worst_linf")},
+        **{(name, "bfloat16"): 4 * p_coarse for name in ("fgsm", "pgd", "mim", "worst_linf")},
+    })  # fmt: skip
+    text = bench("compare", a, b, "--results", tmp_path)
+    assert "TRS is better under 3 of 4: PGD (50) ε = 0.1, MORA" in text
+    assert "not significant under 1 of 4: clean" in text
+    assert "Not counted: 4 rows in bfloat16." in text
+    assert "Holm-corrected over the 4 rows in float32 and apart over the 4 rows in bfloat16." in text
+
+
+def test_without_float32_attacks_of_choice_everything_is_one_family(tmp_path: Path) -> None:
+    a, b = in_both_precisions(tmp_path, coarse=("fgsm", "pgd"), usual=("mora",))
+    text = bench("compare", a, b, "--results", tmp_path)
+    assert "TRS is better under 4 of 5: " in text
+    assert "Holm-corrected over the 5 rows." in text
+    assert "Not counted" not in text
 
 
 def test_other_images_are_not_compared(tmp_path: Path) -> None:
