@@ -15,9 +15,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from bench.attacks.attempts import Attempts, predicted
 from bench.attacks.base import Attack, Stop
-from bench.attacks.problem import Draws, Problem, excess, project
-from bench.core.errors import BenchError, JobError
+from bench.attacks.counts import Counts
+from bench.attacks.problem import Draws
+from bench.core.errors import BenchError
 from bench.core.progress import Progress
 from bench.core.specs import Precision
 from bench.data.base import ImageSet
@@ -25,7 +27,6 @@ from bench.models.fast import fast_copy
 
 PIXELS, PASSES = 16 * 16, 1000  # of an image, of an attack: below, making a fast copy takes longer than it saves
 SAMPLE = 4  # images on which a fast copy of the model is compared with it
-ROUNDING = 1e-4  # an attack may be this far outside the budget by rounding; it is clipped back
 
 
 @dataclass(frozen=True)
@@ -70,7 +71,6 @@ def evaluation_mode(model: nn.Module) -> Iterator[None]:
             parameter.requires_grad_(True)
 
 
-@torch.no_grad()
 def predictions(model: nn.Module, images: ImageSet | Tensor, *, batch_size: int = 500) -> Tensor:
     """Predicted class int64 [n] of uint8 images or of float images in [0, 1].
 
@@ -80,11 +80,7 @@ def predictions(model: nn.Module, images: ImageSet | Tensor, *, batch_size: int 
     parts = []
     for start in range(0, len(images), batch_size):
         part = slice(start, start + batch_size)
-        x = images.floats(part) if isinstance(images, ImageSet) else images[part]
-        scores = model(x)
-        if not bool(scores.isfinite().all()):
-            raise JobError("the model's output is not finite (NaN or infinite)")
-        parts.append(scores.argmax(1))
+        parts.append(predicted(model, images.floats(part) if isinstance(images, ImageSet) else images[part]))
     return torch.cat(parts)
 
 
@@ -143,28 +139,26 @@ def attack_images(
         hit = None if targets is None else torch.zeros_like(clean)
         todo = clean.nonzero().squeeze(1) if stop == "first_success" else torch.arange(len(images), device=clean.device)
         adversarial = images.floats(slice(None)).cpu() if keep_images else None
-        draws = Draws((*seed_axes, "attack"), tuple(images.images.shape[1:]))
-        fast, sample = None, images.floats(slice(0, SAMPLE))
-        if precision != "float32":
-            fast = fast_copy(model, sample, precision=precision)
-            count.asked_in = "float32" if fast is None else precision
-            if fast is None:
-                progress.note(
-                    f"this network cannot be asked in {precision} or gives other outputs; attacked in float32"
-                )
-        if fast is None and _pays(attack, images):
-            fast = fast_copy(model, sample)
+        network, coarse = _network(attack, model, images, precision, count, progress)
+        attempts = Attempts(
+            attack=attack,
+            model=model,
+            images=images,
+            targets=targets,
+            budget=budget,
+            stop=stop,
+            draws=Draws((*seed_axes, "attack"), tuple(images.images.shape[1:])),
+            network=network,
+            coarse=coarse,
+            count=count,
+        )
         for restart in range(attack.restarts):
             done = 0
             for rows in todo.split(batch_size):  # type: ignore[no-untyped-call]
                 if not len(rows):
                     continue
-                part = None if targets is None else targets[rows]
-                result, output = _one_batch(
-                    attack, model, images, rows, budget, stop, restart, draws, count, part, clean[rows], fast
-                )
-                wrong = output != images.labels[rows]
-                success = wrong if part is None else output == part
+                result, output = attempts.batch(rows, restart, clean[rows])
+                wrong, success = output != images.labels[rows], attempts.fooled(output, rows)
                 if adversarial is not None:
                     # Later restarts replace an image only where they break what stood before.
                     standing = robust[rows] if hit is None else ~hit[rows]
@@ -189,6 +183,21 @@ def attack_images(
     )
 
 
+def _network(
+    attack: Attack, model: nn.Module, images: ImageSet, precision: Precision, count: Counts, progress: Progress
+) -> tuple[nn.Module, bool]:
+    """What the attack asks: `model` or a copy of it; and whether that is coarser than float32."""
+    sample = images.floats(slice(0, SAMPLE))
+    if precision != "float32":
+        coarse = fast_copy(model, sample, precision=precision)
+        count.asked_in = "float32" if coarse is None else precision
+        if coarse is not None:
+            return coarse, True
+        progress.note(f"this network cannot be asked in {precision} or gives other outputs; attacked in float32")
+    copied = fast_copy(model, sample) if _pays(attack, images) else None
+    return model if copied is None else copied, False
+
+
 def _pays(attack: Attack, images: ImageSet) -> bool:
     """Whether a fast copy of the model is worth its making; never by the clock, so that results stay the same."""
     pixels = images.images.shape[2] * images.images.shape[3]
@@ -202,130 +211,3 @@ def _checked_targets(targets: Tensor, attack: Attack, images: ImageSet) -> Tenso
     if targets.shape != images.labels.shape:
         raise BenchError(f"{len(images)} images need as many targets, not {tuple(targets.shape)}")
     return targets.to(images.device)
-
-
-def _one_batch(
-    attack: Attack,
-    model: nn.Module,
-    images: ImageSet,
-    rows: Tensor,
-    budget: float,
-    stop: Stop,
-    restart: int,
-    draws: Draws,
-    count: Counts,
-    targets: Tensor | None,
-    clean: Tensor,
-    fast: nn.Module | None,
-) -> tuple[Tensor, Tensor]:
-    """Adversarial images [b, C, H, W] of one batch and the classes [b] that the model takes them for.
-
-    What a copy in float32 calls broken leaves at once; where the model differs in the end, by rounding, it is attacked
-    itself. A coarser copy differs more often: there the model is asked each time.
-    """
-
-    def attempt(rows: Tensor, targets: Tensor | None, network: nn.Module | None) -> tuple[Problem, Tensor, float]:
-        clean_images = images.floats(rows)
-        problem = Problem(
-            attack=attack,
-            model=model,
-            images=clean_images.clone(),  # an attack that works in place must not move what it is measured against
-            labels=images.labels[rows].clone(),
-            rows=rows,
-            budget=budget,
-            stop=stop,
-            restart=restart,
-            draws=draws,
-            targets=None if targets is None else targets.clone(),
-            fast=network,
-            recheck=count.asked_in not in (None, "float32"),
-        )
-        problem.finish(attack.run(problem))
-        if not bool(problem.result.isfinite().all()):
-            raise JobError(f"{type(attack).__name__} returned images with NaN or infinite pixels")
-        far = float(excess(problem.result, clean_images, budget, attack.norm).max())
-        if far > ROUNDING:
-            raise JobError(f"{type(attack).__name__} returned images {far:g} outside of its budget or of [0, 1]")
-        problem.result = project(problem.result, clean_images, budget, attack.norm)
-        output = predictions(model, problem.result, batch_size=len(rows))
-        return problem, output, far
-
-    problem, output, far = attempt(rows, targets, fast)
-    result, labels = problem.result, images.labels[rows]
-    fooled = output != labels if targets is None else output == targets
-    again = (problem.called_broken & ~fooled).nonzero().squeeze(1)
-    if len(again) and fast is not None:
-        other, output[again], _ = attempt(rows[again], None if targets is None else targets[again], None)
-        result[again] = other.result
-        count.forwards += other.forwards + len(again)
-        count.backwards += other.backwards
-        fooled = output != labels if targets is None else output == targets
-    change = (result - images.floats(rows)).flatten(1)
-    count.add(problem, restart, unmoved=(change == 0).all(1).sum(), far=far)
-    if attack.norm is None and restart == 0:
-        count.add_distances(change[clean & fooled])
-    return result, output
-
-
-class Counts:
-    """Sums over batches: passes, and what flags are derived from."""
-
-    def __init__(self) -> None:
-        self.forwards = 0
-        self.backwards = 0
-        self.asked_in: Precision | None = None  # the precision of the passes, where another one than float32 was wanted
-        self._attacked = 0
-        self._zero_gradients = 0
-        self._unmoved = 0
-        self._excess = 0.0
-        self._losses: list[list[float]] = []  # per gradient call of the first restart: sum, images
-        self._distances: list[Tensor] | None = None  # [images broken, 2]: l1, l2; of attacks without a ball
-
-    def add(self, problem: Problem, restart: int, *, unmoved: Tensor, far: float) -> None:
-        """Take the counts of one batch; its images were judged once more than `problem` knows."""
-        self.forwards += problem.forwards + len(problem.result)
-        self.backwards += problem.backwards
-        self._excess = max(self._excess, far)
-        if restart > 0:
-            return
-        self._attacked += len(problem.result)
-        self._unmoved += int(unmoved)
-        self._zero_gradients += int(problem.zero_gradients)
-        totals = torch.stack([total for total, _ in problem.loss_sums]).tolist() if problem.loss_sums else []
-        for index, (total, (_, images)) in enumerate(zip(totals, problem.loss_sums, strict=True)):
-            if index == len(self._losses):
-                self._losses.append([0.0, 0])
-            self._losses[index][0] += total
-            self._losses[index][1] += images
-
-    def add_distances(self, change: Tensor) -> None:
-        """Take the changes [b, D] of the images of one batch that were right when clean and broken by the attack."""
-        self._distances = self._distances or []
-        self._distances.append(torch.stack([change.abs().sum(1), change.norm(dim=1)], 1).cpu())
-
-    def measurements(self) -> dict[str, Any]:
-        """JSON-like: counts of the first restart, and the mean loss over the images attacked at each step.
-
-        `asked_in` where another precision than float32 was wanted: the one that the attack asked in.
-        For attacks without a ball also `distances`: how many images broke (`broken`), and of these the mean, median,
-        smallest and largest distance in `l1` and `l2` (none when no image broke).
-        """
-        counts = {
-            "attacked": self._attacked,
-            "zero_gradients": self._zero_gradients,
-            "unmoved": self._unmoved,
-            "largest_excess": max(0.0, self._excess),
-            "loss_curve": [total / images for total, images in self._losses if images],
-            **({} if self.asked_in is None else {"asked_in": self.asked_in}),
-        }
-        return counts if self._distances is None else {**counts, "distances": _summary(torch.cat(self._distances))}
-
-
-def _summary(distances: Tensor) -> dict[str, Any]:
-    """Summary statistics of distances [n, 2] (l1, l2)."""
-    summary: dict[str, Any] = {"broken": len(distances)}
-    for name, column in zip(("l1", "l2"), distances.double().unbind(1), strict=True):
-        if len(column):
-            values = (column.mean(), column.quantile(0.5), column.min(), column.max())
-            summary[name] = dict(zip(("mean", "median", "min", "max"), map(float, values), strict=True))
-    return summary

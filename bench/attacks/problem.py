@@ -97,8 +97,8 @@ class Problem:
         restart: int,
         draws: Draws,
         targets: Tensor | None = None,
-        fast: nn.Module | None = None,
-        recheck: bool = True,
+        network: nn.Module | None = None,
+        coarse: bool = False,
     ) -> None:
         self.images = images
         self.labels = labels
@@ -108,13 +108,13 @@ class Problem:
         self.restart = restart
         self._attack = attack
         self.model = model
-        self.network = model if fast is None else fast
-        self._recheck = recheck  # whether the model has the last word at once, or the harness asks it in the end
+        self.network = model if network is None else network
+        self._coarse = coarse  # whether `network` computes in less than float32
         self._draws = draws
         self._rows = rows  # positions in the evaluation set, for the draws
         self._places = torch.arange(len(images), device=images.device)  # positions in this batch
         self._broken = torch.zeros(len(images), dtype=torch.bool, device=images.device)  # of the images still held
-        self.called_broken = self._broken.clone()  # of all images of the batch, in the order they came in
+        self.doubtful = self._broken.clone()  # of all images of the batch, for the harness: broken for the copy alone
         self._droppable = False  # whether any of these may be broken: known without waiting for the device
         self.result = images.clone()
         self.forwards = 0
@@ -288,8 +288,9 @@ class Problem:
         """Under `first_success`, keep each image's first iterate inside the budget that fools the model.
 
         Only for attacks that ask the model through `ascend`; `scores` and `ask` judge by themselves. Where the scores
-        are not `exact` but of a coarser copy, the model itself has the last word on the images that they call broken.
-        Waits for the device once, to learn how many these are.
+        are not `exact`, but a copy's, the model itself has the last word on the images that they call broken: at once
+        where the copy is coarse, in the end (`doubtful`) where it only rounds otherwise. Waits for the device once, to
+        learn how many these are.
         """
         if self.stop == "last":
             return
@@ -298,14 +299,16 @@ class Problem:
             return
         iterates = x.detach()[chosen]
         broken = self.excess(iterates, self.images[chosen]) <= TOLERANCE
-        if not exact and self._recheck:
+        if not exact and self._coarse:
             with torch.no_grad():
                 broken &= self.fooled(self.model(iterates), chosen)
             self.forwards += len(chosen)
         # Written for all that were chosen, so that nothing waits for the number of those really broken.
         places, shape = self._places[chosen], (-1, *[1] * (x.dim() - 1))
         self.result[places] = torch.where(broken.view(shape), iterates.to(self.result.dtype), self.result[places])
-        self._broken[chosen] = self.called_broken[places] = broken
+        self._broken[chosen] = broken
+        if not exact and not self._coarse:
+            self.doubtful[places] = broken
         self._droppable = True
 
     def excess(self, x: Tensor, images: Tensor) -> Tensor:

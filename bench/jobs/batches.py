@@ -21,22 +21,27 @@ SHARE = 4  # a job takes this part of the memory at most: other jobs may be ther
 TRANSIENT = (
     2  # peak of a pass over what it keeps for its backward pass: workspaces, gradients, the attack's own tensors
 )
-LIMIT = Path("/sys/fs/cgroup/memory.max")
+LIMITS = (Path("/sys/fs/cgroup/memory.max"), Path("/sys/fs/cgroup/memory/memory.limit_in_bytes"))  # of a container
 
 
 def batch_size(ensemble: Ensemble, images: ImageSet) -> int:
     """Images a batch for attacks on `ensemble`, on the images' device.
 
-    What a forward pass keeps for the gradient of the images is counted on one image. Batches are halved from the
+    What a forward pass keeps for the gradient of the images is counted on two images. Batches are halved from the
     largest until a quarter of the device's whole memory holds them: not of what is free at the moment, so that the same
-    machine always takes the same batches.
+    machine always takes the same batches. The largest also where the pass fails: whatever is wrong, the measurement
+    will tell of it.
     """
     device = images.images.device
     largest = LARGEST.get(device.type, LARGEST["cpu"])
     total = memory(device)
     if total is None or not len(images):
         return largest
-    needed = TRANSIENT * kept_bytes(ensemble, images.floats(slice(0, 1)))
+    sample = images.floats(slice(0, 2))
+    try:
+        needed = TRANSIENT * kept_bytes(ensemble, sample) / len(sample)
+    except Exception:  # a stranger's network raises what it likes
+        return largest
     while largest > 1 and largest * needed > total / SHARE:
         largest //= 2
     return largest
@@ -70,7 +75,9 @@ def memory(device: torch.device) -> int | None:
         total = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     except (AttributeError, OSError, ValueError):
         return None
-    try:
-        return min(total, int(LIMIT.read_text(encoding="ascii")))
-    except (OSError, ValueError):  # no container, or no limit ("max")
-        return total
+    for limit in LIMITS:
+        try:
+            total = min(total, int(limit.read_text(encoding="ascii")))
+        except (OSError, ValueError):  # no container, or no limit ("max")
+            continue
+    return total

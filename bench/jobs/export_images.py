@@ -129,7 +129,8 @@ def write(stored: Stored, place: Workplace, path: Path, progress: Progress | Non
     if images is None or images.digest != row.images_digest:
         raise BenchError(f"the {spec.split} images of {row.dataset} in {place.data} are not those that were measured")
     ensemble = load_ensemble(spec.run, place)
-    batch_size = place.batch_size or batches.batch_size(ensemble, images)
+    recorded = row.measurements.get("batch_sizes") or [batches.batch_size(ensemble, images)]
+    batch_size = place.batch_size or recorded[-1]
     try:
         with numerics(deterministic=bool(stored.environment.get("deterministic"))):
             found = _craft(spec, ensemble, images, batch_size, progress or Progress())

@@ -165,8 +165,7 @@ def _within_memory(
             if not is_out_of_memory(error) or not place.oom_retry or batch_size == 1:
                 raise
         else:
-            if len(tried) > 1:
-                result["measurements"]["batch_sizes"] = tried
+            result["measurements"]["batch_sizes"] = tried
             return result
         # Outside of the handler: the traceback keeps the tensors of the batch alive.
         batch_size = max(1, batch_size // 2)

@@ -129,7 +129,9 @@ def compare(
         seconds = _timed(sample, passes(), peers, quick, repeats, clock, lambda text: tell(f"{name}: {text}"))
         by_rates = None
         if rates and seconds:
-            works = [work_of(network, *_batch(sample), passes()) for network in (sample.model, quick) if network]
+            works = [
+                work_of(network, *_batch(sample), passes()) for network in (sample.model, quick) if network is not None
+            ]
             by_rates = bound(min(works, key=lambda work: work.bytes), rates, median(seconds["first"]))
     ours = {"first": _percent(first.robust), "last": _percent(last.robust)}
     return Result(

@@ -9,12 +9,13 @@ import torch
 from torch import Tensor, nn
 
 from bench.attacks.apgd import APGDCE, APGDDLR
+from bench.attacks.attempts import ROUNDING
 from bench.attacks.base import Attack
 from bench.attacks.cw import CW
 from bench.attacks.ead import EAD
 from bench.attacks.fgsm import FGSM
 from bench.attacks.iterative import BIM, MIM, PGD, PGDL2
-from bench.attacks.judge import ROUNDING, Outcome, attack_images, predictions
+from bench.attacks.judge import Outcome, attack_images, predictions
 from bench.attacks.problem import Draws, Problem, excess
 from bench.core.errors import BenchError
 from bench.core.specs import Precision

@@ -42,4 +42,5 @@ def python(arguments: Sequence[str], threads: int, *, imports: bool = False, res
 def _failures(results: Path | None) -> list[str]:
     """Why jobs failed, a line each; the last is told."""
     paths = sorted(results.glob("runs/*/failures/*.json")) if results else []
-    return [f"a job failed: {str(read_json(path)['error']).splitlines()[0]}" for path in paths]
+    errors = [str(read_json(path)["error"]).splitlines() for path in paths]
+    return [f"a job failed: {lines[0] if lines else 'no reason was recorded'}" for lines in errors]

@@ -45,7 +45,7 @@ def test_batches_are_halved_until_a_quarter_of_the_memory_holds_them(monkeypatch
     monkeypatch.setattr(batches, "memory", lambda device: total)
     assert batches.batch_size(ensemble(), images()) == expected
     if total and expected > 1:  # by the definition
-        needed = batches.TRANSIENT * batches.kept_bytes(ensemble(), images().floats(slice(0, 1)))
+        needed = batches.TRANSIENT * batches.kept_bytes(ensemble(), images().floats(slice(0, 2))) / 2
         assert expected * needed <= total / 4 or expected == 1
         assert expected == 250 or 2 * expected * needed > total / 4
 
@@ -65,12 +65,20 @@ def test_the_memory_of_this_machine(monkeypatch, tmp_path):
     assert total is None or 2**28 < total < 2**50
     if total is not None:
         limit = tmp_path / "memory.max"
-        monkeypatch.setattr(batches, "LIMIT", limit)
+        monkeypatch.setattr(batches, "LIMITS", (limit, tmp_path / "no such file"))
         unlimited = batches.memory(torch.device("cpu"))
         limit.write_text("max\n")
         assert batches.memory(torch.device("cpu")) == unlimited
         limit.write_text("1000000\n")
         assert batches.memory(torch.device("cpu")) == 1000000
+
+
+def test_a_network_that_fails_is_left_to_the_measurement():
+    class Failing(Noisy):
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            raise IndexError("squeezed")
+
+    assert batches.batch_size(Ensemble([Failing()]), images()) == 250
 
 
 def test_no_images_need_no_batches():

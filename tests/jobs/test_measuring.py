@@ -10,7 +10,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from bench.attacks import judge
+from bench.attacks.attempts import Attempts
 from bench.core import config
 from bench.jobs import select, work
 from bench.jobs.select import Selection
@@ -42,19 +42,19 @@ def test_less_memory_means_smaller_batches_and_the_same_result(
     ok, path = work.perform(job, place)
     assert ok
     enough = json.loads(path.read_text())
-    one_batch = judge._one_batch
+    usual = Attempts.batch
 
-    def scarce(*arguments: Any) -> Any:
-        if len(arguments[3]) > 10:  # rows of the batch
+    def scarce(self: Attempts, rows: Any, *arguments: Any) -> Any:
+        if len(rows) > 10:
             raise error
-        return one_batch(*arguments)
+        return usual(self, rows, *arguments)
 
-    monkeypatch.setattr(judge, "_one_batch", scarce)
+    monkeypatch.setattr(Attempts, "batch", scarce)
     ok, path = work.perform(job, place)
     assert ok, path.read_text()
     record = json.loads(path.read_text())
     assert record["measurements"]["batch_sizes"] == [32, 16, 8]
-    assert "batch_sizes" not in enough["measurements"]
+    assert enough["measurements"]["batch_sizes"] == [32]
     for name in ("n_robust", "robust_bits", "clean_bits", "evaluation_id"):
         assert record[name] == enough[name]
 
@@ -73,7 +73,7 @@ def test_other_errors_are_not_tried_again(
         calls.append(arguments)
         raise RuntimeError("shapes do not fit")
 
-    monkeypatch.setattr(judge, "_one_batch", broken)
+    monkeypatch.setattr(Attempts, "batch", broken)
     ok, path = work.perform(job, place)
     assert not ok
     assert json.loads(path.read_text())["error"] == "RuntimeError: shapes do not fit"

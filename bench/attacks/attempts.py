@@ -1,0 +1,109 @@
+"""One attack on batches of images: run, checked, clipped into the budget, judged by the model."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from bench.attacks.base import Attack, Stop
+from bench.attacks.counts import Counts
+from bench.attacks.problem import Draws, Problem, excess, project
+from bench.core.errors import JobError
+from bench.data.base import ImageSet
+
+ROUNDING = 1e-4  # an attack may be this far outside the budget by rounding; it is clipped back
+
+
+@dataclass(frozen=True, kw_only=True)
+class Attempts:
+    """What is the same for every batch and restart; `count` sums over them.
+
+    Attributes:
+        targets: int64 [n] for all images, None when untargeted.
+        network: what the attack asks: `model`, or a copy that does the same in less time.
+        coarse: whether `network` computes in less than float32.
+    """
+
+    attack: Attack
+    model: nn.Module
+    images: ImageSet
+    targets: Tensor | None
+    budget: float
+    stop: Stop
+    draws: Draws
+    network: nn.Module
+    coarse: bool
+    count: Counts
+
+    def batch(self, rows: Tensor, restart: int, clean: Tensor) -> tuple[Tensor, Tensor]:
+        """Adversarial images [b, C, H, W] of the images at `rows`, and the classes [b] the model takes them for.
+
+        What a copy in float32 calls broken leaves at once; where the model differs in the end, by rounding, it is
+        attacked itself. A coarser copy differs more often: there the model is asked each time.
+
+        Args:
+            clean: bool [b], right when clean.
+
+        Raises:
+            JobError: the attack returned NaN or left the budget, or the model's output is not finite.
+        """
+        problem, output, far = self._attempt(rows, restart, self.network)
+        again = (problem.doubtful & ~self.fooled(output, rows)).nonzero().squeeze(1)
+        if len(again):
+            other, output[again], further = self._attempt(rows[again], restart, self.model)
+            problem.result[again] = other.result
+            problem.forwards += other.forwards + len(again)
+            problem.backwards += other.backwards
+            far = max(far, further)
+        change = (problem.result - self.images.floats(rows)).flatten(1)
+        self.count.add(problem, restart, unmoved=(change == 0).all(1).sum(), far=far)
+        if self.attack.norm is None and restart == 0:
+            self.count.add_distances(change[clean & self.fooled(output, rows)])
+        return problem.result, output
+
+    def fooled(self, output: Tensor, rows: Tensor) -> Tensor:
+        """Bool [b]: whether the classes `output` of the images at `rows` are what the attack wants."""
+        return output != self.images.labels[rows] if self.targets is None else output == self.targets[rows]
+
+    def _attempt(self, rows: Tensor, restart: int, network: nn.Module) -> tuple[Problem, Tensor, float]:
+        """The finished problem, the model's classes [b] for its result, and how far that was outside the budget."""
+        clean_images = self.images.floats(rows)
+        problem = Problem(
+            attack=self.attack,
+            model=self.model,
+            images=clean_images.clone(),  # an attack that works in place must not move what it is measured against
+            labels=self.images.labels[rows].clone(),
+            rows=rows,
+            budget=self.budget,
+            stop=self.stop,
+            restart=restart,
+            draws=self.draws,
+            targets=None if self.targets is None else self.targets[rows].clone(),
+            network=network,
+            coarse=self.coarse,
+        )
+        name = type(self.attack).__name__
+        problem.finish(self.attack.run(problem))
+        if not bool(problem.result.isfinite().all()):
+            raise JobError(f"{name} returned images with NaN or infinite pixels")
+        far = float(excess(problem.result, clean_images, self.budget, self.attack.norm).max())
+        if far > ROUNDING:
+            raise JobError(f"{name} returned images {far:g} outside of its budget or of [0, 1]")
+        problem.result = project(problem.result, clean_images, self.budget, self.attack.norm)
+        return problem, predicted(self.model, problem.result), far
+
+
+@torch.no_grad()
+def predicted(model: nn.Module, x: Tensor) -> Tensor:
+    """Class int64 [b] of float images [b, C, H, W].
+
+    Raises:
+        JobError: the model's output is not finite.
+    """
+    scores = model(x)
+    if not bool(scores.isfinite().all()):
+        raise JobError("the model's output is not finite (NaN or infinite)")
+    classes: Tensor = scores.argmax(1)
+    return classes

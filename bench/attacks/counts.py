@@ -1,0 +1,75 @@
+"""What is counted while attacks run: passes, and what flags are derived from."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from bench.attacks.problem import Problem
+from bench.core.specs import Precision
+
+
+class Counts:
+    """Sums over batches: passes, and what flags are derived from."""
+
+    def __init__(self) -> None:
+        self.forwards = 0
+        self.backwards = 0
+        self.asked_in: Precision | None = None  # the precision of the passes, where another one than float32 was wanted
+        self._attacked = 0
+        self._zero_gradients = 0
+        self._unmoved = 0
+        self._excess = 0.0
+        self._losses: list[list[float]] = []  # per gradient call of the first restart: sum, images
+        self._distances: list[Tensor] | None = None  # [images broken, 2]: l1, l2; of attacks without a ball
+
+    def add(self, problem: Problem, restart: int, *, unmoved: Tensor, far: float) -> None:
+        """Take the counts of one batch; its images were judged once more than `problem` knows."""
+        self.forwards += problem.forwards + len(problem.result)
+        self.backwards += problem.backwards
+        self._excess = max(self._excess, far)
+        if restart > 0:
+            return
+        self._attacked += len(problem.result)
+        self._unmoved += int(unmoved)
+        self._zero_gradients += int(problem.zero_gradients)
+        totals = torch.stack([total for total, _ in problem.loss_sums]).tolist() if problem.loss_sums else []
+        for index, (total, (_, images)) in enumerate(zip(totals, problem.loss_sums, strict=True)):
+            if index == len(self._losses):
+                self._losses.append([0.0, 0])
+            self._losses[index][0] += total
+            self._losses[index][1] += images
+
+    def add_distances(self, change: Tensor) -> None:
+        """Take the changes [b, D] of the images of one batch that were right when clean and broken by the attack."""
+        self._distances = self._distances or []
+        self._distances.append(torch.stack([change.abs().sum(1), change.norm(dim=1)], 1).cpu())
+
+    def measurements(self) -> dict[str, Any]:
+        """JSON-like: counts of the first restart, and the mean loss over the images attacked at each step.
+
+        `asked_in` where another precision than float32 was wanted: the one that the attack asked in.
+        For attacks without a ball also `distances`: how many images broke (`broken`), and of these the mean, median,
+        smallest and largest distance in `l1` and `l2` (none when no image broke).
+        """
+        counts = {
+            "attacked": self._attacked,
+            "zero_gradients": self._zero_gradients,
+            "unmoved": self._unmoved,
+            "largest_excess": max(0.0, self._excess),
+            "loss_curve": [total / images for total, images in self._losses if images],
+            **({} if self.asked_in is None else {"asked_in": self.asked_in}),
+        }
+        return counts if self._distances is None else {**counts, "distances": _summary(torch.cat(self._distances))}
+
+
+def _summary(distances: Tensor) -> dict[str, Any]:
+    """Summary statistics of distances [n, 2] (l1, l2)."""
+    summary: dict[str, Any] = {"broken": len(distances)}
+    for name, column in zip(("l1", "l2"), distances.double().unbind(1), strict=True):
+        if len(column):
+            values = (column.mean(), column.quantile(0.5), column.min(), column.max())
+            summary[name] = dict(zip(("mean", "median", "min", "max"), map(float, values), strict=True))
+    return summary
