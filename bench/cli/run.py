@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import shlex
 import sys
-from dataclasses import replace
+from dataclasses import asdict, replace
 from math import isnan
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from rich.console import Console
 
     from bench.jobs.driver import Summary
+    from bench.jobs.estimate import Estimate
     from bench.jobs.executors import Executor
     from bench.jobs.plan import Plan
     from bench.jobs.workplace import Workplace
@@ -52,13 +53,15 @@ if TYPE_CHECKING:
 @click.option("--fail-fast", is_flag=True, help="Start nothing more after the first failure.")
 @executor_options
 @click.option("--dry-run", is_flag=True, help="Print what would be done and how long it should take, and stop.")
+@click.option("--probe", is_flag=True, help="With --dry-run: time a few steps here of what was not done before; needs "
+              "the data.")  # fmt: skip
 @click.option("-q", "--quiet", is_flag=True, help="Print nothing but errors.")
 @click.option("--json", "as_json", is_flag=True, help="Print the outcome as JSON, progress on stderr.")
 @where
 def command(
     data: Path, device: str | None, threads: int | None, batch: int | None, oom_retry: bool, deterministic: bool,
-    retry_failed: bool, force: bool, fail_fast: bool, dry_run: bool, quiet: bool, as_json: bool, results: Path,
-    db: str | None, **given: Any,
+    retry_failed: bool, force: bool, fail_fast: bool, dry_run: bool, probe: bool, quiet: bool, as_json: bool,
+    results: Path, db: str | None, **given: Any,
 ) -> int:  # fmt: skip
     """Train what is not trained, attack what is not attacked, then print the table and draw the heatmap.
 
@@ -85,6 +88,8 @@ def command(
 
     if force and retry_failed:
         raise BenchError("--force does everything again, --retry-failed only what failed: leave one out")
+    if probe and not dry_run:
+        raise BenchError("--probe goes with --dry-run; without it, the estimate is printed as the run starts")
     chosen = choose(needs_method=True, **{key: value for key, value in given.items() if key not in EXECUTOR_OPTIONS})
     out = console(stderr=as_json)
     out.quiet = quiet
@@ -103,7 +108,8 @@ def command(
         if retry_failed:
             plan = plan.failures_only()
         if dry_run:
-            return _dry_run(plan, base, out, as_json)
+            probed = _probed(plan, base, place, chosen, device, threads) if probe else None
+            return _dry_run(plan, base, out, as_json, probed)
         summary = None
         if plan.missing:
             if repeat:
@@ -134,7 +140,6 @@ def _work(
     """Check the data, say how long it takes, do the jobs."""
     from bench.cli.device import others, pick
     from bench.cli.progress import Display
-    from bench.jobs import select, work
     from bench.jobs.driver import Driver
     from bench.jobs.executors import executor_class
 
@@ -150,9 +155,7 @@ def _work(
         place = replace(place, device=pick(device, threads))
         if place.device == "cpu" and threads is None and (busy := others()):
             out.print(f"[yellow]{busy}[/]")
-        for run in {job.run.run_id: job.run for job in plan.missing}.values():
-            # Missing data is told before anything starts.
-            work.splits_of(run, place, limit=select.test_limit(chosen.loaded, chosen.selection))
+        _check_data(plan, place, chosen)
     else:
         place = replace(place, device=device or ("cuda" if options["gpus"] else "cpu"))
     with Display(len(plan.missing), out) as display:
@@ -169,7 +172,7 @@ def _work(
 def _expectation(plan: Plan, base: Database, place: Workplace, chosen: Chosen, executor: Executor) -> str:
     """How much there is to do, where, and how long it should take."""
     from bench.cli.status import time_line
-    from bench.jobs.estimate import LONG, estimate, spoken
+    from bench.jobs.estimate import LONG, estimate
     from bench.jobs.plan import expected_seconds
 
     kinds = {"new": "new", "stale": "of an older version", "failed": "failed before"}
@@ -180,16 +183,22 @@ def _expectation(plan: Plan, base: Database, place: Workplace, chosen: Chosen, e
         known = expected_seconds(plan, base)
         return f"{line}. {time_line([value for value in known.values() if value is not None], len(known))}"
     expected = estimate(plan, base, place)
-    if expected.total:
-        line += (
-            f"; about {spoken(expected.training)} of training and at most {spoken(expected.attacks)} of attacks on "
-            f"this machine ({place.device}{f', {executor.slots} workers at once' if executor.slots > 1 else ''})"
-        )
-    line += f"; of {', '.join(expected.unknown)} the time is unknown." if expected.unknown else "."
+    line += _told(expected, f"{place.device}{f', {executor.slots} workers at once' if executor.slots > 1 else ''}")
     recipe = chosen.selection.recipe
     if expected.total > LONG and recipe != "quick" and "quick" in chosen.loaded.config.recipes:
         line += "\n[yellow]That is long: `--recipe quick` is meant for CPUs and takes about five minutes a method.[/]"
     return line
+
+
+def _told(expected: Estimate, where: str) -> str:
+    """An estimate as the end of a sentence."""
+    from bench.jobs.estimate import spoken
+
+    told = ""
+    if expected.total:
+        told = f"; about {spoken(expected.training)} of training and at most {spoken(expected.attacks)} of attacks on "
+        told += f"this machine ({where})"
+    return told + (f"; of {', '.join(expected.unknown)} the time is unknown." if expected.unknown else ".")
 
 
 def _stopped(plan: Plan, summary: Summary, out: Console) -> int:
@@ -277,11 +286,41 @@ def _outcome(
     }
 
 
-def _dry_run(plan: Plan, base: Database, out: Console, as_json: bool) -> int:
+def _probed(
+    plan: Plan, base: Database, place: Workplace, chosen: Chosen, device: str | None, threads: int | None
+) -> tuple[Estimate, str]:
+    """How long the missing jobs should take on the device, from earlier runs or a few timed steps; and its name."""
+    from bench.cli.device import pick
+    from bench.core.numerics import numerics
+    from bench.jobs.estimate import estimate
+
+    place = replace(place, device=pick(device, threads))
+    _check_data(plan, place, chosen)
+    with numerics():
+        return estimate(plan, base, place), place.device
+
+
+def _check_data(plan: Plan, place: Workplace, chosen: Chosen) -> None:
+    """Missing data is told before anything starts.
+
+    Raises:
+        BenchError: a data set of a missing job is not there.
+    """
+    from bench.jobs import select, work
+
+    for run in {job.run.run_id: job.run for job in plan.missing}.values():
+        work.splits_of(run, place, limit=select.test_limit(chosen.loaded, chosen.selection))
+
+
+def _dry_run(plan: Plan, base: Database, out: Console, as_json: bool, probed: tuple[Estimate, str] | None) -> int:
     from bench.cli.status import plan_rows, print_plan
 
     if as_json:
-        click.echo(json.dumps(plan_rows(plan, base), indent=1))
-    else:
-        print_plan(plan, base, out)
+        rows = plan_rows(plan, base)
+        record = rows if probed is None else {"jobs": rows, "device": probed[1], **asdict(probed[0])}
+        click.echo(json.dumps(record, indent=1))
+        return 0
+    print_plan(plan, base, out)
+    if probed is not None:
+        out.print(f"{len(plan.missing)} to do{_told(*probed)}", soft_wrap=True)
     return 0

@@ -17,7 +17,8 @@ if TYPE_CHECKING:
     from bench.jobs.workplace import Workplace
     from bench.store.database import Database
 
-PROBE = 32  # images in a timed batch
+PROBE = 32  # images in a timed batch on a CPU; a GPU takes as long for few as for many, and gets a whole batch
+ATTACKED = 500  # images of a timed attack's step on a GPU
 LONG = 600.0  # seconds beyond which people want to be told of a shorter way
 
 
@@ -39,8 +40,8 @@ class Estimate:
 def estimate(plan: Plan, db: Database, place: Workplace) -> Estimate:
     """Expected time for the missing jobs of a plan.
 
-    A finished run of the same family (another seed) gives its own time; otherwise a step on 32 images is timed and
-    scaled by the batch size and the number of steps.
+    A finished run of the same family (another seed) gives its own time; otherwise a step on 32 images (GPU: a batch) is
+    timed and scaled by the batch size and the number of steps.
 
     Raises:
         BenchError: no run of the plan can be built (a network for other images, say).
@@ -99,12 +100,15 @@ class Probe:
         self._training: float | None = None
         self._gradient: float | None = None
 
+    def _size(self, on_gpu: int) -> int:
+        return on_gpu if self._place.device.startswith("cuda") else PROBE
+
     def training(self) -> float:
         """Seconds of the whole training."""
         if self._training is None:
             from bench.training.method import Batch, Method
 
-            images, size = self._train, min(PROBE, len(self._train))
+            images, size = self._train, min(self._size(self._run.training.batch_size), len(self._train))
             joint = type(self._method).loss is not Method.loss
             pixels = images.floats(slice(0, size))
             batch = Batch(
@@ -136,7 +140,7 @@ class Probe:
     def attack(self, evaluation: EvaluationSpec) -> float:
         """Seconds of one evaluation on the whole test set."""
         if self._gradient is None:
-            size = min(PROBE, len(self._test))
+            size = min(self._size(ATTACKED), len(self._test))
             images, labels = self._test.floats(slice(0, size)), self._test.labels[:size]
             self._ensemble.eval().requires_grad_(False)
 

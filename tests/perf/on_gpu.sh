@@ -44,8 +44,9 @@ measure attacks-bfloat16 "$bench" perf attacks "${attacked[@]}" --timed "$batch"
 measure training "$bench" perf training --data "$data" --dataset "$dataset" --model "$model" --batch "$step_batch" --device "$device" $methods
 
 # How long the whole recipe and the whole table would take, from measured steps.
-measure recipe "$bench" run --method trs --dataset "$dataset" --device "$device" --data "$data" --dry-run --results "$out/none"
-measure table "$bench" run --method paper --dataset "$dataset" --device "$device" --data "$data" --dry-run --results "$out/none"
+probe=(--dataset "$dataset" --device "$device" --data "$data" --dry-run --probe --results "$out/none")
+measure recipe "$bench" run --method trs "${probe[@]}"
+measure table "$bench" run --method paper "${probe[@]}"
 
 # Several small jobs on one device; memory; slopes.
 measure jobs "$bench" perf jobs --data "$data" --device "$device" --at-once 2 --at-once 4

@@ -70,6 +70,7 @@ def test_without_an_ensemble_it_ends_with_the_reason(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(3600)
 def test_every_measurement_is_made(tmp_path: Path) -> None:
     done = run(tmp_path, BENCH=str(Path(sys.executable).parent / "bench"))
     assert done.returncode == 0, done.stdout + done.stderr

@@ -1,0 +1,54 @@
+"""`bench run --dry-run --probe`: how long it should take, from a few timed steps; nothing is done."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import json
+from pathlib import Path
+
+import pytest
+
+from bench.cli import main
+
+TINY = ["run", "--method", "ece", "--dataset", "digits", "--recipe", "quick", "--dry-run", "--probe", "--device", "cpu"]
+
+
+def command(*arguments: object) -> tuple[int, str, str]:
+    out, err = io.StringIO(), io.StringIO()
+    with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
+        code = main.run([str(argument) for argument in arguments])
+    return code, out.getvalue(), err.getvalue()
+
+
+def test_the_time_is_told_and_nothing_is_done(tmp_path: Path) -> None:
+    code, out, err = command(*TINY, "--results", tmp_path / "results")
+    assert code == 0, err
+    last = out.strip().splitlines()[-1]
+    assert "of training and at most" in last
+    assert last.endswith("of attacks on this machine (cpu).")
+    assert not (tmp_path / "results").exists()
+
+
+def test_more_epochs_take_longer(tmp_path: Path) -> None:
+    def seconds(epochs: int) -> float:
+        code, out, err = command(*TINY, "--json", "--set", f"training.epochs={epochs}", "--results", tmp_path / "none")
+        assert code == 0, err
+        record = json.loads(out)
+        assert record["device"] == "cpu"
+        assert record["attacks"] > 0
+        assert len(record["jobs"]) > 1
+        return float(record["training"])
+
+    assert seconds(1000) > 20 * seconds(1)
+
+
+@pytest.mark.parametrize(("words", "told"), [
+    (["run", "--method", "ece", "--probe"], "--probe goes with --dry-run"),
+    (["run", "--method", "ece", "--dataset", "mnist", "--dry-run", "--probe", "--data", "{}"], "bench prepare mnist"),
+])  # fmt: skip
+def test_what_is_wrong_is_one_line(tmp_path: Path, words: list[str], told: str) -> None:
+    code, _, err = command(*(word.format(tmp_path) for word in words), "--results", tmp_path / "results")
+    assert code != 0
+    assert told in err
+    assert "Traceback" not in err
