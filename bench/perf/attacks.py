@@ -59,8 +59,9 @@ class Result:
     """One attack. `first` and `last` are our robust accuracies in % under both rules, of `images` images.
 
     `passes` are those of our attack under `first_success` on the images that were timed, a floor is the bare passes;
-    `floor_fast` the same passes on the fastest layout known to us, None where there is none; `by_rates` what they take
-    at the machine's rates, in the layout that moves fewer bytes.
+    `floor_fast` the same passes on the fastest layout known to us, None where there is none, `floor_judged` these and
+    one forward pass of the network itself for each image attacked, which no result that is judged can do without;
+    `by_rates` what the bare passes take at the machine's rates, in the layout that moves fewer bytes.
     """
 
     attack: str
@@ -76,6 +77,7 @@ class Result:
     versus: tuple[Versus, ...]
     floor: Spread | None
     floor_fast: Spread | None
+    floor_judged: Spread | None
     clock: str
     by_rates: Bound | None = None
 
@@ -147,6 +149,7 @@ def compare(
         versus=tuple(_versus(peer, kind, judged[peer.name], ours, seconds) for peer in peers),
         floor=_ratio(seconds, "first", "floor"),
         floor_fast=_ratio(seconds, "first", "floor_fast"),
+        floor_judged=_ratio(seconds, "first", "floor_judged"),
         clock=clock.name,
         by_rates=by_rates,
     )
@@ -165,10 +168,16 @@ def _timed(
         "floor": lambda: replay(sample.model, images, labels, passes),
     }
     if quick is not None:
-        works["floor_fast"] = lambda: replay(quick, images, labels, passes)
+        attacked = sample.images.take(right.nonzero().squeeze(1))
+
+        def judged() -> None:
+            replay(quick, images, labels, passes)
+            predictions(sample.model, attacked, batch_size=sample.batch)
+
+        works |= {"floor_fast": lambda: replay(quick, images, labels, passes), "floor_judged": judged}
     works |= {peer.name: _robustness(sample, peer.crafter(sample)) for peer in peers}
     tell(f"time, {repeats} rounds of {len(works)}")
-    for name in ("floor", "floor_fast"):  # everything else has run once by now
+    for name in ("floor", "floor_fast", "floor_judged"):  # everything else has run once by now
         if name in works:
             works[name]()
     return alternate(works, repeats=repeats, clock=clock)

@@ -50,6 +50,7 @@ def attack(result: Result, out: Console) -> None:
     if result.floor:
         passes = (result.passes.gradients + result.passes.forwards) / max(1, result.timed)
         fast = f"; / the same passes on the fastest layout {result.floor_fast}" if result.floor_fast else ""
+        fast += f"; / these and the judge's one pass {result.floor_judged}" if result.floor_judged else ""
         out.print(f"  ours / floor {result.floor} ({passes:.1f} passes an image){fast}", soft_wrap=True)
     if result.by_rates:
         out.print(f"  {_limit(result.by_rates)}", soft_wrap=True)

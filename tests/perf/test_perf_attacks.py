@@ -257,6 +257,7 @@ def test_the_command_trains_once_and_compares_every_attack(results: Path) -> Non
         assert result["first"] <= result["last"] + 1e-9
         assert result["images"] == 80
         assert result["floor"]["low"] > 0
+        assert result["floor_judged"]["low"] > 0
         limit, rates = result["by_rates"], record["rates"]
         assert limit["operations_seconds"] == limit["operations"] / rates["operations"] > 0
         assert limit["bytes_seconds"] == limit["bytes"] / rates["bytes"] > 0
@@ -271,6 +272,7 @@ def test_the_command_trains_once_and_compares_every_attack(results: Path) -> Non
     assert "torchattacks" in out
     assert "foolbox" not in out
     assert "ours / floor" in out
+    assert "; / these and the judge's one pass " in out
     assert "this machine: float32 matrix products" in out
     assert "  by the machine's rates: " in out
 
