@@ -139,7 +139,9 @@ def attack_images(
         hit = None if targets is None else torch.zeros_like(clean)
         todo = clean.nonzero().squeeze(1) if stop == "first_success" else torch.arange(len(images), device=clean.device)
         adversarial = images.floats(slice(None)).cpu() if keep_images else None
-        network, coarse = _network(attack, model, images, precision, count, progress)
+        network, coarse = _network(attack, model, images, precision, progress)
+        if precision != "float32":
+            count.asked_in = precision if coarse else "float32"
         attempts = Attempts(
             attack=attack,
             model=model,
@@ -184,13 +186,12 @@ def attack_images(
 
 
 def _network(
-    attack: Attack, model: nn.Module, images: ImageSet, precision: Precision, count: Counts, progress: Progress
+    attack: Attack, model: nn.Module, images: ImageSet, precision: Precision, progress: Progress
 ) -> tuple[nn.Module, bool]:
     """What the attack asks: `model` or a copy of it; and whether that is coarser than float32."""
     sample = images.floats(slice(0, SAMPLE))
     if precision != "float32":
         coarse = fast_copy(model, sample, precision=precision)
-        count.asked_in = "float32" if coarse is None else precision
         if coarse is not None:
             return coarse, True
         progress.note(f"this network cannot be asked in {precision} or gives other outputs; attacked in float32")

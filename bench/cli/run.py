@@ -291,13 +291,11 @@ def _probed(
 ) -> tuple[Estimate, str]:
     """How long the missing jobs should take on the device, from earlier runs or a few timed steps; and its name."""
     from bench.cli.device import pick
-    from bench.core.numerics import numerics
     from bench.jobs.estimate import estimate
 
     place = replace(place, device=pick(device, threads))
     _check_data(plan, place, chosen)
-    with numerics():
-        return estimate(plan, base, place), place.device
+    return estimate(plan, base, place), place.device
 
 
 def _check_data(plan: Plan, place: Workplace, chosen: Chosen) -> None:

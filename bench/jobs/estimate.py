@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 from bench.core.errors import BenchError
 from bench.core.lazy import torch
+from bench.core.numerics import numerics
 
 if TYPE_CHECKING:
     from bench.jobs.plan import Plan
@@ -157,15 +158,16 @@ class Probe:
 
 
 def _seconds(step: Callable[[], None], device: str) -> float:
-    """Duration of one step: the faster of two after a warm-up."""
-    step()
+    """Duration of one step, computed as jobs compute: the faster of two after a warm-up."""
     times = []
-    for _ in range(2):
-        _wait(device)
-        started = time.perf_counter()
+    with numerics():
         step()
-        _wait(device)
-        times.append(time.perf_counter() - started)
+        for _ in range(2):
+            _wait(device)
+            started = time.perf_counter()
+            step()
+            _wait(device)
+            times.append(time.perf_counter() - started)
     return min(times)
 
 

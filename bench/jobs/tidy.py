@@ -14,11 +14,9 @@ from pathlib import Path
 
 from bench.core.errors import BenchError
 from bench.core.identity import short
-from bench.core.precision import titled
 from bench.jobs.locks import Locks
 from bench.jobs.workplace import Workplace
 from bench.store import gc, lookup, queries
-from bench.store.answers import EvaluationRow
 from bench.store.database import Database
 
 QUIET = 3600.0  # seconds after which nobody is writing a temporary file any more
@@ -141,16 +139,12 @@ def doomed(db: Database, place: Workplace, identifier: str) -> Doomed:
     return Doomed(
         kind="evaluation",
         id=found.id,
-        label=f"{titled(_attack(row), row.precision)} on {label}",
+        label=f"{row.label} on {label}",
         evaluations=1,
         failures=len(attempts),
         paths=(*_evaluation_files(place, run.run_id, found.id), *(path for path in files if path.exists())),
         needed_by=(),
     )
-
-
-def _attack(row: EvaluationRow) -> str:
-    return row.attack if row.budget is None else f"{row.attack} {row.budget_name} {row.budget:g}"
 
 
 def delete(db: Database, place: Workplace, item: Doomed) -> None:

@@ -224,10 +224,9 @@ def _dots(a: Tensor, b: Tensor) -> Tensor:
     """Σ a·b for each channel: the weights' gradient of a normalisation with mean 0 and scale 1, in one reading."""
     zero = a.new_zeros(a.shape[1])
     one = torch.ones_like(zero)  # as weights too: kernels for GPUs give no such gradient where there are none
-    made: Tensor = _aten.native_batch_norm_backward(a, b, one, None, None, zero, one, True, 0.0, [False, True, False])[
-        1
-    ]
-    return made
+    made = _aten.native_batch_norm_backward(a, b, one, None, None, zero, one, True, 0.0, [False, True, False])
+    sums: Tensor = made[1]
+    return sums
 
 
 def _laid_as(tensor: Tensor, like: Tensor) -> Tensor:

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from bench.core.precision import Precision, precision_of
+from bench.core.precision import Precision, precision_of, titled
 
 Bools = NDArray[np.bool_]
 
@@ -98,6 +98,12 @@ class EvaluationRow:
     def precision(self) -> Precision:
         """Of the passes that the attack asked for."""
         return precision_of(self.plugin, self.settings)
+
+    @property
+    def label(self) -> str:
+        """`pgd eps 0.1, bfloat16`: attack, budget where there is one, precision where it is not float32."""
+        attack = self.attack if self.budget is None else f"{self.attack} {self.budget_name} {self.budget:g}"
+        return titled(attack, self.precision)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -321,8 +321,7 @@ def _robust(row: EvaluationRow) -> float:
 
 
 def _told(row: EvaluationRow) -> str:
-    attack = titled(f"{row.attack} {row.budget_name} {row.budget:g}", row.precision)
-    return f"{attack}: {100 * _robust(row):.1f} %"
+    return f"{row.label}: {100 * _robust(row):.1f} %"
 
 
 def _trait(plugin: str, name: str) -> Any:
