@@ -8,7 +8,6 @@ from collections.abc import Sequence
 
 import click
 
-import bench
 from bench.cli.lazy import LazyGroup
 from bench.core.errors import BenchError
 
@@ -34,8 +33,17 @@ COMMANDS = {
 HIDDEN = {"exec"}
 
 
+def _version(context: click.Context, option: click.Parameter, asked: bool) -> None:
+    """The version, with the commit where it is no release."""
+    if asked:
+        from bench.core import release
+
+        click.echo(f"bench, version {release.described()}")
+        context.exit()
+
+
 @click.command(cls=LazyGroup, modules=COMMANDS, hidden=HIDDEN, context_settings={"help_option_names": ["-h", "--help"]})
-@click.version_option(bench.__version__, prog_name="bench")
+@click.option("--version", is_flag=True, is_eager=True, expose_value=False, callback=_version, help="Show the version.")
 def cli() -> None:
     """Benchmark and leaderboard for adversarially robust ensembles.
 

@@ -6,13 +6,12 @@ import os
 import platform
 import subprocess
 from functools import cache
-from hashlib import sha256
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
 import bench
-from bench.core import numerics
+from bench.core import numerics, release
 from bench.core.lazy import is_loaded, torch
 
 PACKAGES = ("torch", "torchvision", "timm", "numpy", "scipy", "scikit-learn", "safetensors", "pandas", "sqlalchemy")
@@ -22,7 +21,7 @@ def describe(device: str | None = None) -> dict[str, Any]:
     """The environment as JSON-like values; torch's numeric settings only where torch is in use."""
     record: dict[str, Any] = {
         "bench": bench.__version__,
-        **_commit(),
+        **release.commit(),
         "python": platform.python_version(),
         "packages": _packages(),
         "system": f"{platform.system()} {platform.release()} {platform.machine()}",
@@ -49,26 +48,6 @@ def _packages() -> dict[str, str]:
         except PackageNotFoundError:
             continue
     return found
-
-
-@cache
-def _commit() -> dict[str, Any]:
-    """Commit, dirty flag and digest of the difference, when `bench` runs from a checkout."""
-    root = Path(bench.__file__).resolve().parent.parent
-    if not (root / ".git").exists():
-        return {}
-
-    def git(*arguments: str) -> str:
-        return subprocess.run(["git", "-C", str(root), *arguments], capture_output=True, text=True, timeout=10).stdout
-
-    try:
-        difference = git("diff", "HEAD", "--", "*.py", "*.toml")
-        record: dict[str, Any] = {"commit": git("rev-parse", "HEAD").strip() or None, "dirty": bool(difference)}
-    except (OSError, subprocess.SubprocessError):
-        return {}
-    if difference:
-        record["difference"] = sha256(difference.encode()).hexdigest()[:24]
-    return record
 
 
 @cache

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import importlib
 import inspect
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from functools import cache
@@ -20,10 +21,11 @@ from importlib.metadata import EntryPoint, entry_points
 from typing import Any
 
 from bench.core.errors import BenchError, unknown_name
+from bench.core.release import DISTRIBUTION
 
 KINDS = ("methods", "attacks", "datasets", "models")
 NEED_SETTINGS = ("timm", "factory", "outside")  # no use under their own name: each use has settings of its own
-BUILT_IN = "bench"
+BUILT_IN = "bench"  # the origin of what comes with bench, whatever the distribution is called
 
 # Base classes by name: no import goes up from core, and a base is only needed where a plug-in is loaded.
 BASES = {
@@ -171,11 +173,26 @@ def _scan(kind: str) -> dict[str, list[Entry]]:
     assert kind in KINDS, kind
     found: dict[str, list[Entry]] = {}
     for point in entry_points(group=f"bench.{kind}"):
-        origin, version = (point.dist.name or "?", point.dist.version or "") if point.dist else ("?", "")
-        known = found.setdefault(point.name, [])
-        if point.value not in [entry.point.value for entry in known]:
-            known.append(Entry(kind, point.name, origin, point, version))
-    return {name: _settled(sorted(known, key=_rank)) for name, known in found.items()}
+        origin, version = _origin(point)
+        found.setdefault(point.name, []).append(Entry(kind, point.name, origin, point, version))
+    return {name: _settled(_different(sorted(known, key=_rank))) for name, known in found.items()}
+
+
+def _different(found: list[Entry]) -> list[Entry]:
+    """Each class once: remains of an older installation may declare it too."""
+    first: dict[str, Entry] = {}
+    for entry in found:
+        first.setdefault(entry.point.value, entry)
+    return list(first.values())
+
+
+def _origin(point: EntryPoint) -> tuple[str, str]:
+    """The package that declares a plug-in, and its version; another project is called `bench` on the package index."""
+    if point.dist is None:
+        return "?", ""
+    name = re.sub(r"[-_.]+", "-", point.dist.name or "?").lower()
+    told = {DISTRIBUTION: BUILT_IN, BUILT_IN: f"the other {BUILT_IN}"}.get(name, point.dist.name or "?")
+    return told, point.dist.version or ""
 
 
 def _settled(found: list[Entry]) -> list[Entry]:

@@ -76,7 +76,7 @@ def _plugins() -> list[Check]:
                 entry.load()
             except BenchError as error:
                 broken.append(Check(f"{kind[:-1]} {name}", False, str(error)))
-        foreign = sorted({entry.origin for entry in entries.values()} - {"bench"})
+        foreign = sorted({entry.origin for entry in entries.values()} - {registry.BUILT_IN})
         told = f"{len(entries)}" + (f", some from {', '.join(foreign)}" if foreign else "")
         checks += [Check(kind, bool(entries), told if entries else "none registered; install bench again"), *broken]
     return checks

@@ -23,6 +23,7 @@ from sqlalchemy.exc import (
 )
 
 from bench.core.errors import BenchError
+from bench.core.release import extra
 from bench.store import views
 from bench.store.schema import REVISIONS
 from bench.store.sqlite import BUSY_SECONDS, analyse, sqlite_engine
@@ -203,7 +204,7 @@ class Database:
             try:
                 self._engine = create_engine(self._url, json_serializer=_dumps)
             except ImportError as error:
-                raise BenchError("PostgreSQL needs the package psycopg: pip install 'psycopg[binary]'") from error
+                raise BenchError(f"PostgreSQL needs the package psycopg: {extra('postgres')}") from error
             return
         assert self.path is not None
         self._engine = sqlite_engine(self.path, create, _dumps)

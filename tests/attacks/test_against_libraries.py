@@ -46,7 +46,7 @@ def with_attack(*kinds: str) -> Any:
 
 def against(peer: Peer, which: Attack, ensemble: Ensemble, images: ImageSet, budget: float) -> tuple[Result, Versus]:
     if not peer.installed:
-        pytest.skip(f"{peer.name} is not installed: pip install bench[peers]")
+        pytest.skip(f"{peer.name} is not installed: pip install 'ensemble-bench[peers]'")
     case = Case(ensemble, images, which, budget)
     result = compare(case.kind, case, peers=[peer], timed=1, repeats=0)
     (versus,) = result.versus

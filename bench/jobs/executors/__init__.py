@@ -12,6 +12,7 @@ from typing import Literal, NamedTuple, Protocol
 
 from bench.core.errors import BenchError, unknown_name
 from bench.core.progress import Progress
+from bench.core.release import extra
 from bench.jobs.executors.task import Task
 from bench.jobs.workplace import Workplace
 
@@ -140,4 +141,4 @@ def executor_class(name: str) -> ExecutorClass:
 
 
 def _install(name: str) -> str:
-    return f"pip install 'bench[{name}]'" if name in ("ray", "slurm") else "install what it needs"
+    return extra(name) if name in ("ray", "slurm") else "install what it needs"
