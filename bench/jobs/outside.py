@@ -199,7 +199,7 @@ def _ensemble(given: Given, member: Callable[[], nn.Module], loaded: Loaded, dat
             network = member()
             source = f"{path}, network {place + 1}" if len(states) > 1 else str(path)
             try:
-                outside.load(network.network, state, given.renaming, source)
+                outside.load(network.get_submodule("network"), state, given.renaming, source)
             except BenchError as error:
                 raise BenchError(f"{error}{_other_model(given, state, loaded, dataset)}") from error
             if given.mean is not None or given.std is not None or given.factory is not None:
@@ -216,7 +216,7 @@ def _other_model(given: Given, state: outside.State, loaded: Loaded, dataset: Da
         try:
             plugin, model_settings, _ = select.model_spec(loaded, name)
             network = build_member(plugin, model_settings, dataset=dataset, activation=given.activation)
-            outside.load(network.network, state, given.renaming, "")
+            outside.load(network.get_submodule("network"), state, given.renaming, "")
         except BenchError:
             continue
         told = loaded.config.models[name].description
