@@ -4,16 +4,30 @@ from __future__ import annotations
 
 import dataclasses
 import math
+from collections.abc import Mapping
 from functools import cache
-from typing import Any
+from typing import Any, TypeVar, cast
 
 from pydantic import TypeAdapter, ValidationError
 from pydantic.errors import PydanticUserError
 
 from bench.core.errors import BenchError, unknown_name
+from bench.core.identity import canonical
 from bench.core.specs import parse_number
 
 ALLOWED = "settings are numbers, text, true or false, None, and lists or tables of these"
+ADDED = "added"  # in a field's metadata
+
+T = TypeVar("T")
+
+
+def added(default: T) -> T:
+    """The field of a setting that came after results were stored without it: `floor: str = added("product")`.
+
+    `default` is what was done before, and what every record without the setting says: it never changes. At that value
+    the setting is in no record and in no id, so results from before it stay current.
+    """
+    return cast(T, dataclasses.field(default=default, metadata={ADDED: True}))
 
 
 def build(plugin: type[Any], settings: dict[str, Any], where: str) -> Any:
@@ -50,7 +64,7 @@ def build(plugin: type[Any], settings: dict[str, Any], where: str) -> Any:
     except Exception as error:  # a stranger's __post_init__ may raise anything
         told = f"{plugin.__qualname__} cannot be made of its settings"
         raise BenchError(f"{where}: {told} ({type(error).__name__}: {_first_line(error)})") from error
-    for name, value in plain(instance).items():
+    for name, value in complete(instance).items():
         if not _storable(value):
             raise BenchError(f"{where}: {name} is {value!r:.80}, a {type(value).__name__}; {ALLOWED}")
     return instance
@@ -91,8 +105,31 @@ def _first_line(error: Exception) -> str:
 
 
 def plain(instance: Any) -> dict[str, Any]:
+    """The settings of an instance as records hold them and ids are made of them, as JSON-like values.
+
+    Defaults are included, but for settings `added` later.
+    """
+    later = _later(type(instance))
+    return {
+        name: value
+        for name, value in complete(instance).items()
+        if name not in later or canonical(value) != canonical(later[name])
+    }
+
+
+def complete(instance: Any) -> dict[str, Any]:
     """All settings of an instance, defaults included, as JSON-like values."""
     return {field.name: _plain(getattr(instance, field.name)) for field in dataclasses.fields(instance) if field.init}
+
+
+def completed(plugin: type[Any], recorded: Mapping[str, Any]) -> dict[str, Any]:
+    """Recorded settings with those that were `added` and are not in the record, since they are as before."""
+    return {**recorded, **_later(plugin), **recorded}
+
+
+def _later(plugin: type[Any]) -> dict[str, Any]:
+    """The settings that were `added` to a plug-in, at their defaults."""
+    return {field.name: _plain(field.default) for field in dataclasses.fields(plugin) if ADDED in field.metadata}
 
 
 def _plain(value: Any) -> Any:

@@ -33,6 +33,23 @@ class Spec(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid", protected_namespaces=(), allow_inf_nan=False)
 
+    def later(self) -> dict[str, Any]:
+        """The fields that were `added` and are not as before, as JSON: what ids are made of beside older fields."""
+        return self.model_dump(mode="json", include=set(added_to(type(self))))
+
+
+def added(default: Any, **rules: Any) -> Any:
+    """`Field` for what came after results were stored without it; `default` is what was done before, for ever.
+
+    As `bench.core.settings.added` for a plug-in's settings: at `default` it is in no record and in no id.
+    """
+    return Field(default, exclude_if=lambda value: value == default, **rules)
+
+
+def added_to(spec: type[Spec]) -> dict[str, Any]:
+    """The fields of a spec that were `added`, with what a record without them says."""
+    return {name: field.default for name, field in spec.model_fields.items() if field.exclude_if is not None}
+
 
 class _WithSettings(Spec):
     """A table whose unknown keys are the settings of its plug-in."""

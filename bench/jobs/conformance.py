@@ -94,7 +94,7 @@ def _plugin(kind: str, name: str, loaded: Loaded, data: Path) -> Checks:
     except BenchError as error:
         yield Check("has settings", False, str(error))
         return
-    yield Check("has settings", True, ", ".join(settings.plain(instance)) or "none")
+    yield Check("has settings", True, ", ".join(settings.complete(instance)) or "none")
     if isinstance(instance, Method):
         yield from _method(name, instance, loaded)
     elif isinstance(instance, Attack):

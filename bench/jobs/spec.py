@@ -11,11 +11,9 @@ from pydantic import Field, ValidationError
 from bench.core import versions
 from bench.core.identity import content_id
 from bench.core.precision import USUAL, titled
-from bench.core.specs import Precision, Settings, Spec, Training
+from bench.core.specs import Precision, Settings, Spec, Training, added, added_to
 
 SURROGATE_SEEDS = 1_000_000  # a surrogate of N members has this seed plus N: no member, nor data order, is shared
-
-HARNESS = ("targets", "precision")  # what the harness decides beside the attack; records have it among the settings
 
 Targets = Literal["random", "least_likely"]
 Kind = Literal["clean", "attack", "transfer", "craft", "blackbox"]
@@ -56,6 +54,7 @@ class RunSpec(Spec):
                 "training": self.training.model_dump(),
                 "validation": self.validation,
                 "requires": {name: run.family_id for name, run in self.requires.items()},
+                **self.later(),
             }
         )
 
@@ -79,7 +78,8 @@ class EvaluationSpec(Spec):
 
     `craft` makes the images of the black-box suite on a surrogate, `blackbox` judges them on a victim: there
     `surrogates` are the runs whose images are used, and `settings` name them and their attacks.
-    `targets`: the attack leads to classes chosen this way. `precision`: of the passes that the attack asks for.
+    `targets`: the attack leads to classes chosen this way. `precision`: of the passes that the attack asks for. These,
+    and what else the harness decides beside the attack and was `added`, records have among the settings.
     """
 
     kind: Kind
@@ -92,8 +92,8 @@ class EvaluationSpec(Spec):
     stop: Literal["first_success", "last"] | None = None
     limit: int | None = None
     split: Literal["test", "validation"] = "test"
-    targets: Targets | None = None
-    precision: Precision = "float32"
+    targets: Targets | None = added(None)
+    precision: Precision = added("float32")
     surrogates: tuple[RunSpec, ...] = ()
     versions: dict[str, int]
 
@@ -110,7 +110,7 @@ class EvaluationSpec(Spec):
             "limit": self.limit,
             "split": self.split,
         }
-        return content_id({**identity, **self._harness})
+        return content_id({**identity, **self.later()})
 
     @classmethod
     def of_clean(cls, run: RunSpec, *, limit: int | None, split: Literal["test", "validation"]) -> EvaluationSpec:
@@ -135,7 +135,7 @@ class EvaluationSpec(Spec):
             "run": run,
         }
         tried: list[dict[str, Any]] = [{}]
-        for name in HARNESS:
+        for name in added_to(cls):
             for reading in list(tried):
                 own = dict(reading.get("settings", record["settings"]))
                 if name in own:
@@ -153,13 +153,7 @@ class EvaluationSpec(Spec):
     @property
     def recorded_settings(self) -> dict[str, Any]:
         """The settings as the record has them: the attack's own, how target classes are chosen, and the precision."""
-        return {**self.settings, **self._harness}
-
-    @property
-    def _harness(self) -> dict[str, Any]:
-        """What the harness decides beside the attack, where it is not as usual: ids of usual results stay."""
-        values = {name: getattr(self, name) for name in HARNESS}
-        return {name: value for name, value in values.items() if value != type(self).model_fields[name].default}
+        return {**self.settings, **self.later()}
 
     @cached_property
     def crafts(self) -> tuple[EvaluationSpec, ...]:

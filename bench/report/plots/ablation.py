@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
+from bench.core import registry
 from bench.core.config import Loaded
 from bench.core.errors import BenchError
 from bench.core.identity import canonical
+from bench.core.settings import completed
 from bench.jobs import select
 from bench.jobs.select import Selection
 from bench.jobs.spec import RunSpec
@@ -56,14 +59,20 @@ def read(
     if len(names) != 1:
         raise BenchError("an ablation is of one method, e.g. --method trs")
     spec = select.run_spec(loaded, selection, names[0], 0)
+    plugin = registry.load("methods", spec.plugin)
+    configured = completed(plugin, spec.settings)
     for name in over:
-        if name not in spec.settings:
-            raise BenchError(f"{names[0]} has no setting {name!r}; it has: {', '.join(spec.settings) or 'none'}")
-    runs = [run for run in _alike(db, spec) if seeds is None or run.seed in seeds]
-    varied = {run.run_id: _differences(run.settings, spec.settings) for run in runs}
+        if name not in configured:
+            raise BenchError(f"{names[0]} has no setting {name!r}; it has: {', '.join(configured) or 'none'}")
+    runs = [
+        run
+        for run in (replace(run, settings=completed(plugin, run.settings)) for run in _alike(db, spec))
+        if run.settings.keys() == configured.keys() and (seeds is None or run.seed in seeds)
+    ]
+    varied = {run.run_id: _differences(run.settings, configured) for run in runs}
     base = [run for run in runs if not varied[run.run_id]]
     rows = []
-    for setting in over or spec.settings:
+    for setting in over or configured:
         others = [run for run in runs if varied[run.run_id] == [setting]]
         if not others:
             continue
@@ -138,7 +147,7 @@ def _alike(db: Database, spec: RunSpec) -> list[RunRow]:
             and canonical(run.training) == training
             and (run.method_version, run.trainer_version) == (spec.versions["method"], spec.versions["trainer"])
         )
-        if same and run.settings.keys() == spec.settings.keys():
+        if same:
             found[run.family_id, run.seed] = run
     return list(found.values())
 

@@ -7,9 +7,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from bench.core import config
+from bench.core import config, registry, settings
 from bench.core.config import Loaded
 from bench.core.errors import BenchError
+from bench.core.specs import Training, added_to
 from bench.jobs import select
 from bench.jobs.select import DEFAULT_RECIPE, Selection
 from bench.jobs.spec import EvaluationSpec, RunSpec
@@ -122,31 +123,29 @@ def _join(parts: list[str], changes: list[str]) -> str:
 
 def _differences(made: RunSpec, stored: Mapping[str, Any]) -> list[str]:
     """`--set` changes that bring today's settings and training to the stored ones."""
-    found = [
-        f"methods.{made.method}.{name}={_value(value)}"
-        for name, value in dict(stored.get("settings") or {}).items()
-        if made.settings.get(name) != value
+    plugin = registry.load("methods", made.plugin)
+    kept, training = (dict(stored.get(name) or {}) for name in ("settings", "training"))
+    later = added_to(Training)
+    return [
+        *_changed(
+            f"methods.{made.method}", settings.completed(plugin, made.settings), settings.completed(plugin, kept)
+        ),
+        *_changed("training", later | made.training.model_dump(mode="json"), later | training),
+        *([f"data.validation={stored['validation']}"] if made.validation != stored.get("validation", 0) else []),
     ]
-    training = made.training.model_dump(mode="json")
-    found += [
-        f"training.{name}={_value(value)}"
-        for name, value in dict(stored.get("training") or {}).items()
-        if training.get(name) != value
-    ]
-    if made.validation != stored.get("validation", 0):
-        found.append(f"data.validation={stored['validation']}")
-    return found
 
 
 def _attack_changes(row: EvaluationRow, found: EvaluationSpec | None) -> list[str]:
     if found is None or found.plugin != row.plugin:
         return []
-    today = {"precision": found.precision, **found.settings}
-    return [
-        f"attacks.{row.attack}.{name}={_value(value)}"
-        for name, value in {"precision": row.precision, **row.settings}.items()
-        if today.get(name) != value
-    ]
+    plugin = registry.load("attacks", found.plugin)
+    today = {"precision": found.precision, **settings.completed(plugin, found.settings)}
+    stored = {"precision": row.precision, **settings.completed(plugin, row.settings)}
+    return _changed(f"attacks.{row.attack}", today, stored)
+
+
+def _changed(where: str, today: Mapping[str, Any], stored: Mapping[str, Any]) -> list[str]:
+    return [f"{where}.{name}={_value(value)}" for name, value in stored.items() if today.get(name) != value]
 
 
 def _value(value: Any) -> str:
