@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Literal
 
 from bench.core.errors import BenchError
 from bench.core.lazy import torch
+from bench.core.settings import added
 from bench.models.base import Model, dropout_layers
 
 if TYPE_CHECKING:
@@ -35,7 +36,7 @@ class CifarResNet(Model):
     depth: int = 20
     width: int = 16
     dropout: float = 0.0
-    shortcut: Literal["A", "B"] = "A"
+    shortcut: Literal["A", "B"] = added("A")
 
     def __post_init__(self) -> None:
         if self.depth < 8 or (self.depth - 2) % 6:
