@@ -18,6 +18,7 @@ from bench.core.files import write_json
 from bench.core.identity import short, source_digest
 from bench.core.specs import Training
 from bench.data.base import Dataset, ImageSet
+from bench.evaluation.chance import guessed
 from bench.jobs import ensembles, select
 from bench.jobs.spec import RunSpec
 from bench.jobs.workplace import Workplace
@@ -243,8 +244,9 @@ def _first_look(ensemble: Ensemble, test: ImageSet, classes: int) -> list[str]:
             right: Tensor = predictions(ensemble, test) == test.labels
     except JobError as error:
         raise BenchError(f"these weights give no finite output: {error}") from error
-    accuracy = float(right.float().mean())
-    if accuracy >= 2 / classes:
+    chance = guessed(int(right.sum()), test.labels, classes)
+    if chance is None:
         return []
-    chance = f"{100 * accuracy:.1f} % clean accuracy on {len(test)} test images, chance is {100 / classes:.1f} %"
-    return [f"{chance}: are normalisation, mapping of names, model and data set right?"]
+    accuracy = f"{100 * float(right.float().mean()):.1f} % clean accuracy on {len(test)} test images"
+    asked = "are normalisation, mapping of names, model and data set right?"
+    return [f"{accuracy}, chance is {100 * chance:.1f} %: {asked}"]
