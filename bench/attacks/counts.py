@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from typing import Any
 
 import torch
@@ -22,7 +23,7 @@ class Counts:
         self._zero_gradients = 0
         self._unmoved = 0
         self._excess = 0.0
-        self._losses: list[list[float]] = []  # per gradient call of the first restart: sum, images
+        self._losses: dict[str, list[list[float]]] = {}  # by stage, per gradient call of the first restart: sum, images
         self._distances: list[Tensor] | None = None  # [images broken, 2]: l1, l2; of attacks without a ball
 
     def add(self, problem: Problem, restart: int, *, unmoved: Tensor, far: float) -> None:
@@ -35,12 +36,15 @@ class Counts:
         self._attacked += len(problem.result)
         self._unmoved += int(unmoved)
         self._zero_gradients += int(problem.zero_gradients)
-        totals = torch.stack([total for total, _ in problem.loss_sums]).tolist() if problem.loss_sums else []
-        for index, (total, (_, images)) in enumerate(zip(totals, problem.loss_sums, strict=True)):
-            if index == len(self._losses):
-                self._losses.append([0.0, 0])
-            self._losses[index][0] += total
-            self._losses[index][1] += images
+        totals = torch.stack([total for _, total, _ in problem.loss_sums]).tolist() if problem.loss_sums else []
+        steps: Counter[str] = Counter()
+        for total, (stage, _, images) in zip(totals, problem.loss_sums, strict=True):
+            losses = self._losses.setdefault(stage, [])
+            if steps[stage] == len(losses):
+                losses.append([0.0, 0])
+            losses[steps[stage]][0] += total
+            losses[steps[stage]][1] += images
+            steps[stage] += 1
 
     def add_distances(self, change: Tensor) -> None:
         """Take the changes [b, D] of the images of one batch that were right when clean and broken by the attack."""
@@ -50,16 +54,21 @@ class Counts:
     def measurements(self) -> dict[str, Any]:
         """JSON-like: counts of the first restart, and the mean loss over the images attacked at each step.
 
+        `loss_stages` where the attack names stages: [name, steps] of each, in the order of `loss_curve`.
         `asked_in` where another precision than float32 was wanted: the one that the attack asked in.
         For attacks without a ball also `distances`: how many images broke (`broken`), and of these the mean, median,
         smallest and largest distance in `l1` and `l2` (none when no image broke).
         """
+        curves = {
+            stage: [total / images for total, images in losses if images] for stage, losses in self._losses.items()
+        }
         counts = {
             "attacked": self._attacked,
             "zero_gradients": self._zero_gradients,
             "unmoved": self._unmoved,
             "largest_excess": max(0.0, self._excess),
-            "loss_curve": [total / images for total, images in self._losses if images],
+            "loss_curve": [value for curve in curves.values() for value in curve],
+            **({"loss_stages": [[stage, len(curve)] for stage, curve in curves.items()]} if any(curves) else {}),
             **({} if self.asked_in is None else {"asked_in": self.asked_in}),
         }
         return counts if self._distances is None else {**counts, "distances": _summary(torch.cat(self._distances))}

@@ -119,7 +119,7 @@ class Problem:
         self.result = images.clone()
         self.forwards = 0
         self.backwards = 0
-        self.loss_sums: list[tuple[Tensor, int]] = []
+        self.loss_sums: list[tuple[str, Tensor, int]] = []  # stage, sum of losses, images
         self.zero_gradients = torch.zeros((), dtype=torch.int64, device=images.device)
         self._asked = False
 
@@ -133,21 +133,28 @@ class Problem:
         self.judge(x, scores, exact=self.network is self.model)
         return scores
 
-    def gradient(self, x: Tensor, loss: str | Callable[[Tensor, Tensor], Tensor] = "ce") -> Tensor:
+    def gradient(
+        self, x: Tensor, loss: str | Callable[[Tensor, Tensor], Tensor] = "ce", *, curve: bool | str = True
+    ) -> Tensor:
         """Gradient [b, C, H, W] of each image's own loss at `x`, an ascent direction; `x` counts as an iterate.
 
         Args:
             x: [b, C, H, W], rows as in `images`.
             loss: a name of `gradient_losses`, or a function (scores [b, C], labels [b]) → [b] to be ascended. A named
                 loss leads to the targets where there are any; a function has to see to that itself.
+            curve: as for `ascend`.
         """
-        return self.ask(x, loss).gradient
+        return self.ask(x, loss, curve=curve).gradient
 
-    def ask(self, x: Tensor, loss: str | Callable[[Tensor, Tensor], Tensor] = "ce", *, judged: bool = True) -> Answer:
+    def ask(
+        self, x: Tensor, loss: str | Callable[[Tensor, Tensor], Tensor] = "ce", *, judged: bool = True,
+        curve: bool | str = True,
+    ) -> Answer:  # fmt: skip
         """As `gradient`, with each image's loss and fused output, from one forward and one backward pass.
 
         Args:
             judged: whether `x` counts as an iterate, which breaks an image under `first_success`.
+            curve: as for `ascend`.
         """
         scores: Tensor | None = None
 
@@ -156,7 +163,7 @@ class Problem:
             scores = self.network(point)
             return self.loss(scores, loss)
 
-        gradient, losses = self.ascend(x, evaluate)
+        gradient, losses = self.ascend(x, evaluate, curve=curve)
         assert scores is not None
         scores = scores.detach()
         if judged:
@@ -170,14 +177,15 @@ class Problem:
         return loss(scores, self.labels)
 
     def ascend(
-        self, x: Tensor, evaluate: Callable[[Tensor], Tensor], *, passes: int = 1, curve: bool = True
+        self, x: Tensor, evaluate: Callable[[Tensor], Tensor], *, passes: int = 1, curve: bool | str = True
     ) -> tuple[Tensor, Tensor]:
         """Gradient [b, C, H, W] and values [b] of any function of the images; `x` does not count as an iterate.
 
         Args:
             evaluate: (images [b, C, H, W] that require a gradient) → [b], each image's own value.
             passes: forward and backward passes through the model that it makes for each image.
-            curve: whether the values are a step of the loss curve.
+            curve: whether the values are a step of the loss curve; a name where the attack has several stages that
+                are not to be compared (another loss, another target), of which it is a step.
         """
         with torch.enable_grad():
             point = x.detach().requires_grad_()
@@ -186,8 +194,8 @@ class Problem:
         self.forwards += passes * len(x)
         self.backwards += passes * len(x)
         values = values.detach()
-        if curve:
-            self.loss_sums.append((values.sum().double(), len(x)))
+        if curve is not False:
+            self.loss_sums.append(("" if curve is True else curve, values.sum().double(), len(x)))
         if not self._asked:
             self._asked = True
             self.zero_gradients = (gradient.flatten(1).abs().amax(1) == 0).sum()

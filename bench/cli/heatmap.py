@@ -17,9 +17,10 @@ if TYPE_CHECKING:
 @click.command("heatmap")
 @selectors
 @click.option("--population", type=click.Choice(["correct_all", "correct_both", "all"]),
-              help="Images that count; that of bench.toml unless given.")  # fmt: skip
+              help="Images that count for `misclassified`; that of bench.toml unless given.")  # fmt: skip
 @click.option("--rate", type=click.Choice(["misclassified", "definition6", "definition6_conditional"]),
-              default="misclassified", show_default=True, help="What is counted.")  # fmt: skip
+              default="misclassified", show_default=True,
+              help="What is counted; Definition 6 is a share of all images, or of those both get right.")  # fmt: skip
 @click.option("--diff", nargs=2, type=Named("methods"), metavar="A B", help="Draw the difference of two methods.")
 @click.option("-o", "--output", type=click.Path(dir_okay=False, path_type=Path),
               help="Picture to write: .png, .svg, .pdf.  [default: RESULTS/figures/transfer-DATASET.png]")  # fmt: skip
@@ -37,7 +38,7 @@ def command(
     Examples:
       bench heatmap --method trs --dataset digits
       bench heatmap --dataset digits -o figure3.pdf              every method that has a matrix
-      bench heatmap -m trs --dataset mnist --population all --rate definition6
+      bench heatmap -m trs --dataset mnist --rate definition6
       bench heatmap --diff trs ece --dataset digits              where attacks on trs transfer less
     """
     from bench.core.errors import BenchError

@@ -212,7 +212,7 @@ def _print_evaluation(row: dict[str, Any], out: Console) -> None:
 
     grid = Table.grid(padding=(0, 2))
     title = f"{row['attack']} {budget_text(row['budget_name'], row['budget'])}".strip()
-    long = ("loss_curve", "sources", "files", "images")
+    long = ("loss_curve", "loss_stages", "sources", "files", "images")
     measured = {key: value for key, value in row["measurements"].items() if key not in long}
     lines = {
         "evaluation": f"[bold]{short(row['evaluation_id'])}[/]  "

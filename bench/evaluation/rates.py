@@ -24,6 +24,11 @@ class Counts(NamedTuple):
     population: Integers
 
 
+def counted(rate: Rate, population: Population) -> Population:
+    """The images that a rate is a share of: the two of Definition 6 have their own, whatever is asked for."""
+    return {"misclassified": population, "definition6": "all", "definition6_conditional": "correct_both"}[rate]
+
+
 def transfer_rates(
     clean: Bools, missed: Bools, population: Population = "correct_all", rate: Rate = "misclassified"
 ) -> tuple[Floats, Counts]:
@@ -34,7 +39,7 @@ def transfer_rates(
         missed: [N, N+1, n], the target (second axis, last: the ensemble) misclassifies the image crafted on the source.
         population: for `misclassified`: images that every member classifies correctly when clean (`correct_all`),
             that source and target do (`correct_both`; for the last column: source and ensemble), or `all`.
-            The two other rates have a population of their own and ignore this.
+            The two other rates have a population of their own (`counted`) and ignore this.
         rate: `misclassified` (Figure 3), or `definition6`: images that source and target both classify correctly when
             clean and both misclassify when attacked, over all images (the joint probability of Definition 6), or
             `definition6_conditional`: the same over the images that both classify correctly when clean.
@@ -56,11 +61,10 @@ def transfer_rates(
     clean, missed = clean.astype(bool, copy=False), missed.astype(bool, copy=False)
 
     both = clean[:-1, None] & clean[None]
-    if rate == "misclassified":
-        hit, among = missed, _population(clean, both, population)
-    else:
+    hit, among = missed, _population(clean, both, counted(rate, population))
+    if rate != "misclassified":
         own = missed[np.arange(members), np.arange(members)]
-        hit, among = missed & own[:, None] & both, both if rate == "definition6_conditional" else np.ones_like(both)
+        hit = missed & own[:, None] & both
     counts = Counts((hit & among).sum(-1, dtype=np.int64), among.sum(-1, dtype=np.int64))
     rates = np.full(counts.hits.shape, np.nan)
     np.divide(counts.hits, counts.population, out=rates, where=counts.population > 0)

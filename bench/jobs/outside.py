@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 import uuid
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -17,7 +17,8 @@ from bench.core.errors import BenchError, JobError
 from bench.core.files import write_json
 from bench.core.identity import short, source_digest
 from bench.core.specs import Training
-from bench.data.base import ImageSet
+from bench.data.base import Dataset, ImageSet
+from bench.evaluation.chance import guessed
 from bench.jobs import ensembles, select
 from bench.jobs.spec import RunSpec
 from bench.jobs.workplace import Workplace
@@ -81,7 +82,7 @@ def adopt(given: Given, loaded: Loaded, place: Workplace) -> Path:
     def member() -> nn.Module:
         return build_member(model_plugin, model_settings, dataset=dataset, activation=given.activation)
 
-    ensemble = _ensemble(given, member, channels=dataset.shape[0])
+    ensemble = _ensemble(given, member, loaded, dataset)
     tensors = checkpoint.member_tensors(ensemble.members)
     if ensemble.weights is not None:
         tensors["fusion.weights"] = ensemble.weights
@@ -186,7 +187,7 @@ def _model(given: Given, loaded: Loaded) -> tuple[str, str, dict[str, Any], int]
     return (given.model, *select.model_spec(loaded, given.model))
 
 
-def _ensemble(given: Given, member: Any, *, channels: int) -> Ensemble:
+def _ensemble(given: Given, member: Callable[[], nn.Module], loaded: Loaded, dataset: Dataset) -> Ensemble:
     """The members with their weights, under the rule.
 
     Raises:
@@ -198,13 +199,30 @@ def _ensemble(given: Given, member: Any, *, channels: int) -> Ensemble:
         for place, state in enumerate(states):
             network = member()
             source = f"{path}, network {place + 1}" if len(states) > 1 else str(path)
-            outside.load(network.network, state, given.renaming, source)
+            try:
+                outside.load(network.get_submodule("network"), state, given.renaming, source)
+            except BenchError as error:
+                raise BenchError(f"{error}{_other_model(given, state, loaded, dataset)}") from error
             if given.mean is not None or given.std is not None or given.factory is not None:
-                network.normalise = _normalise(given, channels)
+                network.normalise = _normalise(given, dataset.shape[0])
             members.append(network)
     if given.weights is not None and len(given.weights) != len(members):
         raise BenchError(f"{len(members)} members need as many --weights, not {len(given.weights)}")
     return Ensemble(members, fusion=given.fusion, weights=given.weights)
+
+
+def _other_model(given: Given, state: outside.State, loaded: Loaded, dataset: Dataset) -> str:
+    """What to add to a refusal where the weights fit another configured model, as those of another shortcut do."""
+    for name in loaded.config.models:
+        try:
+            plugin, model_settings, _ = select.model_spec(loaded, name)
+            network = build_member(plugin, model_settings, dataset=dataset, activation=given.activation)
+            outside.load(network.get_submodule("network"), state, given.renaming, "")
+        except BenchError:
+            continue
+        told = loaded.config.models[name].description
+        return f". --model {name} does fit" + (f" ({told})" if told else "")
+    return ""
 
 
 def _normalise(given: Given, channels: int) -> Normalise:
@@ -226,8 +244,9 @@ def _first_look(ensemble: Ensemble, test: ImageSet, classes: int) -> list[str]:
             right: Tensor = predictions(ensemble, test) == test.labels
     except JobError as error:
         raise BenchError(f"these weights give no finite output: {error}") from error
-    accuracy = float(right.float().mean())
-    if accuracy >= 2 / classes:
+    chance = guessed(int(right.sum()), test.labels, classes)
+    if chance is None:
         return []
-    chance = f"{100 * accuracy:.1f} % clean accuracy on {len(test)} test images, chance is {100 / classes:.1f} %"
-    return [f"{chance}: are normalisation, mapping of names, model and data set right?"]
+    accuracy = f"{100 * float(right.float().mean()):.1f} % clean accuracy on {len(test)} test images"
+    asked = "are normalisation, mapping of names, model and data set right?"
+    return [f"{accuracy}, chance is {100 * chance:.1f} %: {asked}"]

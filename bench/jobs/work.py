@@ -15,6 +15,7 @@ from bench.core.memory import keep_freed_memory
 from bench.core.numerics import numerics
 from bench.core.progress import Progress
 from bench.data.augment import Augmentation
+from bench.evaluation.chance import guessed
 from bench.jobs.ensembles import (
     FORMAT,
     data_axes,
@@ -147,14 +148,12 @@ def _notes(trainer: Trainer, classes: int) -> list[str]:
     """What a reader of the run must know: an ensemble that did not learn, say."""
     if not trainer.curve:
         return []
-    last = trainer.curve[-1]
-    notes = []
-    if last["ensemble_accuracy"] < 2 / classes:
-        notes.append(
-            f"did not learn: accuracy {100 * last['ensemble_accuracy']:.1f} % on the {last['accuracy_on']}, "
-            f"chance is {100 / classes:.1f} %"
-        )
-    return notes
+    last, labels = trainer.curve[-1], trainer.measured_on.labels
+    chance = guessed(round(last["ensemble_accuracy"] * len(labels)), labels, classes)
+    if chance is None:
+        return []
+    accuracy = f"accuracy {100 * last['ensemble_accuracy']:.1f} % on the {last['accuracy_on']}"
+    return [f"did not learn: {accuracy}, chance is {100 * chance:.1f} %"]
 
 
 def record_failure(job: Job, place: Workplace, error: Exception, started: str, seconds: float) -> Path:

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 from bench.core.errors import BenchError
 from bench.core.lazy import torch
+from bench.core.settings import added
 from bench.models.base import Model, dropout_layers
 
 if TYPE_CHECKING:
@@ -18,24 +19,32 @@ if TYPE_CHECKING:
 class CifarResNet(Model):
     """ResNet of depth 6n+2 with widths 16-32-64 for 28 or 32 pixels (He et al. 2016, section 4.2).
 
-    Three stages of n blocks; shortcuts of option A, as in the paper: where the size halves, every second
-    pixel is taken and the new channels are zeros, no parameters. Batch normalisation after every convolution, global
-    average pooling. Convolutions start from the normal distribution of He et al. 2015 (fan out). `width` is that of
-    the first stage.
+    Three stages of n blocks. Batch normalisation after every convolution, global average pooling. Convolutions, those
+    of shortcuts too, start from N(0, √(2 / (k²·channels out))), as in the public code of TRS and DVERGE and by He et
+    al. 2015 (fan out); the rest as torch does.
+
+    Args:
+        width: that of the first stage.
+        shortcut: where size and width change. "A", He et al.'s choice for CIFAR: every second pixel, the new channels
+            are zeros, no parameters. "B", in the public code of TRS, DVERGE, FASTEN, AUTE, MORA and AdvOAP: a 1×1
+            convolution and a batch normalisation (2,752 parameters more at depth 20).
 
     Raises:
-        BenchError: the depth is not 8, 14, 20, … or the width is not positive.
+        BenchError: the depth is not 8, 14, 20, …, the width is not positive, or there is no such shortcut.
     """
 
     depth: int = 20
     width: int = 16
     dropout: float = 0.0
+    shortcut: Literal["A", "B"] = added("A")
 
     def __post_init__(self) -> None:
         if self.depth < 8 or (self.depth - 2) % 6:
             raise BenchError(f"the depth of a CIFAR ResNet is 6n+2 (8, 14, 20, 32, 44, 56, 110), not {self.depth}")
         if self.width < 1:
             raise BenchError(f"the width of a CIFAR ResNet must be 1 or more, not {self.width}")
+        if self.shortcut not in ("A", "B"):
+            raise BenchError(f"the shortcut of a CIFAR ResNet is A (padding) or B (projection), not {self.shortcut!r}")
 
     def build(self, *, shape: tuple[int, int, int], classes: int) -> nn.Module:
         """Logits [b, classes] of images [b, *shape]."""
@@ -50,7 +59,8 @@ class CifarResNet(Model):
         )
         for stage, factor in enumerate((1, 2, 4), start=1):
             into = width * max(factor // 2, 1)
-            blocks = [ResidualBlock(into, width * factor, stride=1 if stage == 1 else 2)]
+            stride = 1 if stage == 1 else 2
+            blocks = [ResidualBlock(into, width * factor, stride=stride, shortcut=self.shortcut)]
             blocks += [ResidualBlock(width * factor, width * factor) for _ in range((self.depth - 2) // 6 - 1)]
             layers[f"stage{stage}"] = nn.Sequential(*blocks)
         layers.update(pool=nn.AdaptiveAvgPool2d(1), flatten=nn.Flatten())

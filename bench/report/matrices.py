@@ -8,6 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bench.core.config import Loaded
+from bench.core.errors import BenchError
 from bench.core.precision import USUAL, Precision, titled
 from bench.evaluation import rates
 from bench.jobs import select
@@ -27,7 +28,8 @@ class Matrix:
     run: RunSpec
     budget_name: str
     budget: float
-    population: str
+    population: rates.Population
+    """Whose share the rates are; that of the rate where it has its own."""
     rate: str
     seeds: tuple[int, ...]
     attack: str
@@ -66,7 +68,12 @@ def matrices(
 
     `targeted`: those where a target counts that outputs the class the images were led to; by default as the suite of
     the selection has it.
+
+    Raises:
+        BenchError: `population` is not the rate's own.
     """
+    if population and rates.counted(rate, population) != population:
+        raise BenchError(f"{rate} is a share of population {rates.counted(rate, population)}, not of {population}")
     if targeted is None:
         suite = None if selection.attack else loaded.config.suites[select.suite_name(loaded, selection)]
         targeted = suite is not None and suite.matrix == "targeted"
@@ -99,7 +106,7 @@ def matrices(
                 run=run,
                 budget_name=spec.budget_name,
                 budget=spec.budget,
-                population=population,
+                population=rates.counted(rate, population),
                 rate="output as the target class" if targeted and rate == "misclassified" else rate,
                 seeds=tuple(row.seed for row in rows),
                 attack=titled(f"{attack} led to random classes" if targeted else attack, spec.precision),

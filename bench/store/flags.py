@@ -206,9 +206,11 @@ def _of_one(row: EvaluationRow) -> Iterator[tuple[str, str]]:
             count = part.get(key) or 0
             if row.budget and attacked and count > SHARE * attacked:
                 yield name, f"{place}{count} of {attacked} attacked images"
-        rise = _rise(row, curve)
-        if rise:
-            yield "still-rising", place + rise
+        for stage, values in _stages(part, curve):
+            rise = _rise(row, values)
+            if rise:
+                yield "still-rising", place + stage + rise
+                break
 
 
 def _parts(row: EvaluationRow) -> list[tuple[str, Mapping[str, Any]]]:
@@ -216,6 +218,14 @@ def _parts(row: EvaluationRow) -> list[tuple[str, Mapping[str, Any]]]:
     if row.kind == "transfer":
         return [(f"member {part['source'] + 1}: ", part) for part in row.measurements.get("sources", [])]
     return [("", row.measurements)] if row.kind == "attack" else []
+
+
+def _stages(part: Mapping[str, Any], curve: Sequence[float]) -> Iterator[tuple[str, Sequence[float]]]:
+    """The loss curve of each stage of an attack, with words that name it; most have one, and so have older records."""
+    start = 0
+    for name, steps in part.get("loss_stages") or [("", len(curve))]:
+        yield f"{name}: " if name else "", curve[start : start + steps]
+        start += steps
 
 
 def _first_bad(curve: Sequence[Any]) -> int:

@@ -77,7 +77,8 @@ class Trainer:
         self._phase = 0
         self._restored: dict[str, Any] | None = None
         self._continues = False
-        self._measured_on = validation if validation is not None else _sample(images)
+        self.measured_on = validation if validation is not None else _sample(images)
+        """The images that the curve's accuracies are of."""
         self._measured_name = "validation" if validation is not None else "training sample"
         if folder is not None:
             self._restore(folder / "checkpoint.safetensors")
@@ -220,13 +221,13 @@ class Trainer:
         """Clean accuracy of each member trained so far and of their ensemble on the measured sample, as shares."""
         ensemble = self.ensemble.part(sorted(self._trained)).eval()
         right = torch.zeros(len(ensemble.members) + 1)
-        for start in range(0, len(self._measured_on), 500):
+        for start in range(0, len(self.measured_on), 500):
             part = slice(start, start + 500)
-            labels = self._measured_on.labels[part]
-            logits = ensemble.member_logits(self._measured_on.floats(part))
+            labels = self.measured_on.labels[part]
+            logits = ensemble.member_logits(self.measured_on.floats(part))
             outputs = [*logits, ensemble.fuse(logits)]
             right += torch.stack([(output.argmax(1) == labels).sum().cpu() for output in outputs])
-        shares = (right / len(self._measured_on)).tolist()
+        shares = (right / len(self.measured_on)).tolist()
         return {
             "member_accuracy": shares[:-1],
             "ensemble_accuracy": shares[-1],

@@ -14,6 +14,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from bench.cli.main import cli
+from bench.models.build import model_plugin
 
 State = dict[str, Tensor]
 
@@ -251,6 +252,21 @@ def test_mistakes_are_told_in_one_line_and_nothing_is_written(
     assert "a configured method already" in fault(*model, "--name", "trs", file=good)
     assert "unknown model 'digit_cnn'; did you mean digits_cnn" in fault("--model", "digit_cnn", file=good)
     assert not list(results.glob("runs/*"))
+
+
+@pytest.mark.parametrize(("given", "model", "fitting"), [("A", "resnet8", "resnet8a"), ("B", "resnet8a", "resnet8")])
+@pytest.mark.parametrize("order", [[], ["--by-order"]])
+def test_weights_of_the_other_shortcut_are_told_which_model_they_are(
+    tmp_path: Path, given: str, model: str, fitting: str, order: list[str]
+) -> None:
+    network = model_plugin("resnet", {"depth": 8, "shortcut": given}).build(shape=(1, 8, 8), classes=10)
+    torch.save(network.state_dict(), tmp_path / "a.pth")
+    told = refused(
+        evaluate(tmp_path / "results", [tmp_path / "a.pth"], "--model", model, "--name", "x", *order, ok=False)
+    )
+    assert "does not fit the model" in told
+    assert f"--model {fitting} does fit" in told
+    assert not list((tmp_path / "results").glob("runs/*"))
 
 
 def test_one_name_stands_for_one_ensemble_a_seed(trained: tuple[Path, list[State]], tmp_path: Path) -> None:

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import pytest
 from exchanged import attack, spec
 from pydantic import ValidationError
 
+from bench.core import config
+from bench.jobs import select
+from bench.jobs.select import Selection
 from bench.jobs.spec import EvaluationSpec, Job, RunSpec
 
 
@@ -73,3 +77,16 @@ def test_a_record_of_nothing_is_refused(run: RunSpec) -> None:
         EvaluationSpec.readings({**record, "kind": "guess"}, run)
     with pytest.raises(KeyError):
         EvaluationSpec.readings({}, run)
+
+
+@pytest.mark.parametrize("name", ["resnet8", "resnet20"])
+@pytest.mark.parametrize("dataset", ["mnist", "cifar10"])
+def test_padded_networks_keep_their_ids_under_the_names_that_they_have_now(name: str, dataset: str) -> None:
+    releases = Path(__file__).parents[1] / "releases"
+    first, now = config.load(releases / "first.toml"), config.load(config.defaults("bench.toml"))
+
+    def run_id(loaded: config.Loaded, model: str) -> str:
+        return select.run_spec(loaded, Selection(dataset=dataset, model=model), "ece", 0).run_id
+
+    assert run_id(now, f"{name}a") == run_id(first, name)
+    assert run_id(now, name) != run_id(first, name)

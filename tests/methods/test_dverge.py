@@ -18,7 +18,8 @@ from bench.models.resnet import CifarResNet
 NETWORKS = {
     "digits_cnn": (DigitsCNN(), (1, 8, 8)),
     "lenet": (LeNet(), (1, 28, 28)),
-    "resnet": (CifarResNet(depth=8, width=4), (3, 16, 16)),
+    "resnet": (CifarResNet(depth=8, width=4, shortcut="B"), (3, 16, 16)),
+    "resnet_a": (CifarResNet(depth=8, width=4), (3, 16, 16)),
 }
 
 
@@ -97,8 +98,9 @@ def test_features_at_is_what_a_whole_pass_captures(name):
         features_at(member, "relu1x", images)
 
 
-def test_the_search_moves_running_statistics_up_to_its_layer_only():
-    member, images, targets = network("resnet")
+@pytest.mark.parametrize("name", ["resnet", "resnet_a"])
+def test_the_search_moves_running_statistics_up_to_its_layer_only(name):
+    member, images, targets = network(name)
     kept = {name: buffer.clone() for name, buffer in member.named_buffers() if name.endswith("running_mean")}
     Dverge(eps=0.1).distil(member, "stage2.0.relu1", images, targets)
     moved = {name for name, buffer in member.named_buffers() if name in kept and not torch.equal(buffer, kept[name])}

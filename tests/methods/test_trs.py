@@ -86,6 +86,10 @@ def cnn() -> nn.Module:
 
 
 def resnet() -> nn.Module:
+    return CifarResNet(depth=8, width=4, shortcut="B").build(shape=(3, 16, 16), classes=10)
+
+
+def padded_resnet() -> nn.Module:
     return CifarResNet(depth=8, width=4).build(shape=(3, 16, 16), classes=10)
 
 
@@ -270,7 +274,10 @@ def authors_step(
 
 
 @pytest.mark.parametrize("epoch", [0, 7])
-@pytest.mark.parametrize(("build", "shape", "size"), [(resnet, (3, 16, 16), 12), (cnn, (1, 8, 8), 13)])
+@pytest.mark.parametrize(
+    ("build", "shape", "size"),
+    [(resnet, (3, 16, 16), 12), (padded_resnet, (3, 16, 16), 12), (cnn, (1, 8, 8), 13)],
+)
 def test_official_terms_equal_the_authors_code(build, shape, size, epoch):
     method = configured("trs_official", "cifar10" if shape[0] == 3 else "mnist")
     nets = networks(build, 3)
@@ -292,7 +299,7 @@ def test_official_terms_equal_the_authors_code(build, shape, size, epoch):
     for got, want in zip([b for n in nets for b in n.buffers()], [b for n in theirs for b in n.buffers()], strict=True):
         assert torch.allclose(got, want)
     if build is resnet:
-        assert int(nets[0].bn.num_batches_tracked) == 8
+        assert int(nets[0].bn.num_batches_tracked) == int(nets[0].stage2[0].shortcut.bn.num_batches_tracked) == 8
 
 
 def test_the_official_norm_term_is_divided_by_the_square_of_the_batch_size():

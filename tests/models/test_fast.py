@@ -18,11 +18,15 @@ from bench.models.build import build_member
 from bench.models.ensemble import Ensemble
 from bench.models.fast import fast_copy
 
+SHORTCUTS = pytest.mark.parametrize("shortcut", ["A", "B"])
 
-def test_the_copy_is_the_same_function_without_batch_normalisation() -> None:
+
+@SHORTCUTS
+def test_the_copy_is_the_same_function_without_batch_normalisation(shortcut: str) -> None:
     dataset = registry.load("datasets", "cifar10")()
     torch.manual_seed(0)
-    ensemble = Ensemble([build_member("resnet", {"depth": 8}, dataset=dataset) for _ in range(2)])
+    settings = {"depth": 8, "shortcut": shortcut}
+    ensemble = Ensemble([build_member("resnet", settings, dataset=dataset) for _ in range(2)])
     images = torch.rand(30, 3, 32, 32)
     with torch.no_grad():
         for _ in range(3):
@@ -101,10 +105,11 @@ def test_the_network_itself_judges_what_the_copy_finds(digits_ensemble: Ensemble
         assert torch.equal(found.robust, usual.robust)
 
 
-def test_a_copy_in_bfloat16_sees_changes_below_the_coarseness_of_its_pixels() -> None:
+@SHORTCUTS
+def test_a_copy_in_bfloat16_sees_changes_below_the_coarseness_of_its_pixels(shortcut: str) -> None:
     dataset = registry.load("datasets", "cifar10")()
     torch.manual_seed(0)
-    member = build_member("resnet", {"depth": 8}, dataset=dataset).eval()
+    member = build_member("resnet", {"depth": 8, "shortcut": shortcut}, dataset=dataset).eval()
     images = torch.rand(8, 3, 32, 32) * 0.1 + 0.85
     made = fast_copy(member, images, precision="bfloat16")
     assert made is not None

@@ -12,6 +12,8 @@ from bench.data.vision import CIFAR10, MNIST
 from bench.models.build import build_member
 from bench.models.features import capture, pre_activation_points
 
+SHORTCUTS = pytest.mark.parametrize("shortcut", ["A", "B"])
+
 
 class Twice(nn.Module):
     """One in-place activation used twice, and a GELU."""
@@ -26,8 +28,9 @@ class Twice(nn.Module):
         return self.three(self.gelu(x) * self.gate(x))
 
 
-def test_resnet_points_are_the_stem_and_two_a_block_in_order():
-    member = build_member("resnet", {}, dataset=CIFAR10())
+@SHORTCUTS
+def test_resnet_points_are_the_stem_and_two_a_block_in_order(shortcut):
+    member = build_member("resnet", {"shortcut": shortcut}, dataset=CIFAR10())
     points = pre_activation_points(member, (3, 32, 32))
     blocks = [f"network.stage{s}.{b}.relu{r}" for s in (1, 2, 3) for b in range(3) for r in (1, 2)]
     assert points == ["network.relu", *blocks, "logits"]
@@ -39,8 +42,9 @@ def test_lenet_and_digits_cnn_points_follow_convolutions_and_linear_layers():
         assert points == [*(f"network.relu{i}" for i in (1, 2, 3)), "logits"]
 
 
-def test_resnet_features_equal_a_pass_by_hand():
-    member = build_member("resnet", {"depth": 8}, dataset=CIFAR10())
+@SHORTCUTS
+def test_resnet_features_equal_a_pass_by_hand(shortcut):
+    member = build_member("resnet", {"depth": 8, "shortcut": shortcut}, dataset=CIFAR10())
     x = torch.rand(4, 3, 32, 32)
     network = member.network
     with torch.no_grad():
@@ -57,7 +61,10 @@ def test_resnet_features_equal_a_pass_by_hand():
             block = getattr(network, f"stage{stage}")[0]
             inner = block.bn1(block.conv1(hidden))
             short = hidden
-            if stage > 1:
+            if stage > 1 and shortcut == "B":
+                weight = block.shortcut.conv.weight[:, :, 0, 0]
+                short = block.shortcut.bn(torch.einsum("oc,bchw->bohw", weight, hidden[:, :, ::2, ::2]))
+            elif stage > 1:
                 padding = torch.zeros(4, hidden.shape[1] // 2, hidden.shape[2] // 2, hidden.shape[3] // 2)
                 short = torch.cat([padding, hidden[:, :, ::2, ::2], padding], dim=1)
             total = block.bn2(block.conv2(inner.clamp(min=0))) + short

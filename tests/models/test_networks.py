@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import pytest
 import torch
 from torch import nn
@@ -16,16 +18,21 @@ from bench.models.residual import ResidualBlock
 DATASETS = [Digits, MNIST, FashionMNIST, CIFAR10, CIFAR100]
 
 
+PADDED, PROJECTED = ("resnet", {}), ("resnet", {"shortcut": "B"})
+NETWORKS = [("digits_cnn", {}), ("lenet", {}), PADDED, PROJECTED]
+EVERY = [*NETWORKS, ("timm/resnet18", {})]
+
+
 def weights(module: nn.Module) -> int:
     return sum(parameter.numel() for parameter in module.parameters())
 
 
 @pytest.mark.parametrize("dataset", DATASETS)
-@pytest.mark.parametrize("model", ["digits_cnn", "lenet", "resnet"])
-def test_members_give_one_logit_a_class(model, dataset):
+@pytest.mark.parametrize(("model", "settings"), NETWORKS)
+def test_members_give_one_logit_a_class(model, settings, dataset):
     if model == "lenet" and dataset is Digits:
         pytest.skip("not for this model: LeNet needs 16 pixels, see below")
-    member = build_member(model, {}, dataset=dataset())
+    member = build_member(model, settings, dataset=dataset())
     x = torch.rand(3, *dataset.shape)
     logits = member(x)
     assert logits.shape == (3, dataset.classes)
@@ -34,9 +41,9 @@ def test_members_give_one_logit_a_class(model, dataset):
     assert all(parameter.grad is not None and parameter.grad.isfinite().all() for parameter in member.parameters())
 
 
-@pytest.mark.parametrize("model", ["digits_cnn", "lenet", "resnet", "timm/resnet18"])
-def test_every_relu_is_a_module_of_its_own_and_not_in_place(model):
-    member = build_member(model, {}, dataset=CIFAR10())
+@pytest.mark.parametrize(("model", "settings"), EVERY)
+def test_every_relu_is_a_module_of_its_own_and_not_in_place(model, settings):
+    member = build_member(model, settings, dataset=CIFAR10())
     named = [name for name, part in member.named_modules(remove_duplicate=False) if isinstance(part, nn.ReLU)]
     relus = [part for part in member.modules() if isinstance(part, nn.ReLU)]
     assert len(named) == len(relus) > 0
@@ -52,8 +59,54 @@ def test_resnet_20_has_the_papers_number_of_parameters():
         assert len(convolutions) + 1 == depth  # and the linear layer
 
 
-def test_resnet_shrinks_and_widens_as_the_paper_says():
-    network = model_plugin("resnet", {}).build(shape=(3, 32, 32), classes=10)
+@pytest.mark.parametrize(("channels", "classes"), [(3, 10), (1, 10), (3, 100)])
+def test_projections_stand_where_size_and_width_change_and_have_the_public_codes_number_of_parameters(
+    channels, classes
+):
+    padded, projected = (
+        model_plugin(*model).build(shape=(channels, 32, 32), classes=classes) for model in (PADDED, PROJECTED)
+    )
+    assert weights(projected) - weights(padded) == 2_752
+    added = {name: tuple(t.shape) for name, t in projected.named_parameters() if name not in padded.state_dict()}
+    assert added == {
+        "stage2.0.shortcut.conv.weight": (32, 16, 1, 1), "stage2.0.shortcut.bn.weight": (32,),
+        "stage2.0.shortcut.bn.bias": (32,), "stage3.0.shortcut.conv.weight": (64, 32, 1, 1),
+        "stage3.0.shortcut.bn.weight": (64,), "stage3.0.shortcut.bn.bias": (64,),
+    }  # fmt: skip
+    # The public files have them behind the block's second normalisation; `--by-order` takes tensors as they come.
+    names = list(projected.state_dict())
+    assert names.index("stage2.0.shortcut.conv.weight") == names.index("stage2.0.bn2.num_batches_tracked") + 1
+
+
+def test_the_projection_is_a_strided_mix_of_channels_then_batch_normalisation():
+    block = ResidualBlock(2, 4, stride=2, shortcut="B").double()
+    x = torch.rand(3, 2, 6, 6, dtype=torch.float64)
+    mixed = torch.einsum("oc,bchw->bohw", block.shortcut.conv.weight[:, :, 0, 0], x[:, :, ::2, ::2])
+    mean, variance = mixed.mean((0, 2, 3), keepdim=True), mixed.var((0, 2, 3), keepdim=True, unbiased=False)
+    assert torch.allclose(block.shortcut(x), (mixed - mean) / (variance + 1e-5).sqrt())
+
+
+@pytest.mark.parametrize("settings", [{}, {"shortcut": "B"}])
+def test_resnet_weights_start_as_in_the_public_code(settings):
+    torch.manual_seed(0)
+    network = model_plugin("resnet", {"width": 64, **settings}).build(shape=(3, 32, 32), classes=10)
+    for name, part in network.named_modules():
+        if isinstance(part, nn.Conv2d):
+            spread = math.sqrt(2 / (part.kernel_size[0] * part.kernel_size[1] * part.out_channels))
+            few = 5 / math.sqrt(part.weight.numel())  # five standard errors
+            assert float(part.weight.detach().std() / spread) == pytest.approx(1, abs=few), name
+            assert abs(float(part.weight.detach().mean() / spread)) < few, name
+            assert float(part.weight.detach().abs().max()) > 2.5 * spread, name  # a normal distribution, no uniform one
+        if isinstance(part, nn.BatchNorm2d):
+            assert bool((part.weight == 1).all() and (part.bias == 0).all()), name
+    linear = network.linear
+    bound = 1 / math.sqrt(linear.in_features)
+    assert 0.99 * bound < float(linear.weight.detach().abs().max()) <= bound
+
+
+@pytest.mark.parametrize("settings", [{}, {"shortcut": "B"}])
+def test_resnet_shrinks_and_widens_as_the_paper_says(settings):
+    network = model_plugin("resnet", settings).build(shape=(3, 32, 32), classes=10)
     x = torch.rand(2, 3, 32, 32)
     sizes = {}
     for name, part in network.named_children():
@@ -77,6 +130,11 @@ def test_depths_that_are_not_6n_plus_2_are_refused(depth):
         model_plugin("resnet", {"depth": depth})
 
 
+def test_other_shortcuts_are_refused():
+    with pytest.raises(BenchError, match=r"A \(padding\) or B \(projection\), not 'C'"):
+        model_plugin("resnet", {"shortcut": "C"})
+
+
 @pytest.mark.parametrize(("shape", "inner"), [((1, 28, 28), 4 * 4), ((3, 32, 32), 5 * 5)])
 def test_lenet_has_the_size_of_its_closed_form(shape, inner):
     network = model_plugin("lenet", {}).build(shape=shape, classes=10)
@@ -94,12 +152,12 @@ def test_digits_cnn_has_the_size_it_states_and_no_batch_normalisation():
     assert not any("Norm" in type(part).__name__ for part in network.modules())
 
 
-@pytest.mark.parametrize("model", ["digits_cnn", "lenet", "resnet", "timm/resnet18"])
-def test_dropout_stands_before_the_last_layer_and_renames_nothing(model):
+@pytest.mark.parametrize(("model", "settings"), EVERY)
+def test_dropout_stands_before_the_last_layer_and_renames_nothing(model, settings):
     torch.manual_seed(0)
-    plain = build_member(model, {}, dataset=CIFAR10()).eval()
+    plain = build_member(model, settings, dataset=CIFAR10()).eval()
     torch.manual_seed(0)
-    dropping = build_member(model, {"dropout": 0.5}, dataset=CIFAR10()).eval()
+    dropping = build_member(model, {"dropout": 0.5, **settings}, dataset=CIFAR10()).eval()
     assert plain.state_dict().keys() == dropping.state_dict().keys()
     x = torch.rand(2, 3, 32, 32)
     assert torch.equal(plain(x), dropping(x))
@@ -148,12 +206,12 @@ def test_unknown_models_settings_and_activations_get_the_nearest_name():
         build_member("lenet", {}, dataset=MNIST(), activation="leaky")
 
 
-@pytest.mark.parametrize("model", ["digits_cnn", "lenet", "resnet", "timm/resnet18"])
-def test_leaky_relu_takes_the_place_of_every_relu_and_nothing_else_changes(model):
+@pytest.mark.parametrize(("model", "settings"), EVERY)
+def test_leaky_relu_takes_the_place_of_every_relu_and_nothing_else_changes(model, settings):
     torch.manual_seed(0)
-    plain = build_member(model, {}, dataset=CIFAR10())
+    plain = build_member(model, settings, dataset=CIFAR10())
     torch.manual_seed(0)
-    leaky = build_member(model, {}, dataset=CIFAR10(), activation="leaky_relu")
+    leaky = build_member(model, settings, dataset=CIFAR10(), activation="leaky_relu")
     places = {name for name, part in plain.named_modules() if isinstance(part, nn.ReLU)}
     assert {name for name, part in leaky.named_modules() if isinstance(part, nn.LeakyReLU)} == places
     assert not any(isinstance(part, nn.ReLU) for part in leaky.modules())

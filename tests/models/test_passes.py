@@ -14,9 +14,11 @@ from bench.models import kernels, passes
 from bench.models.lenet import LeNet
 from bench.models.normalise import Normalise
 from bench.models.passes import fast_passes, fit_for_channels_last, passes_on
+from bench.models.residual import Shortcut
 from bench.models.resnet import CifarResNet
 from bench.training.gradients import coupled, loss_and_gradient
 
+SHORTCUTS = pytest.mark.parametrize("shortcut", ["A", "B"])
 SHAPES = {"grey": 1, "colour": 3, "features": 6}
 
 
@@ -62,9 +64,10 @@ def test_two_derivatives_and_statistics_equal_torchs(
         assert torch.allclose(mine, theirs, rtol=1e-10, atol=1e-12)
 
 
-def test_parameter_gradients_with_the_channels_last_equal_torchs() -> None:
+@SHORTCUTS
+def test_parameter_gradients_with_the_channels_last_equal_torchs(shortcut: Shortcut) -> None:
     torch.manual_seed(4)
-    net = CifarResNet(depth=8, width=4).build(shape=(3, 16, 16), classes=10).double().train()
+    net = CifarResNet(depth=8, width=4, shortcut=shortcut).build(shape=(3, 16, 16), classes=10).double().train()
     x, y = images(5, 3, 16, 16), torch.arange(5)
     expected = torch.autograd.grad(functional.cross_entropy(net(x), y), list(net.parameters()))
     with passes_on([net]):
@@ -73,9 +76,10 @@ def test_parameter_gradients_with_the_channels_last_equal_torchs() -> None:
         assert torch.allclose(mine, theirs, rtol=1e-9, atol=1e-12)
 
 
-def test_two_derivatives_of_a_resnet_equal_torchs(monkeypatch: pytest.MonkeyPatch) -> None:
+@SHORTCUTS
+def test_two_derivatives_of_a_resnet_equal_torchs(shortcut: Shortcut, monkeypatch: pytest.MonkeyPatch) -> None:
     torch.manual_seed(4)
-    net = CifarResNet(depth=8, width=4).build(shape=(3, 16, 16), classes=10).double().train()
+    net = CifarResNet(depth=8, width=4, shortcut=shortcut).build(shape=(3, 16, 16), classes=10).double().train()
     assert fit_for_channels_last(net)
     x, y = images(5, 3, 16, 16), torch.arange(5)
     expected = by_torch(copy.deepcopy(net), x, y, monkeypatch)
@@ -127,10 +131,10 @@ def test_pooling_takes_the_same_pixel_where_several_are_largest(settings: dict[s
     assert torch.equal(*(torch.autograd.grad((out * weights).sum(), x)[0] for out in (made, plain)))
 
 
-@pytest.mark.parametrize("model", ["lenet", "resnet"])
+@pytest.mark.parametrize("model", ["lenet", "A", "B"])
 def test_a_forward_pass_that_is_differentiated_twice_is_torchs(model: str) -> None:
     torch.manual_seed(4)
-    plugin = LeNet() if model == "lenet" else CifarResNet(depth=8, width=8)
+    plugin = LeNet() if model == "lenet" else CifarResNet(depth=8, width=8, shortcut="A" if model == "A" else "B")
     shape = (1, 28, 28) if model == "lenet" else (3, 16, 16)
     net = plugin.build(shape=shape, classes=10).train()
     x, y = images(5, *shape).float(), torch.arange(5)
@@ -141,9 +145,12 @@ def test_a_forward_pass_that_is_differentiated_twice_is_torchs(model: str) -> No
     assert mine == (theirs if model == "lenet" else pytest.approx(theirs, rel=1e-5))
 
 
-def test_a_resnet_differentiated_twice_keeps_the_channels_last(monkeypatch: pytest.MonkeyPatch) -> None:
+@SHORTCUTS
+def test_a_resnet_differentiated_twice_keeps_the_channels_last(
+    shortcut: Shortcut, monkeypatch: pytest.MonkeyPatch
+) -> None:
     torch.manual_seed(4)
-    net = CifarResNet(depth=8, width=8).build(shape=(3, 16, 16), classes=10).train()
+    net = CifarResNet(depth=8, width=8, shortcut=shortcut).build(shape=(3, 16, 16), classes=10).train()
     layouts: list[tuple[bool, ...]] = []
     kernel = torch.ops.aten.threshold_backward
 

@@ -66,8 +66,32 @@ def test_the_difference_is_first_minus_second(
 
 
 @pytest.mark.parametrize(
+    ("rate", "population"),
+    [("misclassified", "correct_all"), ("definition6", "all"), ("definition6_conditional", "correct_both")],
+)
+def test_heading_and_csv_name_the_images_that_count(
+    small_results: Path, on_small: Callable[..., str], tmp_path: Path, rate: str, population: str
+) -> None:
+    told = on_small("heatmap", "--rate", rate, "-o", tmp_path / "h.svg")
+    assert f"population {population}, " in " ".join(told.split())
+    assert f"population {population};" in (tmp_path / "h.svg").read_text()
+    with (tmp_path / "h.csv").open(newline="", encoding="utf-8") as file:
+        rows = list(csv.DictReader(file))
+    assert {row["population"] for row in rows} == {population}
+    counts = {int(row["images"]) for row in rows if row["method"] == "ece"}
+    clean = [
+        np.array([from_text(line["bits"], record["n"]) for line in record["clean_rows"]])
+        for record in map(json.loads, (path.read_text() for path in small_results.glob("runs/*/evaluations/*.json")))
+        if record["kind"] == "transfer"
+    ]
+    images = clean[0].shape[1]
+    assert counts == {2 * images} if rate == "definition6" else max(counts) < 2 * images  # two seeds
+
+
+@pytest.mark.parametrize(
     ("arguments", "told"),
     [
+        (("--rate", "definition6", "--population", "correct_all"), "a share of population all, not of correct_all"),
         (("--diff", "ece", "ece"), "with itself"),
         (("--diff", "ece", "trs"), "of trs with these selectors; `bench run --method trs"),
         (("--diff", "ece", "cos_only", "-m", "trs"), "leave --method out"),

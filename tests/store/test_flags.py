@@ -4,15 +4,20 @@ from __future__ import annotations
 
 import copy
 import json
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import pytest
+import torch
 from click.testing import CliRunner
 from torch import Tensor, nn
 
+from bench.attacks.base import Attack
 from bench.attacks.fgsm import FGSM
 from bench.attacks.iterative import PGD
+from bench.attacks.judge import attack_images
+from bench.attacks.problem import Problem
 from bench.cli.main import cli
 from bench.evaluation import measure
 from bench.models.ensemble import Ensemble
@@ -76,6 +81,65 @@ def test_flags_of_one_result(flag: str, bad: dict[str, Any], good: dict[str, Any
     (found,) = flags.find([row(**of_member, measurements={"sources": sources})]).values()
     assert [item.flag.id for item in found] == [flag]
     assert found[0].evidence.startswith("member 2: ")
+
+
+def test_each_stage_of_an_attack_rises_by_itself() -> None:
+    flat, rising = [1.0 - 0.5**step for step in range(30)], [0.1 * step for step in range(30)]
+    nine = [[f"target {k}", 30] for k in range(1, 10)]
+    assert raised(row(measurements=measured(loss_curve=9 * flat))) == [{"still-rising"}]  # a tenth is a whole stage
+    assert raised(row(measurements=measured(loss_curve=9 * flat, loss_stages=nine))) == [set()]
+    stages = nine[:2]
+    (found,) = flags.find([row(measurements=measured(loss_curve=flat + rising, loss_stages=stages))]).values()
+    assert [item.flag.id for item in found] == ["still-rising"]
+    assert found[0].evidence.startswith("target 2: mean loss 2.55 → 2.85 over the last 3 of 30 steps")
+    (found,) = flags.find([row(measurements=measured(loss_curve=rising + flat, loss_stages=stages))]).values()
+    assert found[0].evidence.startswith("target 1: mean loss 2.55")
+
+
+@dataclass(frozen=True, kw_only=True)
+class NineTargets(Attack):
+    """A plug-in: towards each other class in turn, the least likely first."""
+
+    iterative: ClassVar[bool] = True
+
+    steps: int = 30
+    rel_step: float = 0.1
+    told_apart: bool = True
+
+    def run(self, problem: Problem) -> Tensor:
+        others = problem.scores(problem.images).scatter(1, problem.labels[:, None], torch.inf)
+        order = others.argsort(1)  # the label comes last
+        x = problem.images
+        for rank in range(9):
+            target, name = order[:, rank : rank + 1], f"target {rank + 1}" if self.told_apart else True
+
+            def margin(scores: Tensor, labels: Tensor, target: Tensor = target) -> Tensor:
+                return (scores.gather(1, target) - scores.gather(1, labels[:, None]))[:, 0]
+
+            x = problem.images
+            for step in range(self.steps):
+                ask = problem.gradient if step % 2 else lambda *of, **how: problem.ask(*of, **how).gradient
+                x = problem.project(x + self.rel_step * problem.budget * ask(x, margin, curve=name).sign())
+        return x
+
+
+def test_an_attack_of_nine_targets_has_nine_curves_and_does_not_seem_to_rise(
+    digits_ensemble: Ensemble, digits: Any
+) -> None:
+    images = digits.test.take(slice(0, 30))
+
+    def evaluated(attack: NineTargets) -> EvaluationRow:
+        outcome = attack_images(attack, digits_ensemble, images, budget=0.05, stop="last", batch_size=11)
+        settings = {"steps": attack.steps, "rel_step": attack.rel_step}
+        return row(settings=settings, measurements=json.loads(json.dumps(outcome.measurements)))
+
+    together, apart = evaluated(NineTargets(told_apart=False)), evaluated(NineTargets())
+    assert raised(together) == [{"still-rising"}]
+    assert raised(apart) == [set()]
+    assert apart.measurements["loss_stages"] == [[f"target {k}", 30] for k in range(1, 10)]
+    assert "loss_stages" not in together.measurements  # records of one stage are as they always were
+    assert apart.measurements["loss_curve"] == pytest.approx(together.measurements["loss_curve"])
+    assert len(apart.measurements["loss_curve"]) == 9 * 30
 
 
 def test_bim_may_rise_to_its_last_step_and_distance_attacks_have_no_rise() -> None:

@@ -32,7 +32,7 @@ POPULATIONS = {
     "correct_both": "images that source and target get right",
     "all": "all images",
 }
-LONG = {"loss_curve", "sources"}  # measurements drawn or shown elsewhere
+LONG = {"loss_curve", "loss_stages", "sources"}  # measurements drawn or shown elsewhere
 
 
 @dataclass(frozen=True)
