@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from hypothesis import settings
 
-MAY_BE_MISSING = ("BENCH_DATA", "GPU", "not for this model")
+MAY_BE_MISSING = ("BENCH_DATA", "GPU", "not for this model", "needs root")
 
 # Shared machines stall: a slow example says nothing about the code.
 settings.register_profile("bench", deadline=None)

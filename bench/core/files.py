@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import json
 import os
+import shutil
+import stat
 import tempfile
+import uuid
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -14,24 +18,64 @@ from bench.core.errors import BenchError
 
 
 @contextlib.contextmanager
-def atomic(path: Path) -> Iterator[Path]:
+def atomic(path: Path, *, synced: bool = True) -> Iterator[Path]:
     """Yield a temporary path beside `path`; when the block ends well it is synced and renamed to `path`.
 
-    A block that raises leaves `path` as it was. A process killed in between leaves a `.tmp` file at most.
+    A link stays one: the file it leads to is replaced. A file that is replaced keeps its mode, a new one gets what the
+    umask leaves. What is no file (a device, a FIFO, `/dev/stdout`) is never replaced but written to. A block that
+    raises leaves `path` as it was; a process killed in between leaves a `.tmp` file at most.
+
+    Args:
+        synced: whether it is to survive a power failure; without, it is whole or absent after a kill only.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".tmp")
-    os.close(handle)
-    temporary = Path(name)
     try:
+        mode = path.stat().st_mode
+    except FileNotFoundError:
+        mode = None
+    if mode is not None and not stat.S_ISREG(mode):
+        with _through(path) as temporary:
+            yield temporary
+        return
+    target = Path(os.path.realpath(path))
+    target.parent.mkdir(parents=True, exist_ok=True)
+    temporary = draft(target)
+    try:
+        os.close(os.open(temporary, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o666))
+        mode = temporary.stat().st_mode if mode is None else mode
         yield temporary
-        with temporary.open("rb") as file:
-            os.fsync(file.fileno())
-        temporary.chmod(0o644)
-        temporary.replace(path)
-        _sync_folder(path.parent)
+        if synced:
+            with temporary.open("rb") as file:
+                os.fsync(file.fileno())
+        temporary.chmod(stat.S_IMODE(mode))  # some libraries put a file of their own in its place
+        temporary.replace(target)
+        if synced:
+            sync_folder(target.parent)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def draft(path: Path) -> Path:
+    """A name beside `path` for what is being written and nobody reads; `bench db gc` knows it."""
+    return path.with_name(f".{path.name[:200]}.{uuid.uuid4().hex[:8]}.tmp")
+
+
+@contextlib.contextmanager
+def _through(path: Path) -> Iterator[Path]:
+    """A temporary file elsewhere; its content is written to `path`, which is no file."""
+    if path.is_dir():
+        raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(path))
+    with tempfile.TemporaryDirectory() as folder:
+        temporary = Path(folder) / "content"
+        temporary.touch()
+        yield temporary
+        with temporary.open("rb") as source, path.open("wb") as sink:
+            shutil.copyfileobj(source, sink)
+
+
+def remove(path: Path) -> None:
+    """Remove a file, if it is there, for good: it does not come back after a power failure."""
+    path.unlink(missing_ok=True)
+    sync_folder(path.parent)
 
 
 def write_text(path: Path, text: str) -> None:
@@ -59,7 +103,7 @@ def read_json(path: Path) -> Any:
         raise BenchError(f"{path} is damaged (not JSON: {error}); delete it and run the same command again") from error
 
 
-def _sync_folder(folder: Path) -> None:
+def sync_folder(folder: Path) -> None:
     """Make a rename in `folder` durable, where the file system allows syncing folders."""
     with contextlib.suppress(OSError):
         descriptor = os.open(folder, os.O_RDONLY)

@@ -73,10 +73,8 @@ class Folder:
         self.pages[name] = {"from": digest, "size": len(content)} | ({} if facts is None else {"facts": facts})
         if path.is_file() and path.read_bytes() == content:
             return
-        path.parent.mkdir(parents=True, exist_ok=True)
-        temporary = path.with_name(f".{path.name}.tmp")
-        temporary.write_bytes(content)  # whole or old; a page can be made again, so it is not synced
-        temporary.replace(path)
+        with files.atomic(path, synced=False) as temporary:  # a page can be made again
+            temporary.write_bytes(content)
         self.written.append(name)
 
     def keep(self) -> None:
