@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from bench.core import registry, settings
 from bench.core.specs import Training
 from bench.jobs.spec import EvaluationSpec, RunSpec
 from bench.jobs.workplace import Workplace
@@ -25,8 +26,9 @@ IMAGES = 20
 
 def spec(method: str = "ece", seed: int = 0, requires: dict[str, RunSpec] | None = None) -> RunSpec:
     """A run of two members on digits."""
+    made = settings.build(registry.load("methods", method), {}, method)
     return RunSpec(
-        method=method, plugin=method, settings={"strength": 0.5}, dataset="digits", dataset_plugin="digits",
+        method=method, plugin=method, settings=settings.plain(made), dataset="digits", dataset_plugin="digits",
         model="digits_cnn", model_plugin="digits_cnn", model_settings={"dropout": 0.0}, members=2, recipe="published",
         training=Training(epochs=2), seed=seed, versions={"method": 1, "model": 1, "dataset": 1, "trainer": 1},
         requires=requires or {}, weights=None,
@@ -90,7 +92,7 @@ def write_evaluation(results: Path, evaluation: EvaluationSpec, *, draw: int = 0
     random = np.random.default_rng(draw)
     clean = random.random(IMAGES) < 0.9
     robust = clean & (random.random(IMAGES) < 0.5)
-    attacked = evaluation.kind == "attack"
+    attacked = evaluation.kind in ("attack", "craft", "blackbox")
     names = {"kind", "attack", "plugin", "budget_name", "budget", "stop", "limit", "split"}
     told = evaluation.model_dump(mode="json", include=names) | {"settings": evaluation.recorded_settings}
     run = json.loads(place(results).run_file(evaluation.run.run_id).read_text())
@@ -104,6 +106,9 @@ def write_evaluation(results: Path, evaluation: EvaluationSpec, *, draw: int = 0
         "evaluator_version": evaluation.versions["evaluator"], "source_digest": "1" * 24,
         "environment": ENVIRONMENT, "started": "2026-11-21T11:00:00Z",
     }  # fmt: skip
+    if evaluation.kind in ("craft", "blackbox"):
+        tries = [{"surrogate": "own", "loss": "pgd", "restart": 0, "bits": bits(clean & ~robust)}]
+        record |= {"attempts": tries, "measurements": {}}
     path = place(results).evaluation_file(evaluation.run.run_id, evaluation.evaluation_id)
     path.parent.mkdir(exist_ok=True)
     path.write_text(json.dumps(record | changes))

@@ -14,7 +14,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from bench.core.errors import BenchError
+from bench.core import strict_json
 
 
 @contextlib.contextmanager
@@ -90,17 +90,12 @@ def write_json(path: Path, value: Any) -> None:
 
 
 def read_json(path: Path) -> Any:
-    """The JSON value in `path`.
+    """The JSON value in `path`, within the bounds of `bench.core.strict_json`.
 
     Raises:
-        BenchError: the file is missing, unreadable, or not JSON (cut short, say).
+        BenchError: the file is missing, unreadable, too large, or damaged (cut short, say).
     """
-    try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError) as error:
-        raise BenchError(f"cannot read {path}: {error}") from error
-    except json.JSONDecodeError as error:
-        raise BenchError(f"{path} is damaged (not JSON: {error}); delete it and run the same command again") from error
+    return strict_json.read(path)
 
 
 def sync_folder(folder: Path) -> None:

@@ -11,19 +11,12 @@ from typing import Any
 from bench.core.config import defaults
 from bench.core.errors import BenchError
 from bench.core.identity import short
-from bench.jobs.recheck import (
-    CheckedRun,
-    check_curve,
-    check_evaluation,
-    check_failure,
-    check_run,
-    check_tensors,
-    check_weights,
-)
+from bench.jobs.recheck import check_tensors, check_weights
 from bench.jobs.workplace import Workplace
-from bench.store import ingest, queries
-from bench.store.archive import RECORD_BYTES, Manifest, belongs, write_archive
+from bench.store import door, ingest, queries
+from bench.store.archive import Manifest, belongs, write_archive
 from bench.store.database import Database
+from bench.store.door import CheckedRun
 from bench.store.merge import Merged, merge
 
 RUN = "run.json"
@@ -98,7 +91,7 @@ def export_runs(place: Workplace, run_ids: list[str], target: Path, *, weights: 
         if not (folder / RUN).is_file():
             left_out.append(f"run {short(run_id)} has no files in {place.runs}; export it where it was made")
             continue
-        run = check_run(read_bytes(folder / RUN), str(folder / RUN), run_id)
+        run = door.check_run(door.read(folder / RUN, str(folder / RUN)), str(folder / RUN), run_id)
         for path in sorted(path for path in folder.rglob("*") if path.is_file() and not path.is_symlink()):
             name = f"runs/{run_id}/{path.relative_to(folder).as_posix()}"
             if not belongs(name) or (path.suffix == ".safetensors" and not weights):
@@ -122,27 +115,27 @@ def check_file(file: str, path: Path, where: str, run: CheckedRun) -> None:
     """
     stem = Path(file).stem
     if file == RUN:
-        check_run(read_bytes(path), where, run.record.run_id)
+        door.check_run(door.read(path, where), where, run.record.run_id)
     elif file == CURVE:
-        check_curve(read_bytes(path), where)
+        door.check_curve(read_bytes(path), where)
     elif file == WEIGHTS:
         check_weights(path, where, run)
     elif file.startswith("evaluations/"):
-        check_evaluation(read_bytes(path), where, stem, run)
+        door.check_evaluation(door.read(path, where), where, stem, run.known)
     elif file.startswith("failures/"):
-        check_failure(read_bytes(path), where, stem, run.record.run_id)
+        door.check_failure(door.read(path, where), where, stem, run.record.run_id)
     else:
         check_tensors(path, where)
 
 
 def read_bytes(path: Path) -> bytes:
-    """A record's file, which is never large.
+    """A file of text, which is never large.
 
     Raises:
         BenchError: it is, or cannot be read.
     """
     try:
-        if path.stat().st_size > RECORD_BYTES:
+        if path.stat().st_size > door.RECORD_BYTES:
             raise BenchError(f"{path} is too large for a record")
         return path.read_bytes()
     except OSError as error:

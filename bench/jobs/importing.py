@@ -14,13 +14,13 @@ from sqlalchemy import select
 from bench.core.errors import BenchError
 from bench.core.files import read_json
 from bench.core.identity import short
-from bench.jobs.exchange import CURVE, RUN, WEIGHTS, check_file, read_bytes
+from bench.jobs.exchange import CURVE, RUN, WEIGHTS, check_file
 from bench.jobs.locks import Locks
-from bench.jobs.recheck import CheckedRun, check_run
 from bench.jobs.workplace import Workplace
-from bench.store import ingest, schema
+from bench.store import door, ingest, schema
 from bench.store.archive import Archive, Limits
 from bench.store.database import Database
+from bench.store.door import CheckedRun
 from bench.store.records import EvaluationRecord, parse_record
 
 STAGE = ".import-"
@@ -85,7 +85,7 @@ def _stage_run(
     if RUN not in names:
         raise BenchError(f"archive {archive.path} is refused, nothing was taken in: run {short(run_id)} has no {RUN}")
     where = f"archive {archive.path}, nothing was taken in: runs/{short(run_id)}…/"
-    run = check_run(archive.read(names[RUN]), where + RUN, run_id)
+    run = door.check_run(door.read(archive.read(names[RUN]), where + RUN), where + RUN, run_id)
     if run.spec.model_plugin == "factory":
         told.notes.append(
             f"run {short(run_id)} makes its members with {run.spec.model_settings.get('function')} out of your own "
@@ -114,7 +114,8 @@ def _known_run(here: Path, db: Database | None, run: CheckedRun) -> bool:
     query = select(schema.Run.weights_digest).where(schema.Run.run_id == run.record.run_id)
     others = [row["weights_digest"] for row in (db.rows(query) if db else ())]
     if (here / RUN).exists():
-        others.append(check_run(read_bytes(here / RUN), str(here / RUN), run.record.run_id).record.weights_digest)
+        mine = door.check_run(door.read(here / RUN, str(here / RUN)), str(here / RUN), run.record.run_id)
+        others.append(mine.record.weights_digest)
         known = True
     if any(other is not None and digest is not None and other != digest for other in others):
         name = short(run.record.run_id)

@@ -20,9 +20,12 @@ from dataclasses import asdict, dataclass
 from functools import cache
 from pathlib import Path
 
+from bench.core import strict_json
 from bench.core.errors import BenchError
+from bench.store.records import LockRecord
 
 HEARTBEAT = 20.0  # seconds between two refreshments
+LOCK_BYTES = 64 << 10
 STALE = 300.0  # seconds without one, after which an owner on another host is taken for dead
 
 
@@ -260,10 +263,12 @@ def _read(path: Path) -> Owner | None:
     """The owner written in a lock file; None where there is no such file."""
     for _ in range(20):
         try:
-            return Owner(**json.loads(path.read_text(encoding="utf-8")))
+            with path.open("rb") as file:
+                record = LockRecord.model_validate(strict_json.parse(file.read(LOCK_BYTES)))
+            return Owner(**record.model_dump())
         except FileNotFoundError:
             return None
-        except (ValueError, TypeError):  # being written, on a file system without hard links
+        except ValueError:  # being written, on a file system without hard links
             time.sleep(0.05)
     # Nobody can say whose it is: of no known machine, so that its age decides.
     return Owner(f"damaged-{path.stem}", "an unknown host", "", 0, "")

@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from typing import Literal
 
 from bench.core.config import Loaded
-from bench.core.files import read_json, write_json
+from bench.core.files import write_json
 from bench.core.identity import content_id
 from bench.jobs import select
 from bench.jobs.executors.task import lost
@@ -17,6 +17,7 @@ from bench.jobs.spec import EvaluationSpec, Job, RunSpec
 from bench.jobs.workplace import Workplace
 from bench.store import queries
 from bench.store.database import Database
+from bench.store.records import PassRecord, read_record
 
 State = Literal["new", "done", "stale", "failed"]
 
@@ -94,7 +95,7 @@ class Pass:
         name = content_id([training, sorted(item.job.job_id for item in plan.planned)])
         self._file = place.results / "again" / f"pass-{name}.json"
         self.superseded: dict[str, str] = (
-            read_json(self._file)
+            read_record(PassRecord, self._file).root
             if self._file.exists()
             else {
                 item.job.job_id: item.attempt

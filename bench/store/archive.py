@@ -1,4 +1,4 @@
-"""Archives of runs: one zip file with a manifest. Here the container only; its records are judged by `jobs.recheck`.
+"""Archives of runs: one zip file with a manifest. Here the container only; its records are judged by the door.
 
 Files lie in it sorted, uncompressed and with a fixed time: the same files give the same bytes on every machine.
 """
@@ -22,14 +22,16 @@ from typing import IO, Annotated, Literal, Self
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 import bench
+from bench.core import strict_json
 from bench.core.errors import BenchError
 from bench.core.files import atomic
-from bench.store.records import Count, Id, parse_record
+from bench.store.door import RECORD_BYTES
+from bench.store.fields import Count, Id, Name
+from bench.store.records import parse_record
 
 MANIFEST = "manifest.json"
 CHUNK = 1 << 20
 GIB = 1 << 30
-RECORD_BYTES = 16 << 20  # of one JSON file: a black-box suite on 50,000 images has under 1 MB
 MANIFEST_BYTES = 64 << 20  # some 400,000 files
 
 # What may stand in an archive, letter by letter: nothing else can leave the folder of its run.
@@ -67,7 +69,7 @@ class Manifest(BaseModel):
     model_config = ConfigDict(strict=True, extra="ignore", frozen=True)
     format: Literal[1]
     kind: Literal["bench runs"]
-    made_by: str
+    made_by: Name
     weights: bool
     runs: list[Id]
     files: list[Entry]
@@ -241,9 +243,9 @@ class Archive:
         with self._open(MANIFEST) as source:
             data = source.read(MANIFEST_BYTES + 1)
         try:
-            value = json.loads(data)
-        except (ValueError, RecursionError) as error:
-            raise self._refused(f"{MANIFEST} is not JSON") from error
+            value = strict_json.parse(data)
+        except ValueError as error:
+            raise self._refused(f"{MANIFEST} is damaged ({error})") from error
         manifest = parse_record(Manifest, value, f"{MANIFEST} of archive {self.path}")
         named = {entry.path for entry in manifest.files} | {MANIFEST}
         for name in sorted(named.symmetric_difference(self._members)):

@@ -1,27 +1,36 @@
-"""Another database's rows into ours: what we have stays, what we lack is added, a result beats a failure."""
+"""Another database's rows into ours: what we have stays, what we lack is added, a result beats a failure.
+
+Rows of another database are no more to be trusted than files of somebody else: the records that they were made of are
+put together again and come in through the same door.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+import base64
+from collections import defaultdict
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from itertools import islice
 from typing import Any
 
-from sqlalchemy import Connection, Table, delete, insert, select
+from sqlalchemy import Connection, Table, insert, select
 
+from bench.core import strict_json
 from bench.core.errors import BenchError
 from bench.core.identity import short
-from bench.store import schema
+from bench.store import door, schema
 from bench.store.database import Database
+from bench.store.names import AS_RECORDED, Namer
+from bench.store.put import put_evaluation, put_failure, put_run, stored_run
+from bench.store.records import EvaluationRecord, RunRecord
+from bench.store.rows import Row, curve_rows_of
 
 CHUNK = 500  # keys of one query: SQLite takes no more than some thousand values
-_PARTS_OF_RUN = (schema.Member, schema.Curve)
-_PARTS_OF_EVALUATION = (schema.Outcome, schema.CleanRow, schema.Transfer, schema.Blackbox)
 
 
 @dataclass(frozen=True)
 class Merged:
-    """How many rows were new; `left_out` has a line for each run whose evaluations are of other weights."""
+    """How many rows were new; `left_out` has a line for each result that was refused or is of other weights."""
 
     runs: int
     evaluations: int
@@ -29,8 +38,8 @@ class Merged:
     left_out: tuple[str, ...]
 
 
-def merge(ours: Database, theirs: Database) -> Merged:
-    """Add to `ours` what only `theirs` has, in one transaction: all or nothing.
+def merge(ours: Database, theirs: Database, names: Namer = AS_RECORDED) -> Merged:
+    """Add to `ours` what only `theirs` has, in one transaction: all or nothing; what is refused is left out.
 
     Rows only: the files of the runs stay where they are. Of a run that both have with different weights the
     evaluations are not mixed: theirs are left out.
@@ -41,74 +50,160 @@ def merge(ours: Database, theirs: Database) -> Merged:
     if ours.path is not None and theirs.path is not None and ours.path.resolve() == theirs.path.resolve():
         raise BenchError(f"{theirs} is the database itself; name another one to merge into it")
     with theirs.read() as source, ours.write() as target:
-        return _merge(source, target)
+        return _Merge(source, target, names, str(theirs)).all()
 
 
-def _merge(source: Connection, target: Connection) -> Merged:
-    run, evaluation, job = (_table(model) for model in (schema.Run, schema.Evaluation, schema.Job))
-    our_runs, their_runs = (_pairs(at, run.c.run_id, run.c.weights_digest) for at in (target, source))
-    clash = {key for key, digest in their_runs.items() if digest and our_runs.get(key) and our_runs[key] != digest}
-    known = _keys(target, evaluation.c.evaluation_id)
-    theirs = _pairs(source, evaluation.c.evaluation_id, evaluation.c.run_id)
-    attempts = _keys(target, job.c.attempt_id)
-    new_runs = [key for key in their_runs if key not in our_runs]
-    new_evaluations = [key for key, of in theirs.items() if key not in known and of not in clash]
-    results = {*new_runs, *new_evaluations}
+class _Merge:
+    def __init__(self, source: Connection, target: Connection, names: Namer, where: str) -> None:
+        self._source, self._target, self._names, self._where = source, target, names, where
+        self._left: list[str] = []
 
-    for rows in _rows(source, run, run.c.run_id, new_runs):
-        _add_named(source, target, schema.Environment, "environment_id", rows)
-        target.execute(insert(run), rows)
-    _copy_parts(source, target, _PARTS_OF_RUN, "run_id", new_runs)
-    for rows in _rows(source, evaluation, evaluation.c.evaluation_id, new_evaluations):
-        _add_named(source, target, schema.Environment, "environment_id", rows)
-        _add_named(source, target, schema.Attack, "attack_key", rows, must_equal="protocol_id")
-        target.execute(insert(evaluation), rows)
-    _copy_parts(source, target, _PARTS_OF_EVALUATION, "evaluation_id", new_evaluations)
+    def all(self) -> Merged:
+        source, target = self._source, self._target
+        run, evaluation, job = (_table(model) for model in (schema.Run, schema.Evaluation, schema.Job))
+        our_runs, their_runs = (_pairs(at, run.c.run_id, run.c.weights_digest) for at in (target, source))
+        clash = {key for key, digest in their_runs.items() if digest and our_runs.get(key) and our_runs[key] != digest}
+        known = _keys(target, evaluation.c.evaluation_id)
+        theirs = _pairs(source, evaluation.c.evaluation_id, evaluation.c.run_id)
+        attempts = _keys(target, job.c.attempt_id)
 
-    added = 0
-    wanted = [
-        row.attempt_id
-        for row in source.execute(select(job.c.attempt_id, job.c.job_id, job.c.run_id, job.c.status))
-        if (row.job_id in results if row.status == "done" else row.attempt_id not in attempts)
-        and row.run_id not in clash
-    ]
-    for rows in _rows(source, job, job.c.attempt_id, wanted):
-        _add_named(source, target, schema.Environment, "environment_id", rows)
-        target.execute(delete(job).where(job.c.attempt_id.in_([row["attempt_id"] for row in rows])))
-        target.execute(insert(job), rows)
-        added += len(rows)
-    _published(source, target)
-    lost = {of for key, of in theirs.items() if key not in known and of in clash}
-    told = tuple(f"run {short(key)} is here with other weights; its evaluations are left out" for key in sorted(lost))
-    return Merged(len(new_runs), len(new_evaluations), added, told)
+        runs = self._runs([key for key in their_runs if key not in our_runs])
+        allowed = our_runs.keys() | runs
+        evaluations = self._evaluations(
+            [key for key, of in theirs.items() if key not in known and of in allowed and of not in clash]
+        )
+        failed = [
+            row.attempt_id
+            for row in source.execute(select(job.c.attempt_id, job.c.run_id).where(job.c.status == "failed"))
+            if row.attempt_id not in attempts and row.run_id not in clash
+        ]
+        added = len(runs) + evaluations + self._failures(failed)
+        _published(source, target)
+        lost = {of for key, of in theirs.items() if key not in known and of in clash}
+        told = [f"run {short(key)} is here with other weights; its evaluations are left out" for key in sorted(lost)]
+        return Merged(len(runs), evaluations, added, (*told, *self._left))
 
+    def _runs(self, keys: list[str]) -> set[str]:
+        """Take in runs; returns those that came in."""
+        done = set()
+        run = _table(schema.Run)
+        for rows in _rows(self._source, run, run.c.run_id, keys):
+            ids = [row["run_id"] for row in rows]
+            members, curves = (self._parts(model, "run_id", ids) for model in (schema.Member, schema.Curve))
+            environments = self._named(schema.Environment, "environment_id", rows)
+            for row in rows:
+                where = f"{self._where}, run {_shown(row['run_id'])}"
+                value = {name: row[name] for name in RunRecord.model_fields if name in row} | {
+                    "format": 1,
+                    "parameters": [part["parameters"] for part in _sorted(members[row["run_id"]], "number")],
+                    "environment": environments.get(row["environment_id"], {}).get("record"),
+                }
+                try:
+                    _check(value, where)
+                    checked = door.check_run(value, where, row["run_id"])
+                    curve = curve_rows_of(_sorted(curves[row["run_id"]], "position"), row["run_id"], where)
+                except BenchError as error:
+                    self._left.append(str(error))
+                else:
+                    put_run(self._target, checked, curve, self._names)
+                    done.add(row["run_id"])
+        return done
 
-def _add_named(
-    source: Connection,
-    target: Connection,
-    model: type[schema.Base],
-    key: str,
-    rows: Iterable[dict[str, Any]],
-    must_equal: str | None = None,
-) -> None:
-    """Add the rows of `model` that `rows` name by `key`, where they are not there yet."""
-    table = _table(model)
-    named = {row[key] for row in rows}
-    have = {row[key]: row for row in target.execute(select(table).where(table.c[key].in_(named))).mappings()}
-    for row in source.execute(select(table).where(table.c[key].in_(named))).mappings():
-        if row[key] not in have:
-            target.execute(insert(table), dict(row))
-        elif must_equal and have[row[key]][must_equal] != row[must_equal]:
-            raise BenchError(f"{key} {row[key]} stands for another {table.name} in the other database; one is damaged")
+    def _evaluations(self, keys: list[str]) -> int:
+        """Take in evaluations; returns how many came in."""
+        done = 0
+        evaluation = _table(schema.Evaluation)
+        for rows in _rows(self._source, evaluation, evaluation.c.evaluation_id, keys):
+            ids = [row["evaluation_id"] for row in rows]
+            outcomes, clean, cells, tries = (
+                self._parts(model, "evaluation_id", ids)
+                for model in (schema.Outcome, schema.CleanRow, schema.Transfer, schema.Blackbox)
+            )
+            attacks = self._named(schema.Attack, "attack_key", rows)
+            environments = self._named(schema.Environment, "environment_id", rows)
+            for row in rows:
+                key = row["evaluation_id"]
+                where = f"{self._where}, evaluation {_shown(key)}"
+                attack, (bits,) = attacks.get(row["attack_key"], {}), outcomes[key] or ({},)
+                known = {**attack, **row}
+                value = {name: known[name] for name in EvaluationRecord.model_fields if name in known} | {
+                    "format": 1,
+                    "limit": row["image_limit"],
+                    "environment": environments.get(row["environment_id"], {}).get("record"),
+                    **{name: _text(bits.get(name)) for name in ("clean_bits", "robust_bits")},
+                    "clean_rows": [_bits(part) for part in clean[key]],
+                    "cells": [_bits(part) for part in cells[key]],
+                    "attempts": [_bits(part) for part in tries[key]],
+                }
+                try:
+                    _check(value, where)
+                    run = stored_run(self._target, row["run_id"], where)
+                    assert run is not None
+                    checked = door.check_evaluation(value, where, key, run)
+                except BenchError as error:
+                    self._left.append(str(error))
+                else:
+                    put_evaluation(self._target, checked, self._names, where)
+                    done += 1
+        return done
 
+    def _failures(self, keys: list[str]) -> int:
+        """Take in failed attempts; returns how many came in."""
+        done = 0
+        job = _table(schema.Job)
+        for rows in _rows(self._source, job, job.c.attempt_id, keys):
+            environments = self._named(schema.Environment, "environment_id", rows)
+            for row in rows:
+                where = f"{self._where}, attempt {_shown(row['attempt_id'])}"
+                environment = environments.get(row["environment_id"], {}).get("record")
+                value = {**row, "format": 1, "environment": environment}
+                try:
+                    _check(value, where)
+                    record = door.check_failure(value, where, row["attempt_id"], None)
+                except BenchError as error:
+                    self._left.append(str(error))
+                else:
+                    done += put_failure(self._target, record)
+        return done
 
-def _copy_parts(
-    source: Connection, target: Connection, models: Iterable[type[schema.Base]], key: str, ids: list[str]
-) -> None:
-    for model in models:
+    def _named(self, model: type[schema.Base], key: str, rows: Iterable[Row]) -> dict[str, Row]:
+        """The rows of `model` that `rows` name by `key`."""
         table = _table(model)
-        for rows in _rows(source, table, table.c[key], ids):
-            target.execute(insert(table), rows)
+        named = {row[key] for row in rows}
+        found = self._source.execute(select(table).where(table.c[key].in_(named))).mappings()
+        return {row[key]: dict(row) for row in found}
+
+    def _parts(self, model: type[schema.Base], key: str, ids: list[str]) -> defaultdict[str, list[Row]]:
+        """The rows of `model` that belong to these ids."""
+        table = _table(model)
+        found: defaultdict[str, list[Row]] = defaultdict(list)
+        for row in self._source.execute(select(table).where(table.c[key].in_(ids))).mappings():
+            found[row[key]].append(dict(row))
+        return found
+
+
+def _check(value: Mapping[str, Any], where: str) -> None:
+    try:
+        strict_json.check(value)
+    except ValueError as error:
+        raise door.refused(where, str(error)) from error
+
+
+def _bits(row: Row) -> Row:
+    return {**row, "bits": _text(row["bits"])}
+
+
+def _text(bits: Any) -> Any:
+    return base64.b64encode(bits).decode("ascii") if isinstance(bits, bytes) else None
+
+
+def _sorted(rows: list[Row], key: str) -> list[Row]:
+    """In the order of a number; as they come where it is none (SQLite keeps any type in any column)."""
+    return sorted(rows, key=lambda row: row[key] if isinstance(row[key], int) else -1)
+
+
+def _shown(identifier: Any) -> str:
+    return door.clean_line(short(str(identifier)))
 
 
 def _published(source: Connection, target: Connection) -> None:
@@ -120,7 +215,7 @@ def _published(source: Connection, target: Connection) -> None:
             target.execute(insert(table), rows)
 
 
-def _rows(source: Connection, table: Table, column: Any, keys: Iterable[str]) -> Iterator[list[dict[str, Any]]]:
+def _rows(source: Connection, table: Table, column: Any, keys: Iterable[str]) -> Iterator[list[Row]]:
     """Rows whose `column` is among `keys`, some keys at a time; never an empty list."""
     pending = iter(keys)
     while part := list(islice(pending, CHUNK)):

@@ -1,46 +1,87 @@
-"""The files of a run as validated records: what must be there, of which type, and what must agree with what."""
+"""The files of a run as validated records: what must be there, of which type, and what must agree with what.
+
+This is the one schema: whatever is read from files of results, archives or other databases is checked against it.
+"""
 
 from __future__ import annotations
 
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import AfterValidator, BaseModel, Field, RootModel, ValidationError, model_validator
 
 from bench.core import bits
 from bench.core.errors import BenchError
 from bench.core.files import read_json
+from bench.store import measurements
+from bench.store.fields import (
+    Attempt,
+    Count,
+    Digest,
+    Error,
+    Id,
+    Images,
+    Integer,
+    Line,
+    Name,
+    Number,
+    Open,
+    Positive,
+    Share,
+    Small,
+    Strict,
+    Table,
+    Text,
+    Time,
+    Traceback,
+    bounded,
+    fault_of,
+)
 from bench.store.schema import ENSEMBLE
 
 Bools = NDArray[np.bool_]
+MEMBERS = 10_000
+LINES = 1_000  # of a list of texts
 
 
-def _utc(text: str) -> str:
-    """Any ISO-8601 time as UTC to the second: one spelling, so that text order is time order."""
-    time = datetime.fromisoformat(text)
-    if time.tzinfo is None:
-        raise ValueError("a time needs its zone, as in 2026-11-21T10:00:00Z")
-    return time.astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+class _Environment(Open):
+    """What readers show of an environment; the rest is JSON within bounds."""
+
+    bench: Line | None = None
+    python: Line | None = None
+    packages: dict[Name, Line | None] = {}
+    device: Line | None = None
+    cpu: Line | None = None
+    cores: Count | None = None
+    threads: Count | None = None
+    commit: Line | None = None
+    dirty: bool | None = None
+    deterministic: bool | None = None
+    gpus: list[Line] | None = None
 
 
-Id = Annotated[str, Field(pattern=r"^[0-9a-f]{24}$")]
-Name = Annotated[str, Field(min_length=1)]
-Count = Annotated[int, Field(ge=0, lt=2**63)]
-Integer = Annotated[int, Field(ge=-(2**63), lt=2**63)]
-Version = Annotated[int, Field(ge=0, lt=2**31)]
-Number = Annotated[float, Field(allow_inf_nan=False)]
-Time = Annotated[str, AfterValidator(_utc)]
-Object = dict[str, Any]
+class _Described(Open):
+    """What a failed attempt was at, for people."""
+
+    method: Name | None = None
+    dataset: Name | None = None
+    model: Name | None = None
+    recipe: Name | None = None
+    seed: Integer | None = None
+    attack: Name | None = None
+    budget: Positive | None = None
+    precision: Name | None = None
 
 
-class _Strict(BaseModel):
-    model_config = ConfigDict(strict=True, extra="ignore", frozen=True)
+Environment = Annotated[dict[str, Any], AfterValidator(_Environment.check)]
+Described = Annotated[dict[str, Any], AfterValidator(_Described.check)]
+Config = Annotated[dict[str, Any], AfterValidator(lambda value: bounded(value, depth=40))]
+Target = Annotated[int, Field(ge=ENSEMBLE, lt=MEMBERS)]
 
 
-class _Record(_Strict):
+class _Record(Strict):
     format: Literal[1]
 
 
@@ -48,37 +89,38 @@ class RunRecord(_Record):
     """`run.json`."""
 
     run_id: Id
-    family_id: Name
-    attempt_id: Name
+    family_id: Id
+    attempt_id: Attempt
     status: Literal["done"]
     method: Name
     plugin: Name
     origin: Name
-    settings: Object
+    settings: Table
     dataset: Name
     model: Name
-    model_settings: Object
-    members: Annotated[int, Field(ge=1)]
+    model_settings: Table
+    members: Annotated[int, Field(ge=1, le=MEMBERS)]
     recipe: Name
-    recipe_changes: list[str]
-    training: Object
+    recipe_changes: Annotated[list[Line], Field(max_length=LINES)]
+    training: Table
     validation: Count
     seed: Integer
     fusion: Name
     fusion_weights: list[Number] | None = None
-    activation: str | None = None
-    method_version: Version
-    trainer_version: Version
-    source_digest: str
-    requires: dict[str, str]
-    weights_digest: str | None = None
-    parameters: list[Count]
-    environment: Object
+    activation: Name | None = None
+    method_version: Small
+    trainer_version: Small
+    source_digest: Digest
+    requires: dict[Name, Id]
+    weights_digest: Digest | None = None
+    parameters: Annotated[list[Count], Field(max_length=MEMBERS)]
+    environment: Environment
     started: Time
     finished: Time
-    seconds: Number
-    config: Object
-    notes: list[Any]
+    seconds: Positive
+    config: Config
+    """Checked by its own types (`bench.experiment.spec.RunSpec`) where records enter."""
+    notes: Annotated[list[Text], Field(max_length=LINES)]
 
     @model_validator(mode="after")
     def _fits(self) -> Self:
@@ -89,27 +131,27 @@ class RunRecord(_Record):
         return self
 
 
-class CleanRowRecord(_Strict):
+class CleanRowRecord(Strict):
     """Correct clean images of one target."""
 
-    target: Annotated[int, Field(ge=ENSEMBLE)]
+    target: Target
     bits: str
 
 
-class CellRecord(_Strict):
+class CellRecord(Strict):
     """Mistakes of one target on the images crafted on one source."""
 
-    source: Count
-    target: Annotated[int, Field(ge=ENSEMBLE)]
+    source: Annotated[int, Field(ge=0, lt=MEMBERS)]
+    target: Target
     bits: str
 
 
-class AttemptRecord(_Strict):
+class AttemptRecord(Strict):
     """One black-box attempt."""
 
     surrogate: Name
     loss: Name
-    restart: Count
+    restart: Small
     bits: str
 
 
@@ -117,34 +159,34 @@ class EvaluationRecord(_Record):
     """`evaluations/<evaluation_id>.json`."""
 
     evaluation_id: Id
-    attack_key: Name
+    attack_key: Id
     run_id: Id
-    attempt_id: Name
+    attempt_id: Attempt
     kind: Literal["clean", "attack", "transfer", "craft", "blackbox"]
     status: Literal["done"]
     attack: Name
     plugin: Name
-    settings: Object
-    budget_name: str | None
-    budget: Number | None
-    stop: str | None
-    limit: Count | None
-    weights_digest: str | None = None
+    settings: Table
+    budget_name: Literal["eps", "c"] | None
+    budget: Positive | None
+    stop: Literal["first_success", "last"] | None
+    limit: Images | None
+    weights_digest: Digest | None = None
     """Of the weights it was measured on; None in records from before it was kept."""
-    images_digest: Name
-    n: Count
+    images_digest: Digest
+    n: Images
     n_clean: Count
     n_robust: Count | None
     clean_bits: str
     robust_bits: str | None
-    measurements: Object
-    forwards: Count | None
-    backwards: Count | None
-    seconds: Number
-    attack_version: Version
-    evaluator_version: Version
-    source_digest: str
-    environment: Object
+    measurements: dict[str, Any]
+    forwards: Count
+    backwards: Count
+    seconds: Positive
+    attack_version: Small
+    evaluator_version: Small
+    source_digest: Digest
+    environment: Environment
     started: Time
     clean_rows: list[CleanRowRecord] = []
     cells: list[CellRecord] = []
@@ -159,8 +201,12 @@ class EvaluationRecord(_Record):
             _counted("robust_bits", self.robust_bits, self.n, self.n_robust)
             if (_bits("robust_bits", self.robust_bits, self.n) & ~_bits("clean_bits", self.clean_bits, self.n)).any():
                 raise ValueError("robust_bits: an image that is wrong when clean counts as robust")
-        if self.kind == "attack" and self.robust_bits is None:
-            raise ValueError("an attack without robust_bits")
+        if self.kind in ("attack", "craft", "blackbox") and self.robust_bits is None:
+            raise ValueError(f"{self.kind} without robust_bits")
+        if self.kind in ("craft", "blackbox") and not self.attempts:
+            raise ValueError(f"{self.kind} without attempts")
+        if self.kind != "clean" and None in (self.budget_name, self.budget, self.stop):
+            raise ValueError("an attack without its budget or stop rule")
         if self.kind == "transfer":
             members = len(self.clean_rows) - 1
             targets = [*range(members), ENSEMBLE]
@@ -176,24 +222,54 @@ class EvaluationRecord(_Record):
         for name, rows in (("clean_rows", self.clean_rows), ("cells", self.cells), ("attempts", self.attempts)):
             for row in rows:
                 _bits(name, row.bits, self.n)
+        measurements.check(self.kind, self.measurements, self.n, len(self.clean_rows) - 1)
         return self
 
 
 class FailureRecord(_Record):
     """`failures/<attempt_id>.json`."""
 
-    attempt_id: Name
-    job_id: Name
+    attempt_id: Attempt
+    job_id: Id
     kind: Literal["train", "clean", "attack", "transfer", "craft", "blackbox"]
-    run_id: str | None
-    family_id: str | None
-    describe: Object
-    error: str
-    error_type: str
-    traceback: str
+    run_id: Id | None
+    family_id: Id | None
+    describe: Described
+    error: Error
+    error_type: Error
+    traceback: Traceback
     started: Time
-    seconds: Number | None
-    environment: Object
+    seconds: Positive | None
+    environment: Environment
+
+
+class EpochRecord(Strict):
+    """One line of `train.jsonl`; None stands for what was no number."""
+
+    phase: Name
+    epoch: Small
+    lr: Number | None = None
+    seconds: Positive | None = None
+    loss: Number | None = None
+    terms: Annotated[dict[Name, Number | None], Field(max_length=LINES)] | None = None
+    member_accuracy: Annotated[list[Share | None], Field(max_length=MEMBERS)] | None = None
+    ensemble_accuracy: Share | None = None
+    accuracy_on: Line | None = None
+
+
+class PassRecord(RootModel[Annotated[dict[Id, Attempt], Field(max_length=10_000_000)]]):
+    """`again/pass-….json`: the attempts that a pass of `--force` supersedes, by job."""
+
+
+class LockRecord(Strict):
+    """`locks/JOB.lock` and `….heir`: who is at a job."""
+
+    token: Attempt
+    host: Line
+    machine: Line
+    pid: Small
+    started: Line
+    task: Line = ""
 
 
 def _bits(name: str, text: str, n: int) -> Bools:
@@ -230,7 +306,4 @@ def parse_record(kind: type[R], value: Any, where: Path | str) -> R:
     try:
         return kind.model_validate(value)
     except ValidationError as error:
-        first = error.errors(include_url=False)[0]
-        key = ".".join(map(str, first["loc"]))
-        fault = first["msg"].removeprefix("Value error, ")
-        raise BenchError(f"{where} is damaged: {key + ': ' if key else ''}{fault}") from error
+        raise BenchError(f"{where} is damaged: {fault_of(error)}") from error

@@ -2,34 +2,24 @@
 
 from __future__ import annotations
 
-import json
 import logging
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from bench.core import bits
+from bench.core import bits, strict_json
 from bench.core.errors import BenchError
 from bench.evaluation.rates import transfer_rates
 from bench.store import schema
-from bench.store.records import EvaluationRecord
+from bench.store.door import epoch_of
+from bench.store.records import EpochRecord, EvaluationRecord
 
 log = logging.getLogger(__name__)
 
 Row = dict[str, Any]
 Children = dict[type[schema.Base], list[Row]]
-
-_CURVE: dict[str, type | tuple[type, ...]] = {
-    "lr": (int, float),
-    "seconds": (int, float),
-    "loss": (int, float),
-    "terms": dict,
-    "member_accuracy": list,
-    "ensemble_accuracy": (int, float),
-    "accuracy_on": str,
-}
 
 
 def curve_rows(path: Path, run_id: str) -> list[Row]:
@@ -43,24 +33,33 @@ def curve_rows(path: Path, run_id: str) -> list[Row]:
         lines = path.read_text(encoding="utf-8", errors="replace").split("\n")
     except OSError as error:
         raise BenchError(f"cannot read {path}: {error}") from error
-    found: dict[tuple[str, int], Row] = {}
+    found: dict[tuple[str, int], EpochRecord] = {}
     for number, line in enumerate(lines, start=1):
         if not line.strip():
             continue
         try:
-            value = json.loads(line, parse_constant=lambda _: None)
-            key = str(value["phase"]), int(value["epoch"])
-        except (ValueError, TypeError, KeyError):
+            epoch = epoch_of(strict_json.parse(line, numbers=False), str(path))
+        except (ValueError, BenchError):
             if number < len(lines):
                 log.warning("%s is damaged: line %d is no epoch and is left out", path, number)
             continue
+        key = epoch.phase, epoch.epoch
         found.pop(key, None)
-        found[key] = value
-    return [
-        {name: value[name] if isinstance(value.get(name), kind) else None for name, kind in _CURVE.items()}
-        | {"run_id": run_id, "phase": phase, "epoch": epoch, "position": position}
-        for position, ((phase, epoch), value) in enumerate(found.items())
-    ]
+        found[key] = epoch
+    return _numbered(found.values(), run_id)
+
+
+def curve_rows_of(rows: Iterable[Row], run_id: str, where: str) -> list[Row]:
+    """Rows of a curve out of another database, in order, as `train.jsonl` would give them.
+
+    Raises:
+        BenchError: one is no epoch.
+    """
+    return _numbered((epoch_of(row, f"{where}, a line of its curve") for row in rows), run_id)
+
+
+def _numbered(epochs: Iterable[EpochRecord], run_id: str) -> list[Row]:
+    return [epoch.model_dump() | {"run_id": run_id, "position": position} for position, epoch in enumerate(epochs)]
 
 
 def outcome_rows(record: EvaluationRecord) -> Children:

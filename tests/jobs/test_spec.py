@@ -37,6 +37,7 @@ def test_ids_differ_by_targets_and_precision_and_are_as_before_where_both_are_as
     assert len({one.evaluation_id for one in fresh}) == len({one.attack_key for one in fresh}) == 4
     assert fresh[0].recorded_settings == {"steps": 50}
     assert fresh[3].recorded_settings == {"steps": 50, "targets": "random", "precision": "bfloat16"}
+    usual = attack(RunSpec.model_validate({**run.model_dump(), "settings": {"strength": 0.5}}))
     assert usual.evaluation_id == "ac301678e74ac3a9faf0e9f2"  # results that people hold have such ids
 
 

@@ -231,7 +231,10 @@ def test_an_attack_with_a_setting_of_its_own_called_precision_is_drawn(tmp_path:
     usual = next(each for each in select.evaluations(loaded, selection, run) if each.attack == "pgd")
     made = [
         EvaluationSpec.model_validate({**usual.model_dump(), **changes})
-        for changes in ({"settings": {**usual.settings, "precision": "high"}}, {"precision": "bfloat16"})
+        for changes in (
+            {"settings": {**usual.settings, "precision": "high"}, "versions": {**usual.versions, "attack": 0}},
+            {"precision": "bfloat16"},
+        )
     ]
     write_run(tmp_path, run)
     for one in made:

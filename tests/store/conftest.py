@@ -15,7 +15,10 @@ import pytest
 from sqlalchemy import create_engine
 from sqlalchemy import text as sql
 
+from bench.core.specs import Training
+from bench.experiment.spec import EvaluationSpec, RunSpec
 from bench.store.database import Database
+from bench.store.door import DESCRIBED
 from bench.store.ingest import ingest_evaluation, ingest_failure, ingest_run, load_published
 from bench.store.schema import Base
 
@@ -62,21 +65,33 @@ class Files:
         self.root = root
         root.mkdir(parents=True, exist_ok=True)
 
+    @staticmethod
+    def spec(seed: int = 0, method: str = "trs", **changes: Any) -> RunSpec:
+        """A run of three members."""
+        versions = {"method": 1, "model": 1, "dataset": 1, "trainer": 1}
+        versions |= {name: changes.pop(f"{name}_version", 1) for name in ("method", "trainer")}
+        values = {
+            "method": method, "plugin": method, "settings": {"lambda_a": 2.0} if method == "trs" else {},
+            "dataset": "digits", "dataset_plugin": "digits", "model": "digits_cnn", "model_plugin": "digits_cnn",
+            "model_settings": {}, "members": 3, "recipe": "published", "recipe_changes": ("training.epochs=1",),
+            "training": Training(epochs=1), "seed": seed, "versions": versions,
+        }  # fmt: skip
+        return RunSpec.model_validate(values | changes)
+
     def run(self, seed: int = 0, method: str = "trs", **changes: Any) -> Path:
         """Write the files of a run of three members; returns its folder."""
-        run_id = changes.pop("run_id", hex_id(method, seed, changes.get("method_version", 1)))
-        record = {
-            "format": 1, "run_id": run_id, "family_id": hex_id("family", method), "attempt_id": f"attempt-{run_id}",
-            "status": "done", "method": method, "plugin": method, "origin": "bench", "settings": {"lambda_a": 2.0},
-            "dataset": "digits", "model": "digits_cnn", "model_settings": {}, "members": 3, "recipe": "published",
-            "recipe_changes": ["training.epochs=1"],
-            "training": {"epochs": 1, "limit": None, "precision": "float32"}, "validation": 0, "seed": seed,
-            "fusion": "mean_probability", "fusion_weights": None, "activation": "relu", "method_version": 1,
-            "trainer_version": 1, "source_digest": "0" * 24, "requires": {}, "parameters": [10, 10, 12],
-            "environment": ENVIRONMENT, "started": "2026-11-21T10:00:00Z", "finished": "2026-11-21T10:00:12Z",
-            "seconds": 12.3, "config": {"recipe": "published"}, "notes": [],
+        ours = {name: changes.pop(name) for name in [*changes] if name in RunSpec.model_fields or "_version" in name}
+        run = self.spec(seed, method, **ours)
+        config = run.model_dump(mode="json")
+        record = {name: config[name] for name in DESCRIBED} | {
+            "format": 1, "run_id": run.run_id, "family_id": run.family_id, "attempt_id": f"attempt-{run.run_id}",
+            "status": "done", "origin": "bench", "fusion": "mean_probability", "fusion_weights": None,
+            "activation": "relu", "method_version": run.versions["method"],
+            "trainer_version": run.versions["trainer"], "source_digest": "0" * 24, "requires": {},
+            "parameters": [10, 10, 12], "environment": ENVIRONMENT, "started": "2026-11-21T10:00:00Z",
+            "finished": "2026-11-21T10:00:12Z", "seconds": 12.3, "config": config, "notes": [],
         }  # fmt: skip
-        folder: Path = self.root / run_id
+        folder: Path = self.root / run.run_id
         folder.mkdir(exist_ok=True)
         (folder / "run.json").write_text(json.dumps(record | changes))
         lines = [
@@ -89,24 +104,29 @@ class Files:
 
     def evaluation(self, folder: Path, clean: Any, robust: Any = None, kind: str = "attack", **changes: Any) -> Path:
         """Write an evaluation with these outcomes; returns its path."""
-        name, budget = changes.pop("attack", "clean" if kind == "clean" else "pgd"), changes.pop("budget", 0.1)
-        key = hex_id(name, budget, kind)
-        version = changes.get("attack_version", 1)
+        name = changes.pop("attack", kind if kind in ("clean", "blackbox") else "pgd")
+        part = {"plugin": "pgd", "settings": {"steps": 50}}
         record = {
-            "format": 1, "evaluation_id": hex_id(folder.name, key, version), "attack_key": key, "run_id": folder.name,
-            "attempt_id": f"attempt-{hex_id(folder.name, key, version)}", "kind": kind, "status": "done",
-            "attack": name, "plugin": name, "settings": {"steps": 50},
-            "budget_name": None if kind == "clean" else "eps", "budget": None if kind == "clean" else budget,
+            "format": 1, "run_id": folder.name, "kind": kind, "status": "done", "attack": name, "plugin": name,
+            "settings": {"clean": {}, "blackbox": {"attacks": {"ce": part}, "restarts": 2, "surrogates": []}}.get(
+                kind, {"steps": 50}
+            ),
+            "budget_name": None if kind == "clean" else "eps",
+            "budget": None if kind == "clean" else changes.pop("budget", 0.1),
             "stop": None if kind == "clean" else "first_success", "limit": None, "images_digest": "d" * 24,
             "n": len(clean), "n_clean": int(np.sum(clean)), "n_robust": None if robust is None else int(np.sum(robust)),
             "clean_bits": text(clean), "robust_bits": None if robust is None else text(robust),
-            "measurements": {"unmoved": 0}, "forwards": 1000, "backwards": 900, "seconds": 1.5, "attack_version": 1,
-            "evaluator_version": 1, "source_digest": "1" * 24, "environment": ENVIRONMENT,
-            "started": "2026-11-21T10:01:00Z",
-        }  # fmt: skip
-        path = folder / "evaluations" / f"{record['evaluation_id']}.json"
+            "measurements": {"unmoved": 0} if kind == "attack" else {}, "forwards": 1000, "backwards": 900,
+            "seconds": 1.5, "attack_version": 1, "evaluator_version": 1, "source_digest": "1" * 24,
+            "environment": ENVIRONMENT, "started": "2026-11-21T10:01:00Z",
+        } | changes  # fmt: skip
+        run = RunSpec.model_validate(json.loads((folder / "run.json").read_text())["config"])
+        found = EvaluationSpec.readings(record, run)[-1]
+        record |= {"evaluation_id": found.evaluation_id, "attack_key": found.attack_key}
+        record.setdefault("attempt_id", f"attempt-{found.evaluation_id}")
+        path = folder / "evaluations" / f"{found.evaluation_id}.json"
         path.parent.mkdir(exist_ok=True)
-        path.write_text(json.dumps(record | changes))
+        path.write_text(json.dumps(record))
         return path
 
     def matrix(self, folder: Path, clean: Any, missed: Any, **changes: Any) -> Path:
@@ -147,7 +167,7 @@ class Files:
             self.evaluation(folder, CLEAN, ROBUST, kind="blackbox", attempts=attempts, budget=0.05)
             self.failure(folder, folder.name, f"before-{seed}")
         self.failure(self.root / self.hex_id("never"), self.hex_id("never"), "alone")
-        return self.root / self.hex_id("trs", 0, 1)
+        return self.root / self.spec().run_id
 
     def ingest_all(self, db: Database) -> None:
         """Take in everything file by file, in another order than a rebuild."""

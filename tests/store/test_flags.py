@@ -187,15 +187,14 @@ def test_only_results_of_one_precision_are_compared_and_another_than_float32_is_
 
 
 def test_the_audit_names_the_precision(files: Any, db: Any, tmp_path: Path) -> None:
-    folder = files.run()
+    folder, ids = files.run(), {}
     masked = {"attacked": 8, "zero_gradients": 8}
     for number, settings in enumerate(({"steps": 50}, {"steps": 50, "precision": "bfloat16"})):
-        path = files.evaluation(folder, [True] * 9, [True] * 9, settings=settings, measurements=masked,
-                                attack_key=f"key {number}", evaluation_id=f"{number:024}")  # fmt: skip
-        path.rename(path.with_stem(f"{number:024}"))
+        path = files.evaluation(folder, [True] * 9, [True] * 9, settings=settings, measurements=masked)
+        ids[path.stem[:12]] = number
     files.ingest_all(db)
     told = json.loads(bench("audit", "--results", tmp_path, "--json")[1])["flags"]
-    assert {(item["evaluation"][-1], item["precision"]) for item in told} == {("0", "float32"), ("1", "bfloat16")}
+    assert {(ids[item["evaluation"][:12]], item["precision"]) for item in told} == {(0, "float32"), (1, "bfloat16")}
     assert "pgd ε = 0.1, bfloat16" in bench("audit", "--results", tmp_path)[1]
 
 

@@ -161,9 +161,10 @@ def test_runs_that_others_were_made_with_are_named(results: Path, db: Database) 
             "kind": "blackbox",
             "attack": "blackbox",
             "plugin": "blackbox",
-            "settings": {"surrogates": [RUN.run_id]},
+            "settings": {"attacks": {"pgd": {"plugin": "pgd", "settings": {}}}, "restarts": 1,
+                         "surrogates": [RUN.run_id]},
         }
-    )
+    )  # fmt: skip
     write_evaluation(results, victim)
     assert ingest.sync(db, results / "runs").damaged == ()
     needed = tidy.doomed(db, place(results), RUN.run_id).needed_by

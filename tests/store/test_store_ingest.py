@@ -128,11 +128,12 @@ def test_done_beats_failed_in_either_order(db: Database, files: Any) -> None:
 
 def test_only_the_latest_failure_of_a_job_is_told(db: Database, files: Any) -> None:
     folder = files.root / files.hex_id("never")
+    job, other, family = (files.hex_id(name) for name in ("job", "other", "family"))
     for day in (3, 1, 2):
-        ingest_failure(db, files.failure(folder, "job", f"day-{day}", started=f"2026-11-0{day}T00:00:00Z"))
-    ingest_failure(db, files.failure(folder, "other", "else", started="2026-11-09T00:00:00Z", family_id="f"))
+        ingest_failure(db, files.failure(folder, job, f"day-{day}", started=f"2026-11-0{day}T00:00:00Z"))
+    ingest_failure(db, files.failure(folder, other, "else", started="2026-11-09T00:00:00Z", family_id=family))
     assert [row.attempt_id for row in queries.failures(db)] == ["else", "day-3"]
-    assert [row.attempt_id for row in queries.failures(db, family_ids=["f"])] == ["else"]
+    assert [row.attempt_id for row in queries.failures(db, family_ids=[family])] == ["else"]
     assert queries.totals(db).failures == 2
 
 
@@ -161,7 +162,7 @@ def test_a_line_cut_short_by_a_kill_is_ignored_and_a_repeated_epoch_counts_once(
         ({"n": 17}, "clean_bits: 2 bytes of outcomes do not hold 17 images"),
         ({"n": 9}, "more than 9 images"),
         ({"robust_bits": None}, "one of them is null"),
-        ({"robust_bits": None, "n_robust": None}, "an attack without robust_bits"),
+        ({"robust_bits": None, "n_robust": None}, "attack without robust_bits"),
         ({"clean_bits": "@@"}, "base64"),
         ({"images_digest": "(absent)"}, "images_digest: Field required"),
         ({"kind": "guess"}, "kind: Input should be"),
@@ -169,9 +170,9 @@ def test_a_line_cut_short_by_a_kill_is_ignored_and_a_repeated_epoch_counts_once(
         ({"format": 2}, "format: Input should be 1"),
         ({"started": "yesterday"}, "started"),
         ({"budget": "large"}, "budget"),
-        ({"evaluation_id": "0" * 24}, "by its name another"),
+        ({"evaluation_id": "0" * 24}, "its content is of evaluation"),
         ({"kind": "transfer", "cells": []}, "clean_rows must hold each member"),
-        ({"run_id": "0" * 24}, "its run 000000000000000000000000 is not in the database"),
+        ({"run_id": "0" * 24}, "not of the run whose folder holds it"),
     ],
 )
 def test_a_damaged_evaluation_is_named_with_its_fault(
@@ -203,14 +204,16 @@ def test_one_key_cannot_stand_for_two_attacks(db: Database, files: Any) -> None:
     for folder in (first, second):
         ingest_run(db, folder)
     ingest_evaluation(db, files.evaluation(first, CLEAN, ROBUST))
+    with db.write() as connection:
+        connection.exec_driver_sql("UPDATE attack SET protocol_id = 'other'")
     with pytest.raises(BenchError, match="stands for another attack"):
-        ingest_evaluation(db, files.evaluation(second, CLEAN, ROBUST, settings={"steps": 10}))
+        ingest_evaluation(db, files.evaluation(second, CLEAN, ROBUST))
 
 
 def test_a_run_in_a_folder_of_another_name_is_refused(db: Database, files: Any) -> None:
     folder = files.run()
     moved = folder.rename(folder.with_name("copy"))
-    with pytest.raises(BenchError, match="its folder is of copy"):
+    with pytest.raises(BenchError, match="it claims to be copy"):
         ingest_run(db, moved)
 
 
@@ -218,7 +221,7 @@ def test_a_rebuild_skips_damaged_files_by_name_and_keeps_the_rest(files: Any, tm
     folder = files.fill()
     (broken, *_) = sorted((folder / "evaluations").iterdir())
     broken.write_text(broken.read_text()[:100])
-    other = files.root / files.hex_id("trs", 1, 1)
+    other = files.root / files.spec(1).run_id
     (other / "run.json").write_text("{}")
     (folder / "evaluations" / ".half.json.x.tmp").write_text("{")
     (files.root / "note.txt").write_text("not a run")

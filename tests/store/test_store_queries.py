@@ -25,18 +25,26 @@ def view(db: Database, name: str) -> list[dict[str, Any]]:
 
 
 def test_a_unique_prefix_finds_a_run_or_an_evaluation(db: Database, files: Any) -> None:
-    for seed, run_id in enumerate(("aaaa11111111111111111111", "aaaa22222222222222222222")):
-        ingest_run(db, files.run(seed, run_id=run_id))
-    path = files.evaluation(files.root / "aaaa11111111111111111111", CLEAN, CLEAN)
+    seeds: dict[str, int] = {}
+    for seed in range(1000):  # two whose ids begin alike
+        run_id = files.spec(seed).run_id
+        if run_id[:2] in seeds:
+            break
+        seeds[run_id[:2]] = seed
+    both, first = run_id[:2], files.spec(seeds[run_id[:2]]).run_id
+    for number in (seeds[both], seed):
+        ingest_run(db, files.run(number))
+    path = files.evaluation(files.root / first, CLEAN, CLEAN)
     evaluation_id = ingest_evaluation(db, path)
-    assert queries.find_run(db, "AAAA1").seed == 0
+    assert queries.find_run(db, first[:10].upper()).seed == seeds[both]
     found = queries.find(db, evaluation_id[:10])
-    assert (found.kind, found.id, found.run_id) == ("evaluation", evaluation_id, "aaaa11111111111111111111")
-    assert queries.find(db, "aaaa2").kind == "run"
-    with pytest.raises(BenchError, match=r"ambiguous.*aaaa11111111 \(trs, digits, seed 0\), aaaa22222222"):
-        queries.find(db, "aaaa")
-    with pytest.raises(BenchError, match=r"no run begins with 'bb'; latest runs: aaaa"):
-        queries.find_run(db, "bb")
+    assert (found.kind, found.id, found.run_id) == ("evaluation", evaluation_id, first)
+    assert queries.find(db, run_id[:10]).kind == "run"
+    with pytest.raises(BenchError, match=rf"ambiguous.*\(trs, digits, seed {seed}\)"):
+        queries.find(db, both)
+    other = next(a + b for a in "0123456789abcdef" for b in "0123456789abcdef" if not first.startswith(a))
+    with pytest.raises(BenchError, match=rf"no run begins with '{other}'; latest runs: "):
+        queries.find_run(db, other)
     for wrong in ("", "xyz", "a%", "a" * 25):
         with pytest.raises(BenchError, match="hexadecimal"):
             queries.find(db, wrong)
@@ -53,7 +61,7 @@ def test_selections_restrict(db: Database, files: Any) -> None:
     assert [row.seed for row in queries.runs(db, method="trs", seed=[1, 2])] == [1]
     assert queries.runs(db, dataset="mnist") == queries.runs(db, method=[]) == []
     rows = queries.evaluations(
-        db, family_ids=[files.hex_id("family", "trs")], attack_keys=[files.hex_id("pgd", 0.2, "attack")]
+        db, family_ids=[files.spec().family_id], attack_keys=[queries.evaluations(db, attack="pgd")[-1].attack_key]
     )
     assert [(row.method, row.seed, row.budget) for row in rows] == [("trs", 0, 0.2), ("trs", 1, 0.2)]
     assert len(queries.evaluations(db, attack="pgd", dataset="digits", kinds=["attack"])) == 8
@@ -91,7 +99,7 @@ def test_a_matrix_comes_back_bit_by_bit_and_its_view_counts_by_hand(db: Database
 def test_a_matrix_on_which_nobody_was_right_has_no_rate(db: Database, files: Any) -> None:
     folder = files.run()
     ingest_run(db, folder)
-    ingest_evaluation(db, files.matrix(folder, np.zeros((3, 4), dtype=bool), np.ones((2, 3, 4), dtype=bool)))
+    ingest_evaluation(db, files.matrix(folder, np.zeros((4, 4), dtype=bool), np.ones((3, 4, 4), dtype=bool)))
     assert {row["percent_correct_all"] for row in view(db, "transfer_rate")} == {None}
     assert {row["percent_all"] for row in view(db, "transfer_rate")} == {100.0}
 
@@ -125,7 +133,7 @@ def test_table_and_leaderboard_average_over_seeds_and_leave_stale_results_out(db
     assert view(db, "stale") == []
 
     # a newer version of the attack on one seed: the older results of that plug-in, budgets alike, are stale
-    folder = files.root / files.hex_id("trs", 0, 1)
+    folder = files.root / files.spec().run_id
     ingest_evaluation(db, files.evaluation(folder, CLEAN, some(1), budget=0.1, attack_version=2))
     assert [(row["budget"], row["robust_percent"], row["seeds"]) for row in view(db, "table1")] == [(0.1, 10.0, 1)]
     assert [(row["kind"], row["name"], row["part"], row["version"], row["newest"]) for row in view(db, "stale")] == [
@@ -135,7 +143,7 @@ def test_table_and_leaderboard_average_over_seeds_and_leave_stale_results_out(db
     # a newer version of the method: the older runs are stale, and what was measured on them counts no more
     ingest_run(db, files.run(0, method_version=2))
     stale = {row["run_id"] for row in view(db, "stale") if row["kind"] == "run" and row["part"] == "method"}
-    assert stale == {files.hex_id("trs", seed, 1) for seed in (0, 1)}
+    assert stale == {files.spec(seed).run_id for seed in (0, 1)}
     assert view(db, "table1") == []
 
 
@@ -158,12 +166,12 @@ def test_results_of_another_limit_or_family_never_share_a_cell(db: Database, fil
     limited = files.run(1)
     ingest_run(db, limited)
     ingest_evaluation(db, files.evaluation(limited, CLEAN, some(6), attack="pgd", limit=10))
-    other = files.run(2, family_id="another")
+    other = files.run(2, settings={"lambda_a": 7.0})
     ingest_run(db, other)
     ingest_evaluation(db, files.evaluation(other, CLEAN, some(8), attack="pgd"))
     rows = {(row["family_id"], row["image_limit"]): row["robust_percent"] for row in view(db, "table1")}
-    family = files.hex_id("family", "trs")
-    assert rows == {(family, None): 40.0, (family, 10): 60.0, ("another", None): 80.0}
+    family, another = files.spec().family_id, files.spec(settings={"lambda_a": 7.0}).family_id
+    assert rows == {(family, None): 40.0, (family, 10): 60.0, (another, None): 80.0}
     assert len(view(db, "leaderboard")) == 3
 
 

@@ -1,0 +1,119 @@
+"""JSON of files that anybody may have written: read whole or refused with a line, never a trap for who reads on."""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+from pathlib import Path
+from typing import Any
+
+from bench.core.errors import BenchError
+
+DEPTH = 40  # of lists within lists; a record needs nine
+BYTES = 64 << 20  # of one file: what no file of ours comes near
+CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")
+"""All but tab and line feed: what moves a terminal's cursor."""
+
+# What only some texts hold and every value has to be looked at for: numbers of 18 digits and more, or with a large
+# power of ten, halves of surrogate pairs.
+_SUSPECT = re.compile(r"\d{18}|[eE]\+?\d{3}|\\u[dD][89a-fA-F]|[\ud800-\udfff]")
+
+
+def parse(data: bytes | str, *, numbers: bool = True) -> Any:
+    """The value that JSON text holds: at most 40 levels deep, of finite numbers, whole ones of at most 63 bits.
+
+    Args:
+        numbers: whether `NaN` and `Infinity`, which are no JSON, are refused; they are None otherwise.
+
+    Raises:
+        ValueError: it is something else; the message is one line.
+    """
+    text = data if isinstance(data, str) else _text(data)
+    try:
+        value = json.loads(text, parse_constant=_refused if numbers else _nothing)
+    except RecursionError as error:
+        raise ValueError(f"nested more than {DEPTH} deep") from error
+    except json.JSONDecodeError as error:
+        raise ValueError(f"not JSON: {error}") from error
+    except ValueError as error:
+        if "integer string conversion" in str(error):
+            raise ValueError("a whole number of over 63 bits") from error
+        raise
+    _shallow(value, DEPTH)
+    if _SUSPECT.search(text):
+        _check(value)
+    return value
+
+
+def check(value: Any) -> None:
+    """Hold a value that did not come out of JSON text (the column of a database) to the same bounds.
+
+    Raises:
+        ValueError: it is beyond them.
+    """
+    _shallow(value, DEPTH)
+    _check(value)
+
+
+def read(path: Path, limit: int = BYTES) -> Any:
+    """The JSON value in the file `path`, under the bounds of `parse`.
+
+    Raises:
+        BenchError: the file is missing, unreadable, of more than `limit` bytes, or damaged (cut short, say).
+    """
+    try:
+        with path.open("rb") as file:
+            data = file.read(limit + 1)
+    except OSError as error:
+        raise BenchError(f"cannot read {path}: {error.strerror or error}") from error
+    if len(data) > limit:
+        raise BenchError(f"{path} is too large: over {limit >> 20} MiB")
+    try:
+        return parse(data)
+    except ValueError as error:
+        raise BenchError(f"{path} is damaged ({error}); delete it and run the same command again") from error
+
+
+def _text(data: bytes) -> str:
+    try:
+        return data.decode("utf-8")
+    except UnicodeDecodeError as error:
+        raise ValueError(f"not JSON: no UTF-8 text at byte {error.start}") from error
+
+
+def _shallow(value: Any, depth: int) -> None:
+    if depth < 0:
+        raise ValueError(f"nested more than {DEPTH} deep")
+    for item in value.values() if isinstance(value, dict) else value if isinstance(value, list) else ():
+        if isinstance(item, (dict, list)):
+            _shallow(item, depth - 1)
+
+
+def _check(value: Any) -> None:
+    if isinstance(value, str):
+        try:
+            value.encode("utf-8")
+        except UnicodeEncodeError as error:
+            raise ValueError("text that is no Unicode") from error
+    elif isinstance(value, float):
+        if not math.isfinite(value):
+            raise ValueError("a number that is not finite")
+    elif isinstance(value, int):
+        if not -(2**63) <= value < 2**63:
+            raise ValueError("a whole number of over 63 bits")
+    elif isinstance(value, dict):
+        for key, item in value.items():
+            _check(key)
+            _check(item)
+    elif isinstance(value, list):
+        for item in value:
+            _check(item)
+
+
+def _refused(text: str) -> Any:
+    raise ValueError(f"{text} is no number in JSON")
+
+
+def _nothing(_: str) -> None:
+    return None

@@ -1,0 +1,233 @@
+"""What one run and one evaluation are, completely: the specs that jobs carry and that ids are made of."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from functools import cached_property
+from typing import Any, Literal
+
+from pydantic import Field, ValidationError
+
+from bench.core import versions
+from bench.core.identity import content_id
+from bench.core.precision import USUAL, titled
+from bench.core.specs import Precision, Settings, Spec, Training, added, added_to
+
+SURROGATE_SEEDS = 1_000_000  # a surrogate of N members has this seed plus N: no member, nor data order, is shared
+
+Targets = Literal["random", "least_likely"]
+Kind = Literal["clean", "attack", "transfer", "craft", "blackbox"]
+
+
+class RunSpec(Spec):
+    """One ensemble to train: everything that decides its weights, and the names people know it by."""
+
+    method: str
+    plugin: str
+    settings: Settings
+    dataset: str
+    dataset_plugin: str
+    dataset_settings: Settings = {}
+    model: str
+    model_plugin: str
+    model_settings: Settings
+    members: int
+    recipe: str
+    recipe_changes: tuple[str, ...] = ()
+    training: Training
+    validation: int = 0
+    seed: int
+    versions: dict[str, int]
+    requires: dict[str, RunSpec] = {}
+    weights: str | None = Field(None, description="digest of weights trained elsewhere; None where we train them")
+
+    @cached_property
+    def family_id(self) -> str:
+        """What the seeds of one table cell share: all but the seed, the versions and the names."""
+        return content_id(
+            {
+                "plugin": self.plugin,
+                "settings": self.settings,
+                "dataset": [self.dataset_plugin, self.dataset_settings],
+                "model": [self.model_plugin, self.model_settings],
+                "members": self.members,
+                "training": self.training.model_dump(),
+                "validation": self.validation,
+                "requires": {name: run.family_id for name, run in self.requires.items()},
+                **self.later(),
+            }
+        )
+
+    @cached_property
+    def run_id(self) -> str:
+        """Identity of the trained ensemble."""
+        requires = {name: run.run_id for name, run in self.requires.items()}
+        identity = {"family": self.family_id, "seed": self.seed, "versions": self.versions, "requires": requires}
+        return content_id(identity if self.weights is None else {**identity, "weights": self.weights})
+
+    @property
+    def label(self) -> str:
+        """For people: `trs on digits, seed 0`; `surrogate ece × 5 on digits`."""
+        if self.seed >= SURROGATE_SEEDS:
+            return f"surrogate {self.method} × {self.members} on {self.dataset}"
+        return f"{self.method} on {self.dataset}, seed {self.seed}"
+
+
+class EvaluationSpec(Spec):
+    """One measurement on one run.
+
+    `craft` makes the images of the black-box suite on a surrogate, `blackbox` judges them on a victim: there
+    `surrogates` are the runs whose images are used, and `settings` name them and their attacks.
+    `targets`: the attack leads to classes chosen this way. `precision`: of the passes that the attack asks for. These,
+    and what else the harness decides beside the attack and was `added`, records have among the settings.
+    """
+
+    kind: Kind
+    run: RunSpec
+    attack: str
+    plugin: str
+    settings: Settings = {}
+    budget_name: str | None = None
+    budget: float | None = None
+    stop: Literal["first_success", "last"] | None = None
+    limit: int | None = None
+    split: Literal["test", "validation"] = "test"
+    targets: Targets | None = added(None)
+    precision: Precision = added("float32")
+    surrogates: tuple[RunSpec, ...] = ()
+    versions: dict[str, int]
+
+    @cached_property
+    def attack_key(self) -> str:
+        """What the runs and seeds of one table row share: all but the run and the versions."""
+        identity = {
+            "kind": self.kind,
+            "plugin": self.plugin,
+            "settings": self.settings,
+            "budget": [self.budget_name, self.budget],
+            "stop": self.stop,
+            "dataset": [self.run.dataset_plugin, self.run.dataset_settings],
+            "limit": self.limit,
+            "split": self.split,
+        }
+        return content_id({**identity, **self.later()})
+
+    @classmethod
+    def of_clean(cls, run: RunSpec, *, limit: int | None, split: Literal["test", "validation"]) -> EvaluationSpec:
+        """Clean accuracy of a run."""
+        newest = {"attack": 1, "evaluator": versions.EVALUATOR}
+        return cls(kind="clean", run=run, attack="clean", plugin="clean", limit=limit, split=split, versions=newest)
+
+    @classmethod
+    def readings(cls, record: Mapping[str, Any], run: RunSpec) -> list[EvaluationSpec]:
+        """What an evaluation's record on `run` may be of; the right one has the record's id.
+
+        A record has how target classes were chosen, and another precision than float32, among the settings, where an
+        attack's own may have these names: then there are several readings.
+
+        Raises:
+            ValidationError: it is of nothing.
+            KeyError, TypeError: it is no record.
+        """
+        fields = {name: record[name] for name in cls.model_fields if name in record}
+        fields |= {
+            "versions": {"attack": record["attack_version"], "evaluator": record["evaluator_version"]},
+            "run": run,
+        }
+        tried: list[dict[str, Any]] = [{}]
+        for name in added_to(cls):
+            for reading in list(tried):
+                own = dict(reading.get("settings", record["settings"]))
+                if name in own:
+                    tried.append({**reading, name: own.pop(name), "settings": own})
+        found, fault = [], None
+        for reading in tried:
+            try:
+                found.append(cls.model_validate(fields | reading))
+            except ValidationError as error:
+                fault = error
+        if fault and not found:
+            raise fault
+        return found
+
+    @property
+    def recorded_settings(self) -> dict[str, Any]:
+        """The settings as the record has them: the attack's own, how target classes are chosen, and the precision."""
+        return {**self.settings, **self.later()}
+
+    @cached_property
+    def crafts(self) -> tuple[EvaluationSpec, ...]:
+        """What makes the images that a black-box evaluation uses: one piece of work a surrogate."""
+        return tuple(
+            self.model_copy(
+                update={
+                    "kind": "craft",
+                    "run": surrogate,
+                    "settings": {name: value for name, value in self.settings.items() if name != "surrogates"},
+                    "surrogates": (),
+                }
+            )
+            for surrogate in self.surrogates
+        )
+
+    @cached_property
+    def evaluation_id(self) -> str:
+        """Identity of the measurement."""
+        return content_id({"run": self.run.run_id, "attack": self.attack_key, "versions": self.versions})
+
+    @property
+    def label(self) -> str:
+        """For people: `pgd ε=0.1`; another precision than float32 is named."""
+        if self.kind == "clean":
+            return "clean accuracy"
+        budget = f"{'ε' if self.budget_name == 'eps' else self.budget_name}={self.budget:g}"
+        kinds = {
+            "transfer": f"transferability, {self.attack}",
+            "craft": "images of black-box attacks",
+            "blackbox": "black-box",
+        }
+        return titled(f"{kinds.get(self.kind, self.attack)} {budget}", self.precision)
+
+
+class Job(Spec):
+    """One piece of work: train `run`, or make `evaluation` on it."""
+
+    run: RunSpec
+    evaluation: EvaluationSpec | None = None
+
+    @property
+    def job_id(self) -> str:
+        """The id of the run or evaluation that the job makes."""
+        return self.evaluation.evaluation_id if self.evaluation else self.run.run_id
+
+    @property
+    def kind(self) -> str:
+        """`train`, or the kind of the evaluation."""
+        return self.evaluation.kind if self.evaluation else "train"
+
+    @property
+    def needs(self) -> tuple[str, ...]:
+        """Ids of the jobs that come first."""
+        if self.evaluation:
+            return (self.run.run_id, *(craft.evaluation_id for craft in self.evaluation.crafts))
+        return tuple(run.run_id for run in self.run.requires.values())
+
+    @property
+    def label(self) -> str:
+        """For people."""
+        return f"{self.run.label}: {self.evaluation.label if self.evaluation else 'train'}"
+
+    def describe(self) -> dict[str, Any]:
+        """The names and numbers that a failure record keeps."""
+        run, evaluation = self.run, self.evaluation
+        precision = evaluation.precision if evaluation else USUAL
+        return {
+            "method": run.method,
+            "dataset": run.dataset,
+            "model": run.model,
+            "recipe": run.recipe,
+            "seed": run.seed,
+            "attack": evaluation.attack if evaluation else None,
+            "budget": evaluation.budget if evaluation else None,
+            **({} if precision == USUAL else {"precision": precision}),
+        }

@@ -1,0 +1,315 @@
+"""The one door: every record that enters a database or an archive is checked here, as if it were hostile.
+
+Import, merge, sync, rebuild and the driver all come through it. What can be computed again is: a run id from the run's
+configuration, an evaluation id from run and attack, counts from bits; settings are held against the types of their
+plug-in where it is installed. Outcomes themselves are believed; measuring again is another job.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+from typing import Annotated, Any
+
+from pydantic import Field, ValidationError
+
+from bench.core import registry, settings, strict_json
+from bench.core.errors import BenchError
+from bench.core.identity import canonical, short
+from bench.experiment.spec import EvaluationSpec, RunSpec
+from bench.store.fields import Id, Name, Strict, Table, clean, fault_of
+from bench.store.records import EpochRecord, EvaluationRecord, FailureRecord, RunRecord, parse_record
+
+RECORD_BYTES = 16 << 20  # of one JSON file: a black-box suite on 50,000 images has under 1 MB
+
+DESCRIBED = (
+    "method", "plugin", "settings", "dataset", "model", "model_settings", "members", "recipe", "recipe_changes",
+    "training", "validation", "seed",
+)  # fmt: skip
+"""What a run's record says beside its configuration, for people; both must say the same."""
+
+_FREE = ("error", "error_type", "traceback")  # kept as they are told: control characters show as their codes
+
+
+@dataclass(frozen=True)
+class Known:
+    """What an evaluation is held against: the spec of its run, and the weights that the run has (None: untold)."""
+
+    spec: RunSpec
+    weights_digest: str | None
+
+
+@dataclass(frozen=True)
+class CheckedRun:
+    """A run's record and the spec that its id follows from."""
+
+    record: RunRecord
+    spec: RunSpec
+
+    @property
+    def known(self) -> Known:
+        """For its evaluations."""
+        return Known(self.spec, self.record.weights_digest)
+
+
+@dataclass(frozen=True)
+class CheckedEvaluation:
+    """An evaluation's record and the spec that its id follows from."""
+
+    record: EvaluationRecord
+    spec: EvaluationSpec
+
+
+class _Part(Strict):
+    """One attack of a black-box suite."""
+
+    plugin: Name
+    settings: Table
+
+
+class _Suite(Strict):
+    """The settings of a black-box suite."""
+
+    attacks: Annotated[dict[Name, _Part], Field(min_length=1, max_length=1_000)]
+    restarts: Annotated[int, Field(ge=1, lt=2**31)]
+    surrogates: Annotated[list[Id], Field(max_length=10_000)] = []
+
+
+def read(source: Path | bytes, where: str) -> dict[str, Any]:
+    """The JSON object of a record: a file, or bytes out of an archive.
+
+    Raises:
+        BenchError: unreadable, too large, or no JSON object within bounds; `where` stands in the message.
+    """
+    try:
+        if isinstance(source, Path):
+            with source.open("rb") as file:
+                source = file.read(RECORD_BYTES + 1)
+            if len(source) > RECORD_BYTES:
+                raise refused(where, f"no record has over {RECORD_BYTES >> 20} MiB")
+        value = strict_json.parse(source)
+    except OSError as error:
+        raise BenchError(f"cannot read {where}: {error.strerror or error}") from error
+    except ValueError as error:
+        raise refused(where, str(error)) from error
+    if not isinstance(value, dict):
+        raise refused(where, "no JSON object")
+    return value
+
+
+def check_run(value: dict[str, Any], where: str, run_id: str) -> CheckedRun:
+    """The run `run_id`, whose configuration must hash to that id and say what the record says.
+
+    Raises:
+        BenchError: it does not; `where` stands in the message.
+    """
+    _clean(value, where)
+    record = parse_record(RunRecord, value, where)
+    try:
+        spec = RunSpec.model_validate(record.config)
+    except (ValidationError, RecursionError) as error:
+        fault = fault_of(error) if isinstance(error, ValidationError) else "nested too deep"
+        raise refused(where, f"config.{fault}; was it made by another version of bench?") from error
+    said, found = (record.run_id, record.family_id), (spec.run_id, spec.family_id)
+    if said != found or record.run_id != run_id:
+        raise refused(where, f"its content is of run {short(spec.run_id)}, it claims to be {short(run_id)}")
+    told = value | {"requires": record.requires}
+    meant = spec.model_dump(mode="json") | {"requires": {name: run.run_id for name, run in spec.requires.items()}}
+    for name in (*DESCRIBED, "requires"):
+        if canonical(told[name]) != canonical(meant[name]):
+            raise refused(where, f"{name} is not what its config says")
+    if (record.method_version, record.trainer_version) != (spec.versions.get("method"), spec.versions.get("trainer")):
+        raise refused(where, "its versions are not what its config says")
+    if spec.weights not in (None, record.weights_digest):
+        raise refused(where, "weights_digest is not what its config says")
+    _check_plugins(spec, where)
+    return CheckedRun(record, spec)
+
+
+def known_run(config: Mapping[str, Any], weights_digest: str | None, where: str) -> Known:
+    """A run of a database, by the configuration that is stored there.
+
+    Raises:
+        BenchError: it is of another version of bench.
+    """
+    try:
+        return Known(_stored_spec(json.dumps(config, sort_keys=True)), weights_digest)
+    except (ValueError, RecursionError) as error:
+        raise BenchError(f"{where}: its run was stored by another version of bench; `bench db rebuild`") from error
+
+
+@lru_cache(maxsize=64)
+def _stored_spec(config: str) -> RunSpec:
+    """The evaluations of a run come one after another."""
+    return RunSpec.model_validate_json(config)
+
+
+def check_evaluation(value: dict[str, Any], where: str, evaluation_id: str, run: Known) -> CheckedEvaluation:
+    """An evaluation of `run`, whose id must follow from its content.
+
+    Raises:
+        BenchError: it does not, or its outcomes contradict themselves.
+    """
+    _clean(value, where)
+    record = parse_record(EvaluationRecord, value, where)
+    if record.run_id != run.spec.run_id:
+        raise refused(where, f"it is of run {short(record.run_id)}, not of the run whose folder holds it")
+    spec = _evaluation_spec(record, value, run.spec, where)
+    if (spec.evaluation_id, spec.attack_key) != (record.evaluation_id, record.attack_key):
+        raise refused(where, f"its content is of evaluation {short(spec.evaluation_id)}")
+    if record.evaluation_id != evaluation_id:
+        raise refused(where, f"it holds evaluation {short(record.evaluation_id)}, by its name another")
+    if None not in (record.weights_digest, run.weights_digest) and record.weights_digest != run.weights_digest:
+        raise refused(where, "it was measured on other weights than the run has")
+    if record.limit is not None and record.n > record.limit:
+        raise refused(where, f"{record.n} images under a limit of {record.limit}")
+    members = run.spec.members
+    if record.kind == "transfer" and len(record.clean_rows) != members + 1:
+        raise refused(where, f"a matrix of {len(record.clean_rows) - 1} networks, the run has {members}")
+    if any(row.target >= members for row in record.clean_rows):
+        raise refused(where, f"clean_rows of a member that a run of {members} has not")
+    _check_attack(spec, where)
+    return CheckedEvaluation(record, spec)
+
+
+def _evaluation_spec(record: EvaluationRecord, value: dict[str, Any], run: RunSpec, where: str) -> EvaluationSpec:
+    """The spec that a record speaks of."""
+    splits = [value["split"]] if "split" in value else ["test", "validation"]  # no column of a database says which
+    try:
+        specs = [spec for split in splits for spec in EvaluationSpec.readings(value | {"split": split}, run)]
+    except ValidationError as error:
+        raise refused(where, f"{fault_of(error)}; was it made by another version of bench?") from error
+    return next((spec for spec in specs if spec.evaluation_id == record.evaluation_id), specs[0])
+
+
+def check_failure(value: dict[str, Any], where: str, attempt_id: str, run_id: str | None) -> FailureRecord:
+    """A failed attempt of `run_id`; None where no folder says of which run it is.
+
+    Raises:
+        BenchError: damaged, or of something else.
+    """
+    _clean({name: item for name, item in value.items() if name not in _FREE}, where)
+    record = parse_record(FailureRecord, value, where)
+    if record.attempt_id != attempt_id or (run_id is not None and record.run_id not in (None, run_id)):
+        raise refused(where, "it is of another attempt or run than its name and folder say")
+    return record
+
+
+def check_curve(data: bytes, where: str) -> None:
+    """`train.jsonl`: an epoch a line; only the last may be cut short (its writer was killed).
+
+    Raises:
+        BenchError: it is no text, or a line is no epoch.
+    """
+    try:
+        lines = data.decode("utf-8").split("\n")
+    except ValueError as error:
+        raise refused(where, f"no text ({error})") from error
+    for number, line in enumerate(lines, start=1):
+        if not line.strip():
+            continue
+        try:
+            value = strict_json.parse(line, numbers=False)
+        except ValueError as error:
+            if number < len(lines):
+                raise refused(where, f"line {number} is no epoch: {error}") from error
+            continue
+        epoch_of(value, f"{where} line {number}")
+
+
+def epoch_of(value: Any, where: str) -> EpochRecord:
+    """One line of a curve.
+
+    Raises:
+        BenchError: it is no epoch.
+    """
+    try:
+        return EpochRecord.model_validate(value)
+    except ValidationError as error:
+        raise refused(where, f"no epoch: {fault_of(error)}") from error
+
+
+def _check_plugins(spec: RunSpec, where: str) -> None:
+    """The settings of a run and of those it was trained with, against the types of their plug-ins."""
+    versions = spec.versions
+    _check_settings("methods", spec.plugin, versions.get("method"), spec.settings, where)
+    _check_settings("models", spec.model_plugin, versions.get("model"), spec.model_settings, where)
+    _check_settings("datasets", spec.dataset_plugin, versions.get("dataset"), spec.dataset_settings, where)
+    for needed in spec.requires.values():
+        _check_plugins(needed, where)
+
+
+def _check_attack(spec: EvaluationSpec, where: str) -> None:
+    if spec.kind in ("craft", "blackbox"):
+        suite = parse_record(_Suite, spec.settings, f"{where}: settings")
+        for part in suite.attacks.values():
+            _check_settings("attacks", part.plugin, None, part.settings, where)
+    elif spec.kind == "clean":
+        if spec.settings:
+            raise refused(where, "a clean pass has no settings")
+    else:
+        _check_settings("attacks", spec.plugin, spec.versions.get("attack"), spec.settings, where)
+
+
+def _check_settings(kind: str, plugin: str, version: int | None, given: dict[str, Any], where: str) -> None:
+    fault = _settings_fault(kind, plugin, version, canonical(given))
+    if fault:
+        raise refused(where, fault)
+
+
+@lru_cache(maxsize=4096)
+def _settings_fault(kind: str, plugin: str, version: int | None, given: str) -> str:
+    """Why a plug-in that is installed cannot have these settings; empty if it can, or is not here.
+
+    Of another version of the plug-in only those settings are looked at that it has today.
+    """
+    if plugin not in registry.entries(kind):
+        return ""
+    try:
+        cls = registry.load(kind, plugin)
+    except BenchError:  # a broken plug-in is told where it is used
+        return ""
+    recorded = json.loads(given)
+    if version != cls.version:
+        recorded = {name: value for name, value in recorded.items() if name in getattr(cls, "__dataclass_fields__", {})}
+    try:
+        made = settings.build(cls, recorded, f"{kind}.{plugin}")
+    except BenchError as error:
+        return clean_line(str(error))
+    for name, value in recorded.items():
+        if canonical(getattr(made, name)) != canonical(value):  # text for a number, say
+            return f"{kind}.{plugin}: {name} is of another type"
+    return ""
+
+
+def clean_line(text: str) -> str:
+    """A message that quotes a record, on one line of letters that show."""
+    return " ".join(text.split()) if text.isprintable() else ascii(text)[1:-1]
+
+
+def _clean(value: Any, where: str) -> None:
+    """No text in a record, known to the schema or not, moves a cursor."""
+    try:
+        _walk(value)
+    except ValueError as error:
+        raise refused(where, str(error)) from error
+
+
+def _walk(value: Any) -> None:
+    if isinstance(value, str):
+        clean(value)
+    elif isinstance(value, dict):
+        for key, item in value.items():
+            clean(key)
+            _walk(item)
+    elif isinstance(value, list):
+        for item in value:
+            _walk(item)
+
+
+def refused(where: str, why: str) -> BenchError:
+    """The error of a record that does not come in."""
+    return BenchError(f"{where} is refused: {why}")

@@ -1,0 +1,127 @@
+"""What an evaluation measured beside its outcomes, typed by its kind: flags, figures and pages read these."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any
+
+from pydantic import Field, ValidationError
+
+from bench.core.precision import Precision
+from bench.store.fields import (
+    LONGEST,
+    Count,
+    Digest,
+    Images,
+    Name,
+    Number,
+    Open,
+    Positive,
+    Share,
+    Small,
+    bounded,
+    fault_of,
+)
+
+
+class Distance(Open):
+    """Of the images that broke, in one norm."""
+
+    mean: Positive
+    median: Positive
+    min: Positive
+    max: Positive
+
+
+class Distances(Open):
+    """Of an attack without a ball."""
+
+    broken: Small
+    l1: Distance | None = None
+    l2: Distance | None = None
+
+
+class _Any(Open):
+    batch_sizes: Annotated[list[Images], Field(min_length=1, max_length=64)] | None = None
+
+
+class Attacked(_Any):
+    """Counts of an attack on one network; None in a loss curve stands for what was no number."""
+
+    attacked: Small | None = None
+    zero_gradients: Small | None = None
+    unmoved: Small | None = None
+    targeted_hits: Small | None = None
+    largest_excess: Positive | None = None
+    loss_curve: Annotated[list[Number | None], Field(max_length=LONGEST)] | None = None
+    asked_in: Precision | None = None
+    distances: Distances | None = None
+
+    def over(self, n: int) -> str:
+        """The first count that is larger than `n` images; empty without any."""
+        broken = self.distances.broken if self.distances else None
+        counts = {name: getattr(self, name) for name in ("attacked", "zero_gradients", "unmoved", "targeted_hits")}
+        return next((name for name, count in {**counts, "broken": broken}.items() if count and count > n), "")
+
+
+class Source(Attacked):
+    """The same, of the attack on one member."""
+
+    source: Small
+
+
+class OfClean(_Any):
+    """Of the clean pass."""
+
+    member_accuracy: Annotated[list[Share | None], Field(max_length=LONGEST)] | None = None
+    random_output: Small | None = None
+
+
+class OfTransfer(_Any):
+    """Of a matrix."""
+
+    sources: Annotated[list[Source], Field(max_length=LONGEST)] = []
+
+
+class OfCraft(_Any):
+    """Of the images of a surrogate."""
+
+    files: Annotated[dict[Name, Digest], Field(max_length=LONGEST)] | None = None
+    bytes: Count | None = None
+
+
+class OfBlackbox(_Any):
+    """Of a black-box suite."""
+
+    attempts: Small | None = None
+    images: Annotated[dict[Name, dict[Name, Digest]], Field(max_length=LONGEST)] | None = None
+
+
+KINDS: dict[str, type[_Any]] = {
+    "clean": OfClean,
+    "attack": Attacked,
+    "transfer": OfTransfer,
+    "craft": OfCraft,
+    "blackbox": OfBlackbox,
+}
+
+
+def check(kind: str, measurements: dict[str, Any], n: int, members: int | None = None) -> None:
+    """Measurements of an evaluation of `n` images, and of a matrix of so many members.
+
+    Raises:
+        ValueError: of other types, beyond bounds, or counts of more images or networks than there are.
+    """
+    try:
+        found = KINDS[kind].model_validate(bounded(measurements))
+    except ValidationError as error:
+        raise ValueError(f"measurements.{fault_of(error)}") from error
+    parts: list[Attacked] = [found] if isinstance(found, Attacked) else []
+    if isinstance(found, OfTransfer):
+        parts = [*found.sources]
+        if any(part.source >= (members or 0) for part in found.sources):
+            raise ValueError("sources name a member that the matrix has not")
+    if isinstance(found, OfClean) and (found.random_output or 0) > n:
+        raise ValueError(f"random_output is more than {n} images")
+    for part in parts:
+        if name := part.over(n):
+            raise ValueError(f"{name} is more than {n} images")

@@ -1,0 +1,61 @@
+"""What people read of a result, against what its id is made of.
+
+Ids are made of contents: plug-ins, settings, training. Names (`trs`, `cifar10`, `published`) are words for these in
+somebody's bench.toml, and a record may claim any. So a name is looked up in the configuration that holds here before
+it is stored: `Namer` says which names the contents have. What it can not derive stays a claim and is marked as one.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple, Protocol
+
+from bench.experiment.spec import EvaluationSpec, RunSpec
+
+MARK = " (claimed)"
+
+
+class Names(NamedTuple):
+    """The names of a run: what tables, pages and selectors know it by."""
+
+    method: str
+    dataset: str
+    model: str
+    recipe: str
+    recipe_changes: tuple[str, ...]
+
+
+class Namer(Protocol):
+    """Derives names from contents."""
+
+    def run(self, spec: RunSpec) -> Names:
+        """The names of a run."""
+
+    def attack(self, spec: EvaluationSpec) -> str:
+        """The name of an evaluation's attack."""
+
+
+class AsRecorded:
+    """Names as the records say them: for files that this process has just written from the configuration."""
+
+    def run(self, spec: RunSpec) -> Names:
+        """The names that the spec has."""
+        return Names(spec.method, spec.dataset, spec.model, spec.recipe, spec.recipe_changes)
+
+    def attack(self, spec: EvaluationSpec) -> str:
+        """The name that the spec has."""
+        return spec.attack
+
+
+AS_RECORDED = AsRecorded()
+
+
+def claimed(name: str) -> str:
+    """`trs (claimed)`: a name that could not be derived; marked once, however often it travels."""
+    return f"{unmarked(name)}{MARK}"
+
+
+def unmarked(name: str) -> str:
+    """The name without such marks."""
+    while name.endswith(MARK):
+        name = name.removesuffix(MARK)
+    return name
