@@ -269,7 +269,7 @@ def _save(figure: Figure, frame: pd.DataFrame, output: Path | None, results: Pat
     from bench.report.plots import style
 
     picture, table = style.save(figure, frame, output or results / "figures" / f"{name}.png")
-    console().print(f"saved {picture} and {table}", soft_wrap=True, markup=False)
+    console().print(f"saved {picture} and {table}", soft_wrap=True)
 
 
 def _named(stem: str, frame: pd.DataFrame) -> str:
