@@ -129,16 +129,17 @@ def _run(base: Database, run_id: str) -> dict[str, Any]:
 def _evaluation(base: Database, evaluation_id: str) -> dict[str, Any]:
     from bench.store import queries
 
-    (row,) = queries.evaluations(base, evaluation_ids=evaluation_id)
+    row = queries.find_evaluation(base, evaluation_id)
     record = {**asdict(row), "environment": queries.environment(base, row.environment_id)}
     if row.kind == "blackbox":
         import numpy as np
 
         from bench.evaluation.rates import blackbox_rates
 
-        clean = queries.outcomes(base, [evaluation_id])[evaluation_id].clean
-        missed = np.stack([attempt.bits for attempt in queries.blackbox(base, evaluation_id)])
-        record["blackbox"] = blackbox_rates(clean, missed)._asdict()
+        outcomes = queries.outcomes(base, [evaluation_id]).get(evaluation_id)
+        missed = [attempt.bits for attempt in queries.blackbox(base, evaluation_id)]
+        if outcomes is not None and missed:
+            record["blackbox"] = blackbox_rates(outcomes.clean, np.stack(missed))._asdict()
     return record
 
 
@@ -249,8 +250,10 @@ def _count(number: int | None) -> str:
 def _settings(row: dict[str, Any]) -> str:
     if row["kind"] in ("blackbox", "craft"):
         settings = row["settings"]
-        text = f"{', '.join(settings['attacks'])}, {settings['restarts']} starts each"
-        return text + (f", {len(settings['surrogates'])} surrogates" if "surrogates" in settings else "")
+        attacks, surrogates = settings.get("attacks"), settings.get("surrogates")
+        named = ", ".join(attacks) if isinstance(attacks, dict) else str(attacks)
+        text = f"{named}, {settings.get('restarts', '?')} starts each"
+        return text + (f", {len(surrogates)} surrogates" if isinstance(surrogates, list | dict) else "")
     return ", ".join(f"{name} {value}" for name, value in row["settings"].items())
 
 

@@ -124,18 +124,23 @@ def _differences(made: RunSpec, stored: Mapping[str, Any]) -> list[str]:
     """`--set` changes that bring today's settings and training to the stored ones."""
     found = [
         f"methods.{made.method}.{name}={_value(value)}"
-        for name, value in dict(stored.get("settings") or {}).items()
+        for name, value in _object(stored, "settings").items()
         if made.settings.get(name) != value
     ]
     training = made.training.model_dump(mode="json")
     found += [
         f"training.{name}={_value(value)}"
-        for name, value in dict(stored.get("training") or {}).items()
+        for name, value in _object(stored, "training").items()
         if training.get(name) != value
     ]
     if made.validation != stored.get("validation", 0):
-        found.append(f"data.validation={stored['validation']}")
+        found.append(f"data.validation={stored.get('validation', 0)}")
     return found
+
+
+def _object(stored: Mapping[str, Any], name: str) -> Mapping[str, Any]:
+    value = stored.get(name)
+    return value if isinstance(value, dict) else {}
 
 
 def _attack_changes(row: EvaluationRow, found: EvaluationSpec | None) -> list[str]:
