@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
 from bench.cli.options import RunId, open_database, where
+from bench.cli.say import say_json
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -54,7 +54,7 @@ def command(identifier: str | None, as_json: bool, results: Path, db: str | None
         unchecked = []
     found = {row.evaluation_id: found[row.evaluation_id] for row in rows if row.evaluation_id in found}
     if as_json:
-        click.echo(json.dumps(_record(rows, found, failures, unchecked), indent=1, ensure_ascii=False))
+        say_json(_record(rows, found, failures, unchecked))
     else:
         _print(rows, found, failures, unchecked, console())
     return int(bool(failures) or any(flags.is_invalid(raised) for raised in found.values()))
@@ -83,8 +83,8 @@ def _record(
 def _print(
     rows: list[EvaluationRow], found: Found, failures: list[FailureRow], unchecked: list[str], out: Console
 ) -> None:
-    from rich.markup import escape
     from rich.table import Table
+    from rich.text import Text
 
     from bench.core.identity import short
     from bench.core.precision import titled
@@ -100,21 +100,21 @@ def _print(
                 style = "red" if item.flag.severity == "invalid" else "yellow"
                 attack = titled(f"{row.attack} {budget_text(row.budget_name, row.budget)}", row.precision)
                 table.add_row(
-                    short(row.evaluation_id), escape(row.method), row.dataset, str(row.seed),
+                    short(row.evaluation_id), row.method, row.dataset, str(row.seed),
                     f"matrix {attack}" if row.kind == "transfer" else attack,
-                    f"[{style}]{item.flag.id}[/]", escape(item.evidence),
+                    Text(item.flag.id, style), item.evidence,
                 )  # fmt: skip
         out.print(table)
         for flag in {item.flag.id: item.flag for raised in found.values() for item in raised}.values():
-            out.print(f"[bold]{flag.id}[/] ({flag.severity}): {flag.when}. {flag.explanation}")
+            out.print(Text.assemble((flag.id, "bold"), f" ({flag.severity}): {flag.when}. {flag.explanation}"))
     for failure in failures:
         told = ", ".join(f"{value}" for value in failure.describe.values() if value is not None)
-        out.print(f"[red]✗ {failure.kind} ({escape(told)}): {escape(failure.error)}[/]")
+        out.print(f"✗ {failure.kind} ({told}): {failure.error}", style="red")
     out.print(
         f"{len(found)} of {len(rows)} evaluations flagged"
         + (f", {len(failures)} failed jobs" if failures else "")
         + ("." if found or failures else "; nothing speaks against them.")
     )
-    out.print(f"[dim]looked for: {', '.join(flags.FLAGS)}[/]")
+    out.print(f"looked for: {', '.join(flags.FLAGS)}", style="dim")
     for reason in unchecked:
-        out.print(f"[dim]not checked: {escape(reason)}[/]")
+        out.print(f"not checked: {reason}", style="dim")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -10,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from bench.cli.options import Chosen, Named, choose, open_database, selectors, where
+from bench.cli.say import say_json
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -58,7 +58,7 @@ def command(names: tuple[str, ...], as_json: bool, results: Path, db: str | None
             selection = replace(chosen.selection, methods=methods)
             paired = pairing.of_methods(chosen.loaded, selection, base, seeds=chosen.seeds)
     if as_json:
-        click.echo(json.dumps(pairing.as_records(paired), indent=1, ensure_ascii=False))
+        say_json(pairing.as_records(paired))
     else:
         _print(paired, console())
 
@@ -97,8 +97,8 @@ def _refuse_selectors(context: click.Context) -> None:
 
 
 def _print(paired: Paired, out: Console) -> None:
-    from rich.markup import escape
     from rich.table import Table
+    from rich.text import Text
 
     from bench.report import pairing
     from bench.report.tables import budget_text
@@ -107,7 +107,7 @@ def _print(paired: Paired, out: Console) -> None:
     table = Table(header_style="bold")
     table.add_column("attack")
     table.add_column("budget")
-    titles = escape(paired.a), escape(paired.b)
+    titles = paired.a, paired.b
     wide = ["difference [95 %]", *(["over seeds [95 %]"] if several else [])]
     for name in (*titles, *wide, f"only {titles[0]} right", f"only {titles[1]} right", "p (Holm)"):
         table.add_column(name, justify="right")
@@ -120,18 +120,13 @@ def _print(paired: Paired, out: Console) -> None:
         cells += [_interval(found.over_seeds)] if several else []
         cells += [str(sum(each[side] for each in found.discordant)) for side in (0, 1)]
         cells += [_p(pair), pair.verdict(paired.a, paired.b)]
-        table.add_row(*map(_styled(pair), map(escape, cells)), end_section=pair.row.kind == "clean")
-    out.print(f"[bold]{titles[0]} against {titles[1]}[/]: {escape(paired.heading)}", soft_wrap=True)
+        table.add_row(*cells, style=None if pair.better else "dim", end_section=pair.row.kind == "clean")
+    out.print(Text.assemble((f"{titles[0]} against {titles[1]}", "bold"), f": {paired.heading}"), soft_wrap=True)
     out.print(table)
     for line in pairing.summary(paired):
-        out.print(escape(line), soft_wrap=True)
+        out.print(line, soft_wrap=True)
     for line in pairing.footnotes(paired):
-        style = "yellow" if line.startswith("Note") else "dim"
-        out.print(f"[{style}]{escape(line)}[/]", soft_wrap=True)
-
-
-def _styled(pair: Pair) -> Any:
-    return (lambda text: text) if pair.better else (lambda text: f"[dim]{text}[/]")
+        out.print(line, style="yellow" if line.startswith("Note") else "dim", soft_wrap=True)
 
 
 def _interval(interval: Interval | None) -> str:

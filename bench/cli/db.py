@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from bench.cli.options import Named, Seeds, existing_or_scratch, open_database, where, with_published, workplace
+from bench.cli.say import say
 from bench.core.errors import BenchError
 
 if TYPE_CHECKING:
@@ -48,7 +49,7 @@ def rebuild(results: Path, db: str | None) -> int:
 
     counts = ingest.rebuild(db if db is not None else results / "bench.db", results / "runs", defaults("published"))
     _faults(counts.damaged)
-    click.echo(
+    say(
         f"{_shown(results, db)}: {counts.runs} runs, {counts.evaluations} evaluations, "
         f"{counts.failures} failures, {counts.references} published values"
     )
@@ -88,7 +89,7 @@ def export(
     done = exchange.export_runs(place, run_ids, output, weights=weights)
     _faults(done.left_out)
     size = output.stat().st_size / 2**20
-    click.echo(f"{output}: {len(done.manifest.runs)} runs, {len(done.manifest.files)} files, {size:,.1f} MiB")
+    say(f"{output}: {len(done.manifest.runs)} runs, {len(done.manifest.files)} files, {size:,.1f} MiB")
     return 1 if done.left_out else 0
 
 
@@ -120,8 +121,8 @@ def import_(archive: Path, max_total: float, max_file: float, results: Path, db:
         done = import_archive(archive, workplace(results, Path("data")), base, limits)
         with_published(base)
     for note in done.notes:
-        click.secho(f"Note: {note}", fg="yellow", err=True)
-    click.echo(
+        say(f"Note: {note}", fg="yellow", err=True)
+    say(
         f"{_shown(results, db)}: {done.runs} runs, {done.evaluations} evaluations, {done.failures} failures, "
         f"{done.weights} files of weights new; {done.kept} files were here already"
     )
@@ -148,7 +149,7 @@ def merge(other: str, results: Path, db: str | None) -> int:
         with_published(base)
         done, damaged = exchange.merge_from(base, other)
     _faults((*damaged, *done.left_out))
-    click.echo(f"{_shown(results, db)}: {done.runs} runs, {done.evaluations} evaluations, {done.attempts} attempts new")
+    say(f"{_shown(results, db)}: {done.runs} runs, {done.evaluations} evaluations, {done.attempts} attempts new")
     return 1 if damaged or done.left_out else 0
 
 
@@ -171,7 +172,7 @@ def upgrade(yes: bool, results: Path, db: str | None) -> None:
 
     def before(revision: str) -> None:
         if base.path is not None:
-            click.echo(f"backup    {back_up(base.path, revision)}")
+            say(f"backup    {back_up(base.path, revision)}")
         else:
             _ask(yes, "bench makes no copy of a PostgreSQL database (pg_dump does); upgrade it?", "changed")
 
@@ -180,7 +181,7 @@ def upgrade(yes: bool, results: Path, db: str | None) -> None:
     told = f"now, it was {old.revision}"
     if old.revision == REVISIONS[-1]:
         told = "already, its SQL views made anew" if old.views else "already, nothing to do"
-    click.echo(f"{_shown(results, db)}: schema {REVISIONS[-1]} {told}")
+    say(f"{_shown(results, db)}: schema {REVISIONS[-1]} {told}")
 
 
 @command.command("gc", context_settings=HELP)
@@ -206,14 +207,14 @@ def gc(stale: bool, dry_run: bool, yes: bool, results: Path, db: str | None) -> 
         items = tidy.rubbish(base, place, stale=stale)
         for item in items:
             where_ = item.paths[0].relative_to(results) if item.paths else "database only"
-            click.echo(f"{_bytes(item.size):>10}  {item.label}  {where_}")
+            say(f"{_bytes(item.size):>10}  {item.label}  {where_}")
         total = _bytes(sum(item.size for item in items))
         if not items or dry_run:
-            click.echo(f"{len(items)} things, {total}; nothing was removed" if items else "nothing to remove")
+            say(f"{len(items)} things, {total}; nothing was removed" if items else "nothing to remove")
             return
         _ask(yes, f"Remove {len(items)} things, {total}?", "removed")
         tidy.remove(base, items)
-    click.echo(f"removed {len(items)} things, {total}")
+    say(f"removed {len(items)} things, {total}")
 
 
 @command.command("delete", context_settings=HELP)
@@ -250,15 +251,15 @@ def delete(identifiers: tuple[str, ...], force: bool, dry_run: bool, yes: bool, 
             told = f"{item.kind} {short(item.id)} ({item.label})"
             if item.kind == "run":
                 told += f": {item.evaluations} evaluations, {item.failures} failures"
-            click.echo(f"{told}, {_bytes(item.size)} of files" + (", weights included" if item.weights else ""))
+            say(f"{told}, {_bytes(item.size)} of files" + (", weights included" if item.weights else ""))
         if dry_run:
-            click.echo("nothing was deleted")
+            say("nothing was deleted")
             return
         tidy.check_idle(place)
         _ask(yes, "Delete for good?", "deleted")
         for item in items:
             tidy.delete(base, place, item)
-    click.echo(f"deleted {', '.join(short(item.id) for item in items)}")
+    say(f"deleted {', '.join(short(item.id) for item in items)}")
 
 
 def _ask(yes: bool, question: str, done: str) -> None:
@@ -286,7 +287,7 @@ def _sync(base: Any, place: Workplace) -> None:
 
 def _faults(lines: Any) -> None:
     for fault in lines:
-        click.secho(f"left out: {fault}", fg="yellow", err=True)
+        say(f"left out: {fault}", fg="yellow", err=True)
 
 
 def _shown(results: Path, db: str | None) -> str:

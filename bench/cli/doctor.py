@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import click
 
 from bench.cli.options import where
+from bench.cli.say import say
 
 if TYPE_CHECKING:
     from bench.core.registry import Entry
@@ -43,9 +44,9 @@ def command(data: Path, plugin: str | None, results: Path, db: str | None) -> in
     bad = 0
     for check in checks:
         bad += not check.ok
-        mark = click.style("ok  " if check.ok else "FAIL", fg="green" if check.ok else "red")
-        click.echo(f"{mark} {check.name}{': ' + check.detail if check.detail else ''}")
-    click.echo("all is well" if not bad else f"{bad} of {len(checks)} checks found fault")
+        say("ok  " if check.ok else "FAIL", fg="green" if check.ok else "red", nl=False)
+        say(f" {check.name}{': ' + check.detail if check.detail else ''}")
+    say("all is well" if not bad else f"{bad} of {len(checks)} checks found fault")
     return 1 if bad else 0
 
 

@@ -7,6 +7,7 @@ from pathlib import Path
 import click
 
 from bench.cli.options import where, workplace
+from bench.cli.say import say
 
 
 @click.command("exec", hidden=True)
@@ -45,5 +46,5 @@ def command(job_file: Path, data: Path, device: str, threads: int | None, result
         if isinstance(held, Owner):
             raise BenchError(f"{held} is doing this job; wait for it, or end it first")
         ok, path = perform(job, place)
-    click.echo(path)
+    say(str(path))
     return 0 if ok else 1

@@ -81,4 +81,4 @@ def command(
     out = console()
     for matrix in found:
         print_matrix(matrix, out)
-    out.print(f"saved {path} and {path.with_suffix('.csv')}", soft_wrap=True, markup=False)
+    out.print(f"saved {path} and {path.with_suffix('.csv')}", soft_wrap=True)

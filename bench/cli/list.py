@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -10,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from bench.cli.options import open_database, where
+from bench.cli.say import say, say_json
 
 if TYPE_CHECKING:
     from bench.core.registry import Entry
@@ -39,10 +39,10 @@ def command(what: str, as_json: bool, results: Path, db: str | None) -> None:
 
     rows = _runs(results, db) if what == "runs" else _LISTS[what]()
     if as_json:
-        click.echo(json.dumps(rows, indent=1, ensure_ascii=False))
+        say_json(rows)
         return
     if not rows:
-        click.echo(f"no {what} yet")
+        say(f"no {what} yet")
         return
     from rich.table import Table
 
@@ -61,15 +61,14 @@ def command(what: str, as_json: bool, results: Path, db: str | None) -> None:
         )
     console().print(table)
     if total > len(rows):
-        click.echo(f"The latest {len(rows)} of {total:,} runs; --json lists all.")
+        say(f"The latest {len(rows)} of {total:,} runs; --json lists all.")
 
 
 def _text(value: Any) -> str:
-    from rich.markup import escape
 
     if isinstance(value, (list, tuple)):
         return ", ".join(map(str, value))
-    return escape("" if value is None else str(value))
+    return "" if value is None else str(value)
 
 
 def _plugins(kind: str, configured: dict[str, Any], described: Callable[[Any], str]) -> Rows:

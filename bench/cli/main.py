@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import os
 import sys
 from collections.abc import Sequence
@@ -9,7 +10,9 @@ from collections.abc import Sequence
 import click
 
 from bench.cli.lazy import LazyGroup
+from bench.cli.say import complain, say
 from bench.core.errors import BenchError
+from bench.core.plain import prepare_streams
 
 # Name → module and the line of help, so that `bench --help` imports no command.
 COMMANDS = {
@@ -65,18 +68,21 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 def run(arguments: Sequence[str] | None = None) -> int:
     """Run the command line and return the exit code."""
+    prepare_streams()
     try:
         result = cli.main(args=None if arguments is None else list(arguments), prog_name="bench", standalone_mode=False)
     except BenchError as error:
-        _complain(str(error))
+        complain(str(error))
         return error.exit_code
     except click.exceptions.Exit as error:
         return error.exit_code
     except (click.Abort, KeyboardInterrupt):
-        _complain("interrupted; the same command goes on where this one stopped")
+        complain("interrupted; the same command goes on where this one stopped")
         return 130
     except click.ClickException as error:
-        error.show()
+        told = io.StringIO()
+        error.show(told)
+        say(told.getvalue(), err=True, nl=False)
         return error.exit_code
     except BrokenPipeError:  # `bench table … | head`
         return _reader_left()
@@ -85,7 +91,7 @@ def run(arguments: Sequence[str] | None = None) -> int:
             return _reader_left()
         raise
     except OSError as error:
-        _complain(f"{error.strerror or error}{f': {error.filename}' if error.filename else ''}")
+        complain(f"{error.strerror or error}{f': {error.filename}' if error.filename else ''}")
         return 2
     return result if isinstance(result, int) else 0
 
@@ -94,10 +100,6 @@ def _reader_left() -> int:
     """What reads our output wants no more of it: that is no error, and nothing is to be said at exit either."""
     os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     return 0
-
-
-def _complain(text: str) -> None:
-    click.secho(f"Error: {text}", fg="red", err=True)
 
 
 if __name__ == "__main__":

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
+from bench.cli.say import complain
 from bench.core.errors import BenchError
 
 if TYPE_CHECKING:
@@ -266,7 +267,7 @@ def _usable(loaded: Loaded, selection: Selection) -> tuple[tuple[str, ...], tupl
         return selection.methods, ()
     for name in names:
         if faults.get(name):
-            click.secho(f"Error: {name} is left out: {faults[name]}", fg="red", err=True)
+            complain(f"{name} is left out: {faults[name]}")
     return left, tuple(name for name in selection.methods if faults.get(name))
 
 

@@ -265,11 +265,12 @@ def boundary(
 
 
 def _save(figure: Figure, frame: pd.DataFrame, output: Path | None, results: Path, name: str) -> None:
+    from bench.core.identity import safe_name
     from bench.report.console import console
     from bench.report.plots import style
 
-    picture, table = style.save(figure, frame, output or results / "figures" / f"{name}.png")
-    console().print(f"saved {picture} and {table}", soft_wrap=True, markup=False)
+    picture, table = style.save(figure, frame, output or results / "figures" / f"{safe_name(name)}.png")
+    console().print(f"saved {picture} and {table}", soft_wrap=True)
 
 
 def _named(stem: str, frame: pd.DataFrame) -> str:

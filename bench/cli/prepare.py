@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from bench.cli.say import say
 from bench.core import registry
 from bench.core.errors import BenchError
 
@@ -57,15 +58,15 @@ def command(names: tuple[str, ...], folder: Path, quiet: bool) -> None:
         except registry.PluginError as error:  # a broken one must not keep the others waiting
             errors[name] = error
             if len(chosen) > 1:
-                click.secho(f"{name}: {error}", fg="red", err=True)
+                say(f"{name}: {error}", fg="red", err=True)
     folder = folder.expanduser()
     for name, plugin in plugins.items():
         try:
-            plugin().prepare(folder, (lambda line: None) if quiet else click.echo)
+            plugin().prepare(folder, (lambda line: None) if quiet else say)
         except BenchError as error:
             errors[name] = error
             if len(chosen) > 1:
-                click.secho(f"{name}: {error}", fg="red", err=True)
+                say(f"{name}: {error}", fg="red", err=True)
     if errors and len(chosen) > 1:
         raise BenchError(f"{len(errors)} of {len(chosen)} data sets could not be prepared: {', '.join(errors)}")
     if errors:

@@ -60,9 +60,9 @@ class Display:
         """A job ended; its line stays."""
         self._done += 1
         line = self._lines.get(where)
-        mark = "[green]✓[/]" if error is None else "[red]✗[/]"
+        mark = ("✓", "green") if error is None else ("✗", "red")
         width = len(str(self._total))
-        text = Text.from_markup(f"{mark} {self._done:>{width}}/{self._total} ")
+        text = Text.assemble(mark, f" {self._done:>{width}}/{self._total} ")
         text.append(job.label)
         seconds = spoken(time.monotonic() - line.started) if line else ""
         text.append(f"  {' · '.join(part for part in (seconds, where) if part)}", style="dim")

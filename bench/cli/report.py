@@ -49,7 +49,7 @@ def command(output: Path, serve: bool, port: int | None, host: str | None, resul
     with open_database(db, results) as base:
         loaded = config.load().with_outside(queries.configs(base, plugin="outside"))
         built = _build(base, output, loaded, results)
-        out.print(_told(built, output), soft_wrap=True, markup=False)
+        out.print(_told(built, output), soft_wrap=True)
         if serve:
             _serve(base, output, loaded, results, host, port, out)
 
@@ -92,10 +92,10 @@ def _serve(
                 try:
                     built = _build(base, folder, loaded, results, quiet=True)
                 except StoreError as error:  # a busy database: the next change comes
-                    out.print(str(error), style="yellow", markup=False, soft_wrap=True)
+                    out.print(str(error), style="yellow", soft_wrap=True)
                     continue
                 if built.written or built.removed:
-                    out.print(_told(built, folder), soft_wrap=True, markup=False)
+                    out.print(_told(built, folder), soft_wrap=True)
         except KeyboardInterrupt:
             out.print("ended")
         except OSError as error:

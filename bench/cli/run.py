@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import shlex
 import sys
 from dataclasses import asdict, replace
@@ -23,10 +22,12 @@ from bench.cli.options import (
     with_published,
     workplace,
 )  # fmt: skip
+from bench.cli.say import say_json
 from bench.core.errors import BenchError
 
 if TYPE_CHECKING:
     from rich.console import Console
+    from rich.text import Text
 
     from bench.jobs.driver import Summary
     from bench.jobs.estimate import Estimate
@@ -79,7 +80,6 @@ def command(
       bench run -m paper --dataset digits --workers 4                    four processes
       bench run -m paper --dataset cifar10 --gpus 0,1 --per-gpu 2        two on each of two GPUs
     """
-    from rich.markup import escape
 
     from bench.jobs.locks import Locks
     from bench.jobs.plan import Pass, make_plan
@@ -98,7 +98,7 @@ def command(
         with_published(base)
         # A killed driver may have left finished files that the database does not know yet.
         for fault in ingest.sync(base, place.runs).damaged:
-            out.print(f"[yellow]left out: {escape(fault)}[/]")
+            out.print(f"left out: {fault}", style="yellow")
         if not dry_run and place.locks.is_dir():
             Locks(place.locks).sweep()
         plan = make_plan(chosen.loaded, chosen.selection, base, place)
@@ -154,7 +154,7 @@ def _work(
             device = "cpu"
         place = replace(place, device=pick(device, threads))
         if place.device == "cpu" and threads is None and (busy := others()):
-            out.print(f"[yellow]{busy}[/]")
+            out.print(busy, style="yellow")
         _check_data(plan, place, chosen)
     else:
         place = replace(place, device=device or ("cuda" if options["gpus"] else "cpu"))
@@ -169,8 +169,10 @@ def _work(
         return driver.drive()
 
 
-def _expectation(plan: Plan, base: Database, place: Workplace, chosen: Chosen, executor: Executor) -> str:
+def _expectation(plan: Plan, base: Database, place: Workplace, chosen: Chosen, executor: Executor) -> Text:
     """How much there is to do, where, and how long it should take."""
+    from rich.text import Text
+
     from bench.cli.status import time_line
     from bench.jobs.estimate import LONG, estimate
     from bench.jobs.plan import expected_seconds
@@ -181,13 +183,14 @@ def _expectation(plan: Plan, base: Database, place: Workplace, chosen: Chosen, e
     line = f"{len(plan.missing)} of {len(plan.planned)} jobs to do ({', '.join(counts)})"
     if not executor.here:
         known = expected_seconds(plan, base)
-        return f"{line}. {time_line([value for value in known.values() if value is not None], len(known))}"
+        return Text(f"{line}. {time_line([value for value in known.values() if value is not None], len(known))}")
     expected = estimate(plan, base, place)
     line += _told(expected, f"{place.device}{f', {executor.slots} workers at once' if executor.slots > 1 else ''}")
     recipe = chosen.selection.recipe
     if expected.total > LONG and recipe != "quick" and "quick" in chosen.loaded.config.recipes:
-        line += "\n[yellow]That is long: `--recipe quick` is meant for CPUs and takes about five minutes a method.[/]"
-    return line
+        long = "\nThat is long: `--recipe quick` is meant for CPUs and takes about five minutes a method."
+        return Text.assemble(line, (long, "yellow"))
+    return Text(line)
 
 
 def _told(expected: Estimate, where: str) -> str:
@@ -204,8 +207,8 @@ def _told(expected: Estimate, where: str) -> str:
 def _stopped(plan: Plan, summary: Summary, out: Console) -> int:
     """Say how far it came after a Ctrl-C, and how to go on."""
     failed = f", {len(summary.failed)} failed" if summary.failed else ""
-    out.print(f"[yellow]Stopped: {len(summary.done)} of {len(plan.missing)} jobs done{failed}. To go on:[/]")
-    out.print(f"  {shlex.join(['bench', *sys.argv[1:]])}", markup=False, soft_wrap=True)
+    out.print(f"Stopped: {len(summary.done)} of {len(plan.missing)} jobs done{failed}. To go on:", style="yellow")
+    out.print(f"  {shlex.join(['bench', *sys.argv[1:]])}", soft_wrap=True)
     return 130
 
 
@@ -231,9 +234,7 @@ def _report(
         if summary or not shows(figure, found):  # drawing takes longer than everything else there is to do
             save_heatmap(found, figure)
     if as_json:
-        click.echo(
-            json.dumps(_outcome(plan, summary, table, found, run_ids, figure, base, ok), indent=1, allow_nan=False)
-        )
+        say_json(_outcome(plan, summary, table, found, run_ids, figure, base, ok))
         return
     out.print()
     print_results(table, out)
@@ -247,10 +248,10 @@ def _report(
     if figure:
         out.print(f"heatmap   {figure}", soft_wrap=True)
     if summary and summary.left:
-        out.print(f"[yellow]{len(summary.left)} jobs not started after the first failure (--fail-fast)[/]")
+        out.print(f"{len(summary.left)} jobs not started after the first failure (--fail-fast)", style="yellow")
     if summary and not summary.ok:
         blocked = f", {len(summary.blocked)} not started because of that" if summary.blocked else ""
-        out.print(f"[red]{len(summary.failed)} jobs failed{blocked}; the same command tries them again[/]")
+        out.print(f"{len(summary.failed)} jobs failed{blocked}; the same command tries them again", style="red")
     out.print(f"next      bench show {short(run_ids[0])}", soft_wrap=True)
 
 
@@ -316,7 +317,7 @@ def _dry_run(plan: Plan, base: Database, out: Console, as_json: bool, probed: tu
     if as_json:
         rows = plan_rows(plan, base)
         record = rows if probed is None else {"jobs": rows, "device": probed[1], **asdict(probed[0])}
-        click.echo(json.dumps(record, indent=1))
+        say_json(record)
         return 0
     print_plan(plan, base, out)
     if probed is not None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import shlex
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -11,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from bench.cli.options import RunId, open_database, where, workplace
+from bench.cli.say import say_json
 from bench.core.errors import BenchError
 from bench.training.outside import OUTSIDE
 
@@ -64,7 +64,7 @@ def command(
             return
         record = _run(base, found.run_id) if found.kind == "run" else _evaluation(base, found.id)
     if as_json:
-        click.echo(json.dumps(record, indent=1, ensure_ascii=False))
+        say_json(record)
     elif found.kind == "run":
         _print_run(record, console(), results)
     else:
@@ -96,12 +96,12 @@ def _export(
     finally:
         torch.set_num_threads(before)
     if as_json:
-        click.echo(json.dumps({**asdict(done), "path": str(done.path)}, indent=1))
+        say_json({**asdict(done), "path": str(done.path)})
         return
     out.print(
         f"{target}: {done.n:,} images, {done.clean:,} right before the attack, {done.broken:,} of these broken by it; "
         "crafted again, all outcomes as stored",
-        soft_wrap=True, markup=False,
+        soft_wrap=True,
     )  # fmt: skip
 
 
@@ -129,56 +129,54 @@ def _run(base: Database, run_id: str) -> dict[str, Any]:
 def _evaluation(base: Database, evaluation_id: str) -> dict[str, Any]:
     from bench.store import queries
 
-    (row,) = queries.evaluations(base, evaluation_ids=evaluation_id)
+    row = queries.find_evaluation(base, evaluation_id)
     record = {**asdict(row), "environment": queries.environment(base, row.environment_id)}
     if row.kind == "blackbox":
         import numpy as np
 
         from bench.evaluation.rates import blackbox_rates
 
-        clean = queries.outcomes(base, [evaluation_id])[evaluation_id].clean
-        missed = np.stack([attempt.bits for attempt in queries.blackbox(base, evaluation_id)])
-        record["blackbox"] = blackbox_rates(clean, missed)._asdict()
+        outcomes = queries.outcomes(base, [evaluation_id]).get(evaluation_id)
+        missed = [attempt.bits for attempt in queries.blackbox(base, evaluation_id)]
+        if outcomes is not None and missed:
+            record["blackbox"] = blackbox_rates(outcomes.clean, np.stack(missed))._asdict()
     return record
 
 
 def _print_run(run: dict[str, Any], out: Console, results: Path) -> None:
-    from rich.markup import escape
     from rich.table import Table
+    from rich.text import Text
 
     from bench.core.identity import short
     from bench.report.tables import budget_text
 
-    training = run["training"]
     changes = f" with {', '.join(run['recipe_changes'])}" if run["recipe_changes"] else ""
     grid = Table.grid(padding=(0, 2))
     each = f" ({run['parameters'][0]:,} parameters)" if run["parameters"] else ""
-    lines = {
-        "run": f"[bold]{short(run['run_id'])}[/]  {escape(run['method'])} on {run['dataset']}, seed {run['seed']}",
-        "settings": escape(", ".join(f"{name} {value}" for name, value in run["settings"].items()) or "none"),
+    lines: dict[str, str | Text] = {
+        "run": Text.assemble(
+            (short(run["run_id"]), "bold"), f"  {run['method']} on {run['dataset']}, seed {run['seed']}"
+        ),
+        "settings": ", ".join(f"{name} {value}" for name, value in run["settings"].items()) or "none",
         "members": f"{run['members']} × {run['model']}{each}, fusion {run['fusion']}",
         "recipe": "trained elsewhere"
         if run["plugin"] == OUTSIDE
-        else escape(
-            f"{run['recipe']}{changes}: {training['epochs']} epochs, {training['optimizer']} {training['lr']:g}, "
-            f"batch {training['batch_size']}"
-        ),
+        else f"{run['recipe']}{changes}: {_training(run['training'])}",
         "taken in" if run["plugin"] == OUTSIDE else "trained": f"{run['started']}, {run['seconds']:.1f} s",
         "made by": _made_by(run),
-        "folder": escape(str(results / "runs" / run["run_id"])),
-        "again": escape(_again(run)),
+        "folder": str(results / "runs" / run["run_id"]),
+        "again": _again(run),
     }
     if run["curve"]:
         last = run["curve"][-1]
         terms = ", ".join(f"{name} {value:.3f}" for name, value in (last["terms"] or {}).items())
-        lines["last epoch"] = escape(
-            f"{terms}; ensemble {100 * last['ensemble_accuracy']:.1f} % on {last['accuracy_on']}"
-        )
+        accuracy = "–" if last["ensemble_accuracy"] is None else f"{100 * last['ensemble_accuracy']:.1f} %"
+        lines["last epoch"] = f"{terms or 'no terms'}; ensemble {accuracy} on {last['accuracy_on']}"
     for name, text in lines.items():
-        grid.add_row(f"[dim]{name}[/]", text)
+        grid.add_row(Text(name, "dim"), text)
     out.print(grid)
     for note in run["notes"]:
-        out.print(f"[yellow]Note: {escape(str(note))}[/]")
+        out.print(f"Note: {note}", style="yellow")
     if run["evaluations"]:
         table = Table(header_style="bold")
         for name in ("evaluation", "budget", "result", "images", "stop", "settings", "seconds", "id"):
@@ -190,21 +188,21 @@ def _print_run(run: dict[str, Any], out: Console, results: Path) -> None:
                 _result(row) + ("†" if row["evaluation_id"] in run["flags"] else ""),
                 str(row["n"]),
                 row["stop"] or "",
-                escape(_settings(row)),
+                _settings(row),
                 f"{row['seconds']:.1f}",
                 short(row["evaluation_id"]),
             )
         out.print(table)
     raised = dict.fromkeys(flag for many in run["flags"].values() for flag in many)
     if raised:
-        out.print(f"[yellow]† {', '.join(raised)}; `bench audit {short(run['run_id'])}` has the evidence[/]")
+        out.print(f"† {', '.join(raised)}; `bench audit {short(run['run_id'])}` has the evidence", style="yellow")
     for failure in run["failures"]:
-        out.print(f"[red]✗ {failure['kind']}: {escape(failure['error'])}[/]")
+        out.print(f"✗ {failure['kind']}: {failure['error']}", style="red")
 
 
 def _print_evaluation(row: dict[str, Any], out: Console) -> None:
-    from rich.markup import escape
     from rich.table import Table
+    from rich.text import Text
 
     from bench.core.identity import short
     from bench.core.precision import precision_of, titled
@@ -214,15 +212,17 @@ def _print_evaluation(row: dict[str, Any], out: Console) -> None:
     title = f"{row['attack']} {budget_text(row['budget_name'], row['budget'])}".strip()
     long = ("loss_curve", "loss_stages", "sources", "files", "images")
     measured = {key: value for key, value in row["measurements"].items() if key not in long}
-    lines = {
-        "evaluation": f"[bold]{short(row['evaluation_id'])}[/]  "
-        f"{escape(titled(title, precision_of(row['plugin'], row['settings'])))}",
-        "of run": f"{short(row['run_id'])}  {escape(row['method'])} on {row['dataset']}, seed {row['seed']}",
+    lines: dict[str, str | Text] = {
+        "evaluation": Text.assemble(
+            (short(row["evaluation_id"]), "bold"), f"  {titled(title, precision_of(row['plugin'], row['settings']))}"
+        ),
+        "of run": f"{short(row['run_id'])}  {row['method']} on {row['dataset']}, seed {row['seed']}",
         "result": f"{_result(row)} of {row['n']} images, clean {100 * row['n_clean'] / row['n']:.1f} %",
-        "settings": escape(_settings(row) or "none"),
+        "settings": _settings(row) or "none",
         "stop": row["stop"] or "–",
-        "passes": f"{row['forwards']:,} forwards, {row['backwards']:,} backwards (images), {row['seconds']:.1f} s",
-        "measured": escape(", ".join(f"{name} {value}" for name, value in measured.items()) or "–"),
+        "passes": f"{_count(row['forwards'])} forwards, {_count(row['backwards'])} backwards (images), "
+        f"{row['seconds']:.1f} s",
+        "measured": ", ".join(f"{name} {value}" for name, value in measured.items()) or "–",
         "made by": _made_by(row),
     }
     if "blackbox" in row:
@@ -232,15 +232,28 @@ def _print_evaluation(row: dict[str, Any], out: Console) -> None:
             f"{unsuccessful:.1f} % of attempts unsuccessful"
         )
     for name, text in lines.items():
-        grid.add_row(f"[dim]{name}[/]", text)
+        grid.add_row(Text(name, "dim"), text)
     out.print(grid)
+
+
+def _training(given: dict[str, Any]) -> str:
+    """What is known of it: another's training may have other names."""
+    lr = given.get("lr")
+    optimizer = f"{given.get('optimizer', '?')} {f'{lr:g}' if isinstance(lr, int | float) else lr}"
+    return f"{given.get('epochs', '?')} epochs, {optimizer}, batch {given.get('batch_size', '?')}"
+
+
+def _count(number: int | None) -> str:
+    return "–" if number is None else f"{number:,}"
 
 
 def _settings(row: dict[str, Any]) -> str:
     if row["kind"] in ("blackbox", "craft"):
         settings = row["settings"]
-        text = f"{', '.join(settings['attacks'])}, {settings['restarts']} starts each"
-        return text + (f", {len(settings['surrogates'])} surrogates" if "surrogates" in settings else "")
+        attacks, surrogates = settings.get("attacks"), settings.get("surrogates")
+        named = ", ".join(attacks) if isinstance(attacks, dict) else str(attacks)
+        text = f"{named}, {settings.get('restarts', '?')} starts each"
+        return text + (f", {len(surrogates)} surrogates" if isinstance(surrogates, list | dict) else "")
     return ", ".join(f"{name} {value}" for name, value in row["settings"].items())
 
 

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
 from bench.cli.options import choose, existing_or_scratch, selectors, where, workplace
+from bench.cli.say import say_json
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -34,7 +34,8 @@ def command(results: Path, db: str | None, as_json: bool, **given: Any) -> None:
       bench status --method paper --dataset digits --seeds 0-2
       bench status --method trs --dataset cifar10 --json
     """
-    from rich.markup import escape
+
+    from rich.text import Text
 
     from bench.jobs.plan import make_plan
     from bench.report.console import console
@@ -46,14 +47,14 @@ def command(results: Path, db: str | None, as_json: bool, **given: Any) -> None:
         if chosen.selection.methods:
             plan = make_plan(chosen.loaded, chosen.selection, base, workplace(results, Path("data")))
             if as_json:
-                click.echo(json.dumps(plan_rows(plan, base), indent=1))
+                say_json(plan_rows(plan, base))
             else:
                 print_plan(plan, base, out)
             return
         totals = queries.totals(base)
         numbers = {"runs": totals.runs, "evaluations": totals.evaluations, "failures": totals.failures}
         if as_json:
-            click.echo(json.dumps({"database": str(base), **numbers}, indent=1))
+            say_json({"database": str(base), **numbers})
             return
         if not results.joinpath("bench.db").exists() and db is None:
             out.print(f"Nothing has been run into {results} yet; `bench run --method trs --dataset digits` would.")
@@ -62,7 +63,7 @@ def command(results: Path, db: str | None, as_json: bool, **given: Any) -> None:
         standing = [failure for failure in queries.failures(base) if not failure.done]
         for failure in standing[:LATEST]:
             what = ", ".join(f"{key} {value}" for key, value in failure.describe.items() if value is not None)
-            out.print(f"[red]✗[/] {failure.kind} ({escape(what)}): {escape(failure.error)}", soft_wrap=True)
+            out.print(Text.assemble(("✗", "red"), f" {failure.kind} ({what}): {failure.error}"), soft_wrap=True)
         if len(standing) > LATEST:
             out.print(
                 f"the latest {LATEST} of {len(standing)} standing failures; `bench status --method NAME` has more"
@@ -92,8 +93,8 @@ def plan_rows(plan: Plan, db: Database) -> list[dict[str, Any]]:
 
 def print_plan(plan: Plan, db: Database, out: Console) -> None:
     """Jobs of a plan for people: a line a job with its state and expected time, the counts, and the time of all."""
-    from rich.markup import escape
     from rich.table import Table
+    from rich.text import Text
 
     from bench.core.identity import short
     from bench.jobs.estimate import spoken
@@ -105,10 +106,10 @@ def print_plan(plan: Plan, db: Database, out: Console) -> None:
     for name in ("state", "job", "id", "time", "why"):
         table.add_column(name, overflow="fold", justify="right" if name == "time" else "left")
     for item in plan.planned:
-        state = f"[{colours[item.state]}]{item.state}{', again' if item.again else ''}[/]"
+        state = Text(f"{item.state}{', again' if item.again else ''}", colours[item.state])
         expected = seconds.get(item.job.job_id)
         time = "" if expected is None else spoken(expected)
-        table.add_row(state, escape(item.job.label), short(item.job.job_id), time, escape(item.reason))
+        table.add_row(state, item.job.label, short(item.job.job_id), time, item.reason)
     out.print(table)
     counts = ", ".join(f"{plan.count(state)} {state}" for state in colours if plan.count(state))  # type: ignore[arg-type]
     again = sum(item.again for item in plan.planned)

@@ -8,6 +8,7 @@ from typing import Any
 import click
 
 from bench.cli.options import Named, choose, open_database, selectors, where
+from bench.cli.say import say
 
 FORMATS = ("text", "markdown", "latex", "html", "csv", "json")
 
@@ -70,4 +71,4 @@ def command(
         "latex": lambda: tables.latex_table(table, marks, paper=paper),
         "html": lambda: tables.html_table(table, marks, paper=paper),
     }
-    click.echo(write[style](), nl=False)
+    say(write[style](), nl=False)

@@ -76,3 +76,9 @@ def source_digest(*objects: Any) -> str:
                 paths.add(Path(name))
     digests = sorted((path.name, file_digest(path)) for path in paths)
     return hashlib.sha256(canonical(digests).encode()).hexdigest()[:ID_LENGTH]
+
+
+def safe_name(name: str) -> str:
+    """A file name for a name from outside: letters, digits, `_` and `-`, told apart from others by a digest."""
+    safe = "".join(letter if letter.isascii() and (letter.isalnum() or letter in "_-") else "-" for letter in name)
+    return safe if safe == name else f"{safe[:80]}-{content_id(name)[:6]}"

@@ -10,7 +10,9 @@ from typing import Any
 
 from bench.core.config import defaults
 from bench.core.errors import BenchError
+from bench.core.files import read_json, write_json
 from bench.core.identity import short
+from bench.core.traces import relative
 from bench.jobs.recheck import check_tensors, check_weights
 from bench.jobs.workplace import Workplace
 from bench.store import door, ingest, queries
@@ -22,6 +24,7 @@ from bench.store.merge import Merged, merge
 RUN = "run.json"
 CURVE = "train.jsonl"
 WEIGHTS = "members.safetensors"
+FAILURES = "failures"
 
 
 @dataclass(frozen=True)
@@ -84,6 +87,11 @@ def export_runs(place: Workplace, run_ids: list[str], target: Path, *, weights: 
     Raises:
         BenchError: a run is damaged, or has no files here.
     """
+    with tempfile.TemporaryDirectory() as scratch:
+        return _export(place, run_ids, target, Path(scratch), weights=weights)
+
+
+def _export(place: Workplace, run_ids: list[str], target: Path, scratch: Path, *, weights: bool) -> Exported:
     files: dict[str, Path] = {}
     left_out: list[str] = []
     for run_id in run_ids:
@@ -101,10 +109,21 @@ def export_runs(place: Workplace, run_ids: list[str], target: Path, *, weights: 
             except BenchError as error:
                 left_out.append(str(error))
             else:
-                files[name] = path
+                files[name] = _without_paths(path, scratch) if path.parent.name == FAILURES else path
     if not files:
         raise BenchError(f"nothing to export: {left_out[0] if left_out else 'there is no such run'}")
     return Exported(write_archive(target, files, weights=weights), tuple(left_out))
+
+
+def _without_paths(path: Path, scratch: Path) -> Path:
+    """A failure's record as others may have it: a copy in `scratch` where an older version wrote paths into it."""
+    record = read_json(path)
+    public = record | {name: relative(record[name]) for name in ("error", "traceback")}
+    if public == record:
+        return path
+    copy = scratch / path.name
+    write_json(copy, public)
+    return copy
 
 
 def check_file(file: str, path: Path, where: str, run: CheckedRun) -> None:

@@ -76,7 +76,7 @@ def find(db: Database, place: Workplace, evaluation_id: str) -> Stored:
     Raises:
         BenchError: it is no attack, or its record or the weights of its run are not here.
     """
-    (row,) = queries.evaluations(db, evaluation_ids=evaluation_id)
+    row = queries.find_evaluation(db, evaluation_id)
     name = f"{row.attack} on {row.method}, evaluation {short(evaluation_id)}"
     if row.kind == "clean":
         raise BenchError(f"evaluation {short(evaluation_id)} is of clean images: no attack, no adversarial images")
@@ -100,8 +100,8 @@ def find(db: Database, place: Workplace, evaluation_id: str) -> Stored:
     ):
         if not path.is_file():
             raise BenchError(f"the images of {name} cannot be made again here: there is no {path} ({what})")
-    outcomes = queries.outcomes(db, [evaluation_id])[evaluation_id]
-    if outcomes.robust is None:
+    outcomes = queries.outcomes(db, [evaluation_id]).get(evaluation_id)
+    if outcomes is None or outcomes.robust is None:
         raise BenchError(f"{name} stored no outcomes to check the images against")
     return Stored(row, _spec(row, place), outcomes, queries.environment(db, row.environment_id))
 

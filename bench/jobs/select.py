@@ -143,7 +143,13 @@ def _outside(loaded: Loaded, selection: Selection, name: str, seed: int) -> RunS
     if not seeds:
         places = ", ".join(dataset for other, dataset in loaded.outside if other == name) or "no data set"
         raise BenchError(f"{name} was trained elsewhere and is known on {places}, not on {selection.dataset}")
-    spec = RunSpec.model_validate(seeds[seed] if seed in seeds else next(iter(seeds.values())))
+    try:
+        spec = RunSpec.model_validate(seeds[seed] if seed in seeds else next(iter(seeds.values())))
+    except ValidationError as error:
+        raise BenchError(
+            f"what the database says of {name}, trained elsewhere, is damaged ({error.errors()[0]['msg']}); "
+            "`bench db rebuild` takes it from its files again"
+        ) from error
     if selection.model not in (None, spec.model) or selection.members not in (None, spec.members):
         raise BenchError(
             f"{name} was trained elsewhere and is {spec.members} × {spec.model}; leave --model and --members out"

@@ -120,29 +120,26 @@ def doomed(db: Database, place: Workplace, identifier: str) -> Doomed:
         BenchError: none or several do.
     """
     found = lookup.find(db, identifier)
-    run = queries.find_run(db, found.run_id)
-    label = f"{run.method} on {run.dataset}, seed {run.seed}"
     if found.kind == "run":
-        folders = (place.runs / run.run_id, place.results / "again" / run.run_id)
+        folders = (place.runs / found.run_id, place.results / "again" / found.run_id)
         return Doomed(
             kind="run",
-            id=run.run_id,
-            label=label,
-            evaluations=len(queries.evaluations(db, run_ids=run.run_id)),
-            failures=len(gc.attempts_of(db, run.run_id)),
+            id=found.run_id,
+            label=found.label,
+            evaluations=queries.evaluation_counts(db).get(found.run_id, 0),
+            failures=len(gc.attempts_of(db, found.run_id)),
             paths=tuple(path for path in folders if path.exists()),
-            needed_by=tuple(gc.needed_by(db, run.run_id)),
+            needed_by=tuple(gc.needed_by(db, found.run_id)),
         )
-    (row,) = queries.evaluations(db, evaluation_ids=found.id)
     attempts = gc.attempts_at(db, found.id)
-    files = [place.failure_file(run.run_id, attempt.attempt_id) for attempt in attempts]
+    files = [place.failure_file(found.run_id, attempt.attempt_id) for attempt in attempts]
     return Doomed(
         kind="evaluation",
         id=found.id,
-        label=f"{row.label} on {label}",
+        label=found.label,
         evaluations=1,
         failures=len(attempts),
-        paths=(*_evaluation_files(place, run.run_id, found.id), *(path for path in files if path.exists())),
+        paths=(*_evaluation_files(place, found.run_id, found.id), *(path for path in files if path.exists())),
         needed_by=(),
     )
 

@@ -14,6 +14,7 @@ from bench.core.identity import source_digest
 from bench.core.memory import keep_freed_memory
 from bench.core.numerics import numerics
 from bench.core.progress import Progress
+from bench.core.traces import relative
 from bench.data.augment import Augmentation
 from bench.evaluation.chance import guessed
 from bench.jobs.ensembles import (
@@ -157,7 +158,10 @@ def _notes(trainer: Trainer, classes: int) -> list[str]:
 
 
 def record_failure(job: Job, place: Workplace, error: Exception, started: str, seconds: float) -> Path:
-    """Write the failure; a user's mistake has no traceback worth keeping, anything else has."""
+    """Write the failure; a user's mistake has no traceback worth keeping, anything else has.
+
+    Records are given to others: no path of this machine, and so no name of its users, stands in one.
+    """
     attempt = uuid.uuid4().hex[:24]
     told = isinstance(error, BenchError)
     if told:
@@ -177,9 +181,9 @@ def record_failure(job: Job, place: Workplace, error: Exception, started: str, s
             "run_id": job.run.run_id,
             "family_id": job.run.family_id,
             "describe": job.describe(),
-            "error": line,
+            "error": relative(line),
             "error_type": type(error).__name__,
-            "traceback": "" if told else "".join(traceback.format_exception(error)),
+            "traceback": "" if told else relative("".join(traceback.format_exception(error))),
             "started": started,
             "seconds": seconds,
             "environment": environment.describe(place.device),

@@ -23,28 +23,36 @@ RATES = (
 def rates(found: Rates, out: Console) -> None:
     """What the machine does in a second."""
     products, copies = _si(found.operations, "op/s"), _si(found.bytes, "B/s")
-    out.print(f"[dim]this machine: {found.precision} matrix products {products}, copies {copies}[/]", soft_wrap=True)
+    out.print(
+        f"this machine: {found.precision} matrix products {products}, copies {copies}", style="dim", soft_wrap=True
+    )
 
 
 def attack(result: Result, out: Console) -> None:
     """An attack: ours, a line for each library, the floor."""
+    from rich.text import Text
+
     symbol = "ε" if result.budget_name == "eps" else "c"
     steps = f", {result.settings['steps']} steps" if "steps" in result.settings else ""
     out.print(
-        f"\n[bold]{result.attack}[/] {symbol} {result.budget:g}{steps}: ours {result.last:.1f} % robust with stop = "
-        f"last, {result.first:.1f} % with first_success (clean {result.clean:.1f} %)",
+        Text.assemble(
+            ("\n" + result.attack, "bold"),
+            f" {symbol} {result.budget:g}{steps}: ours {result.last:.1f} % robust with stop = last, "
+            f"{result.first:.1f} % with first_success (clean {result.clean:.1f} %)",
+        ),
         soft_wrap=True,
     )
     for one in result.versus:
         style = "green" if one.verdict == "PASS" else "red"
-        line = f"  {one.library:<13}{one.theirs:5.1f} %  ours {one.difference:+.1f}  [{style}]{one.verdict}[/]"
+        head = f"  {one.library:<13}{one.theirs:5.1f} %  ours {one.difference:+.1f}  "
         rule = f"{one.rule} {one.points:.3g}" + (", first_success" if one.against != "last" else "")
-        line += f" ({rule})"
+        line = f" ({rule})"
         if one.speed_last and one.speed_first:
             line += f"  theirs / ours {one.speed_last} last, {one.speed_first} first_success"
         unreal = [f"{count} images {what}" for count, what in ((one.outside, "outside"), (one.black, "black")) if count]
         notes = "; ".join([*unreal, *([one.note] if one.note else [])])
-        out.print(f"{line}  [dim]{notes}[/]" if notes else line, soft_wrap=True)
+        told = [(f"  {notes}", "dim")] if notes else []
+        out.print(Text.assemble(head, (one.verdict, style), line, *told), soft_wrap=True)
     if not result.versus:
         out.print("  no library to compare with")
     if result.floor:
@@ -62,9 +70,9 @@ def attacks_summary(done: Sequence[Result], out: Console) -> None:
               if one.verdict == "FAIL"]  # fmt: skip
     out.print()
     if failed:
-        out.print(f"[red]FAIL: {', '.join(failed)}[/]", soft_wrap=True)
+        out.print(f"FAIL: {', '.join(failed)}", style="red", soft_wrap=True)
     elif any(result.versus for result in done):
-        out.print("[green]PASS: no library contradicts ours[/]")
+        out.print("PASS: no library contradicts ours", style="green")
     for stop in ("last", "first"):
         fastest = [
             min(speeds)
@@ -80,27 +88,35 @@ def attacks_summary(done: Sequence[Result], out: Console) -> None:
             )
     if any(result.floor for result in done):
         out.print(
-            f"[dim]Ratios of {done[0].clock}: median (smallest–largest) of the rounds, all in turns in one process. "
+            f"Ratios of {done[0].clock}: median (smallest–largest) of the rounds, all in turns in one process. "
             "Everybody's time ends when robust accuracy is known. Floor: our first_success against the bare passes for "
-            f"the images that still stand.{RATES}[/]",
+            f"the images that still stand.{RATES}",
+            style="dim",
             soft_wrap=True,
         )
 
 
 def step(one: Step, out: Console) -> None:
     """A method: its step over the floor, and of TRS the authors' step over ours."""
+    from rich.text import Text
+
     needed = " + ".join(str(need) for need in one.needed) or "no floor is known for this method"
     ratio = f"ours / floor {one.ours}" if one.ours else ""
-    out.print(f"  {one.method:<22}{ratio:<32}[dim]{needed}[/]", soft_wrap=True)
+    out.print(Text.assemble(f"  {one.method:<22}{ratio:<32}", (needed, "dim")), soft_wrap=True)
     if one.by_rates:
         out.print(f"  {'':<22}{_limit(one.by_rates)}", soft_wrap=True)
     if one.exact is not None:
-        word = "[green]PASS[/]" if one.equal else "[red]FAIL[/]"
+        word = ("PASS", "green") if one.equal else ("FAIL", "red")
         ratio = f", theirs / ours {one.authors}" if one.authors else ""
         ours, authors = one.exact
         out.print(
-            f"  {'':<22}the authors' step: loss in float64 {authors:.8f}, ours {ours:.8f} {word} (1e-5)"
-            f" [dim](float32 {one.authors_loss:.6f}, {one.loss:.6f})[/]{ratio}",
+            Text.assemble(
+                f"  {'':<22}the authors' step: loss in float64 {authors:.8f}, ours {ours:.8f} ",
+                word,
+                " (1e-5) ",
+                (f"(float32 {one.authors_loss:.6f}, {one.loss:.6f})", "dim"),
+                ratio,
+            ),
             soft_wrap=True,
         )
 
@@ -111,8 +127,9 @@ def steps_summary(done: Sequence[Step], out: Console) -> None:
     if ratios:
         out.print(f"\nours / floor: median over methods {median(ratios):.2f}, largest {max(ratios):.2f}")
         out.print(
-            f"[dim]Ratios of {done[0].clock}: median (smallest–largest) of the rounds, in turns in one process. "
-            f"Floor: the passes listed, and the optimiser's update.{RATES}[/]",
+            f"Ratios of {done[0].clock}: median (smallest–largest) of the rounds, in turns in one process. "
+            f"Floor: the passes listed, and the optimiser's update.{RATES}",
+            style="dim",
             soft_wrap=True,
         )
 

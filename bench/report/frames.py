@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from bench.store import flags, queries
-from bench.store.answers import ReferenceRow, RunRow
+from bench.store.answers import CurveRow, ReferenceRow, RunRow
 from bench.store.database import Database
 
 if TYPE_CHECKING:
@@ -88,7 +88,7 @@ class Frames:
             rows.append(
                 {
                     **vars(row),
-                    "steps": row.settings.get("steps"),
+                    "steps": row.steps,
                     "precision": row.precision,
                     "clean_accuracy": row.n_clean / row.n if row.n else None,
                     "robust_accuracy": row.n_robust / row.n if row.n and row.n_robust is not None else None,
@@ -108,16 +108,12 @@ class Frames:
         `definition6` and `definition6_conditional` as in `bench.evaluation.rates`.
         """
         import pandas as pd
-        from sqlalchemy import select
 
-        from bench.store.schema import ENSEMBLE, Transfer
+        from bench.store.schema import ENSEMBLE
 
-        counts = [column for column in MATRIX_COLUMNS if column.startswith("n_")]
-        columns = [getattr(Transfer, name) for name in ("evaluation_id", "source", "target", *counts)]
-        query = select(*columns).order_by(Transfer.evaluation_id, Transfer.source, Transfer.target)
-        with Database(self.where).open() as db:
-            cells = db.rows(query)
         about = self._about("transfer")
+        with Database(self.where).open() as db:
+            cells = [vars(cell) for cell in queries.cells(db) if cell.evaluation_id in about]
         rows = []
         for cell in cells:
             row = {**about[cell["evaluation_id"]], **cell}
@@ -142,19 +138,15 @@ class Frames:
         `quantity`: `loss`; `term` (one of the loss, `part` is its name); `ensemble_accuracy`; `member_accuracy`
         (`part` is the member, from 1). Accuracies are shares, on the images that `accuracy_on` names.
         """
-        from sqlalchemy import select
-
-        from bench.store.schema import Curve
-
-        columns = list(Curve.__table__.columns)
-        query = select(*columns).order_by(Curve.run_id, Curve.position)
         with Database(self.where).open() as db:
-            epochs = db.rows(query)
+            epochs = queries.curves(db)
         names = self.runs[list(RUN_NAMES)].to_dict("records")
         runs = {row["run_id"]: {str(name): value for name, value in row.items()} for row in names}
         rows = [
-            {**runs[epoch["run_id"]], **epoch, "quantity": quantity, "part": part, "value": value}
-            for epoch in epochs
+            {**runs[run_id], **vars(epoch), "quantity": quantity, "part": part, "value": value}
+            for run_id, rows_of in epochs.items()
+            if run_id in runs
+            for epoch in rows_of
             for quantity, part, value in _quantities(epoch)
         ]
         return _frame(rows, CURVE_COLUMNS)
@@ -181,7 +173,7 @@ class Frames:
             attempts = db.rows(query)
         about = self._about("blackbox")
         rows = []
-        for attempt in attempts:
+        for attempt in (each for each in attempts if each["evaluation_id"] in about):
             row = {**about[attempt["evaluation_id"]], **attempt, "n_missed": attempt["n_set"]}
             rows.append(row | {"missed": _share(attempt["n_set"], row["n"])})
         return _frame(rows, BLACKBOX_COLUMNS)
@@ -213,14 +205,14 @@ def _share(part: int, whole: int) -> float | None:
     return part / whole if whole else None
 
 
-def _quantities(epoch: Mapping[str, Any]) -> Iterable[tuple[str, str | None, float]]:
-    if epoch["loss"] is not None:
-        yield "loss", None, epoch["loss"]
-    for name, value in (epoch["terms"] or {}).items():
+def _quantities(epoch: CurveRow) -> Iterable[tuple[str, str | None, float | None]]:
+    if epoch.loss is not None:
+        yield "loss", None, epoch.loss
+    for name, value in (epoch.terms or {}).items():
         yield "term", name, value
-    if epoch["ensemble_accuracy"] is not None:
-        yield "ensemble_accuracy", None, epoch["ensemble_accuracy"]
-    for number, value in enumerate(epoch["member_accuracy"] or (), start=1):
+    if epoch.ensemble_accuracy is not None:
+        yield "ensemble_accuracy", None, epoch.ensemble_accuracy
+    for number, value in enumerate(epoch.member_accuracy or (), start=1):
         yield "member_accuracy", str(number), value
 
 

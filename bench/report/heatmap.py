@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bench.core.errors import BenchError
+from bench.core.identity import safe_name
 from bench.core.precision import file_stem
 from bench.report.matrices import Matrix
 from bench.report.plots import style
@@ -25,7 +26,7 @@ FRAMED = "framed: the member itself"
 
 def file_name(stem: str, matrices: list[Matrix]) -> str:
     """`transfer-digits.png`, of attacks in another precision than float32 `transfer-digits-bfloat16.png`."""
-    return f"{file_stem(stem, matrices[0].precision)}.png"
+    return f"{safe_name(file_stem(stem, matrices[0].precision))}.png"
 
 
 def save_heatmap(matrices: list[Matrix], path: Path, *, columns: int | None = None) -> Path:
@@ -52,7 +53,9 @@ def save_heatmap(matrices: list[Matrix], path: Path, *, columns: int | None = No
 def shows(path: Path, matrices: list[Matrix]) -> bool:
     """Whether the figure at `path` is there and the numbers beside it are those of `matrices`."""
     beside = path.with_suffix(".csv")
-    return path.is_file() and beside.is_file() and beside.read_text() == style.csv_text(as_frame(matrices))
+    return (
+        path.is_file() and beside.is_file() and beside.read_text(encoding="utf-8") == style.csv_text(as_frame(matrices))
+    )
 
 
 def save_difference(first: Matrix, second: Matrix, path: Path) -> Path:

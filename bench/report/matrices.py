@@ -93,9 +93,12 @@ def matrices(
         ]
         if not rows:
             continue
-        per_seed = [queries.transfer(db, row.evaluation_id) for row in rows]
+        read = queries.transfers(db, [row.evaluation_id for row in rows])
+        rows = [row for row in rows if row.evaluation_id in read]
+        if not rows:
+            continue
         values, counts = zip(
-            *(rates.transfer_rates(bits.clean, bits.missed, population, rate) for bits in per_seed), strict=True
+            *(rates.transfer_rates(bits.clean, bits.missed, population, rate) for bits in read.values()), strict=True
         )
         assert spec.budget_name is not None
         assert spec.budget is not None

@@ -211,7 +211,10 @@ def _paired(
             if len(lacking) == 1 or a.stale or b.stale:
                 notes.setdefault(f"no current result of {' and '.join(lacking)} under", []).append(name)
             continue
-        seeds = tuple(sorted(set(a.values) & set(b.values)))
+        seeds = tuple(
+            seed for seed in sorted(set(a.values) & set(b.values))
+            if all(each in outcomes for cell in (a, b) for each in _of_seed(cell, seed))
+        )  # fmt: skip
         alone = sorted(set(a.values) ^ set(b.values))
         if alone:
             told = f"seed{'s' if len(alone) > 1 else ''} {joined(alone)} of one of them only, left out under"

@@ -87,7 +87,8 @@ def _worst(parts: Sequence[Cell], db: Database) -> Cell:
     outcomes = queries.outcomes(db, [identifier for many in ids.values() for identifier in many])
     values = {}
     for seed, many in ids.items():
-        robust = [bits for identifier in many if (bits := outcomes[identifier].robust) is not None]
+        here = [outcomes[identifier] for identifier in many if identifier in outcomes]
+        robust = [each.robust for each in here if each.robust is not None]
         if len(robust) == len(parts) and len({len(bits) for bits in robust}) == 1:
             values[seed] = 100 * float(np.logical_and.reduce(robust).mean())
     return replace(

@@ -5,6 +5,8 @@ from __future__ import annotations
 import contextlib
 import json
 import logging
+import math
+import re
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -26,11 +28,14 @@ from bench.core.errors import BenchError
 from bench.core.release import extra
 from bench.store import views
 from bench.store.schema import REVISIONS
+from bench.store.sound import Unreadable
 from bench.store.sqlite import BUSY_SECONDS, analyse, sqlite_engine
 
 log = logging.getLogger(__name__)
 
 FILE_FORMAT = 1
+DEEPEST = 64  # nested lists and objects in a JSON column
+_HUGE = re.compile(r"[eE]\+?\d{3}|\d{19}")  # numbers that may be too large for 64 bits
 MIGRATIONS = "bench.store:migrations"
 
 Query = Select[*tuple[Any, ...]]
@@ -72,6 +77,8 @@ class Database:
         self._engine: Engine | None = None
         self._batch: Connection | None = None
         self._wrote = False
+        self.set_aside: set[str] = set()
+        """Damaged rows that were told since it was opened."""
 
     def __str__(self) -> str:
         return str(self.path) if self._url is None else self._url.render_as_string(hide_password=True)
@@ -89,6 +96,7 @@ class Database:
             BenchError: missing, unreadable, read-only for the writer, no bench database, of another schema.
         """
         self._connect(create)
+        self.set_aside.clear()
         try:
             with self.read() as connection:
                 revision = self._revision(connection)
@@ -202,12 +210,12 @@ class Database:
         self.close()
         if self._url is not None:
             try:
-                self._engine = create_engine(self._url, json_serializer=_dumps)
+                self._engine = create_engine(self._url, json_serializer=_dumps, json_deserializer=_loads)
             except ImportError as error:
                 raise BenchError(f"PostgreSQL needs the package psycopg: {extra('postgres')}") from error
             return
         assert self.path is not None
-        self._engine = sqlite_engine(self.path, create, _dumps)
+        self._engine = sqlite_engine(self.path, create, _dumps, _loads)
 
     def _revision(self, connection: Connection) -> str | None:
         """The schema's revision; None for an empty database."""
@@ -292,3 +300,38 @@ _ADVICE = {
 
 def _dumps(value: Any) -> str:
     return json.dumps(value, sort_keys=True, ensure_ascii=False, allow_nan=False)
+
+
+def _loads(text: str) -> Any:
+    """What `_dumps` wrote; anything else becomes an object that every reader sets aside."""
+    try:
+        hooks: Any = {"parse_int": _integer, "parse_float": _finite} if _HUGE.search(text) else {}
+        value = json.loads(text, parse_constant=_finite, **hooks)
+        return Unreadable() if text.count("[") + text.count("{") > DEEPEST and _depth(value) > DEEPEST else value
+    except (ValueError, TypeError, RecursionError):
+        return Unreadable()
+
+
+def _integer(digits: str) -> int:
+    value = int(digits)
+    if abs(value) >= 2**63:
+        raise ValueError("no integer of 64 bits")
+    return value
+
+
+def _finite(digits: str) -> float:
+    value = float(digits)
+    if not math.isfinite(value):
+        raise ValueError("no finite number")
+    return value
+
+
+def _depth(value: Any) -> int:
+    """How deep lists and objects are nested."""
+    depth, level = 0, [value]
+    while level := [
+        inner for each in level if isinstance(each, dict | list)
+        for inner in (each.values() if isinstance(each, dict) else each)
+    ]:  # fmt: skip
+        depth += 1
+    return depth

@@ -238,7 +238,8 @@ def _rise(row: EvaluationRow, curve: Sequence[float]) -> str:
     Images leave when they break, with the largest losses: that lowers the mean, so a rise is a real one. An attack
     whose steps add up to no more than the radius (BIM) is at its end by construction and is not looked at.
     """
-    reach = row.settings.get("steps", 0) * row.settings.get("rel_step", math.inf)
+    length = row.settings.get("rel_step", math.inf)
+    reach = (row.steps or 0) * length if isinstance(length, int | float) else math.inf
     if row.budget_name != "eps" or len(curve) < 20 or reach <= 1 + 1e-9:
         return ""
     window = max(1, round(LAST * len(curve)))

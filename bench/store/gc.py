@@ -65,14 +65,20 @@ def _failed(db: Database, condition: ColumnElement[bool]) -> list[Attempt]:
 def needed_by(db: Database, run_id: str) -> list[str]:
     """The runs that were trained with the help of this one, or attacked with images made on it."""
     trained = select(schema.Run.run_id, schema.Run.requires).where(schema.Run.run_id != run_id)
-    names = {row["run_id"] for row in db.rows(trained) if run_id in row["requires"].values()}
+    names = {row["run_id"] for row in db.rows(trained) if run_id in _values(row["requires"])}
     attacked = (
         select(schema.Evaluation.run_id, schema.Attack.settings)
         .join(schema.Attack, schema.Attack.attack_key == schema.Evaluation.attack_key)
         .where(schema.Evaluation.kind == "blackbox", schema.Evaluation.run_id != run_id)
     )
-    names |= {row["run_id"] for row in db.rows(attacked) if run_id in (row["settings"].get("surrogates") or ())}
+    names |= {row["run_id"] for row in db.rows(attacked) if run_id in _values(row["settings"], "surrogates")}
     return sorted(names)
+
+
+def _values(column: Any, name: str | None = None) -> list[Any]:
+    """The values of a JSON column, or those under a name of it; none where another's hand put something else."""
+    inner = column if name is None or not isinstance(column, dict) else column.get(name)
+    return list(inner.values()) if isinstance(inner, dict) else list(inner) if isinstance(inner, list) else []
 
 
 def delete_run(db: Database, run_id: str) -> None:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable
+from collections.abc import Callable, Collection, Iterable, Iterator
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -12,9 +13,12 @@ from sqlalchemy.orm import aliased
 from bench.core import bits
 from bench.core.errors import BenchError
 from bench.core.identity import short
+from bench.core.traces import relative
+from bench.store import inside
 from bench.store.answers import (
     AttemptRow,
     Bools,
+    CellRow,
     CurveRow,
     EvaluationRow,
     FailureRow,
@@ -25,7 +29,7 @@ from bench.store.answers import (
     Totals,
     TransferBits,
 )
-from bench.store.database import Database, Query
+from bench.store.database import Database, Query, StoreError
 from bench.store.lookup import find
 from bench.store.schema import (
     ENSEMBLE,
@@ -42,11 +46,17 @@ from bench.store.schema import (
     Run,
     Transfer,
 )
+from bench.store.sound import columns as columns_of
+from bench.store.sound import evaluation_named, run_named, set_aside, sound
 
 __all__ = [
-    "Selection", "blackbox", "clean_rows", "configs", "curve", "environment", "evaluation_counts", "evaluations",
-    "failures", "find", "find_run", "members", "outcomes", "references", "runs", "totals", "transfer",
+    "Selection", "blackbox", "cells", "clean_rows", "configs", "curve", "curves", "environment", "evaluation_counts",
+    "evaluations", "failures", "find", "find_evaluation", "find_run", "members", "outcomes", "references", "runs",
+    "totals", "transfer", "transfers",
 ]  # fmt: skip
+
+MANY = 400  # ids in one query: SQLite allows a limited number of parameters
+_RUNS = select(*[getattr(Run, name) for name in columns_of(RunRow)])
 
 Selection = str | int | Collection[str] | Collection[int] | None
 """One value, several, or None for no restriction."""
@@ -65,18 +75,18 @@ def runs(
     run_ids: Selection = None,
 ) -> list[RunRow]:
     """Runs that satisfy every restriction given, by dataset, method, model, recipe, seed and start."""
-    columns = [getattr(Run, name) for name in RunRow.__dataclass_fields__]
     chosen = {"dataset": dataset, "method": method, "plugin": plugin, "model": model, "recipe": recipe, "seed": seed}
-    query = select(*columns).order_by(Run.dataset, Run.method, Run.model, Run.recipe, Run.seed, Run.started, Run.run_id)
+    query = _RUNS.order_by(Run.dataset, Run.method, Run.model, Run.recipe, Run.seed, Run.started, Run.run_id)
     for name, value in (*chosen.items(), ("family_id", family_ids), ("run_id", run_ids)):
         query = _among(query, getattr(Run, name), value)
-    return [RunRow(**row) for row in db.rows(query)]
+    return sound(db, RunRow, db.rows(query), run_named)
 
 
 def configs(db: Database, *, plugin: str) -> list[dict[str, Any]]:
     """The complete specs (`RunSpec` as JSON) of the runs of a plug-in, oldest first."""
-    query = select(Run.config).where(Run.plugin == plugin).order_by(Run.started, Run.run_id)
-    return [row["config"] for row in db.rows(query)]
+    query = select(Run.config, Run.run_id, Run.method, Run.dataset).where(Run.plugin == plugin)
+    rows = db.rows(query.order_by(Run.started, Run.run_id))
+    return [row["config"] for row in rows if _is_spec(db, row)]
 
 
 def evaluations(
@@ -90,19 +100,24 @@ def evaluations(
     attack: Selection = None,
     dataset: Selection = None,
 ) -> list[EvaluationRow]:
-    """Evaluations that satisfy every restriction given, by dataset, method, seed, attack and budget; no bits."""
+    """Evaluations that satisfy every restriction given, by dataset, method, seed, attack and budget; no bits.
+
+    Those whose outcomes are not there, or not of as many images as the row says, and those of a damaged run are set
+    aside too: whoever asks for the bits of a row finds them.
+    """
     from_run = {"family_id", "method", "dataset", "model", "recipe", "training_limit", "members", "fusion", "seed"}
     from_run |= {"method_version", "trainer_version"}
     from_attack = {"protocol_id", "plugin", "settings", "budget_name", "budget", "stop"}
     columns: list[Any] = [Run.plugin.label("method_plugin")]
-    for name in EvaluationRow.__dataclass_fields__:
+    for name in columns_of(EvaluationRow):
         if name != "method_plugin":
             owner = Run if name in from_run else Attack if name in from_attack else Evaluation
             columns.append(getattr(owner, name))
     query = (
-        select(*columns)
+        select(*columns, *inside.COLUMNS)
         .join(Run, Run.run_id == Evaluation.run_id)
         .join(Attack, Attack.attack_key == Evaluation.attack_key)
+        .join(Outcome, Outcome.evaluation_id == Evaluation.evaluation_id, isouter=True)
         .order_by(Run.dataset, Run.method, Run.seed, Evaluation.attack, Attack.budget, Evaluation.evaluation_id)
     )
     for column, value in (
@@ -115,7 +130,10 @@ def evaluations(
         (Run.dataset, dataset),
     ):
         query = _among(query, column, value)
-    return [EvaluationRow(**row) for row in db.rows(query)]
+    rows = inside.whole(db, db.rows(query))
+    found = sound(db, EvaluationRow, rows, evaluation_named)
+    known = _sound_runs(db, {row.run_id for row in found})
+    return [row for row in found if row.run_id in known]
 
 
 def evaluation_counts(db: Database) -> dict[str, int]:
@@ -125,16 +143,19 @@ def evaluation_counts(db: Database) -> dict[str, int]:
 
 
 def outcomes(db: Database, evaluation_ids: Iterable[str]) -> dict[str, Outcomes]:
-    """Per-image outcomes by evaluation id; ids that are not there are left out."""
+    """Per-image outcomes by evaluation id; ids that are not there, or whose bits are damaged, are left out."""
     query = select(Outcome.evaluation_id, Outcome.clean_bits, Outcome.robust_bits, Evaluation.n)
     query = query.join(Evaluation, Evaluation.evaluation_id == Outcome.evaluation_id)
-    return {
-        row["evaluation_id"]: Outcomes(
-            clean=bits.unpack(row["clean_bits"], row["n"]),
-            robust=None if row["robust_bits"] is None else bits.unpack(row["robust_bits"], row["n"]),
-        )
-        for row in db.rows(_among(query, Outcome.evaluation_id, list(evaluation_ids)))
-    }
+    found = {}
+    for row in db.rows(_among(query, Outcome.evaluation_id, list(evaluation_ids))):
+        try:
+            found[row["evaluation_id"]] = Outcomes(
+                clean=bits.unpack(row["clean_bits"], row["n"]),
+                robust=None if row["robust_bits"] is None else bits.unpack(row["robust_bits"], row["n"]),
+            )
+        except BenchError as error:
+            set_aside(db, f"evaluation {short(row['evaluation_id'])}", str(error))
+    return found
 
 
 def clean_rows(db: Database, evaluation_id: str) -> Bools:
@@ -169,6 +190,28 @@ def transfer(db: Database, evaluation_id: str) -> TransferBits:
     return TransferBits(clean=clean, missed=missed)
 
 
+def transfers(db: Database, evaluation_ids: Iterable[str]) -> dict[str, TransferBits]:
+    """Matrices by evaluation id; those that are damaged are set aside."""
+    found = {}
+    for evaluation_id in evaluation_ids:
+        try:
+            found[evaluation_id] = transfer(db, evaluation_id)
+        except StoreError:
+            raise
+        except BenchError as error:
+            set_aside(db, f"evaluation {short(evaluation_id)}", str(error))
+    return found
+
+
+def cells(db: Database, *, run_ids: Selection = None) -> list[CellRow]:
+    """The counts of all cells of matrices, by evaluation, source and target."""
+    query = select(*[getattr(Transfer, name) for name in columns_of(CellRow)])
+    query = query.join(Evaluation, Evaluation.evaluation_id == Transfer.evaluation_id)
+    query = query.order_by(Transfer.evaluation_id, Transfer.source, Transfer.target)
+    rows = db.rows(_among(query, Evaluation.run_id, run_ids))
+    return sound(db, CellRow, rows, lambda row: f"a cell of evaluation {short(row['evaluation_id'])}")
+
+
 def blackbox(db: Database, evaluation_id: str) -> list[AttemptRow]:
     """The attempts of a black-box evaluation, by surrogate, loss and restart.
 
@@ -179,29 +222,63 @@ def blackbox(db: Database, evaluation_id: str) -> list[AttemptRow]:
     query = select(Blackbox.surrogate, Blackbox.loss, Blackbox.restart, Blackbox.bits)
     query = query.where(Blackbox.evaluation_id == evaluation_id)
     query = query.order_by(Blackbox.surrogate, Blackbox.loss, Blackbox.restart)
-    return [AttemptRow(**row | {"bits": bits.unpack(row["bits"], n)}) for row in db.rows(query)]
+    found = []
+    for row in db.rows(query):
+        try:
+            found.append(AttemptRow(**row | {"bits": bits.unpack(row["bits"], n)}))
+        except BenchError as error:
+            set_aside(db, f"attempt {row['restart']} of evaluation {short(evaluation_id)}", str(error))
+    return found
 
 
 def find_run(db: Database, prefix: str) -> RunRow:
     """The one run whose id begins with `prefix`.
 
     Raises:
-        BenchError: none or several do; the message lists candidates.
+        BenchError: none or several do (the message lists candidates), or its row is damaged.
     """
-    return runs(db, run_ids=find(db, prefix, ("run",)).id)[0]
+    found = find(db, prefix, ("run",))
+    for row in runs(db, run_ids=found.id):
+        return row
+    raise _damaged("run", found.id)
+
+
+def find_evaluation(db: Database, evaluation_id: str) -> EvaluationRow:
+    """The evaluation with this id.
+
+    Raises:
+        BenchError: there is none, or its row is damaged.
+    """
+    for row in evaluations(db, evaluation_ids=evaluation_id):
+        return row
+    raise _damaged("evaluation", evaluation_id)
+
+
+def curves(db: Database, *, run_ids: Selection = None) -> dict[str, list[CurveRow]]:
+    """The epochs of trainings, in order, by run id; runs without any are left out."""
+    columns = [getattr(Curve, name) for name in columns_of(CurveRow)]
+    query = select(Curve.run_id, *columns).order_by(Curve.run_id, Curve.position)
+    found: dict[str, list[dict[str, Any]]] = {}
+    for row in db.rows(_among(query, Curve.run_id, run_ids)):
+        found.setdefault(row.pop("run_id"), []).append(row)
+    return {run_id: sound(db, CurveRow, rows, _epoch_of(run_id)) for run_id, rows in found.items()}
+
+
+def _epoch_of(run_id: str) -> Callable[[dict[str, Any]], str]:
+    return lambda row: f"epoch {row['phase']} {row['epoch']} of run {short(run_id)}"
 
 
 def curve(db: Database, run_id: str) -> list[CurveRow]:
     """The epochs of a run's training, in order."""
-    columns = [getattr(Curve, name) for name in CurveRow.__dataclass_fields__]
-    query = select(*columns).where(Curve.run_id == run_id).order_by(Curve.position)
-    return [CurveRow(**row) for row in db.rows(query)]
+    return curves(db, run_ids=run_id).get(run_id, [])
 
 
 def members(db: Database, run_id: str) -> list[MemberRow]:
     """The networks of a run's ensemble, in order."""
     query = select(Member.number, Member.parameters, Member.weight).where(Member.run_id == run_id)
-    return [MemberRow(**row) for row in db.rows(query.order_by(Member.number))]
+    name = f"run {short(run_id)}"
+    rows = db.rows(query.order_by(Member.number))
+    return sound(db, MemberRow, rows, lambda row: f"member {row['number']} of {name}")
 
 
 def environment(db: Database, environment_id: str) -> dict[str, Any]:
@@ -209,12 +286,15 @@ def environment(db: Database, environment_id: str) -> dict[str, Any]:
 
     Raises:
         BenchError: there is none.
-    """
+    """  # one that is no record of an environment is an empty one here: it stops no page and no card
     rows = db.rows(select(Environment.record).where(Environment.environment_id == environment_id))
     if not rows:
         raise BenchError(f"there is no environment {environment_id} in database {db}")
-    record: dict[str, Any] = rows[0]["record"]
-    return record
+    record = rows[0]["record"]
+    for why in _environment_faults(record):
+        set_aside(db, f"environment {short(environment_id)}", why)
+        return {}
+    return dict(record)
 
 
 def failures(db: Database, *, run_ids: Selection = None, family_ids: Selection = None) -> list[FailureRow]:
@@ -224,22 +304,25 @@ def failures(db: Database, *, run_ids: Selection = None, family_ids: Selection =
     finished = select(func.max(done.started)).where(done.status == "done", done.job_id == Job.job_id).scalar_subquery()
     later = or_(other.started > Job.started, and_(other.started == Job.started, other.attempt_id > Job.attempt_id))
     newer = select(other.attempt_id).where(other.status == "failed", other.job_id == Job.job_id, later).exists()
-    columns = [getattr(Job, name) for name in FailureRow.__dataclass_fields__ if name != "done"]
+    columns = [getattr(Job, name) for name in columns_of(FailureRow) if name != "done"]
     query = (
         select(*columns, finished.is_not(None).label("done"))
         .where(Job.status == "failed", ~newer, or_(finished.is_(None), finished < Job.started))
         .order_by(Job.started.desc(), Job.attempt_id)
     )
     query = _among(_among(query, Job.run_id, run_ids), Job.family_id, family_ids)
-    return [FailureRow(**row | {"done": bool(row["done"])}) for row in db.rows(query)]
+    rows = [row | {"done": bool(row["done"])} for row in db.rows(query)]
+    found = sound(db, FailureRow, rows, lambda row: f"failure {row['attempt_id']}")
+    # Records of older versions, and of others, hold paths of the machines that they were made on.
+    return [replace(row, error=relative(row.error), traceback=relative(row.traceback)) for row in found]
 
 
 def references(db: Database, *, dataset: Selection = None, method: Selection = None) -> list[ReferenceRow]:
     """Published values, by source, dataset, method, attack and budget."""
-    query = select(*[getattr(Reference, name) for name in ReferenceRow.__dataclass_fields__])
+    query = select(*[getattr(Reference, name) for name in columns_of(ReferenceRow)])
     query = query.order_by(Reference.source, Reference.dataset, Reference.method, Reference.attack, Reference.budget)
     query = _among(_among(query, Reference.dataset, dataset), Reference.method, method)
-    return [ReferenceRow(**row) for row in db.rows(query)]
+    return sound(db, ReferenceRow, db.rows(query), lambda row: f"published value of {row['method']} ({row['source']})")
 
 
 def totals(db: Database) -> Totals:
@@ -255,6 +338,38 @@ def _images(db: Database, evaluation_id: str) -> int:
     if not rows:
         raise BenchError(f"there is no evaluation {short(evaluation_id)} in database {db}")
     return int(rows[0]["n"])
+
+
+def _sound_runs(db: Database, run_ids: set[str]) -> set[str]:
+    """Those of the runs whose rows are sound."""
+    asked: Query = _RUNS if len(run_ids) > MANY else _RUNS.where(Run.run_id.in_(run_ids))
+    return {row.run_id for row in sound(db, RunRow, db.rows(asked), run_named)} if run_ids else set()
+
+
+def _is_spec(db: Database, row: dict[str, Any]) -> bool:
+    config = row["config"]
+    wanted: dict[str, type] = {"method": str, "dataset": str, "seed": int}
+    right = isinstance(config, dict) and all(type(config.get(name)) is kind for name, kind in wanted.items())
+    if not right:
+        set_aside(db, run_named(row), "config: no specification of a run")
+    return right
+
+
+def _environment_faults(record: Any) -> Iterator[str]:
+    if not isinstance(record, dict):
+        yield f"record: {type(record).__name__} where names and values belong"
+        return
+    if not isinstance(record.get("packages", {}), dict):
+        yield "record.packages: no names and versions"
+    if not isinstance(record.get("commit") or "", str):
+        yield "record.commit: no text"
+
+
+def _damaged(what: str, identifier: str) -> BenchError:
+    return BenchError(
+        f"the row of {what} {short(identifier)} is damaged; `bench db rebuild` takes it from its file again, "
+        f"`bench db delete {short(identifier)}` removes it"
+    )
 
 
 def _among(query: Query, column: Any, value: Selection) -> Query:

@@ -25,7 +25,7 @@ NETWORK = (
 )  # fmt: skip
 
 
-def sqlite_engine(path: Path, create: bool, dumps: Any) -> Engine:
+def sqlite_engine(path: Path, create: bool, dumps: Any, loads: Any) -> Engine:
     """An engine for the SQLite file `path`; with `create` (the writer) a missing file is made on first use.
 
     Raises:
@@ -33,7 +33,11 @@ def sqlite_engine(path: Path, create: bool, dumps: Any) -> Engine:
     """
     uri = _uri(path, create)
     engine = create_engine(
-        "sqlite+pysqlite://", creator=lambda: _connect(uri), json_serializer=dumps, poolclass=QueuePool
+        "sqlite+pysqlite://",
+        creator=lambda: _connect(uri),
+        json_serializer=dumps,
+        json_deserializer=loads,
+        poolclass=QueuePool,
     )
     event.listen(engine, "begin", _begin)
     return engine

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -11,6 +10,7 @@ import click
 
 from bench.cli.options import Named, Number, RunId, open_database, precision_option, where, workplace
 from bench.cli.perf.options import HELP, machine
+from bench.cli.say import say_json
 from bench.core.errors import BenchError, unknown_name
 from bench.core.memory import keep_freed_memory
 
@@ -68,6 +68,8 @@ def command(
       bench perf attacks --run 4f0c1a --attack pgd --eps 8/255 --images 500
       bench perf attacks --dataset cifar10 --model resnet20 --images 100 --steps 10 --json
     """
+    from rich.text import Text
+
     from bench.cli.device import others, pick
     from bench.core import config
     from bench.core.numerics import numerics
@@ -84,14 +86,15 @@ def command(
     found = _subject(loaded, place, dataset, model, method, run_id, images, db, err)
     for line in (*missing, others() if place.device == "cpu" and threads > 1 else ""):
         if line:
-            err.print(f"[yellow]{line}[/]")
+            err.print(line, style="yellow")
     budgets = {"linf": eps, "l2": eps_l2, None: c}
     done = []
     out = console()
     coarse = "" if precision == "float32" else f"; ours asks in {precision}"
     if not as_json:
         out.print(
-            f"[bold]{found.title}[/], {len(found.images):,} test images, batches of {batch}{coarse}", soft_wrap=True
+            Text.assemble((found.title, "bold"), f", {len(found.images):,} test images, batches of {batch}{coarse}"),
+            soft_wrap=True,
         )
     rates = measure_rates(place.device, precision=precision) if repeats else None
     if rates and not as_json:
@@ -106,7 +109,7 @@ def command(
             chosen = [peer for peer in peers if libraries or case.kind not in peer.slow]
             result = perf.compare(
                 name, case, peers=chosen, timed=timed or batch, repeats=repeats, rates=rates,
-                tell=lambda text: status.update(text),
+                tell=lambda text: status.update(Text(text)),
             )  # fmt: skip
             done.append(result)
             if not as_json:
@@ -116,7 +119,7 @@ def command(
                   "precision": precision, "device": place.device,
                   "rates": asdict(rates) if rates else None,
                   "attacks": [asdict(result) for result in done]}  # fmt: skip
-        click.echo(json.dumps(record, indent=1, ensure_ascii=False))
+        say_json(record)
     else:
         printing.attacks_summary(done, out)
     return 0 if all(result.passed for result in done) else 1

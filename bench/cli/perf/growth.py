@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -11,9 +10,11 @@ import click
 
 from bench.cli.options import Named
 from bench.cli.perf.options import HELP, processor
+from bench.cli.say import say_json
 
 if TYPE_CHECKING:
     from rich.console import Console
+    from rich.text import Text
 
     from bench.perf.growth import Line
 
@@ -49,12 +50,14 @@ def command(
     loaded, place = config.load(changes=changes), pick(device, threads)
     clock = Clock(place).name
     with console(stderr=True).status("") as status:
-        lines = growth.measure(loaded, model, device=place, repeats=repeats, tell=lambda text: status.update(text))
+        lines = growth.measure(
+            loaded, model, device=place, repeats=repeats, tell=lambda text: status.update(Text(text))
+        )
     figure, table = growth.draw(lines, path, model=model, clock=clock)
     if as_json:
         record = {"model": model, "device": place, "threads": threads, "clock": clock, "figure": str(figure),
                   "table": str(table), "lines": [asdict(line) for line in lines]}  # fmt: skip
-        click.echo(json.dumps(record, indent=1, ensure_ascii=False))
+        say_json(record)
     else:
         _print(lines, model, clock, console())
         console().print(f"figure    {figure}\npoints    {table}", soft_wrap=True, highlight=False)
@@ -62,8 +65,11 @@ def command(
 
 
 def _print(lines: list[Line], model: str, clock: str, out: Console) -> None:
-    out.print(f"[bold]Slopes in log-log, {model}, {clock}[/]")
+    from rich.text import Text
+
+    out.print(f"Slopes in log-log, {model}, {clock}", style="bold")
     for line in lines:
         expected = f"expected {line.expected:.3g}" if line.expected else ""
         low, high = line.axis.values[0], line.axis.values[-1]
-        out.print(f"  {line.axis.work:<10}{line.axis.name:<12}{line.slope:6.2f}   {expected:<14}[dim]{low}–{high}[/]")
+        told = f"  {line.axis.work:<10}{line.axis.name:<12}{line.slope:6.2f}   {expected:<14}"
+        out.print(Text.assemble(told, (f"{low}–{high}", "dim")))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import shlex
 from dataclasses import asdict
 from pathlib import Path
@@ -12,10 +11,12 @@ import click
 
 from bench.cli.options import Named, Seeds
 from bench.cli.perf.options import HELP, machine, selection_of
+from bench.cli.say import say_json
 from bench.core.errors import unknown_name
 
 if TYPE_CHECKING:
     from rich.console import Console
+    from rich.text import Text
 
     from bench.perf.jobs import Found
 
@@ -72,34 +73,38 @@ def command(
     trainings, measurements = jobs.abreast(planned)
     if max(ways) > trainings:
         err.print(
-            f"[yellow]Of this selection at most {trainings} of the trainings and {measurements} of the measurements "
-            f"run at once: of {max(ways)} workers some wait; more --seeds keep them busy.[/]",
+            f"Of this selection at most {trainings} of the trainings and {measurements} of the measurements "
+            f"run at once: of {max(ways)} workers some wait; more --seeds keep them busy.",
+            style="yellow",
             soft_wrap=True,
         )
     free, told = free_cores()
     if told and free < max(ways) * threads:
-        err.print(f"[yellow]Other programs use this machine ({told}): the ratios are of what they leave.[/]")
+        err.print(f"Other programs use this machine ({told}): the ratios are of what they leave.", style="yellow")
     selection = selection_of(dataset, chosen.methods, recipe, model, limit, changes)
     selection += ["--seeds", ",".join(str(seed) for seed in seeds)]
     with err.status("") as status:
         found = jobs.measure(
             selection, ["--data", str(data.expanduser())], at_once=ways, device=place, threads=threads,
-            repeats=repeats, tell=lambda text: status.update(text),
+            repeats=repeats, tell=lambda text: status.update(Text(text)),
         )  # fmt: skip
     if as_json:
         record = {"command": ["bench", "run", *selection], "device": place, "threads": threads, "repeats": repeats,
                   **asdict(found), "best": found.best.jobs if found.best else 1}  # fmt: skip
-        click.echo(json.dumps(record, indent=1, ensure_ascii=False))
+        say_json(record)
     else:
         _print(found, shlex.join(["bench", "run", *selection]), console())
     return 0
 
 
 def _print(found: Found, title: str, out: Console) -> None:
-    out.print(title, style="bold", markup=False, soft_wrap=True, highlight=False)
+    from rich.text import Text
+
+    out.print(title, style="bold", soft_wrap=True, highlight=False)
     out.print("one after another / at once")
     for one in found.at_once:
-        out.print(f"  {one.jobs:>3} at once   {one.ratio!s:<20}[dim]{' '.join(one.options)}[/]", soft_wrap=True)
+        line = f"  {one.jobs:>3} at once   {one.ratio!s:<20}"
+        out.print(Text.assemble(line, (" ".join(one.options), "dim")), soft_wrap=True)
     best = found.best
     if best is None:
         out.print("Best: one after another; none of these is faster.")
@@ -108,7 +113,8 @@ def _print(found: Found, title: str, out: Console) -> None:
         told = f"{best.jobs} at once, {best.ratio.median:.2f} × as fast as one after another{doubt}"
         out.print(f"Best: {told}: bench run {' '.join(best.options)}", soft_wrap=True, highlight=False)
     out.print(
-        "[dim]Ratios of wall-clock time of the whole command: median (smallest–largest) of the rounds, in turns; "
-        "higher is better.[/]",
+        "Ratios of wall-clock time of the whole command: median (smallest–largest) of the rounds, in turns; "
+        "higher is better.",
+        style="dim",
         soft_wrap=True,
     )

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import asdict
 from typing import TYPE_CHECKING
 
@@ -10,10 +9,12 @@ import click
 
 from bench.cli.options import Named
 from bench.cli.perf.options import HELP, processor
+from bench.cli.say import say_json
 from bench.core.errors import unknown_name
 
 if TYPE_CHECKING:
     from rich.console import Console
+    from rich.text import Text
 
     from bench.perf.memory import Growth, Peak
 
@@ -64,15 +65,15 @@ def command(
     setting = memory.Setting(dataset, model, members, batch, pick(device, threads), threads, changes)
     chosen = memory.names_of(loaded, methods, attacks)
     with console(stderr=True).status("") as status:
-        peaks = memory.peaks(setting, *chosen, tell=lambda text: status.update(text))
+        peaks = memory.peaks(setting, *chosen, tell=lambda text: status.update(Text(text)))
         grown = []
         for name, attack in GROWING.items() if steps else ():
-            status.update(f"{steps} steps of {name}")
+            status.update(Text(f"{steps} steps of {name}"))
             grown.append(memory.growth(setting, name, steps, attack=attack))
     if as_json:
         record = {"setting": asdict(setting), "peaks": [asdict(peak) for peak in peaks],
                   "growth": [asdict(one) for one in grown]}  # fmt: skip
-        click.echo(json.dumps(record, indent=1, ensure_ascii=False))
+        say_json(record)
     else:
         where = "allocated on the GPU" if setting.device != "cpu" else "resident"
         model = model or resolved_recipe(loaded, "published", dataset)[0].model
@@ -82,21 +83,27 @@ def command(
 
 
 def _print(title: str, peaks: list[Peak], grown: list[Growth], out: Console) -> None:
-    out.print(f"[bold]{title}[/]", soft_wrap=True)
+    from rich.text import Text
+
+    out.print(title, style="bold", soft_wrap=True)
     for kind in dict.fromkeys(peak.kind for peak in peaks):
         out.print(kind)
         for peak in peaks:
             if peak.kind == kind:
-                told = f"{peak.mib:9.1f}" if peak.mib is not None else f"[red]{peak.error}[/]"
-                out.print(f"  {peak.name:<24}{told}", soft_wrap=True)
+                told = f"{peak.mib:9.1f}" if peak.mib is not None else (str(peak.error), "red")
+                out.print(Text.assemble(f"  {peak.name:<24}", told), soft_wrap=True)
     if grown:
         out.print("growth")
     for one in grown:
-        verdict = "[green]PASS[/]" if one.passed else "[red]FAIL[/]"
+        verdict = ("PASS", "green") if one.passed else ("FAIL", "red")
         first = one.steps // len(one.resident)
         out.print(
-            f"  {one.name:<24}{verdict}  {one.resident[0]:.1f} MiB after {first:,} steps, {one.resident[-1]:.1f} after "
-            f"{one.steps:,} (growth {one.growth:+.2f}, noise {one.noise:.2f}); tensors {one.tensors[0]} → "
-            f"{one.tensors[-1]}",
+            Text.assemble(
+                f"  {one.name:<24}",
+                verdict,
+                f"  {one.resident[0]:.1f} MiB after {first:,} steps, {one.resident[-1]:.1f} after "
+                f"{one.steps:,} (growth {one.growth:+.2f}, noise {one.noise:.2f}); tensors {one.tensors[0]} → "
+                f"{one.tensors[-1]}",
+            ),
             soft_wrap=True,
         )

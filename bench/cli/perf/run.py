@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -11,10 +10,12 @@ import click
 
 from bench.cli.options import Named
 from bench.cli.perf.options import HELP, machine, selection_of
+from bench.cli.say import say_json
 from bench.core.errors import unknown_name
 
 if TYPE_CHECKING:
     from rich.console import Console
+    from rich.text import Text
 
     from bench.perf.imports import Package
     from bench.perf.whole import Whole
@@ -61,21 +62,24 @@ def command(
     with console(stderr=True).status("") as status:
         found = whole.measure(
             selection, given, threads=threads, device=pick(device, threads), repeats=repeats, starts=starts,
-            tell=lambda text: status.update(text),
+            tell=lambda text: status.update(Text(text)),
         )  # fmt: skip
     if as_json:
         record = {"command": ["bench", "run", *selection], "threads": threads, "repeats": repeats, **asdict(found)}
-        click.echo(json.dumps(record, indent=1, ensure_ascii=False))
+        say_json(record)
     else:
         _print(found, " ".join(["bench run", *selection]), console())
     return 0
 
 
 def _print(found: Whole, title: str, out: Console) -> None:
-    out.print(f"[bold]{title}[/]", soft_wrap=True)
+    from rich.text import Text
+
+    out.print(title, style="bold", soft_wrap=True)
     for phase in found.phases:
         mark = "overhead" if phase.overhead else ""
-        out.print(f"  {phase.name:<24}{phase.seconds:9.2f} s {100 * phase.share:6.1f} %   [dim]{mark}[/]")
+        line = f"  {phase.name:<24}{phase.seconds:9.2f} s {100 * phase.share:6.1f} %   "
+        out.print(Text.assemble(line, (mark, "dim")))
     out.print(f"  {'whole':<24}{found.seconds:9.2f} s")
     out.print(f"overhead (all but training steps and attack passes): {100 * found.overhead:.1f} %")
     if found.starts:
@@ -89,7 +93,7 @@ def _print(found: Whole, title: str, out: Console) -> None:
             for package in packages
         )
         out.print(f"  {name:<28}{told or 'none'}", soft_wrap=True, highlight=False)
-    out.print(f"[dim]Seconds: {found.clock}; ratios: median (smallest–largest) of the rounds, in turns.[/]")
+    out.print(f"Seconds: {found.clock}; ratios: median (smallest–largest) of the rounds, in turns.", style="dim")
 
 
 def _foreign(package: Package) -> bool:

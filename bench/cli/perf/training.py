@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import asdict
 from pathlib import Path
 
@@ -10,6 +9,7 @@ import click
 
 from bench.cli.options import Named
 from bench.cli.perf.options import HELP, machine
+from bench.cli.say import say_json
 from bench.core.errors import unknown_name
 from bench.core.memory import keep_freed_memory
 
@@ -50,6 +50,8 @@ def command(
       bench perf training --dataset mnist --model lenet --method trs --method trs_official
       bench perf training --dataset cifar10 --model resnet20 --batch 32 --repeats 2 --json
     """
+    from rich.text import Text
+
     from bench.cli.device import pick
     from bench.core import config
     from bench.core.numerics import numerics
@@ -72,12 +74,13 @@ def command(
     rates = measure_rates(place) if repeats else None
     with numerics(), console(stderr=True).status("") as status:  # as a run computes; for everybody here
         for name in chosen:
-            status.update(name)
+            status.update(Text(name))
             step = perf.measure(
                 loaded, name, images, dataset=dataset, model=model, members=members, repeats=repeats, rates=rates
             )
             if not as_json and not done:
-                out.print(f"[bold]One step of {members} × {step.model}[/], {dataset}, batch {batch}", soft_wrap=True)
+                head = (f"One step of {members} × {step.model}", "bold")
+                out.print(Text.assemble(head, f", {dataset}, batch {batch}"), soft_wrap=True)
                 if rates:
                     printing.rates(rates, out)
             done.append(step)
@@ -87,7 +90,7 @@ def command(
         record = {"dataset": dataset, "threads": threads, "device": place,
                   "rates": asdict(rates) if rates else None,
                   "steps": [{**asdict(step), "equal": step.equal} for step in done]}  # fmt: skip
-        click.echo(json.dumps(record, indent=1, ensure_ascii=False))
+        say_json(record)
     else:
         printing.steps_summary(done, out)
     return 1 if any(step.equal is False for step in done) else 0

@@ -131,7 +131,7 @@ def _frame(loaded: Loaded, rows: Iterator[tuple[str, EvaluationRow]]) -> pd.Data
             "attack_title": titled(
                 (attacks[row.attack].title if row.attack in attacks else "") or row.attack, row.precision
             ),
-            "steps": row.settings.get("steps"),
+            "steps": row.steps,
             "settings": _plain(row.settings),
             "clean_accuracy": row.n_clean / row.n,
             "robust_accuracy": (row.n_robust or 0) / row.n,

@@ -9,8 +9,10 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from bench.core.csv_text import field
 from bench.core.errors import BenchError
 from bench.core.files import atomic, write_text
+from bench.core.plain import visible
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -56,15 +58,24 @@ def sheet() -> Iterator[None]:
 def save(figure: Figure, frame: pd.DataFrame, path: Path) -> tuple[Path, Path]:
     """Write the picture and, beside it, the frame that it was drawn from as CSV; returns both paths.
 
+    Names and titles are drawn as they are: a `$` begins no formula, and letters that do not show are their codes.
+
     Raises:
         BenchError: a format other than png, svg, pdf.
     """
     import matplotlib as mpl
     import matplotlib.pyplot as plt
+    from matplotlib.text import Text
 
     suffix = check_format(path)
+    for label in figure.findobj(Text):
+        label.set_parse_math(False)  # type: ignore[attr-defined]
+        label.set_text(visible(label.get_text(), keep="\n"))  # type: ignore[attr-defined]
     metadata = {"Date": None} if suffix == "svg" else {"CreationDate": None} if suffix == "pdf" else None
-    with atomic(path) as temporary, mpl.rc_context({"svg.hashsalt": "bench", "svg.fonttype": "none"}):
+    with (
+        atomic(path) as temporary,
+        mpl.rc_context({"svg.hashsalt": "bench", "svg.fonttype": "none", "text.parse_math": False}),
+    ):
         figure.savefig(temporary, format=suffix, metadata=metadata)
     plt.close(figure)
     table = path.with_suffix(".csv")
@@ -73,8 +84,11 @@ def save(figure: Figure, frame: pd.DataFrame, path: Path) -> tuple[Path, Path]:
 
 
 def csv_text(frame: pd.DataFrame) -> str:
-    """The frame as it lies beside a figure."""
-    text: str = frame.to_csv(index=False, float_format="%.10g", lineterminator="\n")
+    """The frame as it lies beside a figure; its texts are no formulas (`csv_text.field`)."""
+    plain = frame.rename(columns=field)
+    for name in plain.select_dtypes(exclude="number"):
+        plain[name] = plain[name].map(field, na_action="ignore")
+    text: str = plain.to_csv(index=False, float_format="%.10g", lineterminator="\n")
     return text
 
 

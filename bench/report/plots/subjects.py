@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from pydantic import ValidationError
 from sqlalchemy import select
 
 from bench.core.errors import BenchError
@@ -35,7 +36,12 @@ def subjects_of(
     specs = []
     for run in runs:
         (row,) = db.rows(select(Run.config).where(Run.run_id == run.run_id))
-        spec = RunSpec.model_validate(row["config"])
+        try:
+            spec = RunSpec.model_validate(row["config"])
+        except ValidationError as error:
+            raise BenchError(
+                f"run {short(run.run_id)} does not say how its ensemble was made: {error.errors()[0]['msg']}"
+            ) from error
         if not place.weights_file(run.run_id).exists():
             raise BenchError(f"the weights of {short(run.run_id)} are not in {place.run_folder(run.run_id)}")
         specs.append(spec)

@@ -124,15 +124,20 @@ def _join(parts: list[str], changes: list[str]) -> str:
 def _differences(made: RunSpec, stored: Mapping[str, Any]) -> list[str]:
     """`--set` changes that bring today's settings and training to the stored ones."""
     plugin = registry.load("methods", made.plugin)
-    kept, training = (dict(stored.get(name) or {}) for name in ("settings", "training"))
+    kept, training = (dict(_object(stored, name)) for name in ("settings", "training"))
     later = added_to(Training)
     return [
         *_changed(
             f"methods.{made.method}", settings.completed(plugin, made.settings), settings.completed(plugin, kept)
         ),
         *_changed("training", later | made.training.model_dump(mode="json"), later | training),
-        *([f"data.validation={stored['validation']}"] if made.validation != stored.get("validation", 0) else []),
+        *([f"data.validation={stored.get('validation', 0)}"] if made.validation != stored.get("validation", 0) else []),
     ]
+
+
+def _object(stored: Mapping[str, Any], name: str) -> Mapping[str, Any]:
+    value = stored.get(name)
+    return value if isinstance(value, dict) else {}
 
 
 def _attack_changes(row: EvaluationRow, found: EvaluationSpec | None) -> list[str]:

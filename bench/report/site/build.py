@@ -12,11 +12,13 @@ from pathlib import Path
 from typing import Any
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
+from markupsafe import Markup
 
 import bench
 from bench.core.config import Loaded
 from bench.core.errors import BenchError
-from bench.core.identity import content_id
+from bench.core.identity import safe_name
+from bench.core.plain import visible
 from bench.report.site import board_view, boards, details, flags, ledger, published, run_view, samples
 from bench.report.site.again import Commands
 from bench.report.site.boards import Board
@@ -77,6 +79,7 @@ class _Site:
         self.progress(0, 0, "looking for flags")
         self.flags = flags.raised(db, self.ledger, folder.notes.get("flags"))
         folder.notes = {"flags": self.flags.notes}
+        self.ledger = self.ledger.without(self.flags.damaged)
         self.references = queries.references(db)
         self.boards = boards.boards(self.ledger, self.flags.invalid)
         self.common = fingerprint([_source(), bench.__version__, loaded.config.model_dump(mode="json")])
@@ -146,7 +149,7 @@ class _Site:
         by_dataset: dict[str, list[ReferenceRow]] = defaultdict(list)
         for ref in self.references:
             by_dataset[ref.dataset].append(ref)
-        self.published = {dataset: f"published/{_file(dataset)}.html" for dataset in sorted(by_dataset)}
+        self.published = {dataset: f"published/{safe_name(dataset)}.html" for dataset in sorted(by_dataset)}
         for dataset, name in self.published.items():
             digest = fingerprint([self.common, dataset, [_plain(ref) for ref in by_dataset[dataset]]])
             if not self.folder.stands(name, digest):
@@ -248,12 +251,6 @@ def _plain(ref: ReferenceRow) -> list[Any]:
     return [ref.source, ref.method, ref.attack, ref.budget_name, ref.budget, ref.metric, ref.value]
 
 
-def _file(name: str) -> str:
-    """A file name for a name from outside."""
-    safe = "".join(letter if letter.isascii() and (letter.isalnum() or letter in "_-") else "-" for letter in name)
-    return safe if safe == name else f"{safe}-{content_id(name)[:6]}"
-
-
 def _source() -> str:
     """Digest of this package: its templates, styles and code decide the pages too."""
     digest = hashlib.sha256()
@@ -268,12 +265,21 @@ def _contents(folder: Path) -> Iterator[tuple[str, bytes]]:
             yield path.relative_to(folder).as_posix(), path.read_bytes()
 
 
+def _shown(value: Any) -> Any:
+    """What comes into a page: letters that do not show (marks of direction, say) as their codes."""
+    if not isinstance(value, str):
+        return value
+    text = visible(str(value), keep="\n\t")
+    return Markup(text) if isinstance(value, Markup) else text
+
+
 @cache
 def templates() -> Environment:
-    """The templates; everything that is put into them is escaped."""
+    """The templates; everything that is put into them is escaped, and shows."""
     made = Environment(
         loader=PackageLoader("bench.report.site"),
         autoescape=True,
+        finalize=_shown,
         undefined=StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,

@@ -11,7 +11,7 @@ from sqlalchemy import select
 from bench.store import queries
 from bench.store.answers import EvaluationRow, Outcomes
 from bench.store.database import Database, Query
-from bench.store.schema import CleanRow, Curve, Evaluation, Member, Run, Transfer
+from bench.store.schema import CleanRow, Evaluation, Member, Run
 
 Row = dict[str, Any]
 
@@ -40,23 +40,21 @@ def read(db: Database, run_ids: list[str]) -> dict[str, Details]:
     for start in range(0, len(attacks), 400):
         outcomes |= queries.outcomes(db, attacks[start : start + 400])
     config = {
-        row["run_id"]: row["config"] for row in db.rows(select(Run.run_id, Run.config).where(Run.run_id.in_(run_ids)))
+        row["run_id"]: row["config"] if isinstance(row["config"], dict) else {}
+        for row in db.rows(select(Run.run_id, Run.config).where(Run.run_id.in_(run_ids)))
     }
     members = _by("run_id", db, _all(Member).where(Member.run_id.in_(run_ids)).order_by(Member.number))
-    curve = _by("run_id", db, _all(Curve).where(Curve.run_id.in_(run_ids)).order_by(Curve.position))
+    curve = {run_id: [vars(row) for row in many] for run_id, many in queries.curves(db, run_ids=run_ids).items()}
     clean_query = (
         select(CleanRow.evaluation_id, CleanRow.target, CleanRow.n_correct)
         .join(Evaluation, Evaluation.evaluation_id == CleanRow.evaluation_id)
         .where(Evaluation.run_id.in_(run_ids))
         .order_by(CleanRow.target)
     )
-    cell_query = (
-        _all(Transfer, but="bits")
-        .join(Evaluation, Evaluation.evaluation_id == Transfer.evaluation_id)
-        .where(Evaluation.run_id.in_(run_ids))
-        .order_by(Transfer.source, Transfer.target)
-    )
-    cells, clean = _by("evaluation_id", db, cell_query), _by("evaluation_id", db, clean_query)
+    cells: dict[str, list[Row]] = defaultdict(list)
+    for cell in queries.cells(db, run_ids=run_ids):
+        cells[cell.evaluation_id].append(vars(cell))
+    clean = _by("evaluation_id", db, clean_query)
     own: dict[str, list[EvaluationRow]] = defaultdict(list)
     for row in rows:
         own[row.run_id].append(row)

@@ -49,6 +49,8 @@ class Raised:
 
     by_run: Mapping[str, tuple[Shown, ...]]
     notes: Notes
+    damaged: frozenset[str] = frozenset()
+    """Evaluations whose rows were set aside."""
 
     def of(self, run_id: str, rows: Iterable[Light] | None = None) -> list[Shown]:
         """The flags of a run, or of some of its evaluations."""
@@ -73,12 +75,17 @@ def raised(db: Database, ledger: Ledger, known: Notes | None = None) -> Raised:
         attempts = [[row.evaluation_id, row.attempt_id] for run_id in run_ids for row in ledger.of_run[run_id]]
         digest = fingerprint([rules, ledger.versions, sorted(attempts)])
         old = (known or {}).get(family_id)
-        notes[family_id] = old if old and old["from"] == digest else {"from": digest, "flags": []}
+        notes[family_id] = (
+            old if old and old["from"] == digest and "damaged" in old else {"from": digest, "flags": [], "damaged": []}
+        )
         if notes[family_id] is not old:
             todo.append(family_id)
     for part in _portions(todo, families):
         rows = queries.evaluations(db, run_ids=part)
         family_of = {row.evaluation_id: row.family_id for row in rows}
+        for run_id in part:
+            lost = [row.evaluation_id for row in ledger.of_run[run_id] if row.evaluation_id not in family_of]
+            notes[ledger.runs[run_id].family_id]["damaged"] += lost
         for row_id, found in flags.find(rows).items():
             notes[family_of[row_id]]["flags"] += [[row_id, item.flag.id, item.evidence] for item in found]
     run_of = {row.evaluation_id: row.run_id for row in ledger.evaluations}
@@ -88,7 +95,8 @@ def raised(db: Database, ledger: Ledger, known: Notes | None = None) -> Raised:
         for evaluation_id, name, seen in note["flags"]:
             if evaluation_id in run_of:
                 by_run.setdefault(run_of[evaluation_id], []).append(Shown(evaluation_id, name, seen))
-    return Raised({run_id: tuple(sorted(found, key=_worst_first)) for run_id, found in by_run.items()}, notes)
+    damaged = frozenset(key for note in notes.values() for key in note["damaged"])
+    return Raised({run_id: tuple(sorted(found, key=_worst_first)) for run_id, found in by_run.items()}, notes, damaged)
 
 
 def _worst_first(flag: Shown) -> tuple[bool, str]:

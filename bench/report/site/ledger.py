@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from dataclasses import dataclass
+from collections.abc import Collection, Iterable
+from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
 from sqlalchemy import func, select
@@ -68,6 +68,11 @@ class Ledger:
         """Every evaluation, run by run."""
         return (row for rows in self.of_run.values() for row in rows)
 
+    def without(self, damaged: Collection[str]) -> Ledger:
+        """The ledger without these evaluations."""
+        kept = {key: [row for row in rows if row.evaluation_id not in damaged] for key, rows in self.of_run.items()}
+        return replace(self, of_run=kept) if damaged else self
+
 
 def read(db: Database) -> Ledger:
     """Read the ledger: one pass over runs, evaluations and failures."""
@@ -82,7 +87,9 @@ def read(db: Database) -> Ledger:
     )
     with db.read() as connection:
         for row in connection.execute(query):
-            if row[1] in of_run:  # a run that came in between the two queries waits for the next build
+            # A run that came in between the two queries waits for the next build. Versions are compared before a row
+            # is looked at closely (`flags.raised`), so they must be numbers here.
+            if row[1] in of_run and isinstance(row.attack_version, int) and isinstance(row.evaluator_version, int):
                 of_run[row[1]].append(Light(*row))
     failures: dict[str, list[FailureRow]] = {}
     for failure in sorted(queries.failures(db), key=lambda item: (item.started, item.attempt_id)):
@@ -142,7 +149,7 @@ def _installed(kind: str, plugin: str) -> int:
 def _norms(db: Database) -> dict[str, str | None]:
     """Norms by protocol; of a black-box suite that of its attacks."""
     found: dict[str, str | None] = {}
-    for row in db.rows(select(Attack.protocol_id, Attack.plugin, Attack.settings).distinct()):
+    for row in _protocols(db):
         inner = row["settings"].get("attacks")
         if row["plugin"] == "blackbox" and isinstance(inner, dict) and inner:
             norms = {norm_of(str(attack.get("plugin"))) for attack in inner.values() if isinstance(attack, dict)}
@@ -152,9 +159,16 @@ def _norms(db: Database) -> dict[str, str | None]:
     return found
 
 
+def _protocols(db: Database) -> Iterable[dict[str, Any]]:
+    """What protocols are; evaluations of one whose settings are no settings are set aside elsewhere."""
+    for row in db.rows(select(Attack.protocol_id, Attack.plugin, Attack.settings)):
+        yield row if isinstance(row["settings"], dict) else row | {"settings": {}}
+
+
 def _coarse(db: Database) -> frozenset[str]:
-    rows = db.rows(select(Attack.protocol_id, Attack.plugin, Attack.settings).distinct())
-    return frozenset(row["protocol_id"] for row in rows if precision_of(row["plugin"], row["settings"]) != USUAL)
+    return frozenset(
+        row["protocol_id"] for row in _protocols(db) if precision_of(row["plugin"], row["settings"]) != USUAL
+    )
 
 
 def norm_of(plugin: str) -> str | None:

@@ -15,6 +15,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from bench.core.traces import relative
+
 FOLDER = "samples"
 SHOWN = 12  # images of one file
 
@@ -72,7 +74,7 @@ def read(path: Path) -> Samples:
         )
     except (OSError, SafetensorError, KeyError, ValueError) as error:
         told = f"it holds no {error}" if isinstance(error, KeyError) else str(error)
-        return Samples(path.stem, fault=told)
+        return Samples(path.stem, fault=relative(told))
     return Samples(path.stem, pairs)
 
 

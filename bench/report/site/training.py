@@ -7,6 +7,7 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from bench.core.plain import visible
 from bench.report.site import charts
 from bench.report.site.names import exact, percent
 
@@ -21,7 +22,7 @@ def training_charts(curve: Epochs) -> list[dict[str, Any]]:
     terms = list(dict.fromkeys(name for row in curve for name in (row["terms"] or {})))
     if len(terms) > 1:
         losses += [
-            charts.Line(name, [_finite((row["terms"] or {}).get(name)) for row in curve], f"c{1 + index % 7}")
+            charts.Line(visible(name), [_finite((row["terms"] or {}).get(name)) for row in curve], f"c{1 + index % 7}")
             for index, name in enumerate(terms)
         ]
     members = max((len(row["member_accuracy"] or []) for row in curve), default=0)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 
+from bench.core.plain import visible
 from bench.report.results import Results
 from bench.report.tables.layout import Column, Entry, Grid, Line, Marks, layout
 from bench.report.tables.words import spans
@@ -17,7 +18,8 @@ _SPECIAL = {
     "ℓ": r"$\ell$", "σ": r"$\sigma$", "μ": r"$\mu$", "δ": r"$\delta$", "α": r"$\alpha$", "β": r"$\beta$",
     "±": r"$\pm$", "×": r"$\times$", "−": "$-$", "·": r"$\cdot$", "≤": r"$\leq$", "≥": r"$\geq$", "∞": r"$\infty$",
     "²": r"$^2$", "₁": r"$_1$", "₂": r"$_2$", "†": r"$^\dagger$", "–": "--", "—": "---",
-    "…": r"\ldots{}", "✗": r"$\times$", "→": r"$\to$", "’": "'", "‘": "`", "“": "``", "”": "''", "\u00a0": "~",
+    "…": r"\ldots{}", "✗": r"$\times$", "→": r"$\to$", "[": "{[}",
+    "]": "{]}", "*": "{*}", "’": "'", "‘": "`", "“": "``", "”": "''", "\u00a0": "~",
 }  # fmt: skip
 
 
@@ -54,7 +56,7 @@ def latex_of(grid: Grid) -> str:
 
 def escape(text: str) -> str:
     """Text that LaTeX prints as it is; no command, no comment, no end of the cell or line."""
-    text = re.sub(r"[\x00-\x08\x0e-\x1f\x7f]", "", re.sub(r"\s", " ", text))
+    text = visible(re.sub(r"\s", " ", text))
     pieces = text.split("--")  # which LaTeX would join to a dash
     return "-{}-".join("".join(_SPECIAL.get(letter, letter) for letter in piece) for piece in pieces)
 

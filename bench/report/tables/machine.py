@@ -7,6 +7,7 @@ import io
 import json
 from typing import Any
 
+from bench.core.csv_text import field
 from bench.core.precision import USUAL
 from bench.report.results import Cell, Results, Row
 from bench.report.tables.layout import Marks
@@ -15,7 +16,6 @@ LONG_COLUMNS = (
     "suite", "dataset", "model", "members", "recipe", "method", "attack", "precision", "budget_name", "budget", "stop",
     "unit", "mean", "std", "seeds", "values", "counts", "n", "published", "difference", "flags", "tied", "evaluations",
 )  # fmt: skip
-_FORMULA = ("=", "+", "-", "@", "\t", "\r")
 
 
 def csv_table(results: Results, *, paper: bool | None = None) -> str:
@@ -130,13 +130,9 @@ def _number(value: object) -> str:
     return f"{value:.10g}" if isinstance(value, float) else str(value)
 
 
-def _text(value: object) -> str:
-    """A field; a text that a spreadsheet would take for a formula gets a quote before it."""
-    text = _number(value)
-    return f"'{text}" if isinstance(value, str) and text.startswith(_FORMULA) else text
-
-
 def _csv(lines: list[list[object]]) -> str:
     buffer = io.StringIO()
-    csv.writer(buffer, lineterminator="\n").writerows([_text(value) for value in line] for line in lines)
+    csv.writer(buffer, lineterminator="\n").writerows(
+        [field(value) if isinstance(value, str) else _number(value) for value in line] for line in lines
+    )
     return buffer.getvalue()

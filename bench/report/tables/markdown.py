@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 
+from bench.core.plain import visible
 from bench.report.results import Results
 from bench.report.tables.layout import Entry, Grid, Marks, layout
 from bench.report.tables.words import spans
@@ -22,7 +23,7 @@ def markdown_of(grid: Grid) -> str:
         head += ["published", "diff."] if column.paper else []
     lines = [f"**{escape(grid.heading)}**", "", _bar(head), _bar(["---", "---", *["---:"] * (len(head) - 2)])]
     for line in grid.lines:
-        cells = [escape(line.title), line.budget]
+        cells = [escape(line.title), escape(line.budget)]
         for column, entry in zip(grid.columns, line.entries, strict=True):
             cells.append(_cell(entry))
             cells += [entry.published, entry.difference] if column.paper else []
@@ -33,8 +34,9 @@ def markdown_of(grid: Grid) -> str:
 
 def escape(text: str) -> str:
     """Text that is shown as it is: no markup, no HTML, no end of the cell or line."""
-    text = re.sub(r"\s", " ", text).replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
-    return re.sub(r"([\\`*_\[\]|~$])", r"\\\1", text)
+    text = visible(re.sub(r"\s", " ", text)).replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
+    text = re.sub(r"([\\`*_\[\]|~$])", r"\\\1", text)
+    return re.sub(r"(?i)://", "&#58;//", re.sub(r"(?i)\bwww\.", "www&#46;", text))  # GitHub makes links of these
 
 
 def _cell(entry: Entry) -> str:

@@ -79,7 +79,10 @@ def _bits(row: Row, cell: Cell, outcomes: Mapping[str, Outcomes]) -> dict[int, B
     each = len(cell.evaluations) // len(cell.values)
     found = {}
     for index, seed in enumerate(cell.values):
-        parts = [outcomes[identifier] for identifier in cell.evaluations[index * each : (index + 1) * each]]
+        ids = cell.evaluations[index * each : (index + 1) * each]
+        if not all(identifier in outcomes for identifier in ids):
+            continue
+        parts = [outcomes[identifier] for identifier in ids]
         right = [part.clean if row.kind == "clean" else part.robust for part in parts]
         found[seed] = np.logical_and.reduce([bits for bits in right if bits is not None])
     return found

@@ -67,7 +67,6 @@ def _width(table: Table, console: Console, options: ConsoleOptions) -> int:
 def _table(grid: Grid, indices: Sequence[int]) -> Table:
     """The table of some methods."""
     from rich.table import Table
-    from rich.text import Text
 
     table = Table(header_style="bold")
     table.add_column("attack")
@@ -79,7 +78,7 @@ def _table(grid: Grid, indices: Sequence[int]) -> Table:
             table.add_column("published", justify="right", style="dim", no_wrap=True)
             table.add_column("diff.", justify="right", style="dim", no_wrap=True)
     for line in grid.lines:
-        cells: list[Text | str] = [Text(line.title), line.budget]
+        cells: list[Text | str] = [line.title, line.budget]
         for index in indices:
             entry = line.entries[index]
             cells.append(_cell(entry, stacked=grid.stacked and _has_second_line(line)))
@@ -123,6 +122,7 @@ def _cell(entry: Entry, *, stacked: bool) -> Text:
 def matrix_table(matrix: Matrix) -> Table:
     """A transferability matrix for the terminal."""
     from rich.table import Table
+    from rich.text import Text
 
     members = len(matrix.rates)
     table = Table(header_style="bold")
@@ -132,6 +132,6 @@ def matrix_table(matrix: Matrix) -> Table:
     table.add_column("ensemble", justify="right")
     for index, row in enumerate(matrix.rates):
         texts = ["–" if math.isnan(value) else f"{value:.1f}" for value in row]  # an empty population
-        values = [f"[dim]{text}[/]" if column == index else text for column, text in enumerate(texts)]
+        values = [Text(text, "dim" if column == index else "") for column, text in enumerate(texts)]
         table.add_row(f"member {index + 1}", *values)
     return table

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from html import escape
+import html
 
+from bench.core.plain import visible
 from bench.report.results import Results
 from bench.report.tables.layout import Entry, Grid, Marks, layout
 from bench.report.tables.words import spans
@@ -16,6 +17,11 @@ _LEFT = "text-align:left;padding:.15em .8em .15em 0;white-space:nowrap;font-weig
 _RIGHT = "text-align:right;padding:.15em 0 .15em 1.2em;white-space:nowrap"
 _GREY = "opacity:.6"
 _NOTES = "text-align:left;font-size:.85em;padding-top:.6em"
+
+
+def escape(text: str) -> str:
+    """Text that is shown as it is, in elements and attributes; letters that do not show as their codes."""
+    return html.escape(visible(text))
 
 
 def html_table(results: Results, marks: Marks | None = None, *, paper: bool | None = None) -> str:

@@ -13,17 +13,19 @@
   const NUMBER = /^[-+−]?(\d+\.?\d*|\.\d+)(e[-+]?\d+)?$/i;
   const csvField = (value) => {
     // A spreadsheet must not take text from outside for a formula.
-    const safe = /^[=+\-@\t\r]/.test(value) && !NUMBER.test(value) ? "'" + value : value;
+    const safe = /^ *[=+\-@\t\r\n]/.test(value) && !NUMBER.test(value) ? "'" + value : value;
     return /[",\n\r]/.test(safe) ? '"' + safe.replaceAll('"', '""') + '"' : safe;
   };
   const TEX = {
     "\\": "\\textbackslash{}", "&": "\\&", "%": "\\%", "$": "\\$", "#": "\\#", "_": "\\_", "{": "\\{", "}": "\\}",
     "~": "\\textasciitilde{}", "^": "\\textasciicircum{}", "<": "\\textless{}", ">": "\\textgreater{}", "|": "\\textbar{}",
+    "[": "{[}", "]": "{]}", "*": "{*}", "`": "\\textasciigrave{}",
     "±": "$\\pm$", "–": "--", "—": "---", "−": "$-$", "×": "$\\times$", "→": "$\\rightarrow$", "↓": "$\\downarrow$", "∞": "$\\infty$",
     "ℓ": "$\\ell$", "ε": "$\\varepsilon$", "λ": "$\\lambda$", "δ": "$\\delta$", "α": "$\\alpha$", "β": "$\\beta$",
     "✗": "$\\times$", "†": "$\\dagger$", "≤": "$\\le$", "²": "$^2$", "·": "$\\cdot$", "…": "\\ldots{}", '"': "''",
   };
-  const tex = (value) => [...value].map((letter) => TEX[letter] ?? letter).join("");
+  const tex = (value) => [...value]
+    .map((letter, at, every) => (letter + every[at + 1] === "--" ? "-{}" : TEX[letter] ?? letter)).join("");
 
   const columns = (table) => [...table.tHead.rows[0].cells].map((cell, index) => ({ cell, index }))
     .filter(({ cell }) => cell.dataset.copy !== "no");

@@ -1,0 +1,81 @@
+"""The second line of defence: rows that cannot be what a job wrote are set aside, with one line each.
+
+Files are checked when they are taken in; but a database may hold rows of an older bench, or of anybody's hand. Readers
+ask through here, so that one bad row costs one line of warning and nothing else.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import logging
+from collections.abc import Callable, Iterable
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from pydantic import ValidationError
+
+from bench.core.identity import short
+
+if TYPE_CHECKING:
+    from bench.store.database import Database
+
+log = logging.getLogger(__name__)
+
+R = TypeVar("R")
+Row = dict[str, Any]
+Named = Callable[[Row], str]
+
+
+class Unreadable:
+    """Stands for a JSON column whose text is no JSON; it is of no type that a row asks for."""
+
+
+def sound(db: Database, kind: type[R], rows: Iterable[Row], named: Named) -> list[R]:
+    """The rows as objects of `kind`, a dataclass that checks what it is given; others are set aside and told.
+
+    Args:
+        named: what a row is, with its id: `run 4f0c1a…`.
+    """
+    found = []
+    for row in rows:
+        try:
+            found.append(kind(**row))
+        except ValidationError as error:
+            set_aside(db, named(row), fault(error))
+    return found
+
+
+def fault(error: ValidationError) -> str:
+    """The first fault in words."""
+    first = error.errors(include_url=False, include_input=False)[0]
+    key = ".".join(map(str, first["loc"]))
+    return f"{key + ': ' if key else ''}{first['msg'].removeprefix('Value error, ')}"
+
+
+def set_aside(db: Database, name: str, why: str) -> None:
+    """Say once for each opening of the database what is left out, and what to do about it."""
+    if name not in db.set_aside:
+        db.set_aside.add(name)
+        log.warning(
+            "%s is damaged in database %s and left out: %s; `bench db rebuild` takes it from its file again%s",
+            name, db, why, _or_delete(name),
+        )  # fmt: skip
+
+
+def run_named(row: Row) -> str:
+    """`run 4f0c1a… of trs`."""
+    return f"run {short(str(row['run_id']))} ({row['method']} on {row['dataset']})"
+
+
+def evaluation_named(row: Row) -> str:
+    """`evaluation 77ab09… (pgd)`."""
+    return f"evaluation {short(str(row['evaluation_id']))} ({row['attack']})"
+
+
+def _or_delete(name: str) -> str:
+    what, identifier, *_ = name.split()
+    return f", `bench db delete {identifier}` removes it" if what in ("run", "evaluation") else ""
+
+
+def columns(kind: Any) -> list[str]:
+    """The names of a row's fields."""
+    return [field.name for field in dataclasses.fields(kind)]
