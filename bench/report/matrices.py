@@ -68,7 +68,7 @@ def matrices(
     the selection has it.
     """
     if targeted is None:
-        suite = None if selection.attack else loaded.config.suites[select.suite_name(loaded, selection)]
+        suite = None if selection.attacks else loaded.config.suites[select.suite_name(loaded, selection)]
         targeted = suite is not None and suite.matrix == "targeted"
     specs = run_specs(loaded, selection)
     population = population or loaded.config.matrix.population
