@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from bench.cli.options import RunId, open_database, where
+from bench.cli.parameters import Once
 from bench.cli.say import say_json
 
 if TYPE_CHECKING:
@@ -17,7 +18,7 @@ if TYPE_CHECKING:
     from bench.store.flags import Found
 
 
-@click.command("audit")
+@click.command("audit", cls=Once)
 @click.argument("identifier", metavar="[ID]", required=False, type=RunId())
 @click.option("--json", "as_json", is_flag=True, help="Print everything as JSON.")
 @where

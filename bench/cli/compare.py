@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from bench.cli.options import Chosen, Named, choose, open_database, selectors, where
+from bench.cli.parameters import Once
 from bench.cli.say import say_json
 
 if TYPE_CHECKING:
@@ -18,7 +19,7 @@ if TYPE_CHECKING:
     from bench.report.statistics import Interval
 
 
-@click.command("compare")
+@click.command("compare", cls=Once)
 @click.argument("names", nargs=-1, metavar="[A B]", type=Named("methods"))
 @selectors
 @click.option("--json", "as_json", is_flag=True, help="Print everything as JSON: percent, differences in points.")

@@ -7,8 +7,10 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from bench.cli.options import Named, Seeds, existing_or_scratch, open_database, where, with_published, workplace
+from bench.cli.options import Named, existing_or_scratch, open_database, where, with_published, workplace
+from bench.cli.parameters import InputFile, Once, Real, Seeds
 from bench.cli.say import say
+from bench.core import numbers
 from bench.core.errors import BenchError
 
 if TYPE_CHECKING:
@@ -31,7 +33,7 @@ def command() -> None:
     """
 
 
-@command.command("rebuild", context_settings=HELP)
+@command.command("rebuild", cls=Once, context_settings=HELP)
 @where
 def rebuild(results: Path, db: str | None) -> int:
     """Make the database anew from the files of all runs and the published tables.
@@ -56,7 +58,7 @@ def rebuild(results: Path, db: str | None) -> int:
     return 1 if counts.damaged else 0
 
 
-@command.command("export", context_settings=HELP)
+@command.command("export", cls=Once, context_settings=HELP)
 @click.argument("identifiers", nargs=-1, metavar="[RUN]...")
 @click.option("-o", "--output", type=click.Path(dir_okay=False, path_type=Path), required=True, help="The archive.")
 @click.option("--weights/--no-weights", default=True, show_default=True,
@@ -93,11 +95,11 @@ def export(
     return 1 if done.left_out else 0
 
 
-@command.command("import", context_settings=HELP)
-@click.argument("archive", type=click.Path(dir_okay=False, path_type=Path))
-@click.option("--max-total", type=click.FloatRange(min=0, min_open=True), default=16, show_default=True,
+@command.command("import", cls=Once, context_settings=HELP)
+@click.argument("archive", type=InputFile())
+@click.option("--max-total", type=Real(numbers.BUDGET), default=16, show_default=True,
               metavar="GIB", help="Refuse an archive that unpacks to more.")  # fmt: skip
-@click.option("--max-file", type=click.FloatRange(min=0, min_open=True), default=4, show_default=True,
+@click.option("--max-file", type=Real(numbers.BUDGET), default=4, show_default=True,
               metavar="GIB", help="Refuse a file of weights that is larger.")  # fmt: skip
 @where
 def import_(archive: Path, max_total: float, max_file: float, results: Path, db: str | None) -> None:
@@ -128,7 +130,7 @@ def import_(archive: Path, max_total: float, max_file: float, results: Path, db:
     )
 
 
-@command.command("merge", context_settings=HELP)
+@command.command("merge", cls=Once, context_settings=HELP)
 @click.argument("other", metavar="OTHER")
 @where
 def merge(other: str, results: Path, db: str | None) -> int:
@@ -153,7 +155,7 @@ def merge(other: str, results: Path, db: str | None) -> int:
     return 1 if damaged or done.left_out else 0
 
 
-@command.command("upgrade", context_settings=HELP)
+@command.command("upgrade", cls=Once, context_settings=HELP)
 @yes_option
 @where
 def upgrade(yes: bool, results: Path, db: str | None) -> None:
@@ -184,7 +186,7 @@ def upgrade(yes: bool, results: Path, db: str | None) -> None:
     say(f"{_shown(results, db)}: schema {REVISIONS[-1]} {told}")
 
 
-@command.command("gc", context_settings=HELP)
+@command.command("gc", cls=Once, context_settings=HELP)
 @click.option("--stale", is_flag=True, help="Also evaluations of an older attack or evaluator than others here.")
 @click.option("--dry-run", is_flag=True, help="List what would go, and stop.")
 @yes_option
@@ -217,7 +219,7 @@ def gc(stale: bool, dry_run: bool, yes: bool, results: Path, db: str | None) -> 
     say(f"removed {len(items)} things, {total}")
 
 
-@command.command("delete", context_settings=HELP)
+@command.command("delete", cls=Once, context_settings=HELP)
 @click.argument("identifiers", nargs=-1, required=True, metavar="ID...")
 @click.option("--force", is_flag=True, help="Even if other runs were made with it.")
 @click.option("--dry-run", is_flag=True, help="Say what would go, and stop.")

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import click
 
 from bench.cli.options import where
+from bench.cli.parameters import Once
 from bench.cli.say import say
 
 if TYPE_CHECKING:
@@ -15,7 +16,7 @@ if TYPE_CHECKING:
     from bench.jobs.health import Check
 
 
-@click.command("doctor")
+@click.command("doctor", cls=Once)
 @click.option("--data", type=click.Path(file_okay=False, path_type=Path), default=Path("data"), show_default=True,
               envvar="BENCH_DATA", show_envvar=True, help="Folder of the data sets.")  # fmt: skip
 @click.option(

@@ -8,26 +8,13 @@ from typing import Any
 import click
 
 from bench.cli import run
-from bench.cli.options import Named, Number, choose, open_database, precision_option, where, workplace
+from bench.cli.options import Named, attack_options, choose, open_database, precision_option, where, workplace
+from bench.cli.parameters import IMAGES, JOBS, Integer, Numbers, Once, ParamType
+from bench.core import numbers
 from bench.core.errors import BenchError
 
 
-class Numbers(click.ParamType):  # type: ignore[type-arg, unused-ignore]
-    """`0.5` or `0.49,0.48,0.45`."""
-
-    name = "numbers"
-
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> tuple[float, ...]:
-        """The numbers as a tuple."""
-        if isinstance(value, tuple):
-            return value
-        try:
-            return tuple(float(part) for part in str(value).split(","))
-        except ValueError:
-            self.fail(f"{value!r} is no list of numbers; write 0.5 or 0.49,0.48,0.45", param, ctx)
-
-
-class Renamed(click.ParamType):  # type: ignore[type-arg, unused-ignore]
+class Renamed(ParamType):
     """`OLD=NEW`."""
 
     name = "old=new"
@@ -40,7 +27,7 @@ class Renamed(click.ParamType):  # type: ignore[type-arg, unused-ignore]
         return old.rstrip("."), new.rstrip(".")
 
 
-@click.command("evaluate")
+@click.command("evaluate", cls=Once)
 @click.argument("files", nargs=-1, required=True, type=click.Path(path_type=Path), metavar="FILE...")
 @click.option("--name", required=True, help="What tables call it.")
 @click.option("-d", "--dataset", required=True, type=Named("datasets"), help="Data set.")
@@ -51,27 +38,25 @@ class Renamed(click.ParamType):  # type: ignore[type-arg, unused-ignore]
               help="Rename the beginning of names, e.g. layer1=stage1; repeat for several.")  # fmt: skip
 @click.option("--by-order", is_flag=True, help="Ignore names: take tensors in the order of the file.")
 @click.option("--mean", type=Numbers(), help="Normalisation; the data set's for --model, none for --factory.")
-@click.option("--std", type=Numbers(), help="The same.")
+@click.option("--std", type=Numbers(positive=True), help="The same.")
 @click.option("--fusion", default="mean_probability", show_default=True,
               type=click.Choice(["mean_probability", "weighted_probability", "weighted_vote", "sum_logits",
                                  "mean_logits"]), help="How members make one prediction.")  # fmt: skip
 @click.option("--weights", type=Numbers(), help="One weight a member, for the weighted rules and sum_logits.")
 @click.option("--activation", type=click.Choice(["relu", "leaky_relu"]), default="relu", show_default=True,
               help="leaky_relu (slope .1) for members trained with GAL.")  # fmt: skip
-@click.option("--seed", type=click.IntRange(0), default=0, show_default=True,
+@click.option("--seed", type=Integer(0, numbers.SEED), default=0, show_default=True,
               help="Which training of this name it is; several give mean ± std.")  # fmt: skip
 @click.option("-s", "--suite", type=Named("suites"), help="Suite; the data set's own unless given.")
-@click.option("--attack", type=Named("attacks"), help="One attack instead of a suite.")
-@click.option("--eps", type=Number(), help="Radius for --attack, such as 0.03 or 8/255.")
-@click.option("--c", "c", type=Number(), help="Weight c for --attack, where the attack has one.")
-@click.option("--limit", type=click.IntRange(1), help="Use this many test images only.")
+@attack_options
+@click.option("--limit", type=IMAGES, help="Use this many test images only.")
 @precision_option("As for `bench run`.", default=None)
 @click.option("--set", "changes", multiple=True, metavar="KEY=VALUE", help="As for `bench run`.")
 @click.option("--data", type=click.Path(file_okay=False, path_type=Path), default=Path("data"), show_default=True,
               envvar="BENCH_DATA", show_envvar=True, help="Folder of the data sets.")  # fmt: skip
 @click.option("--device", envvar="BENCH_DEVICE", show_envvar=True, help="cpu, cuda, cuda:1; a GPU if there is one.")
-@click.option("--threads", type=click.IntRange(1), envvar="BENCH_THREADS", show_envvar=True, help="CPU threads.")
-@click.option("--batch", type=click.IntRange(1), help="Images a batch in evaluations; changes no result. Unless given, "
+@click.option("--threads", type=JOBS, envvar="BENCH_THREADS", show_envvar=True, help="CPU threads.")
+@click.option("--batch", type=IMAGES, help="Images a batch in evaluations; changes no result. Unless given, "
               "what memory allows, at most 250 (GPU: 1,000).")  # fmt: skip
 @click.option("-q", "--quiet", is_flag=True, help="Print nothing but errors.")
 @click.option("--json", "as_json", is_flag=True, help="Print the outcome as JSON, progress on stderr.")

@@ -7,14 +7,15 @@ from pathlib import Path
 import click
 
 from bench.cli.options import where, workplace
+from bench.cli.parameters import JOBS, InputFile, Once
 from bench.cli.say import say
 
 
-@click.command("exec", hidden=True)
-@click.argument("job_file", type=click.Path(exists=True, dir_okay=False, path_type=Path))
+@click.command("exec", cls=Once, hidden=True)
+@click.argument("job_file", type=InputFile())
 @click.option("--data", type=click.Path(file_okay=False, path_type=Path), default=Path("data"), envvar="BENCH_DATA")
 @click.option("--device", default="cpu", show_default=True)
-@click.option("--threads", type=click.IntRange(1))
+@click.option("--threads", type=JOBS)
 @where
 def command(job_file: Path, data: Path, device: str, threads: int | None, results: Path, db: str | None) -> int:
     """Do the job described in JOB_FILE and print the file it leaves; the driver takes that into the database.

@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
+from bench.cli.parameters import JOBS, Integer
+from bench.core import numbers
 from bench.core.errors import BenchError
 
 if TYPE_CHECKING:
@@ -44,11 +46,11 @@ def executor_options(function: F) -> F:
                          help="Where jobs run: inline (this process), local (a process a slot), ray, slurm, or one of "
                          "a plug-in.  [default: inline; local with --gpus or --workers]"),
             click.option("--gpus", type=Gpus(), default=(), help="GPUs for local, such as 0,1."),
-            click.option("--per-gpu", type=click.IntRange(1), default=1, show_default=True,
+            click.option("--per-gpu", type=JOBS, default=1, show_default=True,
                          help="Jobs at once on each GPU (local, ray)."),
-            click.option("--workers", type=click.IntRange(1), help="Jobs at once on CPUs (local, ray, slurm)."),
+            click.option("--workers", type=JOBS, help="Jobs at once on CPUs (local, ray, slurm)."),
             click.option("--address", help="Of an existing Ray cluster; `auto` finds the one here."),
-            click.option("--chunk", type=click.IntRange(1), help="Jobs in one Slurm allocation.  [default: 4]"),
+            click.option("--chunk", type=Integer(1, numbers.MOST), help="Jobs in one Slurm allocation.  [default: 4]"),
             click.option("--executor-option", multiple=True, metavar="KEY=VALUE",
                          help="For one executor alone, such as partition=gpu or time=120 (minutes) for slurm."),
         )

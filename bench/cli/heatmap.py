@@ -9,12 +9,13 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from bench.cli.options import Named, choose, open_database, selectors, where
+from bench.cli.parameters import Once
 
 if TYPE_CHECKING:
     from bench.evaluation.rates import Population, Rate
 
 
-@click.command("heatmap")
+@click.command("heatmap", cls=Once)
 @selectors
 @click.option("--population", type=click.Choice(["correct_all", "correct_both", "all"]),
               help="Images that count for `misclassified`; that of bench.toml unless given.")  # fmt: skip
@@ -47,7 +48,7 @@ def command(
     from bench.report.hints import command_of
     from bench.report.matrices import matrices
 
-    if given["attack"] is not None:
+    if given["attack"]:
         raise BenchError(
             "a heatmap shows the attack of [matrix] in bench.toml; change it with --set matrix.attack=… and "
             "--set matrix.budgets.DATASET=…"

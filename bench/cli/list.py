@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from bench.cli.options import open_database, where
+from bench.cli.parameters import Once
 from bench.cli.say import say, say_json
 
 if TYPE_CHECKING:
@@ -19,7 +20,7 @@ SHOWN = 200  # runs in a table for people; more take a terminal seconds
 BROKEN = "broken: "
 
 
-@click.command("list")
+@click.command("list", cls=Once)
 @click.argument("what", type=click.Choice(["methods", "attacks", "datasets", "models", "recipes", "suites", "runs"]))
 @click.option("--json", "as_json", is_flag=True, help="Print a list of objects.")
 @where

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
+from bench.cli.parameters import IMAGES, MEMBERS, Budgets, ParamType, Seeds, several
 from bench.cli.say import complain
 from bench.core.errors import BenchError
 
@@ -23,10 +24,6 @@ if TYPE_CHECKING:
     from bench.store.database import Database
 
 F = TypeVar("F", bound=Callable[..., Any])
-if TYPE_CHECKING:
-    ParamType = click.ParamType[Any]
-else:
-    ParamType = click.ParamType  # generic only from click 8.4 on
 
 
 class Named(ParamType):
@@ -50,39 +47,12 @@ class Named(ParamType):
         return [CompletionItem(name) for name in names if name.startswith(incomplete)]
 
 
-class Seeds(ParamType):
-    """`0`, `0-4`, `0,3`."""
+class Names(Named):
+    """Several names, such as `pgd,fgsm`."""
 
-    name = "seeds"
-
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> tuple[int, ...]:
-        """The seeds as a tuple."""
-        from bench.core.seeds import parse_seeds
-
-        if isinstance(value, tuple):
-            return value
-        try:
-            return parse_seeds(str(value))
-        except ValueError:
-            self.fail(f"{value!r} is no list of seeds; write 0, 0-4 or 0,3", param, ctx)
-
-
-class Number(ParamType):
-    """A number of 0 or more, or a fraction such as 8/255."""
-
-    name = "number"
-
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
-        """The number as a float."""
-        from fractions import Fraction
-
-        try:
-            number = float(Fraction(str(value)))
-        except (ValueError, ZeroDivisionError):
-            number = -1.0
-        if not 0 <= number < float("inf"):
-            self.fail(f"{value!r} is no budget; write a number such as 0.03 or 8/255", param, ctx)
-        return number
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> tuple[str, ...]:
+        """The names as a tuple."""
+        return value if isinstance(value, tuple) else tuple(part.strip() for part in str(value).split(","))
 
 
 class RunId(ParamType):
@@ -141,6 +111,19 @@ def precision_option(text: str, default: str | None = "float32") -> Callable[[F]
     )  # fmt: skip
 
 
+def attack_options(function: F) -> F:
+    """`--attack`, `--eps`, `--c`: attacks of one's own choice instead of a suite, each at each of its budgets."""
+    for option in reversed(
+        (
+            several("--attack", kind=Names("attacks"), text="Attack instead of a suite; repeat, or write pgd,fgsm."),
+            several("--eps", kind=Budgets(), text="Radius for --attack, such as 0.03, 8/255 or a list 0.1,0.2."),
+            several("--c", kind=Budgets(), text="Weight c for --attack, where the attack has one; repeat, or a list."),
+        )
+    ):  # fmt: skip
+        function = option(function)
+    return function
+
+
 def selectors(function: F) -> F:
     """Which results: the same options for every command that runs or shows some."""
     for option in reversed(
@@ -154,14 +137,12 @@ def selectors(function: F) -> F:
             click.option("--recipe", type=Named("recipes"), default="published", show_default=True,
                          help="How members are trained; `quick` is for CPUs."),
             click.option("--model", type=Named("models"), help="Model of the members; the recipe's unless given."),
-            click.option("--members", type=click.IntRange(1), help="Number of members; the recipe's unless given."),
+            click.option("--members", type=MEMBERS, help="Number of members; the recipe's unless given."),
             click.option("--seeds", type=Seeds(), help="Seeds such as 0, 0-4 or 0,3."),
-            click.option("--limit", type=click.IntRange(1), help="Use this many test images only."),
+            click.option("--limit", type=IMAGES, help="Use this many test images only."),
             click.option("--split", type=click.Choice(["test", "validation"]), default="test", show_default=True,
                          help="Images to measure on; `validation` with --set data.validation=N, to choose settings."),
-            click.option("--attack", type=Named("attacks"), help="One attack instead of a suite."),
-            click.option("--eps", type=Number(), help="Radius for --attack, such as 0.03 or 8/255."),
-            click.option("--c", "c", type=Number(), help="Weight c for --attack, where the attack has one."),
+            attack_options,
             precision_option("Of the passes that attacks ask for: bfloat16 is faster, and float32 judges all. The "
                              "images of the black-box suite are made in float32 always.", default=None),
             click.option("--set", "changes", multiple=True, metavar="KEY=VALUE",
@@ -191,7 +172,7 @@ def choose(*, needs_method: bool = False, suite: str | None = None, **given: Any
     Raises:
         BenchError: names that are unknown, or options that do not go together.
     """
-    from bench.core import config, registry
+    from bench.core import config
     from bench.core.errors import unknown_name
     from bench.jobs.select import Selection, method_names, suite_name, test_limit
 
@@ -207,19 +188,8 @@ def choose(*, needs_method: bool = False, suite: str | None = None, **given: Any
     if needs_method and not given["methods"]:
         raise BenchError(f"name a method, e.g. --method trs; there are: {', '.join(loaded.config.methods)}, paper, all")
     method_names(loaded, given["methods"])
-    attack, eps, c = given["attack"], given["eps"], given["c"]
-    budget = eps if eps is not None else c
-    if budget is not None and attack is None:
-        raise BenchError("--eps and --c go with --attack")
-    if attack is not None:
-        if suite is not None:
-            raise BenchError("--attack runs one attack instead of a suite; leave one of --attack and --suite out")
-        if attack not in loaded.config.attacks:
-            raise unknown_name("attack", attack, loaded.config.attacks)
-        name = registry.load("attacks", loaded.config.attacks[attack].plugin).budget_name
-        wrong = eps if name == "c" else c
-        if wrong is not None:
-            raise BenchError(f"the budget of {attack} is {name}: give --{name}")
+    attacks, eps, c = given["attack"], given["eps"], given["c"]
+    _check_attacks(loaded, suite, attacks, eps=eps, c=c)
     selection = Selection(
         methods=tuple(given["methods"]),
         dataset=dataset,
@@ -229,15 +199,41 @@ def choose(*, needs_method: bool = False, suite: str | None = None, **given: Any
         members=given["members"],
         seeds=given["seeds"] or (0,),
         limit=given["limit"],
-        attack=attack,
-        budget=budget,
+        attacks=attacks,
+        eps=eps,
+        c=c,
         split=given["split"],
     )
     test_limit(loaded, selection)
-    if attack is None:
+    if not attacks:
         suite_name(loaded, selection)  # a wrong name is told before anything is opened
     methods, refused = _usable(loaded, selection)
     return Chosen(loaded, replace(selection, methods=methods), given["seeds"], refused)
+
+
+def _check_attacks(loaded: Loaded, suite: str | None, attacks: tuple[str, ...], **budgets: tuple[float, ...]) -> None:
+    """Attacks of one's own choice exist, and each kind of budget that was given is one of theirs.
+
+    Raises:
+        BenchError: they are not, or a suite is named too.
+    """
+    from bench.core import registry
+    from bench.core.errors import unknown_name
+
+    if not attacks:
+        if any(budgets.values()):
+            raise BenchError("--eps and --c go with --attack")
+        return
+    if suite is not None:
+        raise BenchError("--attack runs attacks instead of a suite; leave one of --attack and --suite out")
+    for name in attacks:
+        if name not in loaded.config.attacks:
+            raise unknown_name("attack", name, loaded.config.attacks)
+    plugins = {name: registry.load("attacks", loaded.config.attacks[name].plugin) for name in attacks}
+    for kind, values in budgets.items():
+        if values and all(plugin.budget_name != kind for plugin in plugins.values()):
+            of = plugins[attacks[0]].budget_name
+            raise BenchError(f"the budget of {' and '.join(attacks)} is {of}: give --{of}")
 
 
 def _usable(loaded: Loaded, selection: Selection) -> tuple[tuple[str, ...], tuple[str, ...]]:

@@ -9,7 +9,9 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
-from bench.cli.options import Chosen, RunId, Seeds, choose, open_database, selectors, where, workplace
+from bench.cli.options import Chosen, RunId, choose, open_database, selectors, where, workplace
+from bench.cli.parameters import JOBS, Once, Real, Seeds
+from bench.core import numbers
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -41,7 +43,7 @@ def command() -> None:
     """
 
 
-@command.command("curves", short_help="Accuracies and loss terms against epochs.")
+@command.command("curves", cls=Once, short_help="Accuracies and loss terms against epochs.")
 @selectors
 @output
 @where
@@ -70,7 +72,7 @@ def curves(output: Path | None, results: Path, db: str | None, **given: Any) -> 
     )
 
 
-@command.command("budget", short_help="Robust accuracy against the radius ε.")
+@command.command("budget", cls=Once, short_help="Robust accuracy against the radius ε.")
 @selectors
 @output
 @where
@@ -83,18 +85,18 @@ def budget(output: Path | None, results: Path, db: str | None, **given: Any) -> 
     Examples:
       bench plot budget -m paper --dataset digits
       bench plot budget -m trs -m ece -d digits --attack pgd
-      for e in .05 .2 .25; do bench run -m trs -m ece -d digits --attack pgd --eps $e; done     more radii
+      bench run -m trs -m ece -d digits --attack pgd --eps .05,.2,.25       more radii
     """
     from bench.core import registry
     from bench.report.plots import budget as plot
     from bench.report.plots import points
 
     chosen = choose(**given)
-    attack = chosen.selection.attack
-    if chosen.selection.budget is not None:
+    if chosen.selection.eps or chosen.selection.c:
         raise _wrong("the figure is over all budgets: leave --eps and --c out")
-    if attack and registry.load("attacks", chosen.loaded.config.attacks[attack].plugin).budget_name != "eps":
-        raise _wrong(f"{attack} has no radius ε; this figure is for attacks in a ball")
+    for attack in chosen.selection.attacks:
+        if registry.load("attacks", chosen.loaded.config.attacks[attack].plugin).budget_name != "eps":
+            raise _wrong(f"{attack} has no radius ε; this figure is for attacks in a ball")
     with open_database(db, results) as base:
         found = points.white_box(chosen.loaded, chosen.selection, base, seeds=chosen.seeds)
         frame = points.of_suite(chosen.loaded, chosen.selection, found)
@@ -104,7 +106,7 @@ def budget(output: Path | None, results: Path, db: str | None, **given: Any) -> 
     _save(plot.draw(frame, *head), frame, output, results, _named(f"budget-{chosen.selection.dataset}", frame))
 
 
-@command.command("blackbox", short_help="Robust accuracy against ε, black box (Figure 2).")
+@command.command("blackbox", cls=Once, short_help="Robust accuracy against ε, black box (Figure 2).")
 @selectors
 @click.option("--of", type=click.Choice(["all", "correct"]), default="all", show_default=True,
               help="Share of all images, or of those right when clean (the paper's authors).")  # fmt: skip
@@ -124,7 +126,7 @@ def blackbox(of: str, output: Path | None, results: Path, db: str | None, **give
     from bench.report.plots import budget as plot
     from bench.report.plots import points
 
-    if given["attack"] is not None:
+    if given["attack"]:
         raise _wrong("the attacks are those of the suite: leave --attack out")
     given["suite"] = given["suite"] or "figure2"
     chosen = choose(**given)
@@ -142,7 +144,7 @@ def blackbox(of: str, output: Path | None, results: Path, db: str | None, **give
     _save(figure, frame, output, results, f"blackbox-{chosen.selection.dataset}")
 
 
-@command.command("convergence", short_help="Robust accuracy against the steps of an attack.")
+@command.command("convergence", cls=Once, short_help="Robust accuracy against the steps of an attack.")
 @selectors
 @output
 @where
@@ -150,7 +152,7 @@ def convergence(output: Path | None, results: Path, db: str | None, **given: Any
     """Robust accuracy against the number of steps of an attack: whether it has converged.
 
     Every attack is drawn that was run with two numbers of steps or more and is equal otherwise, whichever command ran
-    it. --attack and --eps pick one.
+    it. --attack and --eps pick some.
 
     \b
     Examples:
@@ -164,18 +166,19 @@ def convergence(output: Path | None, results: Path, db: str | None, **given: Any
     chosen = choose(**given)
     with open_database(db, results) as base:
         found = points.white_box(chosen.loaded, chosen.selection, base, seeds=chosen.seeds)
-    attack, eps = chosen.selection.attack, chosen.selection.budget
-    if attack is not None:
-        found = found[found["plugin"] == chosen.loaded.config.attacks[attack].plugin]
-    if eps is not None:
-        found = found[found["budget"] == eps]
+    selection = chosen.selection
+    if selection.attacks:
+        found = found[found["plugin"].isin([chosen.loaded.config.attacks[name].plugin for name in selection.attacks])]
+    for name in ("eps", "c"):
+        if budgets := selection.budgets(name):
+            found = found[(found["budget_name"] != name) | found["budget"].isin(budgets)]
     frame = plot.with_several_steps(found)
     _need_steps(frame, chosen)
     head = _heading("Robust accuracy against steps", chosen, frame)
     _save(plot.draw(frame, *head), frame, output, results, f"convergence-{chosen.selection.dataset}")
 
 
-@command.command("ablation", short_help="What a setting of a method does.")
+@command.command("ablation", cls=Once, short_help="What a setting of a method does.")
 @selectors
 @click.option("--over", multiple=True, metavar="SETTING",
               help="Setting to draw, such as lambda_a; repeat for several.  [default: all varied ones]")  # fmt: skip
@@ -212,18 +215,18 @@ def ablation(over: tuple[str, ...], output: Path | None, results: Path, db: str 
     _save(plot.draw(frame, *head), frame, output, results, stem)
 
 
-@command.command("boundary", short_help="Decision boundaries around test images.")
+@command.command("boundary", cls=Once, short_help="Decision boundaries around test images.")
 @click.argument("identifiers", metavar="ID...", nargs=-1, required=True, type=RunId())
 @click.option("--images", type=Seeds(), metavar="NUMBERS",
               help="Test images such as 0-2 or 4,7.  [default: the first three that all runs get right]")  # fmt: skip
-@click.option("--radius", type=click.FloatRange(0, min_open=True), default=10.0, show_default=True,
+@click.option("--radius", type=Real(numbers.BUDGET), default=10.0, show_default=True,
               help="How far the plane reaches, ℓ2.")  # fmt: skip
-@click.option("--step", type=click.FloatRange(0, min_open=True), default=0.2, show_default=True,
+@click.option("--step", type=Real(numbers.BUDGET), default=0.2, show_default=True,
               help="Distance between two points, ℓ2.")  # fmt: skip
 @click.option("--data", type=click.Path(file_okay=False, path_type=Path), default=Path("data"), show_default=True,
               envvar="BENCH_DATA", show_envvar=True, help="Folder of the data sets.")  # fmt: skip
 @click.option("--device", envvar="BENCH_DEVICE", show_envvar=True, help="cpu, cuda, cuda:1; a GPU if there is one.")
-@click.option("--threads", type=click.IntRange(1), envvar="BENCH_THREADS", show_envvar=True, help="CPU threads.")
+@click.option("--threads", type=JOBS, envvar="BENCH_THREADS", show_envvar=True, help="CPU threads.")
 @output
 @where
 def boundary(
@@ -325,11 +328,12 @@ def _need_steps(frame: pd.DataFrame, chosen: Chosen) -> None:
     if not frame.empty:
         return
     selection, suites = chosen.selection, chosen.loaded.config.suites
-    if selection.attack is None and {"convergence", f"convergence-{selection.dataset}"} & set(suites):
+    if not selection.attacks and {"convergence", f"convergence-{selection.dataset}"} & set(suites):
         command = _command(chosen, "convergence")
     else:
-        name = selection.attack or "pgd"
-        command = f"{_command(replace(chosen, selection=replace(selection, attack=name)))} --set attacks.{name}.steps=N"
+        name = next(iter(selection.attacks), "pgd")
+        one = replace(chosen, selection=replace(selection, attacks=(name,)))
+        command = f"{_command(one)} --set attacks.{name}.steps=N"
     raise _wrong(f"no attack with two numbers of steps with these selectors; `{command}` adds one")
 
 

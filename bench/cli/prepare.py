@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from bench.cli.parameters import Once
 from bench.cli.say import say
 from bench.core import registry
 from bench.core.errors import BenchError
@@ -21,7 +22,7 @@ def _complete(context: click.Context, parameter: click.Parameter, incomplete: st
     return [CompletionItem(name) for name in ("all", *registry.entries("datasets")) if name.startswith(incomplete)]
 
 
-@click.command("prepare")
+@click.command("prepare", cls=Once)
 @click.argument("names", metavar="NAME...", nargs=-1, required=True, shell_complete=_complete)
 @click.option(
     "--data",

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import click
 
 from bench.cli.options import open_database, where
+from bench.cli.parameters import Integer, Once
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -17,12 +18,12 @@ if TYPE_CHECKING:
     from bench.store.database import Database
 
 
-@click.command("report")
+@click.command("report", cls=Once)
 @click.option("-o", "--output", type=click.Path(file_okay=False, path_type=Path),
               default=Path("site"), show_default=True,
               help="Folder of the site: new, empty, or of an earlier report.")  # fmt: skip
 @click.option("--serve", is_flag=True, help="Serve it, and renew it while runs go on; Ctrl-C ends it.")
-@click.option("--port", type=click.IntRange(0, 65535), help="Port of --serve; any free one unless given.")
+@click.option("--port", type=Integer(0, 65535), help="Port of --serve; any free one unless given.")
 @click.option("--host", metavar="ADDRESS", help="Address of --serve.  [default: 127.0.0.1, this machine only]")
 @where
 def command(output: Path, serve: bool, port: int | None, host: str | None, results: Path, db: str | None) -> None:

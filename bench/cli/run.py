@@ -22,6 +22,7 @@ from bench.cli.options import (
     with_published,
     workplace,
 )  # fmt: skip
+from bench.cli.parameters import IMAGES, JOBS, Once
 from bench.cli.say import say_json
 from bench.core.errors import BenchError
 
@@ -37,13 +38,13 @@ if TYPE_CHECKING:
     from bench.store.database import Database
 
 
-@click.command("run")
+@click.command("run", cls=Once)
 @selectors
 @click.option("--data", type=click.Path(file_okay=False, path_type=Path), default=Path("data"), show_default=True,
               envvar="BENCH_DATA", show_envvar=True, help="Folder of the data sets.")  # fmt: skip
 @click.option("--device", envvar="BENCH_DEVICE", show_envvar=True, help="cpu, cuda, cuda:1; a GPU if there is one.")
-@click.option("--threads", type=click.IntRange(1), envvar="BENCH_THREADS", show_envvar=True, help="CPU threads.")
-@click.option("--batch", type=click.IntRange(1), help="Images a batch in evaluations; changes no result. Unless given, "
+@click.option("--threads", type=JOBS, envvar="BENCH_THREADS", show_envvar=True, help="CPU threads.")
+@click.option("--batch", type=IMAGES, help="Images a batch in evaluations; changes no result. Unless given, "
               "what memory allows, at most 250 (GPU: 1,000).")  # fmt: skip
 @click.option("--oom-retry/--no-oom-retry", default=True, show_default=True,
               help="Try an evaluation that runs out of memory again with smaller batches.")  # fmt: skip
@@ -75,6 +76,7 @@ def command(
       bench run --method trs --dataset digits
       bench run -m trs -m ece --dataset mnist --recipe quick --data /scratch/data
       bench run -m trs --dataset cifar10 --attack pgd --eps 8/255        one attack on an existing run
+      bench run -m trs -d digits --attack pgd,fgsm --eps .1,.2           each attack at each radius
       bench run -m trs --dataset digits --set methods.trs.lambda_a=5 --seeds 0-2
       bench run -m trs --dataset cifar10 --dry-run
       bench run -m paper --dataset digits --workers 4                    four processes
@@ -102,7 +104,7 @@ def command(
         if not dry_run and place.locks.is_dir():
             Locks(place.locks).sweep()
         plan = make_plan(chosen.loaded, chosen.selection, base, place)
-        repeat = Pass(plan, place, training=chosen.selection.attack is None) if force else None
+        repeat = Pass(plan, place, training=not chosen.selection.attacks) if force else None
         if repeat:
             plan = plan.forced(repeat.superseded)
         if retry_failed:
@@ -225,7 +227,7 @@ def _report(
 
     seeds = chosen.selection.seeds
     table = report.collect(chosen.loaded, chosen.selection, base, seeds=seeds, every=True)
-    found = [] if chosen.selection.attack else matrices(chosen.loaded, chosen.selection, base, seeds=seeds)
+    found = [] if chosen.selection.attacks else matrices(chosen.loaded, chosen.selection, base, seeds=seeds)
     run_ids = list(dict.fromkeys(item.job.run.run_id for item in plan.planned if item.job.evaluation))
     figure = None
     if found:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from bench.cli.options import RunId, open_database, where, workplace
+from bench.cli.parameters import IMAGES, JOBS, Once
 from bench.cli.say import say_json
 from bench.core.errors import BenchError
 from bench.training.outside import OUTSIDE
@@ -21,7 +22,7 @@ if TYPE_CHECKING:
     from bench.store.database import Database
 
 
-@click.command("show")
+@click.command("show", cls=Once)
 @click.argument("identifier", metavar="ID", type=RunId())
 @click.option("--json", "as_json", is_flag=True, help="Print everything as JSON.")
 @click.option("--export", "target", type=click.Path(dir_okay=False, path_type=Path), metavar="FILE.safetensors",
@@ -30,9 +31,9 @@ if TYPE_CHECKING:
               envvar="BENCH_DATA", show_envvar=True, help="For --export: folder of the data sets.")  # fmt: skip
 @click.option("--device", envvar="BENCH_DEVICE", show_envvar=True,
               help="For --export: cpu, cuda, cuda:1; where the evaluation was made, unless given.")  # fmt: skip
-@click.option("--threads", type=click.IntRange(1), envvar="BENCH_THREADS", show_envvar=True,
+@click.option("--threads", type=JOBS, envvar="BENCH_THREADS", show_envvar=True,
               help="For --export: CPU threads; as many as the evaluation had, unless given.")  # fmt: skip
-@click.option("--batch", type=click.IntRange(1), help="For --export: images a batch; as in `bench run` unless given.")
+@click.option("--batch", type=IMAGES, help="For --export: images a batch; as in `bench run` unless given.")
 @where
 def command(
     identifier: str, as_json: bool, target: Path | None, data: Path, device: str | None, threads: int | None,

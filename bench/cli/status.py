@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from bench.cli.options import choose, existing_or_scratch, selectors, where, workplace
+from bench.cli.parameters import Once
 from bench.cli.say import say_json
 
 if TYPE_CHECKING:
@@ -19,7 +20,7 @@ if TYPE_CHECKING:
 LATEST = 20  # failures shown: more scroll the summary away
 
 
-@click.command("status")
+@click.command("status", cls=Once)
 @selectors
 @click.option("--json", "as_json", is_flag=True, help="Print a list of jobs as JSON.")
 @where

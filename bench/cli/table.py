@@ -8,12 +8,13 @@ from typing import Any
 import click
 
 from bench.cli.options import Named, choose, open_database, selectors, where
+from bench.cli.parameters import Once
 from bench.cli.say import say
 
 FORMATS = ("text", "markdown", "latex", "html", "csv", "json")
 
 
-@click.command("table")
+@click.command("table", cls=Once)
 @click.argument("name", required=False, metavar="[SUITE]", type=Named("suites"))
 @selectors
 @click.option("--format", "style", type=click.Choice(FORMATS), default="text", show_default=True)

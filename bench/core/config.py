@@ -8,16 +8,21 @@ import tomllib
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from types import UnionType
+from typing import Any, Union, get_args, get_origin
 
 from pydantic import ValidationError
 
 from bench.core import registry
-from bench.core.errors import BenchError, unknown_name
+from bench.core.errors import LONGEST, BenchError, unknown_name
+from bench.core.numbers import IMAGES, shown
 from bench.core.settings import explain
-from bench.core.specs import AttackRows, BlackboxSpec, Config, MethodSpec, Precision, Training
+from bench.core.specs import AttackRows, BlackboxSpec, Config, MethodSpec, Precision, RecipeSpec, Spec, Training
 
 PACKAGE = Path(__file__).resolve().parent.parent
+FILE_BYTES = 1 << 20
+DEPTH = 12
+"""Of tables and lists within one another; the deepest that means anything has 7."""
 
 
 @dataclass(frozen=True)
@@ -106,8 +111,10 @@ def load(path: Path | None = None, changes: Iterable[str] = ()) -> Loaded:
     """
     path = path or locate()
     try:
-        table = tomllib.loads(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+        if path.stat().st_size > FILE_BYTES:
+            raise BenchError(f"{path} is larger than {FILE_BYTES >> 20} MiB, which no bench.toml is")
+        table = read_toml(path.read_text(encoding="utf-8"), str(path))
+    except (OSError, UnicodeDecodeError) as error:
         raise BenchError(f"{path}: {error}") from error
     _add_plugins(table)
     changes = tuple(changes)
@@ -136,8 +143,9 @@ def _add_plugins(table: dict[str, Any]) -> None:
     for kind in ("methods", "attacks", "models", "datasets"):
         tables = table.setdefault(kind, {})
         if not isinstance(tables, dict):
-            raise BenchError(f"{kind} is a table of names, not {tables!r}")
-        used = {item.get("plugin") for item in tables.values() if isinstance(item, dict)}
+            raise BenchError(f"{kind} is a table of names, not {shown(tables)}")
+        given = (item.get("plugin") for item in tables.values() if isinstance(item, dict))
+        used = {plugin for plugin in given if isinstance(plugin, str)}
         for name in registry.entries(kind):
             if name not in used and name not in tables and name not in registry.NEED_SETTINGS:
                 tables[name] = {"plugin": name, **({"suite": suite} if kind == "datasets" else {})}
@@ -154,24 +162,68 @@ def hidden(kind: str, name: str, configured: Mapping[str, Any]) -> str:
     )
 
 
-def parse_value(text: str) -> Any:
-    """The value of a `--set`: TOML (numbers, booleans, lists, quoted text), a fraction `8/255`, or a bare word."""
+def read_toml(text: str, where: str) -> dict[str, Any]:
+    """A table out of TOML text; `where` names it in messages.
+
+    Raises:
+        BenchError: no TOML, a number of thousands of digits, or tables and lists nested deeper than `DEPTH`.
+    """
+    try:
+        table = tomllib.loads(text)
+    except RecursionError:
+        table = None
+    except tomllib.TOMLDecodeError as error:
+        raise BenchError(f"{where}: {error}") from error
+    except ValueError as error:  # int() refuses
+        raise BenchError(f"{where}: it holds a number of thousands of digits") from error
+    if table is None or _deeper(table, DEPTH):
+        raise BenchError(f"{where}: tables and lists are nested more than {DEPTH} deep")
+    return table
+
+
+def _deeper(table: dict[str, Any], depth: int) -> bool:
+    """Whether something lies deeper; without recursion, since it may be thousands deep."""
+    level: list[Any] = [table]
+    for _ in range(depth):
+        containers = (item.values() if isinstance(item, dict) else item for item in level)
+        level = [part for parts in containers for part in parts if isinstance(part, (dict, list))]
+    return bool(level)
+
+
+def parse_value(text: str, key: str = "") -> Any:
+    """The value of a `--set`: TOML (numbers, booleans, lists, quoted text), a fraction `8/255`, or a bare word.
+
+    Raises:
+        BenchError: more than one value (a comment or a second line, say), or one that is nested too deeply.
+    """
     if re.fullmatch(r"\d+(\.\d+)?/\d+(\.\d+)?", text):
         return text
     if text.lower() in ("none", "null"):
         return None
+    brief = f"--set {key[:LONGEST]}={shown(text)}"
     try:
-        return tomllib.loads(f"value = {text}")["value"]
-    except tomllib.TOMLDecodeError:
+        table = read_toml(f"value = {text}", brief)
+    except BenchError as error:
+        if not isinstance(error.__cause__, tomllib.TOMLDecodeError):
+            raise
+        if not text.isprintable():
+            raise BenchError(f"{brief}: a bare word has no line breaks or control characters; quote it") from error
         return text
+    try:  # within brackets on one line nothing can follow: a comment would swallow the bracket
+        (value,) = read_toml(f"value = [{text}]", brief)["value"]
+        (_,) = table
+    except (BenchError, ValueError) as error:
+        raise BenchError(f"{brief} is one value, and nothing after it (no comment either)") from error
+    return value
 
 
 def _apply(table: dict[str, Any], everywhere: dict[str, dict[str, Any]], change: str) -> None:
     key, equals, text = change.partition("=")
     parts = key.strip().split(".")
-    if not equals or not all(parts) or len(parts) < 2:
-        raise BenchError(f"--set takes KEY=VALUE with a dotted key such as methods.trs.lambda_a=50, not {change!r}")
-    value = parse_value(text.strip())
+    if not equals or not all(parts) or not 2 <= len(parts) < DEPTH:
+        told = shown(change)
+        raise BenchError(f"--set takes KEY=VALUE with a dotted key such as methods.trs.lambda_a=50, not {told}")
+    value = parse_value(text.strip(), key)
     if parts[0] in everywhere:
         if len(parts) != 2:
             raise BenchError(f"--set {key}: {parts[0]}.NAME takes one name")
@@ -188,7 +240,8 @@ def _apply(table: dict[str, Any], everywhere: dict[str, dict[str, Any]], change:
             raise BenchError(f"--set {key}: {'.'.join(parts[: depth + 1])} is a value, not a table")
     if parts[0] == "methods" and len(parts) == 3:
         # What was typed wins over what the file says for single data sets.
-        for settings in node.get("datasets", {}).values():
+        own = node.get("datasets")
+        for settings in own.values() if isinstance(own, dict) else ():
             if isinstance(settings, dict):
                 settings.pop(parts[2], None)
     node[parts[-1]] = value
@@ -202,8 +255,8 @@ def _known_keys(everywhere: dict[str, dict[str, Any]]) -> None:
         if name != "validation":
             raise unknown_name("key of --set data", name, ["validation"])
     validation = everywhere["data"].get("validation", 0)
-    if not isinstance(validation, int) or isinstance(validation, bool) or validation < 0:
-        raise BenchError(f"data.validation is a number of images held out for tuning, not {validation!r}")
+    if type(validation) is not int or not 0 <= validation <= IMAGES:
+        raise BenchError(f"data.validation is a number of images held out for tuning, not {shown(validation)}")
 
 
 def _unknown_key(error: ValidationError, path: Path) -> BenchError | None:
@@ -211,19 +264,28 @@ def _unknown_key(error: ValidationError, path: Path) -> BenchError | None:
     fault = next((item for item in error.errors() if item["type"] == "extra_forbidden"), None)
     if fault is None:
         return None
-    *place, name = (str(part) for part in fault["loc"])
-    models: dict[str, Any] = {field: info.annotation for field, info in Config.model_fields.items()}
-    from bench.core import specs
+    *place, name = fault["loc"]
+    told = f" [{'.'.join(map(str, place))}]" if place else ""
+    return unknown_name(f"key of {path.name}{told}", str(name), _keys(place))
 
-    tables: dict[str, type[specs.Spec]] = {
-        "suites": specs.SuiteSpec,
-        "matrix": specs.MatrixSpec,
-        "recipes": specs.RecipeSpec,
-        "datasets": specs.DatasetSpec,
-    }
-    allowed = tables.get(place[0] if place else "", Config)
-    known = set(allowed.model_fields) | (set(Training.model_fields) if allowed is specs.RecipeSpec else set())
-    return unknown_name(f"key of {path.name} [{'.'.join(place)}]", name, known if place else models)
+
+def _keys(place: list[int | str]) -> set[str]:
+    """The keys that a table at this place of a validation error may have."""
+    spec: Any = Config
+    for part in place:
+        if part == getattr(spec, "__name__", None):
+            continue  # only says which kind of a choice was tried
+        if isinstance(spec, type) and issubclass(spec, Spec):
+            spec = spec.model_fields[str(part)].annotation
+        elif get_origin(spec) is dict:
+            spec = get_args(spec)[1]
+        elif get_origin(spec) is tuple:
+            spec = get_args(spec)[0]
+        kinds = {kind.__name__: kind for kind in get_args(spec) if isinstance(kind, type) and issubclass(kind, Spec)}
+        if get_origin(spec) in (Union, UnionType) and kinds:
+            spec = next(iter(kinds.values()))
+    fields = set(spec.model_fields) if isinstance(spec, type) and issubclass(spec, Spec) else set()
+    return fields | (set(Training.model_fields) if spec is RecipeSpec else set())
 
 
 def _check_names(config: Config, path: Path) -> None:

@@ -5,6 +5,9 @@ from __future__ import annotations
 import difflib
 from collections.abc import Iterable
 
+LONGEST = 200
+"""Characters of a name that a message repeats."""
+
 
 class BenchError(Exception):
     """A mistake or a missing part that the user can mend.
@@ -25,11 +28,12 @@ class JobError(BenchError):
 def unknown_name(kind: str, name: str, known: Iterable[str]) -> BenchError:
     """An error for `name`, which is no `kind`, with the nearest known names (or all, when few)."""
     names = sorted(known)
-    near = difflib.get_close_matches(name, names, n=3, cutoff=0.5)
+    near = difflib.get_close_matches(name[:LONGEST], names, n=3, cutoff=0.5)
     if near:
         hint = f"did you mean {' or '.join(near)}?"
     elif names:
         hint = f"there are: {', '.join(names[:20])}{' …' if len(names) > 20 else ''}"
     else:
         hint = "there is none"
-    return BenchError(f"unknown {kind} {name!r}; {hint}")
+    told = repr(name) if len(name) <= LONGEST else f"{name[:LONGEST]!r}… ({len(name):,} characters)"
+    return BenchError(f"unknown {kind} {told}; {hint}")

@@ -8,13 +8,10 @@ from __future__ import annotations
 
 import hashlib
 import random
-from typing import TYPE_CHECKING
 
 from bench.core.identity import canonical
 from bench.core.lazy import torch
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator
+from bench.core.numbers import MOST, SEED, read_whole, shown
 
 
 def derive(*axes: object) -> int:
@@ -54,23 +51,19 @@ class isolated:  # noqa: N801 - a context manager reads as a verb
 
 
 def parse_seeds(text: str) -> tuple[int, ...]:
-    """`0`, `0,3`, `0-4` or `0-2,7` as a tuple of seeds.
+    """`0`, `0,3`, `0-4` or `0-2,7` as a tuple of seeds, each once.
 
     Raises:
-        ValueError: the text is something else.
+        ValueError: the text is something else, names more than `MOST` seeds, or one beyond `SEED`.
     """
-
-    def parts() -> Iterator[int]:
-        for part in text.split(","):
-            first, dash, last = part.strip().partition("-")
-            if dash:
-                if int(last) < int(first):
-                    raise ValueError(text)
-                yield from range(int(first), int(last) + 1)
-            else:
-                yield int(first)
-
-    seeds = tuple(dict.fromkeys(parts()))
-    if not seeds:
-        raise ValueError(text)
-    return seeds
+    seeds: dict[int, None] = {}
+    for part in text.split(","):
+        first, dash, last = part.partition("-")
+        low = read_whole(first)
+        high = read_whole(last) if dash else low
+        if not low <= high <= SEED:
+            raise ValueError(f"{shown(part)} is no range of seeds up to {SEED:,}")
+        seeds |= dict.fromkeys(range(low, min(high, low + MOST) + 1))
+        if len(seeds) > MOST:
+            raise ValueError(f"more than {MOST:,} seeds")
+    return tuple(seeds)

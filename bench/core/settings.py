@@ -11,9 +11,9 @@ from typing import Any, TypeVar, cast
 from pydantic import TypeAdapter, ValidationError
 from pydantic.errors import PydanticUserError
 
-from bench.core.errors import BenchError, unknown_name
+from bench.core.errors import LONGEST, BenchError, unknown_name
 from bench.core.identity import canonical
-from bench.core.specs import parse_number
+from bench.core.numbers import WHOLE, parse_number, shown
 
 ALLOWED = "settings are numbers, text, true or false, None, and lists or tables of these"
 ADDED = "added"  # in a field's metadata
@@ -52,6 +52,8 @@ def build(plugin: type[Any], settings: dict[str, Any], where: str) -> Any:
     for name, value in given.items():
         if isinstance(value, float) and not math.isfinite(value):
             raise BenchError(f"{where}: {name} is a finite number, not {value}")
+        if not _fits(value):
+            raise BenchError(f"{where}: {name} is nested too deeply, or holds a whole number beyond ±2^53")
     try:
         instance = _adapter(plugin).validate_python(given)
     except ValidationError as error:
@@ -66,8 +68,16 @@ def build(plugin: type[Any], settings: dict[str, Any], where: str) -> Any:
         raise BenchError(f"{where}: {told} ({type(error).__name__}: {_first_line(error)})") from error
     for name, value in complete(instance).items():
         if not _storable(value):
-            raise BenchError(f"{where}: {name} is {value!r:.80}, a {type(value).__name__}; {ALLOWED}")
+            raise BenchError(f"{where}: {name} is {shown(value)}, a {type(value).__name__}; {ALLOWED}")
     return instance
+
+
+def _fits(value: Any, depth: int = 8) -> bool:
+    """Whether lists and tables are at most `depth` deep and whole numbers such as any reader of JSON holds exactly."""
+    if isinstance(value, (dict, list, tuple)):
+        parts = value.values() if isinstance(value, dict) else value
+        return depth > 0 and all(_fits(part, depth - 1) for part in parts)
+    return not isinstance(value, int) or abs(value) <= WHOLE
 
 
 @cache
@@ -139,8 +149,8 @@ def _plain(value: Any) -> Any:
 def explain(error: ValidationError) -> str:
     """The first fault of a validation error in one line: place, what is wrong, what was given."""
     fault = error.errors()[0]
-    place = ".".join(str(part) for part in fault["loc"])
+    place = ".".join(str(part) for part in fault["loc"])[:LONGEST]
     message = fault["msg"].removeprefix("Value error, ").removeprefix("Assertion failed, ")
-    given = "" if fault["type"] in ("missing", "value_error") else f", not {fault['input']!r}"
+    given = "" if fault["type"] in ("missing", "value_error") else f", not {shown(fault['input'])}"
     more = error.error_count() - 1
     return f"{place + ': ' if place else ''}{message}{given}{f' (and {more} more)' if more else ''}"

@@ -6,25 +6,15 @@ them in `settings`; the plug-in's own fields check them (`bench.core.settings`).
 
 from __future__ import annotations
 
-from fractions import Fraction
 from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
+from bench.core.numbers import BATCH, BUDGET, EPOCHS, IMAGES, MEMBERS, MOST, parse_number
 from bench.core.precision import Precision as Precision
 
-
-def parse_number(value: Any) -> Any:
-    """A budget may be a number or a fraction such as "8/255"; anything else is left for the validator to refuse."""
-    if isinstance(value, str):
-        try:
-            return float(Fraction(value.strip()))
-        except (ValueError, ZeroDivisionError):
-            return value
-    return value
-
-
-Budget = Annotated[float, BeforeValidator(parse_number), Field(ge=0, allow_inf_nan=False)]
+Budget = Annotated[float, BeforeValidator(parse_number), Field(ge=0, le=BUDGET, allow_inf_nan=False)]
+Budgets = Annotated[tuple[Budget, ...], Field(max_length=MOST)]
 Settings = dict[str, Any]
 
 
@@ -100,7 +90,7 @@ class AttackSpec(_WithSettings):
 
     plugin: str
     title: str = ""
-    budgets: dict[str, tuple[Budget, ...]] = Field(default_factory=dict)
+    budgets: dict[str, Budgets] = Field(default_factory=dict)
     targets: Literal["random", "least_likely"] | None = Field(None, description="classes that the attack leads to")
     precision: Precision = Field("float32", description="of the passes that it asks for; float32 judges in any case")
 
@@ -109,7 +99,7 @@ class AttackRows(Spec):
     """Rows of a suite: one attack at budgets of the suite's own, the same everywhere or by data set."""
 
     attack: str
-    budgets: tuple[Budget, ...] | dict[str, tuple[Budget, ...]]
+    budgets: Budgets | dict[str, Budgets]
 
 
 class SuiteSpec(Spec):
@@ -135,18 +125,20 @@ class BlackboxSpec(Spec):
     """`[blackbox]`: attacks on surrogates whose images are tried on every victim (TRS paper, Figure 2)."""
 
     method: str = Field(description="configured method of the surrogates")
-    members: tuple[Annotated[int, Field(ge=2)], ...] = Field(description="one surrogate for each number of members")
+    members: tuple[Annotated[int, Field(ge=2, le=MEMBERS)], ...] = Field(
+        max_length=MOST, description="one surrogate for each number of members"
+    )
     attacks: tuple[str, ...] = Field(min_length=1)
-    restarts: int = Field(ge=1)
-    limit: int | None = Field(None, ge=1, description="test images used where there are more")
-    budgets: dict[str, tuple[Budget, ...]]
+    restarts: int = Field(ge=1, le=MOST)
+    limit: int | None = Field(None, ge=1, le=IMAGES, description="test images used where there are more")
+    budgets: dict[str, Budgets]
 
 
 class Training(Spec):
     """How members are trained. Rates are multiplied by `decay` at each of `decay_at` (shares of the epochs)."""
 
-    epochs: int = Field(ge=1)
-    batch_size: int = Field(128, ge=4)
+    epochs: int = Field(ge=1, le=EPOCHS)
+    batch_size: int = Field(128, ge=4, le=BATCH)
     optimizer: Literal["sgd", "adam"] = "adam"
     lr: float = Field(1e-3, gt=0, allow_inf_nan=False)
     momentum: float = Field(0.9, ge=0, lt=1)
@@ -155,7 +147,7 @@ class Training(Spec):
     decay: float = Field(0.1, gt=0, le=1)
     decay_at: tuple[Annotated[float, Field(gt=0, lt=1)], ...] = ()
     augment: bool = True
-    limit: int | None = Field(None, ge=4, description="train on this many images only")
+    limit: int | None = Field(None, ge=4, le=IMAGES, description="train on this many images only")
     precision: Literal["float32"] = "float32"
 
 
@@ -167,8 +159,8 @@ class RecipeSpec(Spec):
 
     extends: str | None = None
     model: str | None = None
-    members: int | None = Field(None, ge=1)
-    test_limit: int | None = Field(None, ge=1, description="test images used unless --limit says otherwise")
+    members: int | None = Field(None, ge=1, le=MEMBERS)
+    test_limit: int | None = Field(None, ge=1, le=IMAGES, description="test images used unless --limit says otherwise")
     training: Settings = Field(default_factory=dict)
     methods: dict[str, Settings] = Field(default_factory=dict)
 

@@ -10,6 +10,7 @@ from pydantic import ValidationError
 from bench.core import registry, settings, versions
 from bench.core.config import Loaded
 from bench.core.errors import BenchError, unknown_name
+from bench.core.numbers import MEMBERS, shown
 from bench.core.specs import RecipeSpec, Training
 from bench.jobs.spec import SURROGATE_SEEDS, EvaluationSpec, RunSpec
 from bench.training.outside import OUTSIDE
@@ -29,9 +30,14 @@ class Selection:
     members: int | None = None
     seeds: tuple[int, ...] = (0,)
     limit: int | None = None
-    attack: str | None = None
-    budget: float | None = None
+    attacks: tuple[str, ...] = ()
+    eps: tuple[float, ...] = ()
+    c: tuple[float, ...] = ()
     split: Literal["test", "validation"] = "test"
+
+    def budgets(self, name: str) -> tuple[float, ...] | None:
+        """The budgets of this name (`eps` or `c`) that were said; None where none was."""
+        return {"eps": self.eps, "c": self.c}.get(name) or None
 
 
 def method_names(loaded: Loaded, wanted: tuple[str, ...]) -> list[str]:
@@ -98,8 +104,9 @@ def run_spec(
     own = {key: value for step in chain for key, value in step.methods.get(method, {}).items()}
     fixed = own.pop("members", None)
     members = (None if required_by and fixed else selection.members) or fixed or recipe.members or 3
-    if not isinstance(members, int) or members < plugin.minimum_members:
-        raise BenchError(f"{method} needs at least {plugin.minimum_members} members, not {members}")
+    if type(members) is not int or not plugin.minimum_members <= members <= MEMBERS:
+        least = plugin.minimum_members
+        raise BenchError(f"{method} needs at least {least} members and takes {MEMBERS:,}, not {shown(members)}")
     table = {**recipe.training, **own, **loaded.training}
     try:
         training = Training.model_validate(table)
@@ -243,15 +250,16 @@ def suite_name(loaded: Loaded, selection: Selection) -> str:
 
 
 def evaluations(loaded: Loaded, selection: Selection, run: RunSpec) -> list[EvaluationSpec]:
-    """The evaluations of one run: clean accuracy first, then the suite's rows, then the matrix; or the one attack.
+    """The evaluations of one run: clean accuracy first, then the suite's rows and the matrix, or the attacks named.
+
+    An attack that is named has each of the budgets of its kind that are said, or those of `bench.toml`.
 
     Raises:
         BenchError: an unknown suite or attack, no budget for the data set, or a setting that does not fit.
     """
     clean = EvaluationSpec.of_clean(run, limit=test_limit(loaded, selection), split=selection.split)
-    if selection.attack is not None:
-        given = None if selection.budget is None else (selection.budget,)
-        return [clean, *attack_rows(loaded, selection, run, selection.attack, given)]
+    if selection.attacks:
+        return [clean, *(row for name in selection.attacks for row in attack_rows(loaded, selection, run, name, None))]
     suite = loaded.config.suites[suite_name(loaded, selection)]
     rows = [clean]
     for row in suite.attacks:
@@ -278,19 +286,19 @@ def evaluations(loaded: Loaded, selection: Selection, run: RunSpec) -> list[Eval
 def attack_rows(
     loaded: Loaded, selection: Selection, run: RunSpec, name: str, budgets: tuple[float, ...] | None
 ) -> list[EvaluationSpec]:
-    """One evaluation a budget; the budgets of `bench.toml` for the data set when none are given."""
+    """One evaluation a budget; when none are given those of the selection, or of `bench.toml` for the data set."""
     attacks = loaded.config.attacks
     if name not in attacks:
         raise unknown_name("attack", name, attacks)
     spec = attacks[name]
+    plugin = registry.load("attacks", spec.plugin)
     if budgets is None:
-        budgets = spec.budgets.get(selection.dataset)
+        budgets = selection.budgets(plugin.budget_name) or spec.budgets.get(selection.dataset)
         if budgets is None:
             raise BenchError(
                 f"bench.toml gives no budget for {name} on {selection.dataset}; add "
                 f"attacks.{name}.budgets.{selection.dataset}, or give one with --eps or --c"
             )
-    plugin = registry.load("attacks", spec.plugin)
     instance = settings.build(plugin, spec.settings, f"attacks.{name}")
     return [
         EvaluationSpec(

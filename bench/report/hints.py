@@ -19,13 +19,11 @@ def command_of(loaded: Loaded, selection: Selection, *, suite: str | None = None
     for name in selection.methods or ("trs",):
         parts += ["--method", name]
     parts += ["--dataset", selection.dataset]
-    if selection.attack:
-        parts += ["--attack", selection.attack]
-        if selection.budget is not None:
-            from bench.core import registry
-
-            plugin = registry.load("attacks", loaded.config.attacks[selection.attack].plugin)
-            parts += [f"--{plugin.budget_name}", f"{selection.budget:g}"]
+    if selection.attacks:
+        parts += ["--attack", ",".join(selection.attacks)]
+        for name in ("eps", "c"):
+            if budgets := selection.budgets(name):
+                parts += [f"--{name}", ",".join(map(repr, budgets))]
     elif suite or selection.suite:
         parts += ["--suite", str(suite or selection.suite)]
     if selection.recipe != select.DEFAULT_RECIPE:
@@ -47,7 +45,7 @@ def nothing_measured(
 ) -> str:
     """Why a table is empty, and what would fill it."""
     there = queries.runs(db, dataset=selection.dataset)
-    command = command_of(loaded, selection, suite=None if selection.attack else suite)
+    command = command_of(loaded, selection, suite=None if selection.attacks else suite)
     families = {run.family_id for run in specs.values()}
     if not there:
         return f"nothing has been run on {selection.dataset} yet; `{command}` would"

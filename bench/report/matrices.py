@@ -75,7 +75,7 @@ def matrices(
     if population and rates.counted(rate, population) != population:
         raise BenchError(f"{rate} is a share of population {rates.counted(rate, population)}, not of {population}")
     if targeted is None:
-        suite = None if selection.attack else loaded.config.suites[select.suite_name(loaded, selection)]
+        suite = None if selection.attacks else loaded.config.suites[select.suite_name(loaded, selection)]
         targeted = suite is not None and suite.matrix == "targeted"
     specs = run_specs(loaded, selection)
     population = population or loaded.config.matrix.population

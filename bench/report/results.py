@@ -108,7 +108,7 @@ def collect(
     if not specs:
         raise BenchError(f"no method can be shown for {selection.dataset}")
     reference = next(iter(specs.values()))
-    suite = f"{selection.attack}" if selection.attack else select.suite_name(loaded, selection)
+    suite = ", ".join(selection.attacks) if selection.attacks else select.suite_name(loaded, selection)
     rows = _rows(loaded, selection, reference)
     found = _found(loaded, selection, specs, rows, db, seeds)
     shown = {
@@ -119,7 +119,7 @@ def collect(
     if not found and not every:
         raise BenchError(hints.nothing_measured(loaded, selection, suite, db, specs))
     cells, lost = _with_failures(loaded, selection, found, shown, rows, db, seeds)
-    if not selection.attack:
+    if not selection.attacks:
         rows, cells = with_worst_case(loaded, rows, cells, db)
     changes = changes_shown(loaded, shown, (row.attack for row in rows))
     return Results(

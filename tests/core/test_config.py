@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from bench.core import config
+from bench.core import config, numbers
 from bench.core.errors import BenchError
 from bench.core.specs import Training
 from bench.jobs import select
@@ -121,3 +121,65 @@ def test_training_refuses_nonsense() -> None:
     for table in ({"epochs": 0}, {"epochs": 1, "lr": 0}, {"epochs": 1, "decay_at": [2.0]}, {"epochs": 1, "lr": "nan"}):
         with pytest.raises(ValueError, match="validation error"):
             Training.model_validate(table)
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        (["methods.trs.lambda_a=1 # x"], "nothing after it"),
+        (["methods.trs.lambda_a=1\nother=2"], "nothing after it"),
+        (["methods.trs.title='a' # x"], "nothing after it"),
+        (["methods.trs.title=a\nb"], "line breaks"),
+        (["methods.trs.lambda_a=" + "[" * 5000], "nested more than 12 deep"),
+        (["methods.trs.lambda_a=" + "[" * 5000 + "]" * 5000], "nested more than 12 deep"),
+        (["methods.trs" + ".a" * 5000 + "=1"], "dotted key"),
+        (["methods.trs.lambda_a=" + "9" * 5000], "thousands of digits"),
+        (["training.epochs=0x" + "f" * 5000], "1000000"),
+        (["training.epochs=99999999"], "1000000"),
+        (["recipes.published.digits.members=99999999"], "1000"),
+        (["attacks.pgd.budgets.digits=[1e7]"], "1000000"),
+        (["attacks.pgd.budgets.digits=['1e99999999']"], "attacks.pgd.budgets.digits.0"),
+        (["methods.trs.plugin={a=1}"], "methods.trs.plugin: Input should be a valid string"),
+        (["methods.trs.datasets=5", "methods.trs.lambda_a=1"], "methods.trs.datasets"),
+        (["methods.trs.lambda_a={a=1}"], "methods.trs: lambda_a"),
+        (["data.validation=99999999999"], "held out"),
+        (["blackbox.restart=1"], "did you mean restarts"),
+        (['suites.core.attacks=[{attack="pgd", budgets=[0.1], budgtes=[1]}]'], "did you mean budgets"),
+        (["x" * 9999 + ".y=1"], "9,999 characters"),
+    ],
+)
+def test_hostile_changes_are_one_line(changes: list[str], words: str) -> None:
+    with pytest.raises(BenchError) as caught:
+        resolved(*changes)
+    assert words in str(caught.value)
+    assert "\n" not in str(caught.value)
+    assert len(str(caught.value)) < 600
+
+
+@pytest.mark.parametrize(
+    "text", ["a = " + "[" * 5000, "a" + ".a" * 5000 + " = 1", "a = " + "9" * 5000, "#" * (1 << 21)]
+)
+def test_a_hostile_file_is_one_line(text: str, tmp_path: Path) -> None:
+    (tmp_path / "bench.toml").write_text(text)
+    with pytest.raises(BenchError, match=r"nested|thousands|larger"):
+        config.load(tmp_path / "bench.toml")
+
+
+def test_a_setting_beyond_what_json_holds_is_refused() -> None:
+    with pytest.raises(BenchError, match="beyond"):
+        config_row = config.load(ROOT / "bench.toml", [f"attacks.pgd.steps={2**60}"])
+        select.evaluations(config_row, Selection(attacks=("pgd",)), select.run_spec(config_row, Selection(), "ece", 0))
+
+
+@pytest.mark.parametrize("text", ["1e99999999", "1e-99999999", "1e400", "nan", "1/" + "9" * 400, "9" * 400, "1e9_9999"])
+def test_a_number_is_read_or_refused_at_once(text: str) -> None:
+    with pytest.raises(ValueError):  # noqa: PT011 - of several kinds
+        numbers.read_number(text)
+
+
+def test_any_value_is_told_in_a_line() -> None:
+    deep: list[object] = []
+    for _ in range(5000):
+        deep = [deep]
+    for value in (16**6000, [16**6000], {"a": deep}, "x" * 10**6, {str(i): i for i in range(10**4)}):
+        assert len(numbers.shown(value)) <= 200

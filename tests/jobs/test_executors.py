@@ -310,7 +310,7 @@ def test_the_overhead_of_2000_small_jobs(executor: str, tmp_path: Path) -> None:
     """One image, one step of FGSM, 2,000 budgets: nearly all of the time is the machinery's."""
     loaded = config.load(ROOT / "bench.toml", TINY)
     place = Workplace(results=tmp_path, data=tmp_path)
-    selection = Selection(methods=("ece",), attack="fgsm", budget=0.1, limit=1)
+    selection = Selection(methods=("ece",), attacks=("fgsm",), eps=(0.1,), limit=1)
     with Database(tmp_path / "bench.db").open(create=True) as db:
         run = select.run_spec(loaded, selection, "ece", 0)
         *_, one = select.evaluations(loaded, selection, run)

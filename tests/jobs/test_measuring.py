@@ -26,7 +26,7 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> tuple[Workplace, list[J
     """A trained run, and its jobs: clean accuracy and PGD."""
     folder = tmp_path_factory.mktemp("measuring")
     loaded = config.load(changes=TINY)
-    selection = Selection(methods=("ece",), attack="pgd", budget=0.1, limit=50)
+    selection = Selection(methods=("ece",), attacks=("pgd",), eps=(0.1,), limit=50)
     run = select.run_spec(loaded, selection, "ece", 0)
     place = Workplace(results=folder / "results", data=folder, batch_size=32)
     ok, path = work.perform(Job(run=run), place)

@@ -211,7 +211,7 @@ def test_large_outputs_may_differ_by_their_rounding() -> None:
 def test_attacks_that_ask_members_ask_in_float32_whatever_is_chosen() -> None:
     loaded = config.load().with_precision("bfloat16")
     for attack, expected in (("mora", "float32"), ("ila", "float32"), ("pgd", "bfloat16"), ("di2_fgsm", "bfloat16")):
-        selection = Selection(dataset="digits", attack=attack, budget=0.1)
+        selection = Selection(dataset="digits", attacks=(attack,), eps=(0.1,))
         run = select.run_spec(loaded, selection, "ece", 0)
         (spec,) = [found for found in select.evaluations(loaded, selection, run) if found.kind == "attack"]
         assert spec.precision == expected, attack

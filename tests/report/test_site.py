@@ -410,12 +410,12 @@ def test_a_run_that_cannot_be_made_again_says_so(db: Database, tmp_path: Path) -
 def test_the_command_of_an_attack_gives_this_evaluation(db: Database) -> None:
     spec = select.run_spec(LOADED, Selection(dataset="digits"), "ece", 0)
     changed = config.load(LOADED.path, ["attacks.pgd.steps=7"])
-    chosen = Selection(methods=("ece",), dataset="digits", attack="pgd", budget=0.07, limit=100)
+    chosen = Selection(methods=("ece",), dataset="digits", attacks=("pgd",), eps=(0.07,), limit=100)
     wanted = select.evaluations(changed, chosen, spec)[-1]
     writer = Writer(db)
     writer.run("ece", 0, run_id=spec.run_id, plugin="ece", settings=spec.settings,
                training=spec.training.model_dump(mode="json"))  # fmt: skip
-    key = writer.evaluation(spec.run_id, np.ones(40, bool), attack="pgd", budget=0.07, settings=wanted.settings,
+    key = writer.evaluation(spec.run_id, np.ones(40, bool), attacks=("pgd",), eps=(0.07,), settings=wanted.settings,
                             image_limit=100, attack_key=wanted.attack_key)  # fmt: skip
     writer.rows[next(table for table in writer.rows if table.__name__ == "Attack")][0]["attack_key"] = wanted.attack_key
     writer.flush()

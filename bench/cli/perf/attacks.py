@@ -8,9 +8,11 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from bench.cli.options import Named, Number, RunId, open_database, precision_option, where, workplace
+from bench.cli.options import Named, RunId, open_database, precision_option, where, workplace
+from bench.cli.parameters import IMAGES, Integer, Number, Once
 from bench.cli.perf.options import HELP, machine
 from bench.cli.say import say_json
+from bench.core import numbers
 from bench.core.errors import BenchError, unknown_name
 from bench.core.memory import keep_freed_memory
 
@@ -25,7 +27,7 @@ if TYPE_CHECKING:
 ATTACKS = ("fgsm", "bim", "pgd", "mim", "pgd_l2", "apgd_ce", "apgd_dlr", "cw", "ead")
 
 
-@click.command("attacks", context_settings=HELP)
+@click.command("attacks", cls=Once, context_settings=HELP)
 @click.option("-d", "--dataset", type=Named("datasets"), default="digits", show_default=True, help="Data set.")
 @click.option("--model", type=Named("models"), help="Model of the members; that of the quick recipe unless given "
               "(resnet20 on CIFAR).")  # fmt: skip
@@ -39,11 +41,12 @@ ATTACKS = ("fgsm", "bim", "pgd", "mim", "pgd_l2", "apgd_ce", "apgd_dlr", "cw", "
 @click.option("--eps", type=Number(), help="Radius; each attack's first budget in bench.toml unless given.")
 @click.option("--eps-l2", type=Number(), help="The same for attacks in an ℓ2 ball.")
 @click.option("--c", "c", type=Number(), help="The same for CW and EAD.")
-@click.option("--steps", type=click.IntRange(1), help="At most this many steps, of proportionally greater length.")
+@click.option("--steps", type=Integer(1, numbers.EPOCHS),
+              help="At most this many steps, of proportionally greater length.")  # fmt: skip
 @precision_option("Of our own passes; libraries have no other than float32.")
-@click.option("--images", type=click.IntRange(1), help="Test images for robust accuracy.  [default: 1000, or all]")
-@click.option("--timed", type=click.IntRange(1), help="How many of them are timed.  [default: one batch]")
-@click.option("--batch", type=click.IntRange(1), default=250, show_default=True, help="Images a batch, for everybody.")
+@click.option("--images", type=IMAGES, help="Test images for robust accuracy.  [default: 1000, or all]")
+@click.option("--timed", type=IMAGES, help="How many of them are timed.  [default: one batch]")
+@click.option("--batch", type=IMAGES, default=250, show_default=True, help="Images a batch, for everybody.")
 @machine()
 @where
 def command(

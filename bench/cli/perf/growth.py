@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import click
 
 from bench.cli.options import Named
+from bench.cli.parameters import Once
 from bench.cli.perf.options import HELP, processor
 from bench.cli.say import say_json
 
@@ -19,7 +20,7 @@ if TYPE_CHECKING:
     from bench.perf.growth import Line
 
 
-@click.command("growth", context_settings=HELP)
+@click.command("growth", cls=Once, context_settings=HELP)
 @click.option("-o", "--out", "path", type=click.Path(dir_okay=False, path_type=Path), default=Path("growth.png"),
               show_default=True, help="Figure: png, svg or pdf; its points as CSV beside it.")  # fmt: skip
 @click.option("--model", type=Named("models"), default="lenet", show_default=True,

@@ -9,9 +9,11 @@ from typing import TYPE_CHECKING
 
 import click
 
-from bench.cli.options import Named, Seeds
+from bench.cli.options import Named
+from bench.cli.parameters import IMAGES, Integer, Once, Seeds
 from bench.cli.perf.options import HELP, machine, selection_of
 from bench.cli.say import say_json
+from bench.core import numbers
 from bench.core.errors import unknown_name
 
 if TYPE_CHECKING:
@@ -21,7 +23,7 @@ if TYPE_CHECKING:
     from bench.perf.jobs import Found
 
 
-@click.command("jobs", context_settings=HELP)
+@click.command("jobs", cls=Once, context_settings=HELP)
 @click.option("-d", "--dataset", type=Named("datasets"), default="digits", show_default=True, help="Data set.")
 @click.option("-m", "--method", "methods", multiple=True, type=Named("methods", "paper", "all"),
               help="As for `bench run`.  [default: ece]")  # fmt: skip
@@ -29,8 +31,8 @@ if TYPE_CHECKING:
 @click.option("--model", type=Named("models"), help="As for `bench run`.")
 @click.option("--seeds", type=Seeds(), default="0-3", show_default=True,
               help="Seeds such as 0-3: as many trainings a method can run at once.")  # fmt: skip
-@click.option("--limit", type=click.IntRange(1), help="Use this many test images only.")
-@click.option("--at-once", multiple=True, type=click.IntRange(2), metavar="K",
+@click.option("--limit", type=IMAGES, help="Use this many test images only.")
+@click.option("--at-once", multiple=True, type=Integer(2, numbers.WORKERS), metavar="K",
               help="Jobs at once; repeat for several.  [default: 2 and 4 on a GPU; on a CPU powers of two up to its "
               "cores]")  # fmt: skip
 @machine(repeats=1, least=1)

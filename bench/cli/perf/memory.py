@@ -8,8 +8,10 @@ from typing import TYPE_CHECKING
 import click
 
 from bench.cli.options import Named
+from bench.cli.parameters import MEMBERS, Integer, Once
 from bench.cli.perf.options import HELP, processor
 from bench.cli.say import say_json
+from bench.core import numbers
 from bench.core.errors import unknown_name
 
 if TYPE_CHECKING:
@@ -21,16 +23,17 @@ if TYPE_CHECKING:
 GROWING = {"trs": False, "pgd": True}  # and whether it is an attack
 
 
-@click.command("memory", context_settings=HELP)
+@click.command("memory", cls=Once, context_settings=HELP)
 @click.option("-d", "--dataset", type=Named("datasets"), default="digits", show_default=True,
               help="Data set that gives shape and classes; the pixels are random.")  # fmt: skip
 @click.option("--model", type=Named("models"), help="Model of the members; that of the published recipe unless given.")
-@click.option("--members", type=click.IntRange(1), default=3, show_default=True, help="Number of members.")
-@click.option("--batch", type=click.IntRange(4), default=128, show_default=True, help="Images in a step or an attack.")
+@click.option("--members", type=MEMBERS, default=3, show_default=True, help="Number of members.")
+@click.option("--batch", type=Integer(4, numbers.BATCH), default=128, show_default=True,
+              help="Images in a step or an attack.")  # fmt: skip
 @click.option("-m", "--method", "methods", multiple=True, type=Named("methods", "paper", "all"),
               help="Measure this one; repeat for several.  [default: every method and attack]")  # fmt: skip
 @click.option("--attack", "attacks", multiple=True, type=Named("attacks"), help="The same for attacks.")
-@click.option("--steps", type=click.IntRange(0), default=1000, show_default=True,
+@click.option("--steps", type=Integer(0, numbers.EPOCHS), default=1000, show_default=True,
               help="Of trs and of PGD in the growth check, 10 or more; 0 for none.")  # fmt: skip
 @processor(repeats=0)
 def command(

@@ -8,6 +8,9 @@ from typing import Any, TypeVar
 
 import click
 
+from bench.cli.parameters import JOBS, Integer
+from bench.core import numbers
+
 F = TypeVar("F", bound=Callable[..., Any])
 HELP = {"help_option_names": ["-h", "--help"]}
 ROUNDS = "Rounds in which everything is timed in turns"
@@ -32,8 +35,8 @@ def processor(*, repeats: int = 3, least: int = 0) -> Callable[[F], F]:
     options = [
         click.option("--json", "as_json", is_flag=True, help="Print everything as JSON, progress on stderr."),
         click.option("--set", "changes", multiple=True, metavar="KEY=VALUE", help="As for `bench run`."),
-        click.option("--repeats", type=click.IntRange(least), default=repeats, show_default=True, help=told),
-        click.option("--threads", type=click.IntRange(1), default=1, show_default=True, envvar="BENCH_THREADS",
+        click.option("--repeats", type=Integer(least, numbers.MOST), default=repeats, show_default=True, help=told),
+        click.option("--threads", type=JOBS, default=1, show_default=True, envvar="BENCH_THREADS",
                      show_envvar=True, help="CPU threads; with one, other programs disturb least."),
         click.option("--device", envvar="BENCH_DEVICE", show_envvar=True, help="cpu, cuda; a GPU if there is one."),
     ]  # fmt: skip

@@ -9,8 +9,10 @@ from typing import TYPE_CHECKING
 import click
 
 from bench.cli.options import Named
+from bench.cli.parameters import IMAGES, Integer, Once
 from bench.cli.perf.options import HELP, machine, selection_of
 from bench.cli.say import say_json
+from bench.core import numbers
 from bench.core.errors import unknown_name
 
 if TYPE_CHECKING:
@@ -21,14 +23,14 @@ if TYPE_CHECKING:
     from bench.perf.whole import Whole
 
 
-@click.command("run", context_settings=HELP)
+@click.command("run", cls=Once, context_settings=HELP)
 @click.option("-d", "--dataset", type=Named("datasets"), default="digits", show_default=True, help="Data set.")
 @click.option("-m", "--method", "methods", multiple=True, type=Named("methods", "paper", "all"),
               help="As for `bench run`.  [default: trs]")  # fmt: skip
 @click.option("--recipe", type=Named("recipes"), default="published", show_default=True, help="As for `bench run`.")
 @click.option("--model", type=Named("models"), help="As for `bench run`.")
-@click.option("--limit", type=click.IntRange(1), help="Use this many test images only.")
-@click.option("--starts", type=click.IntRange(0), default=5, show_default=True,
+@click.option("--limit", type=IMAGES, help="Use this many test images only.")
+@click.option("--starts", type=Integer(0, numbers.MOST), default=5, show_default=True,
               help="How often each command is started; 0 for none.")  # fmt: skip
 @machine(repeats=1, least=1)
 def command(

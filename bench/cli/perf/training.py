@@ -8,19 +8,21 @@ from pathlib import Path
 import click
 
 from bench.cli.options import Named
+from bench.cli.parameters import MEMBERS, Integer, Once
 from bench.cli.perf.options import HELP, machine
 from bench.cli.say import say_json
+from bench.core import numbers
 from bench.core.errors import unknown_name
 from bench.core.memory import keep_freed_memory
 
 
-@click.command("training", context_settings=HELP)
+@click.command("training", cls=Once, context_settings=HELP)
 @click.option("-d", "--dataset", type=Named("datasets"), default="digits", show_default=True, help="Data set.")
 @click.option("--model", type=Named("models"), help="Model of the members; that of the published recipe unless given.")
-@click.option("--members", type=click.IntRange(1), default=3, show_default=True, help="Number of members.")
+@click.option("--members", type=MEMBERS, default=3, show_default=True, help="Number of members.")
 @click.option("-m", "--method", "names", multiple=True, type=Named("methods", "paper", "all"),
               help="Configured method; repeat for several; every one unless given.")  # fmt: skip
-@click.option("--batch", type=click.IntRange(4), default=128, show_default=True, help="Images in the step.")
+@click.option("--batch", type=Integer(4, numbers.BATCH), default=128, show_default=True, help="Images in the step.")
 @machine()
 def command(
     dataset: str, model: str | None, members: int, names: tuple[str, ...], batch: int, data: Path, device: str | None,

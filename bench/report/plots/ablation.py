@@ -187,7 +187,7 @@ def _results(loaded: Loaded, selection: Selection, spec: RunSpec, run: RunRow, d
         configured = loaded.config.attacks.get(each.attack)
         title = KINDS.get(each.kind) or (configured.title if configured else "") or each.attack
         rows.append(row_of(each, title, each.attack_key))
-    if not selection.attack:
+    if not selection.attacks:
         rows, cells = with_worst_case(loaded, rows, cells, db)
     worst = any(row.kind == WORST for row in rows)
     return [

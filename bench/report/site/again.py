@@ -80,9 +80,11 @@ class Commands:
         spec = self._spec(run, [*run.recipe_changes, *changes])
         if loaded is None or spec is None:
             return None
+        budget = () if row.budget is None else (row.budget,)
+        eps, c = (budget if row.budget_name == name else () for name in ("eps", "c"))
         chosen = Selection(
-            methods=(run.method,), dataset=run.dataset, recipe=run.recipe, limit=row.image_limit, attack=row.attack,
-            budget=row.budget, split=split,
+            methods=(run.method,), dataset=run.dataset, recipe=run.recipe, limit=row.image_limit,
+            attacks=(row.attack,), eps=eps, c=c, split=split,
         )  # fmt: skip
         try:
             return select.evaluations(loaded, chosen, spec)[-1]

@@ -1,0 +1,137 @@
+"""What every option of every command must do: one value is given once, numbers are bounded, inputs are files."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+
+import click
+import pytest
+from click.testing import CliRunner
+from command_tree import commands
+
+from bench.cli import main
+from bench.cli.parameters import Budgets, InputFile, Integer, Number, Numbers, Once, Real, Seeds
+from bench.jobs.select import Selection
+
+TREE = list(commands())
+HUGE = (
+    "1e99999999",
+    "1e400",
+    "9" * 25,
+    "9" * 5000,
+    "nan",
+    "inf",
+    "-inf",
+    "1/" + "9" * 400,
+    "0x" + "f" * 5000,
+    "1e-99999999",
+)
+
+
+def failure(*arguments: str) -> str:
+    """What a command that must fail at once says, in one line."""
+    done = CliRunner().invoke(main.cli, list(arguments), standalone_mode=False)
+    assert done.exception is not None, done.output
+    told = done.exception.format_message() if isinstance(done.exception, click.ClickException) else str(done.exception)
+    assert isinstance(done.exception, (click.UsageError, main.BenchError)), repr(done.exception)[:300]
+    assert "\n" not in told
+    assert len(told) < 500
+    return told
+
+
+def test_the_whole_tree_is_walked() -> None:
+    words = {" ".join(name) for name, _ in TREE}
+    assert {"run", "exec", "db import", "plot boundary", "perf attacks"} <= words
+    assert len(TREE) > 30
+
+
+@pytest.mark.parametrize(("words", "command"), TREE, ids=[" ".join(words) for words, _ in TREE])
+def test_every_option_of_one_value_is_refused_when_it_is_given_twice(
+    words: tuple[str, ...], command: click.Command
+) -> None:
+    assert isinstance(command, Once)
+    seen = 0
+    for option in command.params:
+        if not isinstance(option, click.Option) or option.multiple or (option.is_flag and not option.secondary_opts):
+            continue
+        given = [option.opts[-1]] if option.is_flag else [option.opts[-1], *("x" * option.nargs)]
+        again = [option.secondary_opts[0]] if option.is_flag else [option.opts[0], *("y" * option.nargs)]
+        assert f"{option.opts[-1]} takes one value" in failure(*words, *given, *again)
+        seen += 1
+    assert seen or words == ("list",) or not command.params or words == ("prepare",)
+
+
+@pytest.mark.parametrize(("words", "command"), TREE, ids=[" ".join(words) for words, _ in TREE])
+def test_every_number_is_bounded(words: tuple[str, ...], command: click.Command) -> None:
+    """No option takes a plain number of click's, which would let NaN, infinity and any number of digits through."""
+    for option in command.params:
+        if option.nargs == 1 and not (isinstance(option, click.Option) and option.is_flag):
+            kind = option.type
+            assert not isinstance(kind, (click.types.IntParamType, click.types.FloatParamType)), option.name
+            if isinstance(kind, (Integer, Real, Number, Numbers, Seeds, Budgets)):
+                for text in HUGE:
+                    with pytest.raises(click.BadParameter) as caught:
+                        kind.convert(text, option, None)
+                    assert len(caught.value.message) < 300
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (("run", "-m", "trs", "-d", "digits", "-d", "mnist"), "one data set a command"),
+        (("run", "-m", "trs", "--seeds", "0", "--seeds", "1"), "write several as a list"),
+        (("run", "-m", "trs", "--members", "99999999"), "from 1 to 1,000"),
+        (("run", "-m", "trs", "--seeds", "0-999999999"), "up to 1,000 seeds"),
+        (("run", "-m", "trs", "--seeds", "99999999999"), "seeds"),
+        (("run", "-m", "trs", "--attack", "pgd", "--eps", "1e99999999"), "8/255"),
+        (("run", "-m", "trs", "--attack", "pgd", "--eps", ".1,1e400"), "8/255"),
+        (("run", "-m", "trs", "--attack", "pgd", "--eps", ",".join(["0.1"] * 1001)), "more than 1,000"),
+        (("run", "-m", "trs", "--threads", "9" * 25), "from 1 to 1,024"),
+        (("db", "import", "x.zip", "--max-total", "nan"), "above 0"),
+        (("report", "--port", "99999"), "0 to 65,535"),
+        (("run", "-m", "trs", "--attack", "pgd,cw", "--eps", ".1", "--suite", "core"), "instead of a suite"),
+        (("run", "-m", "trs", "--attack", "pgd,fgms"), "did you mean fgsm"),
+        (("run", "-m", "trs", "--attack", "cw", "--attack", "ead", "--eps", "1"), "budget of cw and ead is c"),
+        (("evaluate", "x.pth", "--name", "x", "-d", "digits", "--std", "0"), "not above 0"),
+    ],
+)
+def test_hostile_values_are_one_line(arguments: tuple[str, ...], words: str) -> None:
+    assert words in failure(*arguments)
+
+
+def test_what_is_no_file_is_not_read(tmp_path: Path) -> None:
+    fifo = tmp_path / "fifo"
+    os.mkfifo(fifo)
+    for place, words in ((fifo, "device or pipe"), (Path("/dev/zero"), "device or pipe"), (tmp_path, "directory")):
+        for command in (("db", "import"), ("exec",)):
+            assert words in failure(*command, str(place), "--results", str(tmp_path / "results"))
+    inputs = [option for _, command in TREE for option in command.params if isinstance(option.type, InputFile)]
+    assert len(inputs) == 2
+
+
+def dry(results: Path, *arguments: str) -> list[tuple[str, float | None]]:
+    """Attack and budget of the jobs that `run` would do."""
+    done = CliRunner().invoke(
+        main.cli, ["run", "-m", "ece", "--dry-run", "--json", "--results", str(results), *arguments],
+        standalone_mode=False,
+    )  # fmt: skip
+    assert done.exception is None, done.exception
+    return [(job["attack"], job["budget"]) for job in json.loads(done.stdout) if job["kind"] == "attack"]
+
+
+def test_each_attack_is_run_at_each_budget(tmp_path: Path) -> None:
+    """The last of several was taken before, without a word."""
+    four = [("pgd", 0.1), ("pgd", 8 / 255), ("fgsm", 0.1), ("fgsm", 8 / 255)]
+    assert dry(tmp_path, "--attack", "pgd", "--attack", "fgsm", "--eps", ".1", "--eps", "8/255") == four
+    assert dry(tmp_path, "--attack", "pgd,fgsm", "--eps", "0.1,8/255,.1") == four
+    mixed = dry(tmp_path, "--attack", "pgd,cw", "--eps", ".1,.2", "--c", "1")
+    assert mixed == [("pgd", 0.1), ("pgd", 0.2), ("cw", 1.0)]
+    assert dry(tmp_path, "--attack", "pgd") == dry(tmp_path, "--attack", "pgd", "--attack", "pgd")
+
+
+def test_a_budget_is_of_its_own_kind() -> None:
+    selection = Selection(attacks=("pgd",), eps=(0.1, 0.2))
+    assert selection.budgets("eps") == (0.1, 0.2)
+    assert selection.budgets("c") is None
