@@ -39,7 +39,7 @@ def rebuild(results: Path, db: str | None) -> int:
     """Make the database anew from the files of all runs and the published tables.
 
     The old database is replaced only when the new one is complete. Damaged files are named and left out; the exit
-    code is then 1.
+    code is then 1. It is 1 too where weights are not those of their record: their results stay, they are named.
 
     \b
     Examples:
@@ -47,6 +47,7 @@ def rebuild(results: Path, db: str | None) -> int:
       bench db rebuild --results /scratch/results
     """
     from bench.core.config import defaults
+    from bench.jobs import damage
     from bench.store import ingest
 
     counts = ingest.rebuild(db if db is not None else results / "bench.db", results / "runs", defaults("published"))
@@ -55,7 +56,10 @@ def rebuild(results: Path, db: str | None) -> int:
         f"{_shown(results, db)}: {counts.runs} runs, {counts.evaluations} evaluations, "
         f"{counts.failures} failures, {counts.references} published values"
     )
-    return 1 if counts.damaged else 0
+    faults = [item.fault for item in damage.look(results / "runs", weights_only=True) if item.fault]
+    for fault in faults:
+        click.secho(fault, fg="yellow", err=True)
+    return 1 if counts.damaged or faults else 0
 
 
 @command.command("export", cls=Once, context_settings=HELP)

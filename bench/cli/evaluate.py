@@ -102,6 +102,7 @@ def command(
             ),
             chosen.loaded,
             workplace(given["results"], given["data"], batch_size=given["batch"]),
+            tell=lambda line: click.secho(line, fg="yellow", err=True),
         )  # fmt: skip
         ingest.ingest_run(base, run_folder)
     selectors |= {"methods": (name,), "dataset": dataset, "seeds": (seed,)}

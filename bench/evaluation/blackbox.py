@@ -18,6 +18,7 @@ from bench.attacks.judge import attack_images, evaluation_mode, predictions
 from bench.core.bits import to_text
 from bench.core.errors import JobError
 from bench.core.progress import Progress
+from bench.core.tensors import DamagedError, set_aside
 from bench.data.base import ImageSet
 from bench.models.ensemble import Ensemble
 from bench.training import checkpoint
@@ -106,7 +107,7 @@ def craft(
             progress.images(place + 1, len(wanted))
     rows = [("own", attempt, bits) for attempt, bits in zip(wanted, broken, strict=True)]
     return _record(surrogate, images, rows, batch_size, started) | {
-        "measurements": {"files": digests, "bytes": sum(path.stat().st_size for path in folder.iterdir())},
+        "measurements": {"files": digests, "bytes": sum((folder / name).stat().st_size for name in digests)},
         "forwards": forwards,
         "backwards": backwards,
     }
@@ -125,9 +126,13 @@ def judge(victim: Ensemble, images: ImageSet, crafted: Sequence[Images], *, batc
     started = time.perf_counter()
     rows: list[tuple[str, Attempt, Tensor]] = []
     for item in crafted:
-        tensors, metadata = checkpoint.load(item.path)
-        if metadata.get("images_digest") != images.digest or checkpoint.digest(tensors) != item.digest:
-            raise JobError(f"{item.path} does not hold the images it should; delete it, the same command makes them")
+        try:
+            tensors, metadata = checkpoint.load(item.path, expected=item.digest)
+        except DamagedError as error:
+            told = f"{set_aside(item.path)}; the same command makes it again" if item.path.exists() else "make it again"
+            raise JobError(f"{error}; {told}") from error
+        if metadata.get("images_digest") != images.digest:
+            raise JobError(f"{item.path} was crafted from other clean images than these")
         rows.append((item.surrogate, item.attempt, _misclassified(victim, tensors[KEY], images, batch_size)))
     return _record(victim, images, rows, batch_size, started) | {
         "measurements": {"attempts": len(rows)},
@@ -156,14 +161,17 @@ def _record(
 
 
 def _kept(path: Path, images: ImageSet, budget: float) -> Tensor | None:
-    """Images that an earlier, killed job finished; None where there are none for these clean images."""
+    """Images that an earlier, killed job finished; None where there are none for these clean images, or damaged ones.
+
+    Files of an older version carry no digest; their images are made again, which gives the same.
+    """
     if not path.exists():
         return None
     try:
-        tensors, metadata = checkpoint.load(path)
-    except JobError:
+        tensors, metadata, _, sealed = checkpoint.read(path)
+    except DamagedError:
         return None
-    fits = metadata.get("images_digest") == images.digest and metadata.get("budget") == budget
+    fits = sealed and metadata.get("images_digest") == images.digest and metadata.get("budget") == budget
     return tensors[KEY] if fits and tensors.get(KEY, torch.empty(0)).shape == images.images.shape else None
 
 

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import shlex
 from datetime import UTC, datetime
 from typing import Any
 
 import torch
 
 from bench.core import registry, settings
-from bench.core.errors import JobError
+from bench.core.errors import BenchError, JobError
 from bench.core.files import read_json
+from bench.core.tensors import DamagedError, set_aside
 from bench.data.base import Splits, load_splits
 from bench.jobs.spec import RunSpec
 from bench.jobs.workplace import Workplace
@@ -40,24 +42,45 @@ def fresh_ensemble(run: RunSpec, plugin: type[Method]) -> Ensemble:
 
 
 def load_ensemble(run: RunSpec, place: Workplace) -> Ensemble:
-    """The trained ensemble of a run, on the workplace's device, in eval mode.
+    """The trained ensemble of a run, on the workplace's device, in eval mode; its weights are those of its record.
+
+    Runs of versions that kept no digest in the record cannot be checked and are taken as they are.
 
     Raises:
-        JobError: the weights are missing, damaged, or of another model.
+        JobError: the weights are missing, of another model, or damaged: then the file is moved aside.
     """
     path = place.weights_file(run.run_id)
     try:
-        tensors, metadata = checkpoint.load(path)
-    except JobError as error:
-        if not path.exists():
-            raise
-        path.replace(path.with_suffix(".damaged"))
-        raise JobError(f"{error}; moved aside, the same command trains it again") from error
+        tensors, metadata = checkpoint.load(path, expected=expected_weights(run, place))
+        if not isinstance(metadata, dict) or {"fusion", "activation"} - metadata.keys():
+            raise DamagedError(f"{path} is damaged, or no file of weights")
+    except DamagedError as error:
+        raise JobError(f"{error}; {f'{set_aside(path)}; ' if path.exists() else ''}{mend(run)}") from error
     # Rule and activation are the stored ones: they belong to the weights, whatever the plug-in says today.
     members = _members(run, metadata["activation"])
     ensemble = Ensemble(members, fusion=metadata["fusion"], weights=tensors.get("fusion.weights"))
     checkpoint.load_members(ensemble.members, tensors)
     return ensemble.to(place.device).eval()
+
+
+def weights_fault(run: RunSpec, place: Workplace) -> str:
+    """What is wrong with the weights of a run that is done: `gone`, `damaged`; empty when they can be used."""
+    path = place.weights_file(run.run_id)
+    if not path.exists():
+        return "gone"
+    try:
+        checkpoint.load(path, expected=expected_weights(run, place))
+    except BenchError:
+        return "damaged"
+    return ""
+
+
+def mend(run: RunSpec) -> str:
+    """How weights that are gone come back, as the end of a sentence."""
+    if run.weights is not None:
+        name = shlex.quote(run.method)
+        return f"`bench evaluate FILE… --name {name} -d {run.dataset} --seed {run.seed}` brings them again"
+    return "`bench run` with its selectors trains it again"
 
 
 def _members(run: RunSpec, activation: str) -> list[torch.nn.Module]:
@@ -126,6 +149,11 @@ def recorded_weights(run: RunSpec, place: Workplace) -> str | None:
     """Digest of the weights of a trained run; None where its record is from before digests were kept."""
     digest: str | None = read_json(place.run_file(run.run_id)).get("weights_digest")
     return digest
+
+
+def expected_weights(run: RunSpec, place: Workplace) -> str | None:
+    """The digest that the weights of a run must have: of weights from elsewhere it is part of the run's identity."""
+    return run.weights or recorded_weights(run, place)
 
 
 def now() -> str:

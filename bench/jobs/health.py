@@ -22,7 +22,7 @@ class Check:
 
 
 def check(data: Path, results: Path, db: str | None) -> list[Check]:
-    """Packages, device, configuration, plug-ins, data sets, folder and database."""
+    """Packages, device, configuration, plug-ins, data sets, folder, database, weights and images."""
     return [
         Check("python", True, platform.python_version()),
         _packages(),
@@ -32,6 +32,7 @@ def check(data: Path, results: Path, db: str | None) -> list[Check]:
         *_data(data),
         _folder(results),
         _database(results, db),
+        *_tensors(results),
     ]
 
 
@@ -127,3 +128,20 @@ def _database(results: Path, db: str | None) -> Check:
     except BenchError as error:
         return Check("database", False, str(error))
     return Check("database", True, f"{totals.runs} runs, {totals.evaluations} evaluations")
+
+
+def _tensors(results: Path) -> list[Check]:
+    """One line for each file of weights or images that does not hold what was written, or one for all."""
+    from bench.jobs.damage import look
+
+    looked = list(look(results / "runs"))
+    faults = [
+        Check("weights and images", False, f"{item.fault}; the same `bench run` sets it aside and makes it again")
+        for item in looked
+        if item.fault
+    ]
+    if faults or not looked:
+        return faults
+    unknown = sum(not item.checked for item in looked)
+    told = f", {unknown} of them from before digests were kept, which cannot be checked" if unknown else ""
+    return [Check("weights and images", True, f"{len(looked)} files as they were written{told}")]

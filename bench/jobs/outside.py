@@ -17,6 +17,7 @@ from bench.core.errors import BenchError, JobError
 from bench.core.files import write_json
 from bench.core.identity import short, source_digest
 from bench.core.specs import Training
+from bench.core.tensors import set_aside
 from bench.data.base import Dataset, ImageSet
 from bench.evaluation.chance import guessed
 from bench.jobs import ensembles, select
@@ -64,8 +65,11 @@ class Given:
     seed: int = 0
 
 
-def adopt(given: Given, loaded: Loaded, place: Workplace) -> Path:
+def adopt(given: Given, loaded: Loaded, place: Workplace, tell: Callable[[str], object] = lambda line: None) -> Path:
     """Write the run of an outside ensemble: weights and `run.json`. The same ensemble again changes nothing.
+
+    Args:
+        tell: takes the line that says that stored weights were damaged and are replaced.
 
     Returns:
         The folder of the run.
@@ -109,8 +113,13 @@ def adopt(given: Given, loaded: Loaded, place: Workplace) -> Path:
     )  # fmt: skip
     _check_other_weights(run, loaded)
     folder = place.run_folder(run.run_id)
-    if place.run_file(run.run_id).exists() and place.weights_file(run.run_id).exists():
-        return folder
+    if place.run_file(run.run_id).exists():
+        fault = ensembles.weights_fault(run, place)
+        if not fault:
+            return folder
+        if fault == "damaged":
+            weights = place.weights_file(run.run_id)
+            tell(f"{weights} is damaged: {set_aside(weights)}, written again from the files given")
     folder.mkdir(parents=True, exist_ok=True)
     test = ensembles.splits_of(run, place, limit=LOOK).test
     started, clock = ensembles.now(), time.perf_counter()

@@ -14,6 +14,7 @@ from bench.core.identity import source_digest
 from bench.core.memory import keep_freed_memory
 from bench.core.numerics import numerics
 from bench.core.progress import Progress
+from bench.core.tensors import set_aside
 from bench.core.traces import relative
 from bench.data.augment import Augmentation
 from bench.evaluation.chance import guessed
@@ -29,6 +30,7 @@ from bench.jobs.ensembles import (
     method_of,
     now,
     splits_of,
+    weights_fault,
     weights_metadata,
 )
 from bench.jobs.measuring import evaluate, is_out_of_memory
@@ -74,6 +76,9 @@ def train(run: RunSpec, place: Workplace, progress: Progress) -> Path:
     folder = place.run_folder(run.run_id)
     folder.mkdir(parents=True, exist_ok=True)
     started, clock = now(), time.perf_counter()
+    if place.run_file(run.run_id).exists() and weights_fault(run, place) == "damaged":
+        weights = place.weights_file(run.run_id)
+        progress.note(f"{weights} is damaged: {set_aside(weights)}")
     splits = splits_of(run, place, limit=None)
     plugin, method = method_of(run)
     # Initialisation depends on the method and the number of members, unlike the data order and the attacks.

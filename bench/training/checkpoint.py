@@ -1,51 +1,72 @@
-"""Checkpoints without pickles: tensors as safetensors, the rest as JSON in the file's metadata."""
+"""Checkpoints without pickles: tensors as safetensors, the rest as JSON in the file's metadata, sealed by a digest."""
 
 from __future__ import annotations
 
-import hashlib
-import json
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
+from bench.core import tensors as files
 from bench.core.errors import JobError
 from bench.core.files import atomic
-from bench.core.identity import ID_LENGTH
+from bench.core.tensors import DamagedError
 
 
 def save(path: Path, tensors: dict[str, Tensor], metadata: dict[str, Any]) -> None:
-    """Write tensors and JSON metadata, whole or not at all."""
+    """Write tensors and JSON metadata with their digest, whole or not at all."""
     plain = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in tensors.items()}
     with atomic(path) as temporary:
-        save_file(plain, temporary, metadata={"bench": json.dumps(metadata, sort_keys=True)})
+        save_file(plain, temporary, metadata=files.header(digest(plain), metadata))
 
 
-def load(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    """Tensors (on the CPU) and metadata.
+class Contents(NamedTuple):
+    """What a file holds; `sealed`: it carries a digest, and is what was written. Files of old versions carry none."""
+
+    tensors: dict[str, Tensor]
+    metadata: dict[str, Any]
+    digest: str
+    sealed: bool
+
+
+def read(path: Path) -> Contents:
+    """Everything in a file, on the CPU, checked against the digest that it carries.
 
     Raises:
-        JobError: the file is missing, cut short, or not one of ours.
+        DamagedError: the file is missing, cut short, not one of ours, or does not hold what was written.
     """
     try:
         with safe_open(path, framework="pt") as file:
-            metadata = json.loads((file.metadata() or {})["bench"])
-            return {name: file.get_tensor(name) for name in file.keys()}, metadata  # noqa: SIM118 - no mapping
-    except (OSError, SafetensorError, KeyError, ValueError) as error:
-        raise JobError(f"{path} is missing or damaged ({error})") from error
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - no mapping
+            found = file.metadata()
+        contents = digest(tensors)
+    except (OSError, SafetensorError, KeyError, ValueError, TypeError) as error:
+        raise DamagedError(f"{path} is missing or damaged ({error})") from error
+    metadata, sealed = files.opened(found, contents, path)
+    return Contents(tensors, metadata, contents, sealed)
+
+
+def load(path: Path, *, expected: str | None = None) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """Tensors and metadata of a file, checked as in `read`.
+
+    Args:
+        expected: the digest that the tensors must have, where a record names it.
+
+    Raises:
+        DamagedError: as `read`, or the tensors have another digest.
+    """
+    found = read(path)
+    if expected not in (None, found.digest):
+        raise DamagedError(f"{path} is damaged: it holds other values than its record says (digests differ)")
+    return found.tensors, found.metadata
 
 
 def digest(tensors: dict[str, Tensor]) -> str:
-    """The first 24 hexadecimal digits of a SHA-256 over names, shapes and values."""
-    total = hashlib.sha256()
-    for name in sorted(tensors):
-        tensor = tensors[name].detach().cpu().contiguous()
-        total.update(f"{name} {tuple(tensor.shape)} {tensor.dtype}".encode())
-        total.update(tensor.numpy().tobytes())
-    return total.hexdigest()[:ID_LENGTH]
+    """The first 24 hexadecimal digits of a SHA-256 over names, shapes, types and values."""
+    return files.digest({name: tensor.detach().cpu().numpy() for name, tensor in tensors.items()})
 
 
 def member_tensors(members: nn.ModuleList) -> dict[str, Tensor]:

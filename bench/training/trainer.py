@@ -18,6 +18,7 @@ from bench.core.errors import JobError
 from bench.core.files import write_text
 from bench.core.progress import Progress
 from bench.core.specs import Training
+from bench.core.tensors import set_aside
 from bench.data.base import ImageSet
 from bench.data.loader import batches
 from bench.models.ensemble import Ensemble
@@ -249,14 +250,15 @@ class Trainer:
         if not path.exists():
             return
         try:
-            tensors, metadata = checkpoint.load(path)
+            tensors, metadata, _, sealed = checkpoint.read(path)
             if missing := {"phase", "epoch", "optimizer", "curve"} - metadata.keys():
                 raise JobError(f"{path} does not say where training was (no {', '.join(sorted(missing))})")
             checkpoint.load_members(self.ensemble.members, tensors)
         except JobError as error:
-            path.replace(path.with_suffix(".damaged"))
-            self._progress.note(f"{error}; moved aside, training starts again from the first epoch")
+            self._progress.note(f"{error}; {set_aside(path)}, training starts again from the first epoch")
             return
+        if not sealed:
+            self.note("went on from a checkpoint of an older version, which carries no digest: it could not be checked")
         self.curve = metadata["curve"]
         self.memory = {
             name.removeprefix("memory."): tensor.to(self.images.images.device)

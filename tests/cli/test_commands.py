@@ -523,9 +523,8 @@ def test_damaged_weights_are_moved_aside_and_trained_again(tmp_path: Path) -> No
     whole = weights.read_bytes()
     weights.write_bytes(whole[:100])
     code, out, _ = command(*arguments, "--attack", "pgd", "--eps", "0.3")
-    assert code == 1
+    assert code == 0
     assert "moved aside" in out
-    assert command(*arguments, "--attack", "pgd", "--eps", "0.3")[0] == 0
     assert weights.read_bytes() == whole
 
 

@@ -133,7 +133,8 @@ def test_other_weights_are_told_before_anything_is_attacked(results: Path, comma
     checkpoint.save(weights, {name: 1.01 * tensor for name, tensor in tensors.items()}, metadata)
     code, text = command("show", stored["evaluation_id"], "--export", tmp_path / "x.safetensors", "--results", results)
     assert code == 1
-    assert "are not those that were measured" in text
+    assert "it holds other values than its record says" in text
+    assert not (tmp_path / "x.safetensors").exists()
 
 
 def test_what_cannot_be_exported_says_why_in_one_line(results: Path, command: Command, tmp_path: Path) -> None:

@@ -166,9 +166,10 @@ def test_a_hostile_file_is_one_line(text: str, tmp_path: Path) -> None:
 
 
 def test_a_setting_beyond_what_json_holds_is_refused() -> None:
+    changed = config.load(ROOT / "bench.toml", [f"attacks.pgd.steps={2**60}"])
+    run = select.run_spec(changed, Selection(), "ece", 0)
     with pytest.raises(BenchError, match="beyond"):
-        config_row = config.load(ROOT / "bench.toml", [f"attacks.pgd.steps={2**60}"])
-        select.evaluations(config_row, Selection(attacks=("pgd",)), select.run_spec(config_row, Selection(), "ece", 0))
+        select.evaluations(changed, Selection(attacks=("pgd",)), run)
 
 
 @pytest.mark.parametrize("text", ["1e99999999", "1e-99999999", "1e400", "nan", "1/" + "9" * 400, "9" * 400, "1e9_9999"])

@@ -92,13 +92,28 @@ def test_a_victim_is_judged_attempt_by_attempt(
     assert judged["n_robust"] == int(robust.sum())
     assert from_text(judged["robust_bits"], len(images)).tolist() == robust.tolist()
 
-    tampered = shown[0]._replace(digest="0" * 24)
-    with pytest.raises(JobError, match="does not hold the images it should"):
-        blackbox.judge(victim, images, [tampered])
     with pytest.raises(JobError, match="missing or damaged"):
         blackbox.judge(victim, images, [shown[0]._replace(path=tmp_path / "absent")])
-    with pytest.raises(JobError, match="does not hold the images it should"):
+    with pytest.raises(JobError, match="crafted from other clean images"):
         blackbox.judge(victim, images.take(torch.arange(40, -1, -1)), shown)
+    with pytest.raises(JobError, match=r"digests differ\); moved aside as pgd-0.damaged; the same"):
+        blackbox.judge(victim, images, [shown[0]._replace(digest="0" * 24)])
+    assert not shown[0].path.exists()
+
+
+def test_images_that_changed_on_disk_are_neither_tried_nor_kept(
+    digits_ensemble: Ensemble, images: ImageSet, tmp_path: Path
+) -> None:
+    record = crafted(digits_ensemble, images, tmp_path)
+    path = tmp_path / "pgd-0.safetensors"
+    whole = path.read_bytes()
+    path.write_bytes(whole[:-4] + bytes(4))
+    shown = blackbox.Images("a", blackbox.Attempt("pgd", 0), path, record["measurements"]["files"][path.name])
+    with pytest.raises(JobError, match="damaged"):
+        blackbox.judge(digits_ensemble, images, [shown])
+    path.write_bytes(whole[:-4] + bytes(4))
+    assert crafted(digits_ensemble, images, tmp_path)["measurements"] == record["measurements"]
+    assert path.read_bytes() == whole
 
 
 def test_the_three_rates_of_a_hand_made_case() -> None:

@@ -19,7 +19,7 @@ from site_records import Writer, fill, new_database
 from sqlalchemy import delete, update
 
 from bench.cli.main import run as bench
-from bench.core import config
+from bench.core import config, tensors
 from bench.core.errors import BenchError
 from bench.jobs import select
 from bench.jobs.select import Selection
@@ -441,7 +441,10 @@ def test_sample_images_stand_beside_their_originals(db: Database, tmp_path: Path
     folder.mkdir(parents=True)
     numbers = {name: np.array(values) for name, values in
                (("labels", [3, 4]), ("clean_prediction", [3, 4]), ("adversarial_prediction", [8, 4]))}  # fmt: skip
-    save_file({"clean": clean, "adversarial": adversarial, **numbers}, folder / f"{attack}.safetensors")
+    arrays = {"clean": clean, "adversarial": adversarial, **numbers}
+    whole = folder / f"{attack}.safetensors"
+    save_file(arrays, whole, metadata=tensors.header(tensors.digest(arrays), {}))
+    (folder / "changed.safetensors").write_bytes(whole.read_bytes()[:-4] + b"\x55" * 4)
     (folder / "broken.safetensors").write_bytes(b"nothing")
     make(db, tmp_path / "site", tmp_path / "results")
     page = (tmp_path / f"site/runs/{run_id}.html").read_text()
@@ -454,6 +457,7 @@ def test_sample_images_stand_beside_their_originals(db: Database, tmp_path: Path
     assert "adversarial, predicted 8" in page
     assert "The file of samples cannot be shown" in page
     assert samples.read(folder / "missing.safetensors").fault
+    assert "other values than were written" in samples.read(folder / "changed.safetensors").fault
 
 
 def test_text_on_a_heatmap_can_be_read() -> None:

@@ -212,6 +212,8 @@ DAMAGES: dict[str, Callable[[bytes, Path], bytes]] = {
     "cut short": lambda data, _: _truncated(data),
     "one byte short": lambda data, _: data[:-1],
     "no header": lambda data, _: _no_header(data),
+    "other values": lambda data, _: data[:-1] + bytes([data[-1] ^ 1]),
+    "another epoch": lambda data, _: data.replace(b'\\"epoch\\": 2', b'\\"epoch\\": 1'),
     "noise": lambda data, _: b"noise" * 1000,
     "not ours": _foreign,
     "other shapes": _other_shapes,
@@ -240,6 +242,21 @@ def test_a_damaged_checkpoint_is_moved_aside_and_training_starts_anew(images, tm
     # Nothing of the damaged file may have found its way into the weights.
     assert same(weights(trainer), weights(undisturbed))
     assert curve(trainer) == curve(undisturbed)
+
+
+def test_a_checkpoint_of_an_older_version_is_gone_on_from_and_the_run_says_so(images, tmp_path):
+    undisturbed = make_trainer(images)
+    Ece().fit(undisturbed)
+    with pytest.raises(InterruptedEarlyError):
+        Ece().fit(make_trainer(images, tmp_path, progress=Stops(2)))
+    path = tmp_path / "checkpoint.safetensors"
+    tensors, metadata = checkpoint.load(path)
+    save_file(tensors, path, metadata={"bench": json.dumps(metadata)})
+    trainer = make_trainer(images, tmp_path)
+    Ece().fit(trainer)
+    (note,) = trainer.notes
+    assert "no digest" in note
+    assert same(weights(trainer), weights(undisturbed))
 
 
 # ---------------------------------------------------------------- several phases

@@ -113,10 +113,13 @@ def record_path(job: Job, place: Workplace) -> Path:
 
 
 def lost(job: Job, place: Workplace) -> str:
-    """What of a done job others cannot use any more; empty when all is there."""
+    """What of a done job others cannot use any more; empty when all is there and, of weights, as it was written."""
     run = job.run
     if job.evaluation is None:
-        return "" if place.weights_file(run.run_id).exists() else "its weights are gone"
+        from bench.jobs.ensembles import weights_fault
+
+        fault = weights_fault(run, place)
+        return f"its weights are {fault}" if fault else ""
     if job.evaluation.kind == "craft":
         folder = place.crafted_folder(run.run_id, job.evaluation.evaluation_id)
         files = [f"{name}-{restart}.safetensors" for name in job.evaluation.settings["attacks"]

@@ -58,11 +58,10 @@ def fingerprint(paths: list[Path]) -> list[Any]:
 
 def read(path: Path) -> Samples:
     """The pairs in a file; a file that cannot be shown says so and stops nothing."""
-    from safetensors import SafetensorError
-    from safetensors.numpy import load_file
+    from bench.core import tensors
 
     try:
-        arrays = load_file(path)
+        arrays, _, _ = tensors.read(path)
         clean, adversarial = arrays["clean"], arrays["adversarial"]
         numbers = [arrays[name] for name in ("labels", "clean_prediction", "adversarial_prediction")]
         if clean.ndim != 4 or clean.shape != adversarial.shape or clean.shape[1] not in (1, 3):
@@ -72,7 +71,9 @@ def read(path: Path) -> Samples:
         pairs = tuple(
             _pair(clean[i], adversarial[i], *(int(each[i]) for each in numbers)) for i in range(min(len(clean), SHOWN))
         )
-    except (OSError, SafetensorError, KeyError, ValueError) as error:
+    except tensors.DamagedError as error:
+        return Samples(path.stem, fault=str(error).replace(str(path), path.name))
+    except (KeyError, ValueError) as error:
         told = f"it holds no {error}" if isinstance(error, KeyError) else str(error)
         return Samples(path.stem, fault=relative(told))
     return Samples(path.stem, pairs)

@@ -1,0 +1,56 @@
+"""Files of tensors in a results folder that do not hold what was written: nothing is moved, everything is told."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from bench.core import tensors
+from bench.core.errors import BenchError
+from bench.core.files import read_json
+
+WEIGHTS = "members.safetensors"
+
+
+@dataclass(frozen=True)
+class Looked:
+    """One file: what is wrong with it (empty: nothing), and whether there was a digest to check it against."""
+
+    path: Path
+    fault: str
+    checked: bool
+
+
+def look(runs: Path, *, weights_only: bool = False) -> Iterator[Looked]:
+    """Weights, checkpoints, crafted images and samples below `runs`, each read whole; or the weights alone."""
+    pattern = f"*/{WEIGHTS}" if weights_only else "**/*.safetensors"
+    for path in sorted(runs.glob(pattern)):
+        if any(part.startswith(".") for part in path.relative_to(runs).parts):
+            continue  # remains of an import or a deletion
+        expected = _expected(path)
+        try:
+            arrays, _, sealed = tensors.read(path)
+        except BenchError as error:
+            yield Looked(path, str(error), True)
+            continue
+        differs = expected is not None and tensors.digest(arrays) != expected
+        fault = f"{path} is damaged: it holds other values than its record says (digests differ)" if differs else ""
+        yield Looked(path, fault, sealed or expected is not None)
+
+
+def _expected(path: Path) -> str | None:
+    """The digest that a record names for a file; None where there is none, or the record cannot be read."""
+    record: Any
+    try:
+        if path.name == WEIGHTS:
+            record = read_json(path.parent / "run.json").get("weights_digest")
+        elif path.parent.parent.name == "crafted":
+            evaluation = path.parents[2] / "evaluations" / f"{path.parent.name}.json"
+            record = read_json(evaluation)["measurements"]["files"].get(path.name)
+        else:
+            return None
+    except (BenchError, AttributeError, KeyError, TypeError):
+        return None  # no record yet, or one that is told as damaged elsewhere
+    return record if isinstance(record, str) else None
