@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING, ClassVar, Literal
 
 from bench.core.errors import BenchError
 from bench.core.lazy import torch
-from bench.training.gradients import cosines, loss_and_gradient
+from bench.core.settings import added
+from bench.training.gradients import TORCH_FLOOR, cosines, loss_and_gradient, pass_again
 from bench.training.method import Batch, Method
 
 if TYPE_CHECKING:
@@ -31,13 +32,22 @@ class Gal(Method):
         strength: λ, weight of the coherence term.
         noise: σ, in units of the [0, 1] pixel range.
         noise_share: probability of the noise, an image.
+        cosine_floor: "none", the paper's cosine; "product", that of the public code, which takes it of gradients
+            divided by B and keeps the product of the norms above 1e-8 (torch before 1.12); "each", that of the same
+            code under torch since, which keeps each norm above 1e-8.
+        running_statistics: "public": BatchNorm's running statistics see the batch twice, since the public code makes a
+            pass of its own for the cross-entropy; "needed": once. Training does not depend on it; predictions
+            afterwards do. Version 1 did the latter.
     """
 
+    version: ClassVar[int] = 2
     activation: ClassVar[str] = "leaky_relu"
 
     strength: float = 0.5
     noise: float = 0.045
     noise_share: float = 0.5
+    cosine_floor: Literal["none", "product", "each"] = added("none")
+    running_statistics: Literal["public", "needed"] = added("public")
 
     def __post_init__(self) -> None:
         if self.noise < 0 or not 0 <= self.noise_share <= 1:
@@ -47,10 +57,18 @@ class Gal(Method):
         """`ce`, and `coherence` times λ."""
         images = self.noisy(batch).requires_grad_()
         losses, gradients = zip(*(loss_and_gradient(m, images, batch.labels) for m in members), strict=True)
+        if self.running_statistics == "public":
+            pass_again(members, images)
         return {
             "ce": torch.stack(losses).mean() / len(batch.labels),
-            "coherence": self.strength * cosines(gradients, floor=1e-24).logsumexp(0).mean(),
+            "coherence": self.strength * self.cosine(gradients).logsumexp(0).mean(),
         }
+
+    def cosine(self, gradients: Sequence[Tensor]) -> Tensor:
+        """[pairs, B]: the signed cosine of each pair's gradients, N × [B, D]."""
+        if self.cosine_floor == "none":
+            return cosines(gradients)
+        return cosines(gradients, scale=1 / len(gradients[0]), floor=TORCH_FLOOR, each=self.cosine_floor == "each")
 
     def noisy(self, batch: Batch) -> Tensor:
         """The images, each with noise or without."""

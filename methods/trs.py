@@ -10,9 +10,14 @@ NeurIPS 2021, §3. With g_k the gradient of member k's own cross-entropy with re
     TRS       L_smooth = max over ‖x̂ − x‖∞ ≤ δ of (‖g_i(x̂)‖₂ + ‖g_j(x̂)‖₂)                       (equation 1)
 
 `terms="official"` computes what the authors' public code computes instead: gradients of the batch-mean loss, squared
-norms, cross-entropy summed over members, torch's damped cosine, norms over the clean first half and the support
+norms, cross-entropy summed over members, torch's floored cosine, norms over the clean first half and the support
 points of the second, an inner search that follows the sign of the sum of its gradients so far, training-mode
 BatchNorm everywhere. There λb's term is nearly inert: each squared norm is divided by B².
+
+The floor is no detail. torch's `cosine_similarity` divided by max(‖a‖·‖b‖, 1e-8) when the code was written, by
+max(‖a‖, 1e-8)·max(‖b‖, 1e-8) since 1.12. Of trained LeNets' gradients, divided by a batch of 128, 69 % of the pairs lie
+below the first: there the "cosine" is a dot product times 1e8, a penalty on the size of gradients. The same code gives
+the loss 3.24 under the old rule and 7.28 under the new one (`cosine_floor`).
 """
 
 from __future__ import annotations
@@ -24,7 +29,17 @@ from typing import TYPE_CHECKING, ClassVar, Literal
 
 from bench.core.errors import BenchError
 from bench.core.lazy import torch
-from bench.training.gradients import cosines, coupled, frozen_statistics, loss_and_gradient, norms, search_mode
+from bench.core.settings import added
+from bench.training.gradients import (
+    TORCH_FLOOR,
+    cosines,
+    coupled,
+    frozen_statistics,
+    loss_and_gradient,
+    norms,
+    pass_again,
+    search_mode,
+)
 from bench.training.method import Batch, Method
 
 if TYPE_CHECKING:
@@ -43,14 +58,20 @@ class CosOnly(Method):
         lambda_a: λa, weight of the mean absolute cosine over images and pairs.
         terms: "paper" or "official" (module docstring).
         ramp: share of the training over which the weights grow linearly from 0; 0 for none.
+        cosine_floor: in official terms what torch keeps from 0 in the cosine: "product", the product of the two norms,
+            as before torch 1.12 and in the authors' year; "each", each norm, as since. The paper's terms have no floor.
     """
 
     version: ClassVar[int] = 1
     lambda_a: float = 2.0
     terms: Terms = "paper"
     ramp: float = 0.2
+    cosine_floor: Literal["product", "each"] = added("product")
 
     def __post_init__(self) -> None:
+        if self.terms != "official" and self.cosine_floor != "product":
+            raise BenchError("cosine_floor is of the authors' code, the paper's cosine has no floor: leave it out, or "
+                             'set terms = "official"')  # fmt: skip
         if not 0 <= self.ramp <= 1:
             raise BenchError(f"ramp is a share of the training, from 0 to 1, not {self.ramp}")
         for name in ("lambda_a", "lambda_b"):
@@ -61,19 +82,30 @@ class CosOnly(Method):
         """`ce`, `cosine` (times λa) and, in the variants that have it, `norm` (times λb)."""
         size, official = len(batch.labels), self.terms == "official"
         weight = min(1.0, batch.progress / self.ramp) if self.ramp else 1.0
-        support = self.support_points(members, batch)
+        support = self.support_points(members, batch) if self.searches_first else None
         images = batch.images.detach().requires_grad_()
         losses, gradients = zip(*(loss_and_gradient(m, images, batch.labels) for m in members), strict=True)
         cross_entropy = torch.stack(losses).sum() / size
-        cosine = cosines(gradients, scale=1 / size if official else 1.0, floor=1e-8 if official else 1e-24)
         terms = {
             "ce": cross_entropy if official else cross_entropy / len(members),
-            "cosine": self.lambda_a * weight * cosine.abs().mean(),
+            "cosine": self.lambda_a * weight * self.cosine(gradients).abs().mean(),
         }
         smooth = self.smoothness(members, batch, gradients, support)
         if smooth is not None:
             terms["norm"] = weight * smooth
         return terms
+
+    def cosine(self, gradients: Sequence[Tensor]) -> Tensor:
+        """[pairs, B]: the signed cosine of each pair's gradients, N × [B, D]; in official terms with torch's floor."""
+        if self.terms == "official":
+            scale = 1 / len(gradients[0])
+            return cosines(gradients, scale=scale, floor=TORCH_FLOOR, each=self.cosine_floor == "each")
+        return cosines(gradients)
+
+    @property
+    def searches_first(self) -> bool:
+        """Whether support points are searched before the pass over the clean batch."""
+        return True
 
     def support_points(self, members: Sequence[nn.Module], batch: Batch) -> Tensor | None:
         """Where the norm term is taken, when not at the images themselves."""
@@ -127,9 +159,14 @@ class Trs(CosL2):
         delta_start: δ in the first epoch, in [0, 1] units of the image; it grows linearly with the epoch,
             δ0 + (δM − δ0)·epoch/epochs, epochs counted from 0: δM is never quite reached.
         delta_end: δM.
-        steps: sign steps of the inner search, each δ/3, from a uniform random start, clipped to [0, 1].
+        steps: sign steps of the inner search, from a uniform random start, clipped to [0, 1].
         support: "shared": one x̂ per image that maximises the sum over all members; "pair": one for each pair.
         support_fraction: share of the batch whose x̂ is searched; the norm term is averaged over those images.
+        rel_step: length of a sign step as a share of δ, above 0; 1/3 in the authors' code (the paper's I.5 varies it).
+        running_statistics: which passes BatchNorm's running statistics see, and in which order. "needed": those that
+            the terms need, the search first. "public", for official terms: those of the authors' code: the clean batch,
+            the search, the mixed batch, and the clean batch once more, by which that code watches its accuracy.
+            Training does not depend on it; predictions afterwards do.
     """
 
     delta_start: float = 0.1
@@ -137,6 +174,8 @@ class Trs(CosL2):
     steps: int = 6
     support: Literal["shared", "pair"] = "shared"
     support_fraction: float = 0.5
+    rel_step: float = added(1 / 3)
+    running_statistics: Literal["needed", "public"] = added("needed")
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -144,9 +183,26 @@ class Trs(CosL2):
             raise BenchError(f"support_fraction is a share of the batch, in (0, 1], not {self.support_fraction}")
         if self.steps < 1 or self.delta_start < 0 or self.delta_end < 0:
             raise BenchError("steps is at least 1, delta_start and delta_end are at least 0")
+        if self.rel_step <= 0:
+            raise BenchError(f"rel_step, the search's step as a share of δ, is above 0, not {self.rel_step}")
+        if self.running_statistics == "public" and self.terms != "official":
+            raise BenchError('running_statistics = "public" is of the authors\' code: leave it out, or set '
+                             'terms = "official"')  # fmt: skip
         if self.terms == "official" and (self.support != "shared" or self.support_fraction != 0.5):
             raise BenchError('terms = "official" shares the support points and searches half of the batch: leave '
                              'support = "shared" and support_fraction = 0.5')  # fmt: skip
+
+    def loss(self, members: Sequence[nn.Module], batch: Batch) -> dict[str, Tensor]:
+        """`ce`, `cosine` (times λa) and `norm` (times λb)."""
+        terms = super().loss(members, batch)
+        if self.running_statistics == "public":
+            pass_again(members, batch.images)
+        return terms
+
+    @property
+    def searches_first(self) -> bool:
+        """The authors' code searches after its pass over the clean batch."""
+        return self.running_statistics != "public"
 
     def support_points(self, members: Sequence[nn.Module], batch: Batch) -> Tensor:
         """[S, P, C, H, W]: for S groups of members (one, or each pair) the P searched points.
@@ -163,7 +219,8 @@ class Trs(CosL2):
         self, members: Sequence[nn.Module], batch: Batch, gradients: Sequence[Tensor], support: Tensor | None
     ) -> Tensor:
         """λb times the pair average of the norms at the support points."""
-        assert support is not None
+        if support is None:
+            support = self.support_points(members, batch)
         searched = support.shape[1]
         if self.terms == "official":
             values = []
@@ -193,6 +250,7 @@ class Trs(CosL2):
         low, high = (images - radius).clamp_min(0), (images + radius).clamp_max(1)
         points = (images + batch.uniform(images, radius)).clamp(0, 1)
         total = torch.zeros_like(points)
+        length = radius / (1 / self.rel_step)  # for 1/3 bit by bit the δ/3 that it was before it could be set
         with search_mode(members, statistics=official):
             for _ in range(self.steps):
                 points.requires_grad_()
@@ -200,5 +258,5 @@ class Trs(CosL2):
                 (gradient,) = torch.autograd.grad(torch.stack(ascended).sum(), points)
                 # The authors' code never clears its buffer: step k follows the sum of the gradients so far.
                 total = total + gradient if official else gradient
-                points = (points.detach() + radius / 3 * total.sign()).clamp(low, high)
+                points = (points.detach() + length * total.sign()).clamp(low, high)
         return points.detach()

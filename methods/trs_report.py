@@ -10,7 +10,7 @@ from bench.core.errors import BenchError
 from bench.core.lazy import torch
 from bench.methods.trs import CosL2
 from bench.training.adversary import dropout, linear, pgd
-from bench.training.gradients import cosines, frozen_statistics, loss_and_gradient
+from bench.training.gradients import frozen_statistics, loss_and_gradient
 from bench.training.method import Batch
 
 if TYPE_CHECKING:
@@ -84,12 +84,10 @@ class TrsReport(CosL2):
         losses, gradients = zip(*(loss_and_gradient(m, images, labels) for m in members), strict=True)
         with frozen_statistics(members):
             attacked, steep = zip(*(loss_and_gradient(m, mixed, labels) for m in members), strict=True)
-        official = self.terms == "official"
-        cosine = cosines(gradients, scale=1 / size if official else 1.0, floor=1e-8 if official else 1e-24)
         norm = self.pair_average(torch.stack([self.magnitude(g) for g in steep])).mean()
         return {
             "ce": torch.stack(attacked if self.attacked_cross_entropy else losses).sum() / size,
-            "cosine": self.lambda_a * weight * cosine.abs().mean(),
+            "cosine": self.lambda_a * weight * self.cosine(gradients).abs().mean(),
             "norm": self.lambda_b * weight * norm,
         }
 

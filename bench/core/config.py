@@ -17,7 +17,17 @@ from bench.core import registry
 from bench.core.errors import LONGEST, BenchError, unknown_name
 from bench.core.numbers import IMAGES, shown
 from bench.core.settings import explain
-from bench.core.specs import AttackRows, BlackboxSpec, Config, MethodSpec, Precision, RecipeSpec, Spec, Training
+from bench.core.specs import (
+    BY_MEMBERS,
+    AttackRows,
+    BlackboxSpec,
+    Config,
+    MethodSpec,
+    Precision,
+    RecipeSpec,
+    Spec,
+    Training,
+)
 
 PACKAGE = Path(__file__).resolve().parent.parent
 FILE_BYTES = 1 << 20
@@ -239,12 +249,23 @@ def _apply(table: dict[str, Any], everywhere: dict[str, dict[str, Any]], change:
         if not isinstance(node, dict):
             raise BenchError(f"--set {key}: {'.'.join(parts[: depth + 1])} is a value, not a table")
     if parts[0] == "methods" and len(parts) == 3:
-        # What was typed wins over what the file says for single data sets.
+        # What was typed wins over what the file says for single data sets and numbers of members.
         own = node.get("datasets")
         for settings in own.values() if isinstance(own, dict) else ():
-            if isinstance(settings, dict):
-                settings.pop(parts[2], None)
+            _drop(settings, parts[2])
+    elif parts[0] == "methods" and len(parts) == 5 and parts[2] == "datasets":
+        _drop(node, parts[4])
     node[parts[-1]] = value
+
+
+def _drop(settings: Any, name: str) -> None:
+    """Take a setting out of a method's table for a data set, and out of its tables for numbers of members."""
+    tables = [settings]
+    if isinstance(settings, dict) and isinstance(settings.get(BY_MEMBERS), dict):
+        tables += settings[BY_MEMBERS].values()
+    for table in tables:
+        if isinstance(table, dict):
+            table.pop(name, None)
 
 
 def _known_keys(everywhere: dict[str, dict[str, Any]]) -> None:

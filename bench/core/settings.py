@@ -6,7 +6,7 @@ import dataclasses
 import math
 from collections.abc import Mapping
 from functools import cache
-from typing import Any, TypeVar, cast
+from typing import Any, TypeVar
 
 from pydantic import TypeAdapter, ValidationError
 from pydantic.errors import PydanticUserError
@@ -27,7 +27,7 @@ def added(default: T) -> T:
     `default` is what was done before, and what every record without the setting says: it never changes. At that value
     the setting is in no record and in no id, so results from before it stay current.
     """
-    return cast(T, dataclasses.field(default=default, metadata={ADDED: True}))
+    return dataclasses.field(default=default, metadata={ADDED: True})
 
 
 def build(plugin: type[Any], settings: dict[str, Any], where: str) -> Any:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, field_validator, model_validator
 
 from bench.core.numbers import BATCH, BUDGET, EPOCHS, IMAGES, MEMBERS, MOST, parse_number
 from bench.core.precision import Precision as Precision
@@ -16,6 +16,7 @@ from bench.core.precision import Precision as Precision
 Budget = Annotated[float, BeforeValidator(parse_number), Field(ge=0, le=BUDGET, allow_inf_nan=False)]
 Budgets = Annotated[tuple[Budget, ...], Field(max_length=MOST)]
 Settings = dict[str, Any]
+BY_MEMBERS = "by_members"
 
 
 class Spec(BaseModel):
@@ -71,7 +72,10 @@ class ModelSpec(_WithSettings):
 
 
 class MethodSpec(_WithSettings):
-    """`[methods.NAME]`: a configured method; `datasets.D` holds what differs on one data set."""
+    """`[methods.NAME]`: a configured method; `datasets.D` holds what differs on one data set.
+
+    `datasets.D.by_members` holds what differs there for a number of members: `by_members = { 5 = { eps = 0.05 } }`.
+    """
 
     plugin: str
     title: str = ""
@@ -79,6 +83,24 @@ class MethodSpec(_WithSettings):
     paper: bool = Field(False, description="a column of the paper's Table 1")
     published: str | None = Field(None, description="column of the published table to stand beside; own name if paper")
     datasets: dict[str, Settings] = Field(default_factory=dict)
+
+    @field_validator("datasets")
+    @classmethod
+    def _by_members(cls, datasets: dict[str, Settings]) -> dict[str, Settings]:
+        for name, own in datasets.items():
+            tables = own.get(BY_MEMBERS, {})
+            if not isinstance(tables, dict) or not all(
+                key.isdecimal() and isinstance(table, dict) for key, table in tables.items()
+            ):
+                told = f"{name}.{BY_MEMBERS} takes a table for each number of members, such as 5 = {{ eps = 0.05 }}"
+                raise ValueError(f"{told}, not {tables!r:.80}")
+        return datasets
+
+    def settings_on(self, dataset: str, members: int) -> Settings:
+        """What the file says of the plug-in's settings on a data set, for this number of members."""
+        own = dict(self.datasets.get(dataset, {}))
+        by_members = own.pop(BY_MEMBERS, {})
+        return {**self.settings, **own, **by_members.get(str(members), {})}
 
     def published_as(self, name: str) -> str | None:
         """The column of the published tables that this method, configured as `name`, is compared with."""

@@ -94,9 +94,6 @@ def run_spec(
     recipe, chain = resolved_recipe(loaded, selection.recipe, selection.dataset)
     spec = config.methods[method]
     plugin = registry.load("methods", spec.plugin)
-    raw = {**spec.settings, **spec.datasets.get(selection.dataset, {})}
-    instance = settings.build(plugin, raw, f"methods.{method}")
-
     model = selection.model or recipe.model
     if model is None:
         raise BenchError(f"recipe {selection.recipe!r} names no model for {selection.dataset}; give --model")
@@ -107,6 +104,7 @@ def run_spec(
     if type(members) is not int or not plugin.minimum_members <= members <= MEMBERS:
         least = plugin.minimum_members
         raise BenchError(f"{method} needs at least {least} members and takes {MEMBERS:,}, not {shown(members)}")
+    instance = settings.build(plugin, spec.settings_on(selection.dataset, members), f"methods.{method}")
     table = {**recipe.training, **own, **loaded.training}
     try:
         training = Training.model_validate(table)

@@ -1,8 +1,8 @@
 """The training step of the public TRS code, written again from its description: what ours is timed against.
 
 As there: everything eager and in training mode; the inner search builds parameter gradients that nobody reads and never
-clears its buffer; each term makes its own passes, so the clean half of the batch is differentiated twice; pairs
-(0,1), (0,2), (1,2) are written out, so there are three members.
+clears its buffer; each term makes its own passes, so the clean half of the batch is differentiated twice; a last pass
+over the clean batch watches the accuracy; pairs (0,1), (0,2), (1,2) are written out, so there are three members.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from bench.methods.trs import Trs
 from bench.training.method import Batch
 
 PAIRS = ((0, 1), (0, 2), (1, 2))
-FLOOR = 1e-8  # torch's cosine_similarity of that time: dot / max(‖a‖·‖b‖, 1e-8)
+FLOOR = 1e-8
 
 
 @dataclass(frozen=True)
@@ -38,25 +38,31 @@ class AuthorsStep:
         """Update the members; the value of the loss before the update, a scalar."""
         size = len(batch.labels)
         half = size // 2
-        points = self.search(batch, batch.images[half:], batch.labels[half:])
-
         images = batch.images.clone().requires_grad_()
         cross_entropy, gradients = self.differentiate(images, batch.labels)
         cosine: Tensor | float = 0.0
         for i, j in PAIRS:
-            dot = (gradients[i] * gradients[j]).sum(1)
-            lengths = gradients[i].norm(dim=1) * gradients[j].norm(dim=1)
-            cosine = cosine + (dot / lengths.clamp_min(FLOOR)).abs().mean() / 3
+            cosine = cosine + self.cosine(gradients[i], gradients[j]).abs().mean() / 3
 
+        points = self.search(batch, batch.images[half:], batch.labels[half:])
         mixed = torch.cat([batch.images[:half], points]).requires_grad_()
         _, steep = self.differentiate(mixed, batch.labels)
         smooth = 2 * torch.stack([gradient.square().sum(1).mean() for gradient in steep]).sum() / 3
 
         loss = torch.stack(cross_entropy).sum() + self.settings.lambda_a * cosine + self.settings.lambda_b * smooth
+        for member in self.members:
+            member(images)
         self.optimizer.zero_grad()
         loss.backward()  # type: ignore[no-untyped-call]
         self.optimizer.step()
         return loss.detach()
+
+    def cosine(self, a: Tensor, b: Tensor) -> Tensor:
+        """[B] of gradients [B, D], as torch's `cosine_similarity` gives it: of today, or of before 1.12."""
+        if self.settings.cosine_floor == "each":
+            return torch.nn.functional.cosine_similarity(a, b, eps=FLOOR)
+        lengths: Tensor = a.norm(dim=1) * b.norm(dim=1)
+        return (a * b).sum(1) / lengths.clamp_min(FLOOR)
 
     def differentiate(self, images: Tensor, labels: Tensor) -> tuple[list[Tensor], list[Tensor]]:
         """Each member's mean cross-entropy, and its gradients [B, D] with respect to the images."""
@@ -79,5 +85,5 @@ class AuthorsStep:
             torch.stack([gradient.square().sum() for gradient in gradients]).sum().backward()  # type: ignore[no-untyped-call]
             assert points.grad is not None
             with torch.no_grad():
-                points.copy_((points + radius / 3 * points.grad.sign()).clamp(low, high))
+                points.copy_((points + radius * trs.rel_step * points.grad.sign()).clamp(low, high))
         return points.detach()

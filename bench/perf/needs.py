@@ -55,9 +55,11 @@ def needs(method: Method, *, members: int, size: int, coupled: bool) -> list[Nee
 
     Args:
         coupled: whether images of a batch act on one another (BatchNorm in training mode). Without it a gradient at
-            a clean image that one term has computed serves another term too.
+            a clean image that one term has computed serves another term too; with it, passes that are made for the
+            running statistics alone count as well.
     """
     n, b = members, size
+    public = coupled and getattr(method, "running_statistics", "needed") == "public"
     if isinstance(method, TrsReport):
         attacked = b - b // 2
         return [
@@ -66,11 +68,12 @@ def needs(method: Method, *, members: int, size: int, coupled: bool) -> list[Nee
             Need(n, "second", b if coupled or method.dropout else attacked),  # dropout: each pass draws its own units
         ]
     if isinstance(method, Trs):
-        return _trs(method, n, b, coupled)
+        return _trs(method, n, b, coupled) + ([Need(n, "forward", b)] if public else [])
     if isinstance(method, (CosOnly, Gal)):  # and Cos-ℓ2: the norms are those of the cosine's gradients
-        return [Need(n, "second", b)]
+        return [Need(n, "second", b)] + ([Need(n, "forward", b)] if public else [])
     if isinstance(method, Dverge):
-        return [Need(n, "target", b), Need(n * method.steps, "features", b), Need(n * (n - 1), "train", b)]
+        targets = n * method.steps if public else n
+        return [Need(targets, "target", b), Need(n * method.steps, "features", b), Need(n * (n - 1), "train", b)]
     if isinstance(method, AtEnsemble):
         return [Need(n * method.steps, "images", b), Need(n, "train", b)]
     if isinstance(method, AtPgdLinf):

@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from torch import Tensor, nn
 
 TINY = 1e-12  # floor of a per-sample gradient norm; far below any gradient that matters
+TORCH_FLOOR = 1e-8  # eps of torch's cosine_similarity
 
 
 def loss_and_gradient(
@@ -69,20 +70,26 @@ def norms(gradients: Tensor) -> Tensor:
     return (gradients.square().sum(1) + TINY**2).sqrt()
 
 
-def cosines(gradients: Sequence[Tensor], *, scale: float = 1.0, floor: float = TINY**2) -> Tensor:
-    """Signed cosine of each pair of members: [pairs, B] from N gradients [B, D].
+def cosines(gradients: Sequence[Tensor], *, scale: float = 1.0, floor: float = TINY**2, each: bool = False) -> Tensor:
+    """Signed cosine of each pair of members: [pairs, B] from N gradients [B, D], taken of the gradients times `scale`.
 
-    Computed as dot / max(‖a‖·‖b‖, floor) on the gradients times `scale`, as torch's `cosine_similarity` did when the
-    TRS paper was written; today's bounds each norm by itself.
+    Computed as dot / max(‖a‖·‖b‖, floor), as torch's `cosine_similarity` did before 1.12. Below the floor the lengths
+    are no part of the gradient.
+
+    Args:
+        floor: of the product of the norms; of each norm with `each`.
+        each: dot / (max(‖a‖, floor)·max(‖b‖, floor)), as torch does since 1.12. Also below the floor the lengths are
+            part of the gradient: only their values are raised.
     """
     scaled = [gradient * scale for gradient in gradients] if scale != 1.0 else list(gradients)
     lengths = [norms(gradient) for gradient in scaled]
-    return torch.stack(
-        [
-            (scaled[i] * scaled[j]).sum(1) / (lengths[i] * lengths[j]).clamp_min(floor)
-            for i, j in combinations(range(len(scaled)), 2)
-        ]
-    )
+    pairs = list(combinations(range(len(scaled)), 2))
+    if each:
+        with torch.no_grad():
+            raised = [(floor - length).clamp_min(0) for length in lengths]
+        units = [g / (n + more).unsqueeze(1) for g, n, more in zip(scaled, lengths, raised, strict=True)]
+        return torch.stack([(units[i] * units[j]).sum(1) for i, j in pairs])
+    return torch.stack([(scaled[i] * scaled[j]).sum(1) / (lengths[i] * lengths[j]).clamp_min(floor) for i, j in pairs])
 
 
 @contextlib.contextmanager
@@ -106,8 +113,7 @@ def search_mode(members: Sequence[nn.Module], *, statistics: bool = False) -> It
 @contextlib.contextmanager
 def frozen_statistics(members: Sequence[nn.Module]) -> Iterator[None]:
     """Inside: forward passes in training mode do not move BatchNorm's running statistics."""
-    kinds = torch.nn.modules.batchnorm._BatchNorm
-    layers = [m for member in members for m in member.modules() if isinstance(m, kinds) and m.track_running_stats]
+    layers = _tracking(members)
     for layer in layers:
         layer.track_running_stats = False
     try:
@@ -115,3 +121,24 @@ def frozen_statistics(members: Sequence[nn.Module]) -> Iterator[None]:
     finally:
         for layer in layers:
             layer.track_running_stats = True
+
+
+def tracks_statistics(member: nn.Module) -> bool:
+    """Whether a pass in training mode moves running statistics of BatchNorm."""
+    return bool(_tracking([member]))
+
+
+def pass_again(members: Sequence[nn.Module], images: Tensor) -> None:
+    """A pass in training mode that nothing is computed from, as public codes make some: it moves running statistics.
+
+    Networks that have none are not asked.
+    """
+    with torch.no_grad():
+        for member in members:
+            if tracks_statistics(member):
+                member(images)
+
+
+def _tracking(members: Sequence[nn.Module]) -> list[nn.modules.batchnorm._BatchNorm]:
+    kinds = torch.nn.modules.batchnorm._BatchNorm
+    return [m for member in members for m in member.modules() if isinstance(m, kinds) and m.track_running_stats]

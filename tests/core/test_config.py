@@ -47,6 +47,31 @@ def test_a_data_sets_value_wins_over_the_general_one_and_the_command_line_over_b
     assert resolved("methods.trs.datasets.cifar10.delta_end=0.5", dataset="cifar10").settings["delta_end"] == 0.5
 
 
+def eps_of(*changes: str, dataset: str = "cifar10", members: int | None = None) -> float:
+    loaded = config.load(ROOT / "bench.toml", changes)
+    selection = Selection(dataset=dataset, recipe="quick", members=members)
+    found = select.run_spec(loaded, selection, "dverge", 0).settings["eps"]
+    assert isinstance(found, float)
+    return found
+
+
+def test_a_number_of_members_has_settings_of_its_own_which_the_record_tells() -> None:
+    assert [eps_of(members=members) for members in (None, 3, 5, 8)] == [0.07, 0.07, 0.05, 0.07]
+    assert eps_of(dataset="mnist", members=5) == 0.35
+    own = "methods.dverge.datasets.cifar10"
+    for change in ("methods.dverge.eps=0.1", f"{own}.eps=0.1", f"{own}.by_members.5.eps=0.1"):
+        assert eps_of(change, members=5) == 0.1
+    assert eps_of(f"{own}.by_members.8.eps=0.02", members=8) == 0.02
+    assert "by_members" not in resolved(method="dverge", dataset="cifar10").settings
+
+
+@pytest.mark.parametrize("value", ["5", "[1]", "{five={eps=0.1}}", "{5=0.1}"])
+def test_settings_of_a_number_of_members_are_tables_by_number(value: str) -> None:
+    with pytest.raises(BenchError, match="a table for each number of members") as told:
+        config.load(ROOT / "bench.toml", [f"methods.dverge.datasets.cifar10.by_members={value}"])
+    assert "\n" not in str(told.value)
+
+
 def test_training_given_on_the_command_line_wins_over_recipe_and_method() -> None:
     assert resolved(method="ece", dataset="cifar10").training.optimizer == "sgd"
     run = resolved("training.optimizer=adam", "training.lr=5e-4", method="ece", dataset="cifar10")

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import copy
 from collections import Counter
 
 import pytest
@@ -11,7 +13,7 @@ from torch import nn
 from bench.baselines.dverge import Dverge
 from bench.core.errors import BenchError
 from bench.models.digits_cnn import DigitsCNN
-from bench.models.features import capture, features_at, pre_activation_points
+from bench.models.features import LOGITS, capture, features_at, pre_activation_points
 from bench.models.lenet import LeNet
 from bench.models.resnet import CifarResNet
 
@@ -107,6 +109,96 @@ def test_the_search_moves_running_statistics_up_to_its_layer_only(name):
     assert moved == {"bn.running_mean", "stage1.0.bn1.running_mean", "stage1.0.bn2.running_mean",
                      "stage2.0.bn1.running_mean"}  # fmt: skip
     assert all(parameter.requires_grad for parameter in member.parameters())
+
+
+def public_distillation(member, layer, images, targets, eps, steps=10):
+    """The public code's loop, written from its description: both images pass the member in each step, x_t second."""
+    x, total = images.clone(), torch.zeros_like(images)
+    for _ in range(steps):
+        x = x.detach().requires_grad_()
+        with capture(member, [layer]) as features, contextlib.suppress(_Stop), stopping(member, layer):
+            member(x)
+        found = features[layer]
+        with torch.no_grad(), capture(member, [layer]) as features, contextlib.suppress(_Stop), stopping(member, layer):
+            member(targets)
+        distance = torch.nn.MSELoss()(found, features[layer])
+        (gradient,) = torch.autograd.grad(distance, x)
+        total = total + gradient / gradient.flatten(1).norm(1, dim=1).view(-1, 1, 1, 1)
+        x = x.detach() - eps / steps * total.sign()
+        x = torch.max(torch.min(x, images + eps), images - eps).clamp(0, 1)
+    return x
+
+
+class _Stop(Exception):  # noqa: N818 - no error
+    pass
+
+
+@contextlib.contextmanager
+def stopping(member, layer):
+    """The pass ends where the features are read, as that of the public networks does."""
+
+    def stop(*_):
+        raise _Stop
+
+    part = member if layer == LOGITS else member.get_submodule(layer)
+    handle = part.register_forward_hook(stop) if layer == LOGITS else part.register_forward_pre_hook(stop)
+    try:
+        yield
+    finally:
+        handle.remove()
+
+
+def buffers(member):
+    return {name: buffer.clone() for name, buffer in member.named_buffers()}
+
+
+@pytest.mark.parametrize("layer", ["relu", "stage1.0.relu1", "stage2.0.relu2", "logits"])
+def test_running_statistics_move_as_in_the_public_code_and_the_images_do_not_depend_on_it(layer):
+    member, images, targets = network("resnet")
+    theirs, before = copy.deepcopy(member), copy.deepcopy(member)
+    z = Dverge(eps=0.1).distil(member, layer, images, targets)
+    assert torch.equal(z, Dverge(eps=0.1, running_statistics="needed").distil(before, layer, images, targets))
+    assert torch.allclose(z, public_distillation(theirs, layer, images, targets, 0.1), atol=1e-6)
+    assert int(member.bn.num_batches_tracked) == 20
+    assert int(before.bn.num_batches_tracked) == 11  # version 1
+    for (name, got), want in zip(buffers(member).items(), buffers(theirs).values(), strict=True):
+        assert torch.allclose(got, want, rtol=1e-5, atol=1e-7), name
+    assert not torch.allclose(member.bn.running_mean, before.bn.running_mean, rtol=1e-2)
+
+
+@pytest.mark.parametrize("passes", ["public", "needed"])
+def test_a_step_has_the_bits_of_version_1_where_there_is_no_batch_normalisation(small, passes):
+    torch.manual_seed(5)
+    members = [DigitsCNN(dropout=0.3).build(shape=(1, 8, 8), classes=10) for _ in range(3)]
+    images, others, labels = torch.rand(6, 1, 8, 8), torch.rand(6, 1, 8, 8), torch.arange(6)
+    torch.manual_seed(6)
+    terms = Dverge(eps=0.2, running_statistics=passes).loss(members, small.batch(images, labels, others=others))
+    gradients = torch.autograd.grad(terms["distilled"], [p for member in members for p in member.parameters()])
+    torch.manual_seed(6)
+    expected = version_1(members, images, labels, others, Dverge().layer(members[0], small.batch(images, labels)))
+    assert torch.equal(terms["distilled"], expected)
+    wanted = torch.autograd.grad(expected, [p for member in members for p in member.parameters()])
+    assert all(torch.equal(got, want) for got, want in zip(gradients, wanted, strict=True))
+
+
+def version_1(members, images, labels, others, layer):
+    """DVERGE's loss as it was before x_t was passed in each step."""
+    distilled = []
+    for member in members:
+        low, high = (images - 0.2).clamp_min(0), (images + 0.2).clamp_max(1)
+        points, direction = images, torch.zeros_like(images)
+        with torch.no_grad():
+            wanted = features_at(member, layer, others)
+        for _ in range(10):
+            points.requires_grad_()
+            distance = torch.nn.functional.mse_loss(features_at(member, layer, points), wanted)
+            (gradient,) = torch.autograd.grad(distance, points)
+            direction = direction + gradient / gradient.flatten(1).abs().sum(1).clamp_min(1e-12).view(-1, 1, 1, 1)
+            points = (points.detach() - 0.2 / 10 * direction.sign()).clamp(low, high)
+        distilled.append(points.detach())
+    cross_entropy = torch.nn.functional.cross_entropy
+    losses = [cross_entropy(m(distilled[j]), labels) for i, m in enumerate(members) for j in range(3) if i != j]
+    return torch.stack(losses).sum()
 
 
 def test_a_layer_an_epoch_drawn_uniformly(small):

@@ -239,10 +239,25 @@ def test_the_configured_names_are_what_the_reference_says():
 # ---------------------------------------------------------------- the authors' public code, difference by difference
 
 
+def cosine_of_then(a: Tensor, b: Tensor) -> Tensor:
+    """torch's `cosine_similarity` before 1.12: the product of the squared norms is kept above 1e-8 squared."""
+    return (a * b).sum(1) / ((a * a).sum(1) * (b * b).sum(1)).clamp_min(1e-8**2).sqrt()
+
+
+def cosine_of_today(a: Tensor, b: Tensor) -> Tensor:
+    return functional.cosine_similarity(a, b, dim=1, eps=1e-8)
+
+
+COSINES = {"product": cosine_of_then, "each": cosine_of_today}
+
+
 def authors_step(
     members: Sequence[nn.Module], x: Tensor, y: Tensor, start: Tensor, *, method: Any, epoch: int, epochs: int
 ) -> dict[str, Tensor]:
-    """One loss of the authors' code for three members, written from the table of its differences (rows 1–9)."""
+    """One loss of the authors' code for three members, written from the table of its differences (rows 1–9).
+
+    All passes are made as there, in that order: running statistics depend on it.
+    """
     delta = method.delta_start + (method.delta_end - method.delta_start) * epoch / epochs  # row 9
     half = len(y) // 2
     criterion = nn.CrossEntropyLoss()  # row 1: mean over the batch
@@ -250,6 +265,9 @@ def authors_step(
     def gradients(points: Tensor, labels: Tensor) -> tuple[list[Tensor], list[Tensor]]:
         losses = [criterion(member(points), labels) for member in members]  # row 8: training mode throughout
         return losses, [torch.autograd.grad(loss, points, create_graph=True)[0].flatten(1) for loss in losses]
+
+    losses, (a, b, c) = gradients(x.clone().requires_grad_(), y)
+    cosine = sum(COSINES[method.cosine_floor](u, v).abs() for u, v in ((a, b), (a, c), (b, c))) / 3
 
     second, labels = x[half:], y[half:]
     point = (second + start).clamp(0, 1).detach().requires_grad_()
@@ -261,11 +279,11 @@ def authors_step(
     for member in members:
         member.zero_grad(set_to_none=True)
 
-    losses, (a, b, c) = gradients(x.clone().requires_grad_(), y)
-    cosine = sum(functional.cosine_similarity(u, v, dim=1, eps=1e-8).abs() for u, v in ((a, b), (a, c), (b, c))) / 3
     mixed = torch.cat([x[:half], point.detach()]).requires_grad_()  # rows 5 and 6
     _, g = gradients(mixed, y)
     squares = [(gradient**2).sum(1) for gradient in g]  # row 2
+    for member in members:
+        member(x)  # the accuracy is watched, in training mode
     return {
         "ce": losses[0] + losses[1] + losses[2],  # row 3
         "cosine": method.lambda_a * cosine.mean(),
@@ -273,14 +291,18 @@ def authors_step(
     }
 
 
+@pytest.mark.parametrize("floor", COSINES)
+@pytest.mark.parametrize("flatness", [1.0, 1e-3])
 @pytest.mark.parametrize("epoch", [0, 7])
 @pytest.mark.parametrize(
     ("build", "shape", "size"),
     [(resnet, (3, 16, 16), 12), (padded_resnet, (3, 16, 16), 12), (cnn, (1, 8, 8), 13)],
 )
-def test_official_terms_equal_the_authors_code(build, shape, size, epoch):
-    method = configured("trs_official", "cifar10" if shape[0] == 3 else "mnist")
+def test_official_terms_equal_the_authors_code(build, shape, size, epoch, flatness, floor):
+    method = configured("trs_official", "cifar10" if shape[0] == 3 else "mnist", cosine_floor=floor)
     nets = networks(build, 3)
+    for net in nets:
+        net[-1].weight.data *= flatness
     theirs = copy.deepcopy(nets)
     batch = make_batch(*random_images(size, shape), epoch=epoch)
     ours = method.loss(nets, batch)
@@ -295,11 +317,55 @@ def test_official_terms_equal_the_authors_code(build, shape, size, epoch):
     mine = torch.autograd.grad(sum(ours.values()), parameters)
     for got, want in zip(mine, torch.autograd.grad(sum(expected.values()), counterparts), strict=True):
         assert torch.allclose(got, want, rtol=1e-5, atol=1e-7)
-    # Row 8: the running statistics have moved, six times in the search, for the clean batch and for the mixed one.
+    # Row 8: the running statistics have moved: clean batch, six times in the search, mixed batch, clean batch again.
     for got, want in zip([b for n in nets for b in n.buffers()], [b for n in theirs for b in n.buffers()], strict=True):
-        assert torch.allclose(got, want)
+        assert torch.allclose(got, want, rtol=1e-9)
     if build is resnet:
-        assert int(nets[0].bn.num_batches_tracked) == int(nets[0].stage2[0].shortcut.bn.num_batches_tracked) == 8
+        assert int(nets[0].bn.num_batches_tracked) == int(nets[0].stage2[0].shortcut.bn.num_batches_tracked) == 9
+
+
+@pytest.mark.parametrize("build", [resnet, cnn])
+def test_the_passes_that_are_only_watched_change_no_gradient(build):
+    shape = (3, 16, 16) if build is resnet else (1, 8, 8)
+    made = []
+    for name in ("needed", "public"):
+        nets = networks(build, 3)
+        terms = configured("trs_official", running_statistics=name).loss(nets, make_batch(*random_images(9, shape)))
+        gradients = torch.autograd.grad(sum(terms.values()), [p for net in nets for p in net.parameters()])
+        made.append([*terms.values(), *gradients])
+    assert all(torch.equal(one, other) for one, other in zip(*made, strict=True))
+
+
+@pytest.mark.parametrize("size", [1.0, 1e-4, 1e-6])
+@pytest.mark.parametrize("floor", COSINES)
+def test_floored_cosines_and_their_gradients_are_those_of_torch(floor, size):
+    g = generator("floors")
+    first, second = (torch.randn(40, 30, generator=g, dtype=torch.float64) * size for _ in range(2))
+    second *= 10.0 ** torch.linspace(-4, 4, 40, dtype=torch.float64).unsqueeze(1)  # pairs on both sides of a floor
+    made = []
+    for work in (
+        lambda a, b: cosines([a, b], floor=1e-8, each=floor == "each")[0],
+        COSINES[floor],
+    ):
+        a, b = first.clone().requires_grad_(), second.clone().requires_grad_()
+        value = work(a, b)
+        made.append((value.detach(), *torch.autograd.grad(value.abs().sum(), (a, b))))
+    for got, want in zip(*made, strict=True):
+        assert torch.allclose(got, want, rtol=1e-5, atol=0)  # ours smooth the norms by 1e-12
+
+
+def test_the_two_floors_are_two_methods_on_flat_images():
+    nets, (x, y) = networks(smooth, 3), random_images(64, (1, 8, 8), classes=4)
+    for net in nets:
+        net[-1].weight.data *= 1e-2
+    then, today = (
+        CosOnly(lambda_a=1, ramp=0, terms="official", cosine_floor=floor).loss(nets, make_batch(x, y))["cosine"]
+        for floor in ("product", "each")
+    )
+    assert float(then.detach()) < 0.5 * float(today.detach())
+    parameters = [p for net in nets for p in net.parameters()]
+    below, above = (torch.cat([g.flatten() for g in torch.autograd.grad(term, parameters)]) for term in (then, today))
+    assert float((below - above).norm()) > 0.5 * float(above.norm())
 
 
 def test_the_official_norm_term_is_divided_by_the_square_of_the_batch_size():
@@ -468,6 +534,27 @@ def test_delta_grows_with_the_epoch_and_never_quite_reaches_its_end():
         assert 0.97 * expected < float(batch.starts[0].abs().max()) <= expected
 
 
+@pytest.mark.parametrize("share", [1 / 3, 0.05, 0.5])
+def test_the_search_steps_by_a_share_of_delta(share):
+    nets, (x, y) = networks(smooth, 2), random_images(6, (1, 8, 8), classes=4)
+    x = 0.3 + 0.4 * x  # away from 0 and 1
+    batch = make_batch(x, y)
+    method = Trs(steps=1, delta_start=0.2, delta_end=0.2, rel_step=share, support_fraction=1.0)
+    (points,) = method.support_points(nets, batch)
+    start = (x + batch.starts[0]).clamp(0, 1)
+    moved, room = (points - start).abs(), 0.2 - batch.starts[0].abs()
+    free = (room > 0.2 * share + 1e-9) & (moved > 0)  # the network does not see the last row and column
+    assert torch.allclose(moved[free], torch.full_like(moved[free], 0.2 * share), atol=1e-12)
+    assert float(moved.max()) <= 0.2 * share + 1e-12
+    assert bool(free.any())
+
+
+def test_the_usual_step_has_the_bits_that_it_had_before_it_could_be_set():
+    for radius in (0.03, 0.15, *torch.rand(1000, dtype=torch.float64).tolist()):
+        assert radius / (1 / Trs().rel_step) == radius / 3
+    assert settings.build(Trs, {"rel_step": "1/3"}, "trs") == Trs()
+
+
 @pytest.mark.parametrize(("size", "fraction", "searched"), [(5, 0.5, 2), (4, 0.5, 2), (4, 0.1, 1), (5, 1.0, 5)])
 def test_the_searched_images_are_the_last_of_the_batch(size, fraction, searched):
     nets, (x, y) = networks(smooth, 2), random_images(size, (1, 8, 8), classes=4)
@@ -487,6 +574,9 @@ def test_the_searched_images_are_the_last_of_the_batch(size, fraction, searched)
         ({"lambda_b": -1.0}, "lambda_b"),
         ({"steps": 0}, "steps"),
         ({"delta_end": -0.1}, "delta_end"),
+        ({"rel_step": 0.0}, "rel_step"),
+        ({"cosine_floor": "each"}, "terms"),
+        ({"running_statistics": "public"}, "terms"),
     ],
 )
 def test_settings_without_sense_are_refused(changes, names):

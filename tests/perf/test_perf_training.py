@@ -14,6 +14,8 @@ import pytest
 import torch
 from torch import nn
 
+from bench.baselines.dverge import Dverge
+from bench.baselines.gal import Gal
 from bench.cli import main
 from bench.core import config, registry
 from bench.core.errors import BenchError
@@ -118,6 +120,19 @@ def test_batch_normalisation_forbids_taking_gradients_of_one_batch_for_another()
     ]  # fmt: skip
 
 
+def test_passes_for_the_running_statistics_count_where_there_are_any() -> None:
+    trs = Trs(terms="official", ramp=0.0, running_statistics="public")
+    for method, extra in ((trs, Need(3, "forward", 8)), (Gal(), Need(3, "forward", 8)), (Dverge(), None)):
+        with_it, without = (needs(method, members=3, size=8, coupled=coupled) for coupled in (True, False))
+        assert with_it is not None
+        assert without is not None
+        if extra:
+            assert with_it[-1] == extra
+            assert len(with_it) == len(without) + 1
+        else:
+            assert (with_it[0], without[0]) == (Need(30, "target", 8), Need(3, "target", 8))
+
+
 def networks(model: str, settings: Any, dataset: str, count: int = 3) -> nn.ModuleList:
     torch.manual_seed(3)
     data = registry.load("datasets", dataset)()
@@ -135,14 +150,23 @@ def batch_of(shape: tuple[int, ...], size: int) -> Batch:
 
 
 @pytest.mark.parametrize(("model", "shortcut"), [("digits_cnn", ""), ("resnet", "A"), ("resnet", "B")])
-@pytest.mark.parametrize("size", [12, 13])
-def test_the_authors_step_moves_the_weights_as_ours_does(model: str, shortcut: str, size: int) -> None:
+@pytest.mark.parametrize(("size", "floor"), [(12, "product"), (13, "product"), (12, "each")])
+def test_the_authors_step_moves_the_weights_and_statistics_as_ours_does(
+    model: str, shortcut: str, size: int, floor: Any
+) -> None:
     dataset, shape = ("digits", (1, 8, 8)) if model == "digits_cnn" else ("cifar10", (3, 32, 32))
     settings = {} if model == "digits_cnn" else {"depth": 8, "width": 4, "shortcut": shortcut}
     ours = networks(model, settings, dataset).double()  # in float32 the last bit turns a step of the search
     theirs = copy.deepcopy(ours)
     weight = 50_000.0 if model == "digits_cnn" else 500.0  # at which every term is felt
-    trs = Trs(terms="official", ramp=0.0, lambda_a=40.0, lambda_b=weight)
+    trs = Trs(
+        terms="official",
+        ramp=0.0,
+        lambda_a=40.0,
+        lambda_b=weight,
+        cosine_floor=floor,
+        running_statistics="public",
+    )
     recipe = Training(epochs=1, batch_size=size, optimizer="sgd", lr=0.1)
     optimizer = make_optimizer(ours.parameters(), recipe)
     batch = replace(batch_of(shape, size), images=batch_of(shape, size).images.double())
@@ -155,6 +179,8 @@ def test_the_authors_step_moves_the_weights_as_ours_does(model: str, shortcut: s
     loss = AuthorsStep(list(theirs), make_optimizer(theirs.parameters(), recipe), trs)(again)
     assert float(loss) == pytest.approx(float(total.detach()), rel=1e-8)
     for (name, mine), other in zip(ours.named_parameters(), theirs.parameters(), strict=True):
+        assert torch.allclose(mine, other, atol=1e-9, rtol=1e-7), name
+    for (name, mine), other in zip(ours.named_buffers(), theirs.buffers(), strict=True):
         assert torch.allclose(mine, other, atol=1e-9, rtol=1e-7), name
 
 

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 import torch
 from click.testing import CliRunner
-from small_results import FEW, QUICK
+from small_results import FEW, QUICK, bench
 
 from bench.cli.main import cli
 from bench.report.plots import boundary, style
@@ -84,6 +84,20 @@ def test_ablation_takes_runs_that_differ_in_one_setting(
         if r["method"] == "cos_only"
     }
     assert {r["row"] for r in rows} == {"clean", "worst case ε = 0.1", "worst case ε = 0.15"}
+
+
+def test_ablation_knows_a_setting_that_older_records_do_not_name(tmp_path: Path) -> None:
+    official = ("-m", "cos_only", "--attack", "fgsm", "--eps", 0.1, "--set", "methods.cos_only.terms=official", *QUICK,
+                "--results", tmp_path)  # fmt: skip
+    bench("run", *official, "--threads", 1, "-q")
+    bench("run", *official, "--threads", 1, "-q", "--set", "methods.cos_only.cosine_floor=each")
+    bench("plot", "ablation", *official, "-o", tmp_path / "a.png")
+    rows = rows_of(tmp_path / "a.png")
+    assert {(r["setting"], r["value"], r["configured"]) for r in rows} == {
+        ("cosine_floor", "product", "True"), ("cosine_floor", "each", "False")}  # fmt: skip
+    assert (
+        "cosine_floor" not in json.loads((tmp_path / "runs" / rows[0]["run_id"] / "run.json").read_text())["settings"]
+    )
 
 
 def test_blackbox_draws_the_share_that_survives_every_attempt(

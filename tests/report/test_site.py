@@ -399,6 +399,20 @@ def test_the_command_of_a_run_gives_this_run(db: Database, tmp_path: Path) -> No
         assert bool(sets) == bool(changes)
 
 
+def test_the_command_of_an_older_run_takes_back_what_bench_toml_says_since(db: Database) -> None:
+    first = config.load(Path(__file__).parents[1] / "releases" / "first.toml")
+    spec = select.run_spec(first, Selection(dataset="digits"), "trs_official", 0)
+    assert "running_statistics" not in spec.settings
+    writer = Writer(db)
+    stored = spec.model_dump(mode="json")
+    writer.run("trs_official", 0, run_id=spec.run_id, plugin="trs", settings=spec.settings, training=stored["training"])
+    writer.flush()
+    (run,) = queries.runs(db)
+    found = Commands(LOADED).run(run, stored)
+    assert found.exact
+    assert "--set 'methods.trs_official.running_statistics=\"needed\"'" in found.text
+
+
 def test_a_run_that_cannot_be_made_again_says_so(db: Database, tmp_path: Path) -> None:
     writer = Writer(db)
     run_id = writer.run("a_method_from_elsewhere", 0)
