@@ -15,6 +15,7 @@ from bench.jobs import select
 from bench.jobs.select import Selection
 from bench.jobs.spec import RunSpec
 from bench.report.results import Planned, changes_shown, images_label, recipe_label, run_notes, run_specs
+from bench.report.titles import Titles
 from bench.store import queries
 from bench.store.database import Database
 
@@ -80,7 +81,7 @@ def matrices(
     specs = run_specs(loaded, selection)
     population = population or loaded.config.matrix.population
     planned = Planned(loaded, selection)
-    attack = loaded.config.attacks[loaded.config.matrix.attack].title or loaded.config.matrix.attack
+    titles = Titles(loaded)
     found = []
     for name, run in specs.items():
         if run.members < 2:
@@ -100,6 +101,7 @@ def matrices(
         values, counts = zip(
             *(rates.transfer_rates(bits.clean, bits.missed, population, rate) for bits in read.values()), strict=True
         )
+        attack = titles.attack(spec.attack, spec.plugin, spec.settings)
         assert spec.budget_name is not None
         assert spec.budget is not None
         found.append(

@@ -14,9 +14,10 @@ from bench.core.identity import short
 from bench.core.precision import USUAL, Precision
 from bench.jobs.select import Selection
 from bench.report import hints, statistics
-from bench.report.results import KINDS, Cell, Row, collect, joined, row_of
+from bench.report.results import Cell, Row, collect, joined, row_of
 from bench.report.statistics import ALPHA, Bools, Comparison
 from bench.report.tables import budget_text, heading
+from bench.report.titles import Titles
 from bench.report.worst import asks_members, with_worst_case
 from bench.store import flags, queries
 from bench.store.answers import EvaluationRow, Outcomes, RunRow
@@ -279,9 +280,7 @@ def _newest_last(row: EvaluationRow) -> tuple[Any, ...]:
 
 
 def _row(loaded: Loaded, row: EvaluationRow, key: str) -> Row:
-    configured = loaded.config.attacks.get(row.attack)
-    title = KINDS.get(row.kind) or (configured.title if configured else "") or row.attack
-    return row_of(row, title, key)
+    return row_of(row, Titles(loaded), key)
 
 
 def _place(loaded: Loaded, row: Row) -> tuple[Any, ...]:

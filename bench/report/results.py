@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from typing import TYPE_CHECKING
 
+from bench.core import registry, settings
 from bench.core.config import Loaded
 from bench.core.errors import BenchError
 from bench.core.precision import USUAL, Precision, titled
@@ -15,6 +16,7 @@ from bench.jobs import select
 from bench.jobs.select import Selection
 from bench.jobs.spec import EvaluationSpec, RunSpec
 from bench.report import hints
+from bench.report.titles import Titles
 from bench.report.worst import with_worst_case
 from bench.store import flags, queries
 from bench.store.answers import EvaluationRow
@@ -152,19 +154,18 @@ def run_specs(loaded: Loaded, selection: Selection) -> dict[str, RunSpec]:
 
 
 def _rows(loaded: Loaded, selection: Selection, run: RunSpec) -> list[Row]:
-    rows = []
+    rows, titles = [], Titles(loaded)
     for spec in select.evaluations(loaded, selection, run):
         if spec.kind == "transfer":
             continue
-        configured = loaded.config.attacks.get(spec.attack)
-        title = KINDS.get(spec.kind) or (configured.title if configured else "") or spec.attack
-        rows.append(row_of(spec, title, spec.attack_key))
+        rows.append(row_of(spec, titles, spec.attack_key))
     return rows
 
 
-def row_of(of: EvaluationSpec | EvaluationRow, title: str, key: str) -> Row:
-    """The row of a planned or stored evaluation, with `title` and, where it is not float32, its precision."""
-    named = titled(title, of.precision)
+def row_of(of: EvaluationSpec | EvaluationRow, titles: Titles, key: str) -> Row:
+    """The row of a planned or stored evaluation, with its title and, where it is not float32, its precision."""
+    made = of.recorded_settings if isinstance(of, EvaluationSpec) else of.settings
+    named = titled(KINDS.get(of.kind) or titles.attack(of.attack, of.plugin, made), of.precision)
     return Row(of.attack, named, of.budget_name, of.budget, of.stop, key, of.kind, of.precision)
 
 
@@ -290,17 +291,31 @@ def _published(
         if value.metric == "robust_accuracy"
     }
     found = {}
-    changed = {".".join(change.split(".")[:2]) for change in loaded.changes if not _asks_in(change)}
+    changed = {".".join(change.split(".")[:2]) for change in loaded.changes}
     for row in rows:
+        if not _is_published(loaded, row.attack):
+            continue
         for name, column in columns.items():
-            # Beside an attack or method that the command line changed, a published value would mislead. Its precision
-            # is no setting of an attack, and its row names it.
-            if {f"attacks.{row.attack}", f"methods.{name}"} & changed or selection.split != "test":
+            # Beside a method that the command line changed, a published value would mislead.
+            if f"methods.{name}" in changed or selection.split != "test":
                 continue
             value = table.get((column, row.attack, row.budget_name, row.budget)) if column else None
             if value is not None:
                 found[row.key, name] = value
     return found
+
+
+def _is_published(loaded: Loaded, name: str) -> bool:
+    """Whether an attack is the paper's: with the plug-in's own settings. (Its row names another precision.)"""
+    spec = loaded.config.attacks.get(name)
+    if spec is None:
+        return True
+    try:
+        plugin = registry.load("attacks", spec.plugin)
+        configured, own = (settings.build(plugin, table, f"attacks.{name}") for table in (spec.settings, {}))
+    except BenchError:
+        return False
+    return spec.targets is None and settings.plain(configured) == settings.plain(own)
 
 
 def run_notes(specs: Mapping[str, RunSpec], db: Database, seeds: tuple[int, ...] | None) -> tuple[str, ...]:
@@ -335,8 +350,6 @@ def recipe_label(recipe: str, changes: Iterable[str]) -> str:
 
 def images_label(loaded: Loaded, selection: Selection) -> str:
     """`500 test images`, `1,000 of 10,000 test images`, `200 validation images`."""
-    from bench.core import registry
-
     if selection.split == "validation":
         return f"{loaded.data['validation']:,} validation images"
     size = registry.load("datasets", loaded.config.datasets[selection.dataset].plugin).test_images

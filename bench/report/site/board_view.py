@@ -72,7 +72,7 @@ def summary(board: Board, view: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _columns(board: Board, names: Names) -> list[dict[str, Any]]:
-    titles = [names.attack(row.attack) for row in board.columns]
+    titles = [names.attack(row) for row in board.columns]
     return [
         {
             "title": f"{title} [{row.protocol_id[:4]}]" if titles.count(title) > 1 else title,
@@ -146,11 +146,7 @@ def _row(board: Board, place: Place, names: Names, flags: Raised, mark: str) -> 
 
 def _attack_name(board: Board, row: Light, names: Names) -> str:
     smaller = row.budget != board.threat.budget
-    return (
-        f"{names.attack(row.attack)} at {budget_text(row.budget_name, row.budget)}"
-        if smaller
-        else names.attack(row.attack)
-    )
+    return f"{names.attack(row)} at {budget_text(row.budget_name, row.budget)}" if smaller else names.attack(row)
 
 
 def _robust(rows: Iterable[Light]) -> list[float]:

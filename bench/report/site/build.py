@@ -74,8 +74,8 @@ class _Site:
     def __init__(self, db: Database, folder: Folder, loaded: Loaded, results: Path | None, progress: Progress) -> None:
         self.db, self.folder, self.loaded, self.results, self.progress = db, folder, loaded, results, progress
         progress(0, 0, "reading the database")
-        self.names = Names(loaded)
         self.ledger = ledger.read(db)
+        self.names = Names(loaded, self.ledger.settings)
         self.progress(0, 0, "looking for flags")
         self.flags = flags.raised(db, self.ledger, folder.notes.get("flags"))
         folder.notes = {"flags": self.flags.notes}

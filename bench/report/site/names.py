@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any
 
 from bench.core.config import Loaded
-from bench.store.answers import RunRow
+from bench.report.site.ledger import Light
+from bench.report.titles import Titles
+from bench.store.answers import EvaluationRow, RunRow
 
 
 @dataclass(frozen=True)
@@ -16,16 +19,25 @@ class Names:
     """Titles of bench.toml; a name that is not configured there stands for itself."""
 
     loaded: Loaded
+    settings: Mapping[str, dict[str, Any]] = field(default_factory=dict)
+    """The settings of each protocol."""
+
+    @cached_property
+    def _titles(self) -> Titles:
+        return Titles(self.loaded)
 
     def method(self, name: str) -> str:
         """The title of a configured method."""
         spec = self.loaded.config.methods.get(name)
         return (spec.title if spec else "") or name
 
-    def attack(self, name: str) -> str:
-        """The title of a configured attack."""
-        spec = self.loaded.config.attacks.get(name)
-        return (spec.title if spec else "") or name
+    def attack(self, row: Light | EvaluationRow) -> str:
+        """The title of the attack that a result was made with."""
+        return self._titles.attack(row.attack, row.plugin, self.settings.get(row.protocol_id))
+
+    def published_attack(self, name: str) -> str:
+        """The title of an attack of a published table, as it is configured."""
+        return self._titles.attack(name)
 
     def attack_plugin(self, name: str) -> str:
         """The plug-in of a configured attack; an unknown name stands for itself."""

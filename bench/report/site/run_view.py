@@ -155,7 +155,7 @@ def _attack(row: EvaluationRow, about: Setting, flag: Shown | None) -> dict[str,
     passes = None if row.forwards is None else (row.forwards + (row.backwards or 0)) / row.n
     return {
         "id": row.evaluation_id,
-        "title": titled(about.names.attack(row.attack), row.precision),
+        "title": titled(about.names.attack(row), row.precision),
         "coarse": _coarse(row),
         "flag": flag,
         "robust": _share(row.n_robust or 0, row.n),
@@ -174,7 +174,7 @@ def _number(value: Any) -> bool:
 
 
 def _evaluation(run: RunRow, row: EvaluationRow, base: Command, about: Setting) -> dict[str, Any]:
-    name = about.names.attack(row.attack)
+    name = about.names.attack(row)
     kinds = {"clean": "clean accuracy", "transfer": f"transferability, {name}", "blackbox": "black-box suite"}
     title = kinds.get(row.kind, name)
     norm = about.ledger.norms[row.protocol_id] if row.kind in ("attack", "blackbox") else "?"
@@ -217,7 +217,7 @@ def _matrix(run: RunRow, row: EvaluationRow, details: Details, about: Setting) -
     off = [c["value"] for s, line in enumerate(grid) for t, c in enumerate(line[:-1]) if s != t]
     known = [value for value in off if value is not None]
     return {
-        "title": titled(f"{about.names.attack(row.attack)}, {budget_text(row.budget_name, row.budget)}", row.precision),
+        "title": titled(f"{about.names.attack(row)}, {budget_text(row.budget_name, row.budget)}", row.precision),
         "counted": f"led to a class ({row.settings['targets']}) and give it"
         if "targets" in row.settings
         else "misclassified",
