@@ -14,7 +14,8 @@ from bench.evaluation import rates
 from bench.jobs import select
 from bench.jobs.select import Selection
 from bench.jobs.spec import RunSpec
-from bench.report.results import Planned, changes_shown, images_label, recipe_label, run_notes, run_specs
+from bench.report.recipes import recipe_label
+from bench.report.results import Planned, changes_shown, images_label, run_notes, run_specs
 from bench.report.titles import Titles
 from bench.store import queries
 from bench.store.database import Database
@@ -115,7 +116,7 @@ def matrices(
                 rate="output as the target class" if targeted and rate == "misclassified" else rate,
                 seeds=tuple(row.seed for row in rows),
                 attack=titled(f"{attack} led to random classes" if targeted else attack, spec.precision),
-                recipe=recipe_label(run.recipe, changes_shown(loaded, {name: run}, (loaded.config.matrix.attack,))),
+                recipe=recipe_label(run.recipe, changes_shown(loaded, {name: run}, (spec.attack,)), plugin=run.plugin),
                 images=images_label(loaded, selection),
                 notes=run_notes({name: run}, db, seeds),
                 counts=np.sum(counts, axis=0),

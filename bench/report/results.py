@@ -16,11 +16,13 @@ from bench.jobs import select
 from bench.jobs.select import Selection
 from bench.jobs.spec import EvaluationSpec, RunSpec
 from bench.report import hints
+from bench.report.recipes import ELSEWHERE, recipe_label
 from bench.report.titles import Titles
 from bench.report.worst import with_worst_case
 from bench.store import flags, queries
 from bench.store.answers import EvaluationRow
 from bench.store.database import Database
+from bench.training.outside import OUTSIDE
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -83,6 +85,8 @@ class Results:
     cells: Mapping[tuple[str, str], Cell]
     published: Mapping[tuple[str, str], float]
     notes: tuple[str, ...]
+    recipes: Mapping[str, str] = field(default_factory=dict)
+    """The recipe of each method."""
 
     def cell(self, row: Row, method: str) -> Cell:
         """The cell; empty when nothing was measured."""
@@ -123,13 +127,18 @@ def collect(
     cells, lost = _with_failures(loaded, selection, found, shown, rows, db, seeds)
     if not selection.attacks:
         rows, cells = with_worst_case(loaded, rows, cells, db)
-    changes = changes_shown(loaded, shown, (row.attack for row in rows))
+    attacks = [row.attack for row in rows]
+    changes = changes_shown(loaded, shown, attacks)
     return Results(
         suite=suite,
         dataset=selection.dataset,
         model=joined(run.model for run in shown.values()),
         members={name: run.members for name, run in shown.items()},
-        recipe=recipe_label(selection.recipe, changes),
+        recipe=_recipe(loaded, selection, shown, changes),
+        recipes={
+            name: recipe_label(selection.recipe, changes_shown(loaded, {name: run}, attacks), plugin=run.plugin)
+            for name, run in shown.items()
+        },
         images=images_label(loaded, selection),
         methods=tuple(shown),
         titles={name: loaded.config.methods[name].title or name for name in shown},
@@ -342,10 +351,14 @@ def _asks_in(change: str) -> bool:
     return (table, name) == ("attacks", "precision")
 
 
-def recipe_label(recipe: str, changes: Iterable[str]) -> str:
-    """`published`, or `published with training.epochs=2`."""
-    told = ", ".join(changes)
-    return recipe + (f" with {told}" if told else "")
+def _recipe(loaded: Loaded, selection: Selection, shown: Mapping[str, RunSpec], changes: Iterable[str]) -> str:
+    """The recipe of all that is shown; what was trained elsewhere is named."""
+    elsewhere = [name for name, run in shown.items() if run.plugin == OUTSIDE]
+    if elsewhere and len(elsewhere) == len(shown):
+        return recipe_label(selection.recipe, changes, plugin=OUTSIDE)
+    label = recipe_label(selection.recipe, changes)
+    titles = ", ".join(loaded.config.methods[name].title or name for name in elsewhere)
+    return f"{label}; {titles} {ELSEWHERE}" if elsewhere else label
 
 
 def images_label(loaded: Loaded, selection: Selection) -> str:

@@ -15,6 +15,7 @@ from bench.report.site.names import Names, differences, exact, mean_std, percent
 from bench.report.site.published import beside
 from bench.report.tables import budget_text
 from bench.store.answers import ReferenceRow
+from bench.training.outside import OUTSIDE
 
 
 def images_text(n: int, limit: int | None, size: int | None) -> str:
@@ -106,7 +107,7 @@ def _row(board: Board, place: Place, names: Names, flags: Raised, mark: str) -> 
     low, high = (100 * standing.low, 100 * standing.high) if standing else (min(values), max(values))
     keys = [column.protocol_id for column in board.columns]
     rows = {key: [s.attacks[key] for s in family.seeds if key in s.attacks] for key in keys}
-    took = sum(s.run.seconds for s in family.seeds) / len(family.seeds)
+    took = None if run.plugin == OUTSIDE else sum(s.run.seconds for s in family.seeds) / len(family.seeds)
     clean = [100 * s.clean.n_clean / s.clean.n for s in family.seeds if s.clean is not None]
     raised = [flag for s in family.seeds for flag in flags.of(s.run.run_id, s.rows)]
     flagged = {flag.evaluation_id for flag in raised}
@@ -138,8 +139,8 @@ def _row(board: Board, place: Place, names: Names, flags: Raised, mark: str) -> 
         "model": run.model,
         "members": run.members,
         "recipe": recipe_text(run),
-        "seconds": took,
-        "time": seconds(took),
+        "seconds": exact(took),
+        "time": "–" if took is None else seconds(took),
         "flags": sorted({flag.name for flag in raised}),
     }  # fmt: skip
 

@@ -9,9 +9,11 @@ from functools import cached_property
 from typing import Any
 
 from bench.core.config import Loaded
+from bench.report.recipes import recipe_label
 from bench.report.site.ledger import Light
 from bench.report.titles import Titles
 from bench.store.answers import EvaluationRow, RunRow
+from bench.training.outside import OUTSIDE
 
 
 @dataclass(frozen=True)
@@ -100,8 +102,8 @@ def settings_text(settings: Mapping[str, Any]) -> str:
 
 
 def recipe_text(run: RunRow) -> str:
-    """`published`, `quick with training.epochs=2`."""
-    return run.recipe + (f" with {', '.join(run.recipe_changes)}" if run.recipe_changes else "")
+    """`published`, `quick with training.epochs=2`, `trained elsewhere`."""
+    return recipe_label(run.recipe, run.recipe_changes, plugin=run.plugin)
 
 
 def differences(runs: Sequence[RunRow]) -> list[str]:
@@ -113,6 +115,6 @@ def differences(runs: Sequence[RunRow]) -> list[str]:
 
 
 def _flat(run: RunRow) -> dict[str, Any]:
-    training = {f"training.{name}": value for name, value in run.training.items()}
+    training = {} if run.plugin == OUTSIDE else {f"training.{name}": value for name, value in run.training.items()}
     model = {f"{run.model}.{name}": value for name, value in run.model_settings.items()}
     return {"name": run.method, **run.settings, **training, **model, "validation images": run.validation}
