@@ -199,7 +199,9 @@ def _suites() -> Rows:
 
 def _runs(results: Path, db: str | None) -> Rows:
     from bench.core.identity import short
+    from bench.report.recipes import recipe_label
     from bench.store import queries
+    from bench.training.outside import OUTSIDE
 
     if db is None and not (results / "bench.db").exists():
         return []
@@ -211,10 +213,10 @@ def _runs(results: Path, db: str | None) -> Rows:
                 "method": run.method,
                 "dataset": run.dataset,
                 "model": f"{run.members} × {run.model}",
-                "recipe": run.recipe + ("*" if run.recipe_changes else ""),
+                "recipe": recipe_label(run.recipe, plugin=run.plugin) + ("*" if run.recipe_changes else ""),
                 "seed": run.seed,
                 "evaluations": counts.get(run.run_id, 0),
-                "seconds": round(run.seconds, 1),
+                "seconds": None if run.plugin == OUTSIDE else round(run.seconds, 1),
                 "started": run.started,
                 "notes": run.notes,
             }

@@ -107,13 +107,17 @@ def _export(
 
 
 def _run(base: Database, run_id: str) -> dict[str, Any]:
+    from bench.report.recipes import ELSEWHERE
     from bench.store import flags, queries
 
     run = queries.find_run(base, run_id)
     rows = queries.evaluations(base, family_ids=run.family_id)
     raised = flags.find(rows)
+    # Of a training elsewhere nothing is known: what the record has there only fills its place.
+    unknown = {"recipe": ELSEWHERE, "training": None} if run.plugin == OUTSIDE else {}
     return {
         **asdict(run),
+        **unknown,
         "environment": queries.environment(base, run.environment_id),
         "parameters": [member.parameters for member in queries.members(base, run_id)],
         "curve": [asdict(row) for row in queries.curve(base, run_id)],
@@ -149,6 +153,7 @@ def _print_run(run: dict[str, Any], out: Console, results: Path) -> None:
     from rich.text import Text
 
     from bench.core.identity import short
+    from bench.report.recipes import ELSEWHERE
     from bench.report.tables import budget_text
 
     changes = f" with {', '.join(run['recipe_changes'])}" if run["recipe_changes"] else ""
@@ -160,9 +165,7 @@ def _print_run(run: dict[str, Any], out: Console, results: Path) -> None:
         ),
         "settings": ", ".join(f"{name} {value}" for name, value in run["settings"].items()) or "none",
         "members": f"{run['members']} × {run['model']}{each}, fusion {run['fusion']}",
-        "recipe": "trained elsewhere"
-        if run["plugin"] == OUTSIDE
-        else f"{run['recipe']}{changes}: {_training(run['training'])}",
+        "recipe": ELSEWHERE if run["plugin"] == OUTSIDE else f"{run['recipe']}{changes}: {_training(run['training'])}",
         "taken in" if run["plugin"] == OUTSIDE else "trained": f"{run['started']}, {run['seconds']:.1f} s",
         "made by": _made_by(run),
         "folder": str(results / "runs" / run["run_id"]),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import os
 import re
 import tomllib
@@ -52,6 +53,12 @@ class Loaded:
     data: dict[str, Any]
     outside: Mapping[tuple[str, str], Mapping[int, dict[str, Any]]] = field(default_factory=dict)
     precision: Precision | None = None
+    unchanged: Config | None = None
+
+    @property
+    def written(self) -> Config:
+        """The configuration as the file has it, before changes on the command line."""
+        return self.unchanged or self.config
 
     @property
     def blackbox(self) -> BlackboxSpec:
@@ -128,6 +135,7 @@ def load(path: Path | None = None, changes: Iterable[str] = ()) -> Loaded:
         raise BenchError(f"{path}: {error}") from error
     _add_plugins(table)
     changes = tuple(changes)
+    written = copy.deepcopy(table) if changes else None
     everywhere: dict[str, dict[str, Any]] = {"training": {}, "data": {}}
     for change in changes:
         _apply(table, everywhere, change)
@@ -137,7 +145,16 @@ def load(path: Path | None = None, changes: Iterable[str] = ()) -> Loaded:
     except ValidationError as error:
         raise _unknown_key(error, path) or BenchError(f"{path.name}: {explain(error)}") from error
     _check_names(config, path)
-    return Loaded(config, path, changes, everywhere["training"], everywhere["data"])
+    unchanged = None if written is None else _valid(written)
+    return Loaded(config, path, changes, everywhere["training"], everywhere["data"], unchanged=unchanged)
+
+
+def _valid(table: dict[str, Any]) -> Config | None:
+    """The table where it is sound; a change may have mended the file."""
+    try:
+        return Config.model_validate(table)
+    except ValidationError:
+        return None
 
 
 def _add_plugins(table: dict[str, Any]) -> None:

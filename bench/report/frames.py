@@ -8,9 +8,11 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from bench.report.recipes import recipe_label
 from bench.store import flags, queries
 from bench.store.answers import CurveRow, ReferenceRow, RunRow
 from bench.store.database import Database
+from bench.training.outside import OUTSIDE
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -65,7 +67,9 @@ class Frames:
         """One row a trained ensemble: settings, training, seed, versions, seconds of training, `stale`."""
         with Database(self.where).open() as db:
             stale = _stale(db)["run"]
-            rows = [{**vars(row), "stale": row.run_id in stale} for row in queries.runs(db)]
+            rows = [
+                {**vars(row), **_made(row.recipe, row.plugin), "stale": row.run_id in stale} for row in queries.runs(db)
+            ]
         return _frame(rows, (*RUN_COLUMNS, "stale"))
 
     @cached_property
@@ -88,6 +92,7 @@ class Frames:
             rows.append(
                 {
                     **vars(row),
+                    "recipe": recipe_label(row.recipe, plugin=row.method_plugin),
                     "steps": row.steps,
                     "precision": row.precision,
                     "clean_accuracy": row.n_clean / row.n if row.n else None,
@@ -199,6 +204,12 @@ def _frame(rows: Iterable[Mapping[str, Any]], columns: Iterable[str], **types: A
     import pandas as pd
 
     return pd.DataFrame(list(rows), columns=list(columns)).astype(types)
+
+
+def _made(recipe: str, plugin: str) -> dict[str, Any]:
+    """Of a training elsewhere nothing is known; what the record has there only fills its place."""
+    unknown = {"training": None, "seconds": None} if plugin == OUTSIDE else {}
+    return {"recipe": recipe_label(recipe, plugin=plugin), **unknown}
 
 
 def _share(part: int, whole: int) -> float | None:

@@ -15,6 +15,7 @@ from bench.core.identity import safe_name
 from bench.core.precision import file_stem
 from bench.report.matrices import Matrix
 from bench.report.plots import style
+from bench.report.recipes import phrase
 from bench.report.results import joined
 from bench.report.tables import budget_text
 
@@ -209,11 +210,11 @@ def _scale(matrix: Matrix) -> str:
 def _title(matrices: list[Matrix], columns: int) -> str:
     first = matrices[0]
     run, seeds = first.run, sorted({seed for matrix in matrices for seed in matrix.seeds})
-    recipes = joined(matrix.recipe for matrix in matrices)
+    recipes = joined(phrase(matrix.recipe) for matrix in matrices)
     budget = budget_text(first.budget_name, first.budget)
     told = "seed" if len(seeds) == 1 else "seeds"
     lines = (
-        f"{run.dataset}, {run.members} × {run.model}, recipe {recipes}",
+        f"{run.dataset}, {run.members} × {run.model}, {recipes}",
         f"{first.attack}, {budget}; population {first.population}; {first.images}; {told} {joined(seeds)}; {FRAMED}",
     )
     return "\n".join(textwrap.fill(line, 44 * min(columns, len(matrices)) + 14) for line in lines)

@@ -14,7 +14,9 @@ from bench.evaluation import rates
 from bench.jobs import select
 from bench.jobs.select import Selection
 from bench.jobs.spec import RunSpec
-from bench.report.results import Planned, changes_shown, images_label, recipe_label, run_notes, run_specs
+from bench.report.recipes import recipe_label
+from bench.report.results import Planned, changes_shown, images_label, run_notes, run_specs
+from bench.report.titles import Titles
 from bench.store import queries
 from bench.store.database import Database
 
@@ -80,7 +82,7 @@ def matrices(
     specs = run_specs(loaded, selection)
     population = population or loaded.config.matrix.population
     planned = Planned(loaded, selection)
-    attack = loaded.config.attacks[loaded.config.matrix.attack].title or loaded.config.matrix.attack
+    titles = Titles(loaded)
     found = []
     for name, run in specs.items():
         if run.members < 2:
@@ -100,6 +102,7 @@ def matrices(
         values, counts = zip(
             *(rates.transfer_rates(bits.clean, bits.missed, population, rate) for bits in read.values()), strict=True
         )
+        attack = titles.attack(spec.attack, spec.plugin, spec.settings)
         assert spec.budget_name is not None
         assert spec.budget is not None
         found.append(
@@ -113,7 +116,7 @@ def matrices(
                 rate="output as the target class" if targeted and rate == "misclassified" else rate,
                 seeds=tuple(row.seed for row in rows),
                 attack=titled(f"{attack} led to random classes" if targeted else attack, spec.precision),
-                recipe=recipe_label(run.recipe, changes_shown(loaded, {name: run}, (loaded.config.matrix.attack,))),
+                recipe=recipe_label(run.recipe, changes_shown(loaded, {name: run}, (spec.attack,)), plugin=run.plugin),
                 images=images_label(loaded, selection),
                 notes=run_notes({name: run}, db, seeds),
                 counts=np.sum(counts, axis=0),

@@ -14,9 +14,11 @@ from bench.core.identity import short
 from bench.core.precision import USUAL, Precision
 from bench.jobs.select import Selection
 from bench.report import hints, statistics
-from bench.report.results import KINDS, Cell, Row, collect, joined, row_of
+from bench.report.recipes import phrase, recipe_label
+from bench.report.results import Cell, Row, collect, joined, row_of
 from bench.report.statistics import ALPHA, Bools, Comparison
 from bench.report.tables import budget_text, heading
+from bench.report.titles import Titles
 from bench.report.worst import asks_members, with_worst_case
 from bench.store import flags, queries
 from bench.store.answers import EvaluationRow, Outcomes, RunRow
@@ -129,8 +131,12 @@ def of_runs(loaded: Loaded, first: str, second: str, db: Database) -> Paired:
         some, more = with_worst_case(loaded, part, {at: cell for at, cell in cells.items() if at[0] in keys}, db)
         together += some
         filled |= more
+    made = [phrase(recipe_label(run.recipe, plugin=run.plugin)) for run in runs]
     head = " · ".join(
-        [runs[0].dataset, *(f"{short(run.run_id)} {run.method}, seed {run.seed}, recipe {run.recipe}" for run in runs)]
+        [
+            runs[0].dataset,
+            *(f"{short(r.run_id)} {r.method}, seed {r.seed}, {how}" for r, how in zip(runs, made, strict=True)),
+        ]
     )
     return _paired(loaded, _names(loaded, runs), head, together, filled, (runs[0].run_id, runs[1].run_id), db)
 
@@ -279,9 +285,7 @@ def _newest_last(row: EvaluationRow) -> tuple[Any, ...]:
 
 
 def _row(loaded: Loaded, row: EvaluationRow, key: str) -> Row:
-    configured = loaded.config.attacks.get(row.attack)
-    title = KINDS.get(row.kind) or (configured.title if configured else "") or row.attack
-    return row_of(row, title, key)
+    return row_of(row, Titles(loaded), key)
 
 
 def _place(loaded: Loaded, row: Row) -> tuple[Any, ...]:

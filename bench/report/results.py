@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from typing import TYPE_CHECKING
 
+from bench.core import registry, settings
 from bench.core.config import Loaded
 from bench.core.errors import BenchError
 from bench.core.precision import USUAL, Precision, titled
@@ -15,10 +16,13 @@ from bench.jobs import select
 from bench.jobs.select import Selection
 from bench.jobs.spec import EvaluationSpec, RunSpec
 from bench.report import hints
+from bench.report.recipes import ELSEWHERE, recipe_label
+from bench.report.titles import Titles
 from bench.report.worst import with_worst_case
 from bench.store import flags, queries
 from bench.store.answers import EvaluationRow
 from bench.store.database import Database
+from bench.training.outside import OUTSIDE
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -81,6 +85,8 @@ class Results:
     cells: Mapping[tuple[str, str], Cell]
     published: Mapping[tuple[str, str], float]
     notes: tuple[str, ...]
+    recipes: Mapping[str, str] = field(default_factory=dict)
+    """The recipe of each method."""
 
     def cell(self, row: Row, method: str) -> Cell:
         """The cell; empty when nothing was measured."""
@@ -121,13 +127,18 @@ def collect(
     cells, lost = _with_failures(loaded, selection, found, shown, rows, db, seeds)
     if not selection.attacks:
         rows, cells = with_worst_case(loaded, rows, cells, db)
-    changes = changes_shown(loaded, shown, (row.attack for row in rows))
+    attacks = [row.attack for row in rows]
+    changes = changes_shown(loaded, shown, attacks)
     return Results(
         suite=suite,
         dataset=selection.dataset,
         model=joined(run.model for run in shown.values()),
         members={name: run.members for name, run in shown.items()},
-        recipe=recipe_label(selection.recipe, changes),
+        recipe=_recipe(loaded, selection, shown, changes),
+        recipes={
+            name: recipe_label(selection.recipe, changes_shown(loaded, {name: run}, attacks), plugin=run.plugin)
+            for name, run in shown.items()
+        },
         images=images_label(loaded, selection),
         methods=tuple(shown),
         titles={name: loaded.config.methods[name].title or name for name in shown},
@@ -152,19 +163,18 @@ def run_specs(loaded: Loaded, selection: Selection) -> dict[str, RunSpec]:
 
 
 def _rows(loaded: Loaded, selection: Selection, run: RunSpec) -> list[Row]:
-    rows = []
+    rows, titles = [], Titles(loaded)
     for spec in select.evaluations(loaded, selection, run):
         if spec.kind == "transfer":
             continue
-        configured = loaded.config.attacks.get(spec.attack)
-        title = KINDS.get(spec.kind) or (configured.title if configured else "") or spec.attack
-        rows.append(row_of(spec, title, spec.attack_key))
+        rows.append(row_of(spec, titles, spec.attack_key))
     return rows
 
 
-def row_of(of: EvaluationSpec | EvaluationRow, title: str, key: str) -> Row:
-    """The row of a planned or stored evaluation, with `title` and, where it is not float32, its precision."""
-    named = titled(title, of.precision)
+def row_of(of: EvaluationSpec | EvaluationRow, titles: Titles, key: str) -> Row:
+    """The row of a planned or stored evaluation, with its title and, where it is not float32, its precision."""
+    made = of.recorded_settings if isinstance(of, EvaluationSpec) else of.settings
+    named = titled(KINDS.get(of.kind) or titles.attack(of.attack, of.plugin, made), of.precision)
     return Row(of.attack, named, of.budget_name, of.budget, of.stop, key, of.kind, of.precision)
 
 
@@ -290,17 +300,31 @@ def _published(
         if value.metric == "robust_accuracy"
     }
     found = {}
-    changed = {".".join(change.split(".")[:2]) for change in loaded.changes if not _asks_in(change)}
+    changed = {".".join(change.split(".")[:2]) for change in loaded.changes}
     for row in rows:
+        if not _is_published(loaded, row.attack):
+            continue
         for name, column in columns.items():
-            # Beside an attack or method that the command line changed, a published value would mislead. Its precision
-            # is no setting of an attack, and its row names it.
-            if {f"attacks.{row.attack}", f"methods.{name}"} & changed or selection.split != "test":
+            # Beside a method that the command line changed, a published value would mislead.
+            if f"methods.{name}" in changed or selection.split != "test":
                 continue
             value = table.get((column, row.attack, row.budget_name, row.budget)) if column else None
             if value is not None:
                 found[row.key, name] = value
     return found
+
+
+def _is_published(loaded: Loaded, name: str) -> bool:
+    """Whether an attack is the paper's: with the plug-in's own settings. (Its row names another precision.)"""
+    spec = loaded.config.attacks.get(name)
+    if spec is None:
+        return True
+    try:
+        plugin = registry.load("attacks", spec.plugin)
+        configured, own = (settings.build(plugin, table, f"attacks.{name}") for table in (spec.settings, {}))
+    except BenchError:
+        return False
+    return spec.targets is None and settings.plain(configured) == settings.plain(own)
 
 
 def run_notes(specs: Mapping[str, RunSpec], db: Database, seeds: tuple[int, ...] | None) -> tuple[str, ...]:
@@ -327,16 +351,18 @@ def _asks_in(change: str) -> bool:
     return (table, name) == ("attacks", "precision")
 
 
-def recipe_label(recipe: str, changes: Iterable[str]) -> str:
-    """`published`, or `published with training.epochs=2`."""
-    told = ", ".join(changes)
-    return recipe + (f" with {told}" if told else "")
+def _recipe(loaded: Loaded, selection: Selection, shown: Mapping[str, RunSpec], changes: Iterable[str]) -> str:
+    """The recipe of all that is shown; what was trained elsewhere is named."""
+    elsewhere = [name for name, run in shown.items() if run.plugin == OUTSIDE]
+    if elsewhere and len(elsewhere) == len(shown):
+        return recipe_label(selection.recipe, changes, plugin=OUTSIDE)
+    label = recipe_label(selection.recipe, changes)
+    titles = ", ".join(loaded.config.methods[name].title or name for name in elsewhere)
+    return f"{label}; {titles} {ELSEWHERE}" if elsewhere else label
 
 
 def images_label(loaded: Loaded, selection: Selection) -> str:
     """`500 test images`, `1,000 of 10,000 test images`, `200 validation images`."""
-    from bench.core import registry
-
     if selection.split == "validation":
         return f"{loaded.data['validation']:,} validation images"
     size = registry.load("datasets", loaded.config.datasets[selection.dataset].plugin).test_images

@@ -12,6 +12,7 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationErr
 from pydantic.dataclasses import dataclass as checked
 
 from bench.core.precision import Precision, precision_of, titled
+from bench.store.fields import Stages
 from bench.store.sound import fault
 
 Bools = NDArray[np.bool_]
@@ -43,6 +44,7 @@ class Attacked(BaseModel):
 
     largest_excess: float | None = None
     loss_curve: list[Loss] | None = None
+    loss_stages: Stages | None = None
     attacked: Count | None = None
     zero_gradients: Count | None = None
     unmoved: Count | None = None

@@ -130,7 +130,23 @@ def fault_of(error: ValidationError) -> str:
     return f"{place}: {why}" if place else why
 
 
+def stages(value: list[Any]) -> list[Any]:
+    """The stages of a loss curve, each a name and its number of steps.
+
+    Raises:
+        ValueError: they are not.
+    """
+    for each in value:
+        match each:
+            case [str(name), int(steps)] if not isinstance(steps, bool) and 0 <= steps <= LONGEST:
+                one_line(name[:200])
+            case _:
+                raise ValueError("a stage is its name and its number of steps")
+    return value
+
+
 Table = Annotated[dict[str, Any], AfterValidator(bounded)]
+Stages = Annotated[list[Any], Field(max_length=LONGEST), AfterValidator(stages)]
 Id = Annotated[str, Field(pattern=r"^[0-9a-f]{24}$")]
 Attempt = Annotated[str, Field(pattern=r"^[0-9A-Za-z][0-9A-Za-z_-]{0,63}$")]
 Digest = Annotated[str, Field(pattern=r"^[0-9a-f]{8,128}$")]

@@ -18,6 +18,7 @@ from bench.store.fields import (
     Positive,
     Share,
     Small,
+    Stages,
     bounded,
     fault_of,
 )
@@ -53,6 +54,7 @@ class Attacked(_Any):
     targeted_hits: Small | None = None
     largest_excess: Positive | None = None
     loss_curve: Annotated[list[Number | None], Field(max_length=LONGEST)] | None = None
+    loss_stages: Stages | None = None
     asked_in: Precision | None = None
     distances: Distances | None = None
 

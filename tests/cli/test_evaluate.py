@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from bench.cli.main import cli
 from bench.models.build import model_plugin
+from bench.report import frames as bench_frames
 
 State = dict[str, Tensor]
 
@@ -165,6 +166,10 @@ def test_it_enters_table_heatmap_list_and_show_under_its_name(
     card = bench(results, "show", identifier).output
     assert "trained elsewhere" in card
     assert "epochs" not in card
+    assert [row["recipe"] for row in runs if row["method"] == "<script>"] == ["trained elsewhere"]
+    assert [row["seconds"] for row in runs if row["method"] == "<script>"] == [None]
+    record = json.loads(bench(results, "show", identifier, "--json").stdout)
+    assert (record["recipe"], record["training"]) == ("trained elsewhere", None)
     status = bench(results, "status", "-m", "<script>", "--suite", "figure3-digits", "--limit", "20").output
     assert re.search(r"done", status)
 
@@ -252,6 +257,38 @@ def test_mistakes_are_told_in_one_line_and_nothing_is_written(
     assert "a configured method already" in fault(*model, "--name", "trs", file=good)
     assert "unknown model 'digit_cnn'; did you mean digits_cnn" in fault("--model", "digit_cnn", file=good)
     assert not list(results.glob("runs/*"))
+
+
+def test_nothing_is_invented_of_its_training(trained: tuple[Path, list[State]], tmp_path: Path) -> None:
+    results, states = trained
+    evaluate(results, saved(tmp_path, states), "--model", "digits_cnn", "--name", "theirs", "-q")
+    shown = ("--attack", "pgd", "--eps", "0.1", "--limit", "60")
+    (alone,) = (line for line in words(bench(results, "table", "-m", "theirs", *shown)) if "60 of 500" in line)
+    assert "trained elsewhere" in alone
+    assert "recipe" not in alone
+    ours = ("-m", "ece", "--set", "training.epochs=3")
+    both = " ".join(bench(results, "table", *ours, "-m", "theirs", *shown).output.split())
+    assert "recipe published with training.epochs=3; theirs trained elsewhere" in both
+    rows = json.loads(bench(results, "table", *ours, "-m", "theirs", *shown, "--json").stdout)
+    assert {row["recipe"] for row in rows if row["method"] == "theirs"} == {"trained elsewhere"}
+    frames = bench_frames.load(results / "bench.db")
+    mine = frames.runs[frames.runs["method"] == "theirs"].to_dict("records")
+    assert [(row["recipe"], row["training"]) for row in mine] == [("trained elsewhere", None)]
+    assert set(frames.evaluations.query("method == 'theirs'")["recipe"]) == {"trained elsewhere"}
+    run_id = str(mine[0]["run_id"])
+    bench(results, "report", "-o", str(tmp_path / "site"))
+    page = (tmp_path / "site" / "runs" / f"{run_id}.html").read_text()
+    assert "digits_cnn, trained elsewhere." in page
+    for invented in ("epochs", "optimizer", "0.001", "adam", "training took", "recipe outside"):
+        assert invented not in page.lower()
+    other = next(row["run_id"] for row in frames.runs.to_dict("records") if row["method"] == "ece")
+    assert "optimizer" in (tmp_path / "site" / "runs" / f"{other}.html").read_text()
+    compared = " ".join(bench(results, "compare", run_id, str(other)).output.split())
+    assert "theirs, seed 0, trained elsewhere" in compared
+
+
+def words(result: Result) -> list[str]:
+    return [" ".join(line.split()) for line in result.output.splitlines()]
 
 
 @pytest.mark.parametrize(("given", "model", "fitting"), [("A", "resnet8", "resnet8a"), ("B", "resnet8a", "resnet8")])

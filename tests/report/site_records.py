@@ -99,7 +99,8 @@ class Writer:
         """An evaluation with these outcomes per image; returns its id."""
         clean = np.ones(self.n, bool) if clean is None else np.asarray(clean, bool)
         robust = None if robust is None else np.asarray(robust, bool)
-        spec = {"plugin": attack, "settings": changes.pop("settings", {"steps": 50}), "budget_name": "eps",
+        usual = {} if attack == "fgsm" else {"steps": 50}
+        spec = {"plugin": attack, "settings": changes.pop("settings", usual), "budget_name": "eps",
                 "budget": budget, "stop": "first_success"}  # fmt: skip
         if kind == "clean":
             attack, spec = (

@@ -83,7 +83,7 @@ def test_a_run_attacked_in_bfloat16_only_has_its_page_and_no_board(db: Database,
     run = writer.run("trs", 0)
     writer.evaluation(run, kind="clean")
     writer.evaluation(run, stands(4), **COARSE)
-    writer.evaluation(run, stands(5), attack="fgsm", **COARSE)
+    writer.evaluation(run, stands(5), attack="fgsm", **{**COARSE, "settings": {"precision": "bfloat16"}})
     writer.flush()
     make(db, tmp_path / "site")
     assert not [name for name in contents(tmp_path / "site") if name.startswith("boards/")]

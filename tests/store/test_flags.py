@@ -19,6 +19,7 @@ from bench.attacks.iterative import PGD
 from bench.attacks.judge import attack_images
 from bench.attacks.problem import Problem
 from bench.cli.main import cli
+from bench.core.identity import content_id
 from bench.evaluation import measure
 from bench.models.ensemble import Ensemble
 from bench.store import flags
@@ -46,7 +47,8 @@ def row(robust: int | None = 500, **values: Any) -> EvaluationRow:
     assert not unknown
     fields = {name: value for name, value in told.items() if name in EvaluationRow.__dataclass_fields__}
     rest = {name: None for name in EvaluationRow.__dataclass_fields__ if name not in fields}
-    return EvaluationRow(**{**rest, **fields, **values})
+    made = {**rest, **fields, **values}
+    return EvaluationRow(**{**made, "run_id": content_id(made["run_id"])})
 
 
 def measured(**values: Any) -> dict[str, Any]:

@@ -15,8 +15,9 @@ from bench.jobs import select
 from bench.jobs.select import Selection
 from bench.jobs.spec import RunSpec
 from bench.report.plots import style
-from bench.report.results import KINDS, Cell, row_of
+from bench.report.results import Cell, row_of
 from bench.report.tables import budget_text
+from bench.report.titles import Titles
 from bench.report.worst import KIND as WORST
 from bench.report.worst import with_worst_case
 from bench.store import flags, queries
@@ -182,11 +183,9 @@ def _results(loaded: Loaded, selection: Selection, spec: RunSpec, run: RunRow, d
             right = row.n_clean if row.kind == "clean" else row.n_robust
             share = (right or 0) / row.n
             cells[row.attack_key, run.run_id] = Cell({run.seed: 100 * share}, row.n, evaluations=(row.evaluation_id,))
-    rows = []
+    rows, titles = [], Titles(loaded)
     for each in wanted.values():
-        configured = loaded.config.attacks.get(each.attack)
-        title = KINDS.get(each.kind) or (configured.title if configured else "") or each.attack
-        rows.append(row_of(each, title, each.attack_key))
+        rows.append(row_of(each, titles, each.attack_key))
     if not selection.attacks:
         rows, cells = with_worst_case(loaded, rows, cells, db)
     worst = any(row.kind == WORST for row in rows)

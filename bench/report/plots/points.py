@@ -15,6 +15,7 @@ from bench.jobs import select
 from bench.jobs.select import Selection
 from bench.jobs.spec import EvaluationSpec, RunSpec
 from bench.report.results import KINDS, Planned, run_specs
+from bench.report.titles import Titles
 from bench.store import flags, queries
 from bench.store.answers import EvaluationRow
 from bench.store.database import Database
@@ -122,15 +123,13 @@ def _specs_of(row: EvaluationRow, run: RunSpec, selection: Selection, limit: int
 def _frame(loaded: Loaded, rows: Iterator[tuple[str, EvaluationRow]]) -> pd.DataFrame:
     import pandas as pd
 
-    methods, attacks = loaded.config.methods, loaded.config.attacks
+    methods, titles = loaded.config.methods, Titles(loaded)
     lines = [
         {
             **{name: getattr(row, name) for name in COLUMNS if hasattr(row, name)},
             "method": name,
             "title": methods[name].title or name,
-            "attack_title": titled(
-                (attacks[row.attack].title if row.attack in attacks else "") or row.attack, row.precision
-            ),
+            "attack_title": titled(titles.attack(row.attack, row.plugin, row.settings), row.precision),
             "steps": row.steps,
             "settings": _plain(row.settings),
             "clean_accuracy": row.n_clean / row.n,

@@ -15,6 +15,7 @@ from bench.report.site.names import Names, differences, exact, mean_std, percent
 from bench.report.site.published import beside
 from bench.report.tables import budget_text
 from bench.store.answers import ReferenceRow
+from bench.training.outside import OUTSIDE
 
 
 def images_text(n: int, limit: int | None, size: int | None) -> str:
@@ -72,7 +73,7 @@ def summary(board: Board, view: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _columns(board: Board, names: Names) -> list[dict[str, Any]]:
-    titles = [names.attack(row.attack) for row in board.columns]
+    titles = [names.attack(row) for row in board.columns]
     return [
         {
             "title": f"{title} [{row.protocol_id[:4]}]" if titles.count(title) > 1 else title,
@@ -106,7 +107,7 @@ def _row(board: Board, place: Place, names: Names, flags: Raised, mark: str) -> 
     low, high = (100 * standing.low, 100 * standing.high) if standing else (min(values), max(values))
     keys = [column.protocol_id for column in board.columns]
     rows = {key: [s.attacks[key] for s in family.seeds if key in s.attacks] for key in keys}
-    took = sum(s.run.seconds for s in family.seeds) / len(family.seeds)
+    took = None if run.plugin == OUTSIDE else sum(s.run.seconds for s in family.seeds) / len(family.seeds)
     clean = [100 * s.clean.n_clean / s.clean.n for s in family.seeds if s.clean is not None]
     raised = [flag for s in family.seeds for flag in flags.of(s.run.run_id, s.rows)]
     flagged = {flag.evaluation_id for flag in raised}
@@ -138,19 +139,15 @@ def _row(board: Board, place: Place, names: Names, flags: Raised, mark: str) -> 
         "model": run.model,
         "members": run.members,
         "recipe": recipe_text(run),
-        "seconds": took,
-        "time": seconds(took),
+        "seconds": exact(took),
+        "time": "–" if took is None else seconds(took),
         "flags": sorted({flag.name for flag in raised}),
     }  # fmt: skip
 
 
 def _attack_name(board: Board, row: Light, names: Names) -> str:
     smaller = row.budget != board.threat.budget
-    return (
-        f"{names.attack(row.attack)} at {budget_text(row.budget_name, row.budget)}"
-        if smaller
-        else names.attack(row.attack)
-    )
+    return f"{names.attack(row)} at {budget_text(row.budget_name, row.budget)}" if smaller else names.attack(row)
 
 
 def _robust(rows: Iterable[Light]) -> list[float]:

@@ -23,11 +23,12 @@ from bench.report.site import board_view, boards, details, flags, ledger, publis
 from bench.report.site.again import Commands
 from bench.report.site.boards import Board
 from bench.report.site.folder import Folder, fingerprint
-from bench.report.site.names import Names, percent, recipe_text, seconds
+from bench.report.site.names import Names, exact, percent, recipe_text, seconds
 from bench.store import queries
 from bench.store.answers import ReferenceRow, RunRow
 from bench.store.database import Database
 from bench.store.flags import FLAGS
+from bench.training.outside import OUTSIDE
 
 TOGETHER = 40  # runs whose details are read at once
 STATIC = ("site.css", "site.js", "sortable.min.js", "sortable.LICENSE.txt")
@@ -74,8 +75,8 @@ class _Site:
     def __init__(self, db: Database, folder: Folder, loaded: Loaded, results: Path | None, progress: Progress) -> None:
         self.db, self.folder, self.loaded, self.results, self.progress = db, folder, loaded, results, progress
         progress(0, 0, "reading the database")
-        self.names = Names(loaded)
         self.ledger = ledger.read(db)
+        self.names = Names(loaded, self.ledger.settings)
         self.progress(0, 0, "looking for flags")
         self.flags = flags.raised(db, self.ledger, folder.notes.get("flags"))
         folder.notes = {"flags": self.flags.notes}
@@ -228,7 +229,8 @@ class _Site:
             "href": f"runs/{run.run_id}.html", "id": run.run_id[:12], "title": self.names.method(run.method),
             "dataset": run.dataset, "seed": run.seed, "model": run.model, "members": run.members,
             "recipe": recipe_text(run), "clean": percent(value), "value": value, "evaluations": len(rows),
-            "started": run.started, "seconds": run.seconds, "time": seconds(run.seconds),
+            "started": run.started, "seconds": exact(None if run.plugin == OUTSIDE else run.seconds),
+            "time": "–" if run.plugin == OUTSIDE else seconds(run.seconds),
             "stale": run.run_id in self.ledger.stale, "failures": len(self.ledger.failures.get(run.run_id, ())),
             "flags": sorted({flag.name for flag in self.flags.of(run.run_id)}),
         }  # fmt: skip

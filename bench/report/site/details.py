@@ -64,7 +64,7 @@ def read(db: Database, run_ids: list[str]) -> dict[str, Details]:
             evaluations=own[run_id],
             outcomes={r.evaluation_id: outcomes[r.evaluation_id] for r in own[run_id] if r.evaluation_id in outcomes},
             members=members[run_id],
-            curve=curve[run_id],
+            curve=curve.get(run_id, []),  # none where it was trained elsewhere
             cells={r.evaluation_id: cells[r.evaluation_id] for r in own[run_id] if r.evaluation_id in cells},
             clean={
                 r.evaluation_id: {row["target"]: row["n_correct"] for row in clean[r.evaluation_id]}

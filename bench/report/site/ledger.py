@@ -56,6 +56,8 @@ class Ledger:
     that were made on other weights than the run's."""
     norms: dict[str, str | None]
     """The norm of each protocol's ball, as `norm_of`."""
+    settings: dict[str, dict[str, Any]]
+    """The settings of each protocol."""
     coarse: frozenset[str]
     """Protocols in another precision than float32: the same attacks asked in a coarser one, so on no board."""
     versions: list[list[str | int]]
@@ -96,7 +98,8 @@ def read(db: Database) -> Ledger:
         if not failure.done and failure.run_id in runs:
             failures.setdefault(str(failure.run_id), []).append(failure)
     stale, newest = _stale(runs, of_run)
-    return Ledger(runs, of_run, stale, _norms(db), _coarse(db), newest, failures)
+    settings = {row["protocol_id"]: row["settings"] for row in _protocols(db)}
+    return Ledger(runs, of_run, stale, _norms(db), settings, _coarse(db), newest, failures)
 
 
 def mark(db: Database) -> tuple[Any, ...]:

@@ -4,11 +4,16 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any
 
 from bench.core.config import Loaded
-from bench.store.answers import RunRow
+from bench.report.recipes import recipe_label
+from bench.report.site.ledger import Light
+from bench.report.titles import Titles
+from bench.store.answers import EvaluationRow, RunRow
+from bench.training.outside import OUTSIDE
 
 
 @dataclass(frozen=True)
@@ -16,16 +21,25 @@ class Names:
     """Titles of bench.toml; a name that is not configured there stands for itself."""
 
     loaded: Loaded
+    settings: Mapping[str, dict[str, Any]] = field(default_factory=dict)
+    """The settings of each protocol."""
+
+    @cached_property
+    def _titles(self) -> Titles:
+        return Titles(self.loaded)
 
     def method(self, name: str) -> str:
         """The title of a configured method."""
         spec = self.loaded.config.methods.get(name)
         return (spec.title if spec else "") or name
 
-    def attack(self, name: str) -> str:
-        """The title of a configured attack."""
-        spec = self.loaded.config.attacks.get(name)
-        return (spec.title if spec else "") or name
+    def attack(self, row: Light | EvaluationRow) -> str:
+        """The title of the attack that a result was made with."""
+        return self._titles.attack(row.attack, row.plugin, self.settings.get(row.protocol_id))
+
+    def published_attack(self, name: str) -> str:
+        """The title of an attack of a published table, as it is configured."""
+        return self._titles.attack(name)
 
     def attack_plugin(self, name: str) -> str:
         """The plug-in of a configured attack; an unknown name stands for itself."""
@@ -88,8 +102,8 @@ def settings_text(settings: Mapping[str, Any]) -> str:
 
 
 def recipe_text(run: RunRow) -> str:
-    """`published`, `quick with training.epochs=2`."""
-    return run.recipe + (f" with {', '.join(run.recipe_changes)}" if run.recipe_changes else "")
+    """`published`, `quick with training.epochs=2`, `trained elsewhere`."""
+    return recipe_label(run.recipe, run.recipe_changes, plugin=run.plugin)
 
 
 def differences(runs: Sequence[RunRow]) -> list[str]:
@@ -101,6 +115,6 @@ def differences(runs: Sequence[RunRow]) -> list[str]:
 
 
 def _flat(run: RunRow) -> dict[str, Any]:
-    training = {f"training.{name}": value for name, value in run.training.items()}
+    training = {} if run.plugin == OUTSIDE else {f"training.{name}": value for name, value in run.training.items()}
     model = {f"{run.model}.{name}": value for name, value in run.model_settings.items()}
     return {"name": run.method, **run.settings, **training, **model, "validation images": run.validation}

@@ -15,7 +15,7 @@ def beside(
 ) -> list[dict[str, Any]]:
     """For a board: one table a source, methods × attacks, of the values that `wanted` picks."""
     return [
-        _table(source, rows, lambda ref: ref.method, lambda ref: (names.attack(ref.attack),), names.method)
+        _table(source, rows, lambda ref: ref.method, lambda ref: (names.published_attack(ref.attack),), names.method)
         for source, rows in _sources(ref for ref in references if wanted(ref))
     ]
 
@@ -28,7 +28,7 @@ def tables(references: Iterable[ReferenceRow], names: Names) -> list[dict[str, A
 def _printed(source: str, rows: list[ReferenceRow], names: Names) -> dict[str, Any]:
     def label(ref: ReferenceRow) -> tuple[str, str]:
         budget = budget_text(ref.budget_name, ref.budget)
-        return names.attack(ref.attack), budget or ("" if ref.attack == "clean" else "not stated")
+        return names.published_attack(ref.attack), budget or ("" if ref.attack == "clean" else "not stated")
 
     order = {(ref.attack, ref.budget): label(ref) for ref in rows}
     methods = list(dict.fromkeys(ref.method for ref in rows))

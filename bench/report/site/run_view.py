@@ -14,6 +14,7 @@ from bench.core.config import Loaded
 from bench.core.errors import BenchError
 from bench.core.identity import short
 from bench.core.precision import USUAL, titled
+from bench.report.recipes import phrase
 from bench.report.site import charts, samples
 from bench.report.site.again import Command, Commands
 from bench.report.site.board_view import images_text
@@ -26,6 +27,7 @@ from bench.report.site.training import training_charts, training_table
 from bench.report.tables import budget_text
 from bench.store.answers import EvaluationRow, RunRow
 from bench.store.flags import unchecked
+from bench.training.outside import OUTSIDE
 
 POPULATIONS = {
     "correct_all": "images that every member gets right",
@@ -61,7 +63,7 @@ def run_view(run: RunRow, details: Details, about: Setting, pictures: list[Path]
         "title": about.names.method(run.method),
         "short": short(run.run_id),
         "stale": run.run_id in about.ledger.stale,
-        "recipe": recipe_text(run),
+        "made": phrase(recipe_text(run)),
         "command": command,
         "tiles": _tiles(run, details, about),
         "flags": [_flag(flag, titles) for flag in about.flags.of(run.run_id)],
@@ -87,7 +89,7 @@ def run_view(run: RunRow, details: Details, about: Setting, pictures: list[Path]
         "evaluations": evaluations,
         "failures": about.ledger.failures.get(run.run_id, []),
         "configuration": _configuration(run, details),
-        "specification": json.dumps(details.config, indent=1, sort_keys=True, ensure_ascii=False),
+        "specification": json.dumps(_specification(run, details), indent=1, sort_keys=True, ensure_ascii=False),
         "environment": _environment(about.environments.get(run.environment_id, {})),
     }  # fmt: skip
 
@@ -106,7 +108,8 @@ def _tiles(run: RunRow, details: Details, about: Setting) -> list[dict[str, str]
     if parameters:
         text = f"{parameters[0]:,}" if len(parameters) == 1 else f"{parameters[0]:,} to {parameters[-1]:,}"
         tiles.append({"name": "parameters a member", "value": text, "unit": ""})
-    tiles.append({"name": "training took", "value": seconds(run.seconds), "unit": ""})
+    if run.plugin != OUTSIDE:
+        tiles.append({"name": "training took", "value": seconds(run.seconds), "unit": ""})
     return tiles
 
 
@@ -155,7 +158,7 @@ def _attack(row: EvaluationRow, about: Setting, flag: Shown | None) -> dict[str,
     passes = None if row.forwards is None else (row.forwards + (row.backwards or 0)) / row.n
     return {
         "id": row.evaluation_id,
-        "title": titled(about.names.attack(row.attack), row.precision),
+        "title": titled(about.names.attack(row), row.precision),
         "coarse": _coarse(row),
         "flag": flag,
         "robust": _share(row.n_robust or 0, row.n),
@@ -174,7 +177,7 @@ def _number(value: Any) -> bool:
 
 
 def _evaluation(run: RunRow, row: EvaluationRow, base: Command, about: Setting) -> dict[str, Any]:
-    name = about.names.attack(row.attack)
+    name = about.names.attack(row)
     kinds = {"clean": "clean accuracy", "transfer": f"transferability, {name}", "blackbox": "black-box suite"}
     title = kinds.get(row.kind, name)
     norm = about.ledger.norms[row.protocol_id] if row.kind in ("attack", "blackbox") else "?"
@@ -217,7 +220,7 @@ def _matrix(run: RunRow, row: EvaluationRow, details: Details, about: Setting) -
     off = [c["value"] for s, line in enumerate(grid) for t, c in enumerate(line[:-1]) if s != t]
     known = [value for value in off if value is not None]
     return {
-        "title": titled(f"{about.names.attack(row.attack)}, {budget_text(row.budget_name, row.budget)}", row.precision),
+        "title": titled(f"{about.names.attack(row)}, {budget_text(row.budget_name, row.budget)}", row.precision),
         "counted": f"led to a class ({row.settings['targets']}) and give it"
         if "targets" in row.settings
         else "misclassified",
@@ -283,13 +286,26 @@ def _configuration(run: RunRow, details: Details) -> list[dict[str, Any]]:
         "trained": f"{run.started} to {run.finished}",
         "source digest": run.source_digest,
     }
+    if run.plugin == OUTSIDE:  # of its training nothing is known
+        ours = ("training images", "held out", "trainer version")
+        main = {name: value for name, value in main.items() if name not in ours}
+        main["taken in"] = main.pop("trained")
+    training = {} if run.plugin == OUTSIDE else run.training
     groups = [
         ("The run", {name: value for name, value in main.items() if value}),
         ("Settings of the method", {name: plain(value) for name, value in sorted(run.settings.items())}),
-        ("Training", {name: plain(value) for name, value in sorted(run.training.items())}),
+        ("Training", {name: plain(value) for name, value in sorted(training.items())}),
         ("Settings of the model", {name: plain(value) for name, value in sorted(run.model_settings.items())}),
     ]
     return [{"title": title, "rows": rows} for title, rows in groups if rows]
+
+
+def _specification(run: RunRow, details: Details) -> Any:
+    """What the id is made of; without the training that stands there for what was trained elsewhere."""
+    config = details.config
+    if run.plugin == OUTSIDE and isinstance(config, Mapping):
+        return {name: value for name, value in config.items() if name not in ("training", "validation")}
+    return config
 
 
 def _environment(record: Mapping[str, Any]) -> dict[str, str]:

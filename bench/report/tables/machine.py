@@ -61,7 +61,7 @@ def long_rows(results: Results, marks: Marks | None = None) -> list[dict[str, An
                     "dataset": results.dataset,
                     "model": results.model,
                     "members": results.members[method],
-                    "recipe": results.recipe,
+                    "recipe": results.recipes.get(method, results.recipe),
                     "method": method,
                     "attack": row.attack,
                     "precision": row.precision,

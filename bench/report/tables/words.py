@@ -7,6 +7,7 @@ import re
 from collections.abc import Iterator
 
 from bench.report.matrices import Matrix
+from bench.report.recipes import phrase
 from bench.report.results import Cell, Results, joined
 from bench.store import flags
 
@@ -37,7 +38,7 @@ def number(value: float) -> str:
 def heading(results: Results) -> str:
     """What the numbers are, in one line."""
     members = f"{joined(results.members.values())} × {results.model}"
-    return " · ".join([results.suite, results.dataset, members, f"recipe {results.recipe}", results.images])
+    return " · ".join([results.suite, results.dataset, members, phrase(results.recipe), results.images])
 
 
 def footnotes(results: Results, *, paper: bool | None = None, tied: bool = False) -> list[str]:
@@ -102,7 +103,7 @@ def matrix_heading(matrix: Matrix) -> str:
     return (
         f"Transferability of {matrix.title}: {matrix.rate.replace('_', ' ')} in %, {matrix.attack}, "
         f"{budget_text(matrix.budget_name, matrix.budget)}, population {matrix.population}, "
-        f"recipe {matrix.recipe}, {matrix.images}, {_seeds(matrix.seeds)}; "
+        f"{phrase(matrix.recipe)}, {matrix.images}, {_seeds(matrix.seeds)}; "
         f"mean off the diagonal {'–' if math.isnan(matrix.transfer) else f'{matrix.transfer:.1f}'}"
     )
 

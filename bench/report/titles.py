@@ -1,0 +1,75 @@
+"""Titles of attacks, which follow the settings that a result was made with."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+from bench.core import registry, settings
+from bench.core.config import Loaded
+from bench.core.errors import BenchError
+
+LONGEST = 40  # letters of a value
+
+
+@dataclass(frozen=True)
+class Titles:
+    """Titles of bench.toml as the file has them: what `--set` changes is told as what other results differ in is."""
+
+    loaded: Loaded
+
+    def attack(self, name: str, plugin: str | None = None, made: Mapping[str, Any] | None = None) -> str:
+        """The title of an attack configured as `name`, for a result made with `plugin` and the settings `made`.
+
+        `{steps}` in a title stands for that setting. What else is not as the file configures it is appended: `PGD
+        (1000), restarts 10`. The precision has words of its own (`bench.core.precision.titled`). A name that the file
+        does not have stands for itself; with another plug-in than the file's, that is told.
+
+        Args:
+            plugin, made: of the stored or planned evaluation; those of the file unless given.
+        """
+        spec = self.loaded.written.attacks.get(name)
+        if spec is None:
+            return name
+        plugin = plugin or spec.plugin
+        if plugin != spec.plugin:
+            return f"{name} (of {plugin})"
+        here = self._configured.get(name, {})
+        shown = here if made is None else {**dict.fromkeys(here.keys() & {"targets"}), **self._complete(plugin, made)}
+        title, told = spec.title or name, set()
+        for field in re.findall(r"\{(\w+)\}", title):
+            if field in shown:
+                title = title.replace(f"{{{field}}}", _text(shown[field]))
+                told.add(field)
+        if here:
+            told |= {"precision"} - here.keys()
+            differing = [field for field, value in shown.items() if value != here.get(field)]
+            title += "".join(f", {field} {_text(shown[field])}" for field in differing if field not in told)
+        return title
+
+    @cached_property
+    def _configured(self) -> dict[str, dict[str, Any]]:
+        """The settings of each attack of the file, as records have them; without those whose plug-in is not sound."""
+        found = {}
+        for name, spec in self.loaded.written.attacks.items():
+            try:
+                built = settings.build(registry.load("attacks", spec.plugin), spec.settings, f"attacks.{name}")
+            except BenchError:
+                continue
+            found[name] = {**settings.complete(built), **({} if spec.targets is None else {"targets": spec.targets})}
+        return found
+
+    def _complete(self, plugin: str, made: Mapping[str, Any]) -> dict[str, Any]:
+        try:
+            return settings.completed(registry.load("attacks", plugin), made)
+        except BenchError:
+            return dict(made)
+
+
+def _text(value: Any) -> str:
+    """`5`, `0.25`, `none`: a setting in a title."""
+    text = f"{value:g}" if isinstance(value, float) else "none" if value is None else str(value)
+    return text if len(text) <= LONGEST else f"{text[:LONGEST]}…"
