@@ -83,6 +83,7 @@ def command(
       bench run -m paper --dataset cifar10 --gpus 0,1 --per-gpu 2        two on each of two GPUs
     """
 
+    from bench.jobs import names
     from bench.jobs.locks import Locks
     from bench.jobs.plan import Pass, make_plan
     from bench.report.console import console
@@ -99,7 +100,7 @@ def command(
         place = replace(workplace(results, data, batch_size=batch), oom_retry=oom_retry, deterministic=deterministic)
         with_published(base)
         # A killed driver may have left finished files that the database does not know yet.
-        for fault in ingest.sync(base, place.runs).damaged:
+        for fault in ingest.sync(base, place.runs, names.configured()).damaged:
             out.print(f"left out: {fault}", style="yellow")
         if not dry_run and place.locks.is_dir():
             Locks(place.locks).sweep()
@@ -142,6 +143,7 @@ def _work(
     """Check the data, say how long it takes, do the jobs."""
     from bench.cli.device import others, pick
     from bench.cli.progress import Display
+    from bench.jobs import names
     from bench.jobs.driver import Driver
     from bench.jobs.executors import executor_class
 
@@ -166,8 +168,9 @@ def _work(
         interrupts.renew()
         out.print(_expectation(plan, base, place, chosen, executor))
         driver = Driver(
-            plan, executor, base, place, watcher=display, fail_fast=fail_fast, stopping=lambda: interrupts.asked
-        )
+            plan, executor, base, place, watcher=display, names=names.configured(), fail_fast=fail_fast,
+            stopping=lambda: interrupts.asked,
+        )  # fmt: skip
         return driver.drive()
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shutil
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -21,6 +21,7 @@ from bench.store import door, ingest, schema
 from bench.store.archive import Archive, Limits
 from bench.store.database import Database
 from bench.store.door import CheckedRun
+from bench.store.names import AS_RECORDED, Namer
 from bench.store.records import EvaluationRecord, parse_record
 
 STAGE = ".import-"
@@ -41,7 +42,9 @@ class Imported:
     notes: list[str] = field(default_factory=list)
 
 
-def import_archive(path: Path, place: Workplace, db: Database, limits: Limits | None = None) -> Imported:
+def import_archive(
+    path: Path, place: Workplace, db: Database, limits: Limits | None = None, names: Namer = AS_RECORDED
+) -> Imported:
     """Take in an archive: checked completely, then moved into the runs of `place` and into `db`, opened here.
 
     A file that is here with the same content stays; so does a run or evaluation that is here with the same weights or
@@ -57,18 +60,18 @@ def import_archive(path: Path, place: Workplace, db: Database, limits: Limits | 
         if not fresh:
             db.open(create=True)
         with _staging(place.runs, archive.size) as stage, Locks(place.locks) as locks:
-            for run_id, names in runs.items():
+            for run_id, files in runs.items():
                 owner = locks.owner(run_id)
                 if owner is not None:
                     raise BenchError(f"run {short(run_id)} is being made here by {owner}; import when that has ended")
-                _stage_run(archive, run_id, names, stage / run_id, place, None if fresh else db, imported)
+                _stage_run(archive, run_id, files, stage / run_id, place, None if fresh else db, imported)
             if fresh:
                 db.open(create=True)
             imported.notes += _other_images(db, stage)
             _move(stage, place.runs)
     with db.batch():
         for run_id in runs:
-            _take_in(db, place.runs / run_id, runs[run_id])
+            _take_in(db, place.runs / run_id, runs[run_id], names)
     return imported
 
 
@@ -181,12 +184,12 @@ def _move(stage: Path, runs: Path) -> None:
             path.replace(place)
 
 
-def _take_in(db: Database, folder: Path, names: dict[str, str]) -> None:
+def _take_in(db: Database, folder: Path, files: Iterable[str], names: Namer) -> None:
     """Bring the database up to the files of one run."""
-    ingest.ingest_run(db, folder)
-    for file in names:
+    ingest.ingest_run(db, folder, names)
+    for file in files:
         if file.startswith("evaluations/"):
-            ingest.ingest_evaluation(db, folder / file)
+            ingest.ingest_evaluation(db, folder / file, names)
         elif file.startswith("failures/"):
             ingest.ingest_failure(db, folder / file)
 
