@@ -106,6 +106,6 @@ def command(
             tell=lambda line: click.secho(line, fg="yellow", err=True),
         )  # fmt: skip
         ingest.ingest_run(base, run_folder, names.configured())
-    selectors |= {"methods": (name,), "dataset": dataset, "seeds": (seed,)}
+    selectors |= {"methods": (name,), "dataset": dataset, "seeds": (seed,), "factories": (factory,) if factory else ()}
     result: int = context.invoke(run.command, **{**given, **selectors})
     return result

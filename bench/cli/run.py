@@ -14,6 +14,7 @@ import click
 from bench.cli.executor import EXECUTOR_OPTIONS, Interrupts, executor_options, setting_of
 from bench.cli.options import (
     Chosen,
+    allow_factory,
     choose,
     existing_or_scratch,
     open_database,
@@ -50,6 +51,7 @@ if TYPE_CHECKING:
               help="Try an evaluation that runs out of memory again with smaller batches.")  # fmt: skip
 @click.option("--deterministic", is_flag=True,
               help="Bit-equal from run to run on a GPU too, slower; operations that cannot be are named.")  # fmt: skip
+@allow_factory
 @click.option("--retry-failed", is_flag=True, help="Do only what failed before, and what it held up.")
 @click.option("--force", is_flag=True, help="Do again what is done; new results supersede old ones when complete.")
 @click.option("--fail-fast", is_flag=True, help="Start nothing more after the first failure.")
@@ -62,6 +64,7 @@ if TYPE_CHECKING:
 @where
 def command(
     data: Path, device: str | None, threads: int | None, batch: int | None, oom_retry: bool, deterministic: bool,
+    factories: tuple[str, ...],
     retry_failed: bool, force: bool, fail_fast: bool, dry_run: bool, probe: bool, quiet: bool, as_json: bool,
     results: Path, db: str | None, **given: Any,
 ) -> int:  # fmt: skip
@@ -97,7 +100,10 @@ def command(
     out = console(stderr=as_json)
     out.quiet = quiet
     with existing_or_scratch(db, results) if dry_run else open_database(db, results, create=True) as base:
-        place = replace(workplace(results, data, batch_size=batch), oom_retry=oom_retry, deterministic=deterministic)
+        place = replace(
+            workplace(results, data, batch_size=batch, factories=factories),
+            oom_retry=oom_retry, deterministic=deterministic,
+        )  # fmt: skip
         with_published(base)
         # A killed driver may have left finished files that the database does not know yet.
         for fault in ingest.sync(base, place.runs, names.configured()).damaged:

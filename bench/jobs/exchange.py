@@ -21,10 +21,12 @@ from bench.store.database import Database
 from bench.store.door import CheckedRun
 from bench.store.merge import Merged, merge
 from bench.store.names import AS_RECORDED, Namer
+from bench.store.records import ImportedRecord, read_record
 
 RUN = "run.json"
 CURVE = "train.jsonl"
 WEIGHTS = "members.safetensors"
+IMPORTED = "imported.json"
 FAILURES = "failures"
 
 
@@ -125,6 +127,16 @@ def _without_paths(path: Path, scratch: Path) -> Path:
     copy = scratch / path.name
     write_json(copy, public)
     return copy
+
+
+def imported(place: Workplace, run_id: str) -> dict[str, Any] | None:
+    """Out of which archive a run came, by the file in its folder; None for one made here, or without its folder.
+
+    Raises:
+        BenchError: that file is damaged.
+    """
+    path = place.imported_file(run_id)
+    return read_record(ImportedRecord, path).model_dump(exclude={"format"}) if path.is_file() else None
 
 
 def check_file(file: str, path: Path, where: str, run: CheckedRun) -> None:

@@ -7,14 +7,15 @@ import tempfile
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from datetime import UTC, datetime
 from pathlib import Path
 
 from sqlalchemy import select
 
 from bench.core.errors import BenchError
-from bench.core.files import read_json
+from bench.core.files import read_json, write_json
 from bench.core.identity import short
-from bench.jobs.exchange import CURVE, RUN, WEIGHTS, check_file
+from bench.jobs.exchange import CURVE, IMPORTED, RUN, WEIGHTS, check_file
 from bench.jobs.locks import Locks
 from bench.jobs.workplace import Workplace
 from bench.store import door, ingest, schema
@@ -65,6 +66,7 @@ def import_archive(
                 if owner is not None:
                     raise BenchError(f"run {short(run_id)} is being made here by {owner}; import when that has ended")
                 _stage_run(archive, run_id, files, stage / run_id, place, None if fresh else db, imported)
+            _note_origin(archive, stage, place)
             if fresh:
                 db.open(create=True)
             imported.notes += _other_images(db, stage)
@@ -92,7 +94,7 @@ def _stage_run(
     if run.spec.model_plugin == "factory":
         told.notes.append(
             f"run {short(run_id)} makes its members with {run.spec.model_settings.get('function')} out of your own "
-            f"packages; see that it is what you expect before anything is measured on it"
+            f"packages; that is done only where --allow-factory names it"
         )
     here = place.runs / run_id
     known = _known_run(here, db, run)
@@ -108,6 +110,15 @@ def _stage_run(
             told.evaluations += file.startswith("evaluations/")
             told.failures += file.startswith("failures/")
             told.weights += file == WEIGHTS
+
+
+def _note_origin(archive: Archive, stage: Path, place: Workplace) -> None:
+    """Beside each run that is new here: that it came from outside, and out of which archive."""
+    new = [path.parent for path in sorted(stage.glob(f"*/{RUN}")) if not (place.runs / path.parent.name / RUN).exists()]
+    if new:
+        record = {"format": 1, **archive.origin, "imported": datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")}
+        for folder in new:
+            write_json(folder / IMPORTED, record)
 
 
 def _known_run(here: Path, db: Database | None, run: CheckedRun) -> bool:
@@ -177,7 +188,7 @@ def _move(stage: Path, runs: Path) -> None:
             if files:
                 folder.rename(target)
             continue
-        order = {WEIGHTS: 0, CURVE: 1, RUN: 2}
+        order = {IMPORTED: -1, WEIGHTS: 0, CURVE: 1, RUN: 2}
         for path in sorted(files, key=lambda path: (order.get(path.name, 3), path)):
             place = target / path.relative_to(folder)
             place.parent.mkdir(parents=True, exist_ok=True)
