@@ -14,13 +14,13 @@ import numpy as np
 from exchanged import bits
 
 from bench.core import config
-from bench.core.specs import Training
 from bench.experiment.spec import EvaluationSpec, RunSpec
 from bench.jobs import select
 from bench.jobs.select import Selection
 from bench.store.door import DESCRIBED
 
 LOADED = config.load(config.defaults("bench.toml"))
+OTHER = config.load(LOADED.path, ["methods.trs.lambda_a=5"])
 IMAGES = 24
 ENVIRONMENT = {"python": "3.11", "device": "cpu", "threads": 1, "packages": {"torch": "2.11"}, "commit": "0" * 40}
 HUGE, DEEP = "@HUGE@", "@DEEP@"  # what json.dumps does not write
@@ -47,7 +47,7 @@ class Mutant:
 def write(runs: Path, number: int, seed: int | None) -> Mutant:
     """The folder of one run, with one of its files changed; the same `seed` gives the same, None changes nothing."""
     draw = random.Random(f"{seed} {number}")
-    files = copy.deepcopy(valid(draw.choice(["ece", "trs"]), number))
+    files = copy.deepcopy(valid(number))
     kind = draw.choice(["run", "run", "run", "clean", "attack", "attack", "transfer", "blackbox", "failure", "curve"])
     spec = RunSpec.model_validate(files["run"]["config"])
     what = "" if seed is None else _change(files[kind][-1] if kind == "curve" else files[kind], draw)
@@ -68,10 +68,13 @@ def write(runs: Path, number: int, seed: int | None) -> Mutant:
     return Mutant(folder, lines if kind == "curve" else file, kind, what)
 
 
-def valid(method: str, number: int) -> dict[str, Any]:
-    """The records of a run of two members, as JSON: run, curve, one evaluation of each kind, a failure."""
-    run = select.run_spec(LOADED, Selection(members=2), method, number)
-    run = RunSpec.model_validate(run.model_dump() | {"training": Training(epochs=2)})
+def valid(number: int) -> dict[str, Any]:
+    """The records of a run of two members, as JSON: run, curve, one evaluation of each kind, a failure.
+
+    By turns of ECE, TRS and TRS of another λ, so that each seed has all three.
+    """
+    loaded, method = ((LOADED, "ece"), (LOADED, "trs"), (OTHER, "trs"))[number % 3]
+    run = select.run_spec(loaded, Selection(members=2), method, number // 3)
     told = run.model_dump(mode="json")
     record = {name: told[name] for name in DESCRIBED} | {
         "format": 1, "run_id": run.run_id, "family_id": run.family_id, "attempt_id": _hex(run.run_id, "done"),
@@ -103,9 +106,9 @@ def _evaluations(run: RunSpec, record: dict[str, Any], number: int) -> dict[str,
     clean = EvaluationSpec.of_clean(run, limit=IMAGES, split="test")
     (pgd,) = select.attack_rows(LOADED, selection, run, "pgd", (0.1,))
     matrix = select.matrix_row(LOADED, selection, run)
-    parts = {"attacks": {"pgd": {"plugin": "pgd", "settings": pgd.settings}}, "restarts": 1, "surrogates": []}
-    told = {"kind": "blackbox", "attack": "blackbox", "plugin": "blackbox", "settings": parts, "stop": "last"}
-    black = EvaluationSpec.model_validate(pgd.model_dump() | told)
+    black = select.blackbox_rows(LOADED, selection, run, LOADED.blackbox.attacks)[0]
+    tries = [{"surrogate": surrogate, "loss": "pgd", "restart": restart, "bits": bits(~robust)}
+             for surrogate in black.settings["surrogates"] for restart in (0, 1)]  # fmt: skip
     counts = {"attacked": 20, "zero_gradients": 0, "unmoved": 0, "largest_excess": 1e-8, "loss_curve": [0.1, 0.4, 0.6]}
     targets, after = (0, 1, -1), {"robust_bits": bits(robust), "n_robust": int(robust.sum())}
     clean_rows = [{"target": target, "bits": bits(row)} for target, row in zip(targets, rows, strict=True)]
@@ -117,8 +120,7 @@ def _evaluations(run: RunSpec, record: dict[str, Any], number: int) -> dict[str,
             "cells": [{"source": source, "target": target, "bits": bits(missed[source, column])}
                       for source in (0, 1) for column, target in enumerate(targets)],
         },
-        "blackbox": {**after, "measurements": {"attempts": 1}, "attempts": [
-            {"surrogate": "0" * 24, "loss": "pgd", "restart": 0, "bits": bits(~robust)}]},
+        "blackbox": {**after, "measurements": {"attempts": 1}, "attempts": tries},
     }  # fmt: skip
     names = {"kind", "attack", "plugin", "budget_name", "budget", "stop", "limit", "split"}
     return {
