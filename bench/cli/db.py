@@ -47,10 +47,12 @@ def rebuild(results: Path, db: str | None) -> int:
       bench db rebuild --results /scratch/results
     """
     from bench.core.config import defaults
-    from bench.jobs import damage
+    from bench.jobs import damage, names
     from bench.store import ingest
 
-    counts = ingest.rebuild(db if db is not None else results / "bench.db", results / "runs", defaults("published"))
+    counts = ingest.rebuild(
+        db if db is not None else results / "bench.db", results / "runs", defaults("published"), names.configured()
+    )
     _faults(counts.damaged)
     say(
         f"{_shown(results, db)}: {counts.runs} runs, {counts.evaluations} evaluations, "
@@ -118,13 +120,14 @@ def import_(archive: Path, max_total: float, max_file: float, results: Path, db:
       bench db import theirs.zip
       bench db import theirs.zip --results /scratch/results --max-total 100
     """
+    from bench.jobs import names
     from bench.jobs.importing import import_archive
     from bench.store.archive import GIB, Limits
     from bench.store.database import Database
 
     limits = Limits(total=int(max_total * GIB), file=int(max_file * GIB))
     with Database(db if db is not None else results / "bench.db") as base:
-        done = import_archive(archive, workplace(results, Path("data")), base, limits)
+        done = import_archive(archive, workplace(results, Path("data")), base, limits, names.configured())
         with_published(base)
     for note in done.notes:
         say(f"Note: {note}", fg="yellow", err=True)
@@ -149,11 +152,11 @@ def merge(other: str, results: Path, db: str | None) -> int:
       bench db merge results/bench.db --db postgresql://me@server/bench
       bench db merge /scratch/results
     """
-    from bench.jobs import exchange
+    from bench.jobs import exchange, names
 
     with open_database(db, results, create=True) as base:
         with_published(base)
-        done, damaged = exchange.merge_from(base, other)
+        done, damaged = exchange.merge_from(base, other, names.configured())
     _faults((*damaged, *done.left_out))
     say(f"{_shown(results, db)}: {done.runs} runs, {done.evaluations} evaluations, {done.attempts} attempts new")
     return 1 if damaged or done.left_out else 0
@@ -286,9 +289,10 @@ def _ask(yes: bool, question: str, done: str) -> None:
 
 def _sync(base: Any, place: Workplace) -> None:
     """Files that the database does not know yet are known first."""
+    from bench.jobs import names
     from bench.store import ingest
 
-    _faults(ingest.sync(base, place.runs).damaged)
+    _faults(ingest.sync(base, place.runs, names.configured()).damaged)
 
 
 def _faults(lines: Any) -> None:

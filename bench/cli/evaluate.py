@@ -81,6 +81,7 @@ def command(
       bench evaluate m.safetensors --factory my_package.nets:make -d mnist --name mine --fusion mean_logits
       bench evaluate a.pth b.pth --model lenet -d mnist --name "mine, seed 1" --attack pgd --eps 0.1 --limit 1000
     """
+    from bench.jobs import names
     from bench.jobs.outside import Given, adopt
     from bench.models.outside import Renaming
     from bench.store import ingest
@@ -104,7 +105,7 @@ def command(
             workplace(given["results"], given["data"], batch_size=given["batch"]),
             tell=lambda line: click.secho(line, fg="yellow", err=True),
         )  # fmt: skip
-        ingest.ingest_run(base, run_folder)
-    selectors |= {"methods": (name,), "dataset": dataset, "seeds": (seed,)}
+        ingest.ingest_run(base, run_folder, names.configured())
+    selectors |= {"methods": (name,), "dataset": dataset, "seeds": (seed,), "factories": (factory,) if factory else ()}
     result: int = context.invoke(run.command, **{**given, **selectors})
     return result

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import click
 
-from bench.cli.options import where, workplace
+from bench.cli.options import allow_factory, where, workplace
 from bench.cli.parameters import JOBS, InputFile, Once
 from bench.cli.say import say
 
@@ -16,8 +16,17 @@ from bench.cli.say import say
 @click.option("--data", type=click.Path(file_okay=False, path_type=Path), default=Path("data"), envvar="BENCH_DATA")
 @click.option("--device", default="cpu", show_default=True)
 @click.option("--threads", type=JOBS)
+@allow_factory
 @where
-def command(job_file: Path, data: Path, device: str, threads: int | None, results: Path, db: str | None) -> int:
+def command(
+    job_file: Path,
+    data: Path,
+    device: str,
+    threads: int | None,
+    factories: tuple[str, ...],
+    results: Path,
+    db: str | None,
+) -> int:
     """Do the job described in JOB_FILE and print the file it leaves; the driver takes that into the database.
 
     \b
@@ -41,7 +50,7 @@ def command(job_file: Path, data: Path, device: str, threads: int | None, result
         ) from error
     if threads:
         torch.set_num_threads(threads)
-    place = workplace(results, data, device)
+    place = workplace(results, data, device, factories=factories)
     with Locks(place.locks) as locks:
         held = locks.acquire(job.job_id)
         if isinstance(held, Owner):

@@ -124,6 +124,14 @@ def attack_options(function: F) -> F:
     return function
 
 
+def allow_factory(function: F) -> F:
+    """`--allow-factory`."""
+    return click.option(
+        "--allow-factory", "factories", multiple=True, metavar="MODULE:FUNCTION",
+        help="Let runs that came from others make their members with this function of your own packages.",
+    )(function)  # fmt: skip
+
+
 def selectors(function: F) -> F:
     """Which results: the same options for every command that runs or shows some."""
     for option in reversed(
@@ -312,8 +320,10 @@ def with_published(base: Database) -> None:
         ingest.load_published(base, defaults("published"))
 
 
-def workplace(results: Path, data: Path, device: str = "cpu", batch_size: int | None = None) -> Workplace:
-    """Folders and device as a `Workplace`."""
+def workplace(
+    results: Path, data: Path, device: str = "cpu", batch_size: int | None = None, factories: tuple[str, ...] = ()
+) -> Workplace:
+    """Folders, device and what is allowed as a `Workplace`."""
     from bench.jobs.workplace import Workplace
 
-    return Workplace(results=results, data=data.expanduser(), device=device, batch_size=batch_size)
+    return Workplace(results=results, data=data.expanduser(), device=device, batch_size=batch_size, factories=factories)

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
-from bench.cli.options import Chosen, RunId, choose, open_database, selectors, where, workplace
+from bench.cli.options import Chosen, RunId, allow_factory, choose, open_database, selectors, where, workplace
 from bench.cli.parameters import JOBS, Once, Real, Seeds
 from bench.core import numbers
 
@@ -227,11 +227,13 @@ def ablation(over: tuple[str, ...], output: Path | None, results: Path, db: str 
               envvar="BENCH_DATA", show_envvar=True, help="Folder of the data sets.")  # fmt: skip
 @click.option("--device", envvar="BENCH_DEVICE", show_envvar=True, help="cpu, cuda, cuda:1; a GPU if there is one.")
 @click.option("--threads", type=JOBS, envvar="BENCH_THREADS", show_envvar=True, help="CPU threads.")
+@allow_factory
 @output
 @where
 def boundary(
     identifiers: tuple[str, ...], images: tuple[int, ...] | None, radius: float, step: float, data: Path,
-    device: str | None, threads: int | None, output: Path | None, results: Path, db: str | None,
+    device: str | None, threads: int | None, factories: tuple[str, ...], output: Path | None, results: Path,
+    db: str | None,
 ) -> None:  # fmt: skip
     """Decision boundaries of runs around test images: a row a run, a column an image, a colour a class.
 
@@ -252,7 +254,7 @@ def boundary(
         raise _wrong(f"--radius {radius:g} is less than one --step of {step:g}")
     if radius / step > 500:
         raise _wrong(f"{radius / step:,.0f} steps of {step:g} to {radius:g} are too many; at most 500")
-    place = workplace(results, data, pick(device, threads))
+    place = workplace(results, data, pick(device, threads), factories=factories)
     with open_database(db, results) as base:
         subjects, pixels, labels, dataset = subjects_of(identifiers, base, place)
     numbers = list(images) if images else plot.chosen_images(subjects, pixels, labels, 3)

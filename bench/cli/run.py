@@ -14,6 +14,7 @@ import click
 from bench.cli.executor import EXECUTOR_OPTIONS, Interrupts, executor_options, setting_of
 from bench.cli.options import (
     Chosen,
+    allow_factory,
     choose,
     existing_or_scratch,
     open_database,
@@ -50,6 +51,7 @@ if TYPE_CHECKING:
               help="Try an evaluation that runs out of memory again with smaller batches.")  # fmt: skip
 @click.option("--deterministic", is_flag=True,
               help="Bit-equal from run to run on a GPU too, slower; operations that cannot be are named.")  # fmt: skip
+@allow_factory
 @click.option("--retry-failed", is_flag=True, help="Do only what failed before, and what it held up.")
 @click.option("--force", is_flag=True, help="Do again what is done; new results supersede old ones when complete.")
 @click.option("--fail-fast", is_flag=True, help="Start nothing more after the first failure.")
@@ -62,6 +64,7 @@ if TYPE_CHECKING:
 @where
 def command(
     data: Path, device: str | None, threads: int | None, batch: int | None, oom_retry: bool, deterministic: bool,
+    factories: tuple[str, ...],
     retry_failed: bool, force: bool, fail_fast: bool, dry_run: bool, probe: bool, quiet: bool, as_json: bool,
     results: Path, db: str | None, **given: Any,
 ) -> int:  # fmt: skip
@@ -83,6 +86,7 @@ def command(
       bench run -m paper --dataset cifar10 --gpus 0,1 --per-gpu 2        two on each of two GPUs
     """
 
+    from bench.jobs import names
     from bench.jobs.locks import Locks
     from bench.jobs.plan import Pass, make_plan
     from bench.report.console import console
@@ -96,10 +100,13 @@ def command(
     out = console(stderr=as_json)
     out.quiet = quiet
     with existing_or_scratch(db, results) if dry_run else open_database(db, results, create=True) as base:
-        place = replace(workplace(results, data, batch_size=batch), oom_retry=oom_retry, deterministic=deterministic)
+        place = replace(
+            workplace(results, data, batch_size=batch, factories=factories),
+            oom_retry=oom_retry, deterministic=deterministic,
+        )  # fmt: skip
         with_published(base)
         # A killed driver may have left finished files that the database does not know yet.
-        for fault in ingest.sync(base, place.runs).damaged:
+        for fault in ingest.sync(base, place.runs, names.configured()).damaged:
             out.print(f"left out: {fault}", style="yellow")
         if not dry_run and place.locks.is_dir():
             Locks(place.locks).sweep()
@@ -142,6 +149,7 @@ def _work(
     """Check the data, say how long it takes, do the jobs."""
     from bench.cli.device import others, pick
     from bench.cli.progress import Display
+    from bench.jobs import names
     from bench.jobs.driver import Driver
     from bench.jobs.executors import executor_class
 
@@ -166,8 +174,9 @@ def _work(
         interrupts.renew()
         out.print(_expectation(plan, base, place, chosen, executor))
         driver = Driver(
-            plan, executor, base, place, watcher=display, fail_fast=fail_fast, stopping=lambda: interrupts.asked
-        )
+            plan, executor, base, place, watcher=display, names=names.configured(), fail_fast=fail_fast,
+            stopping=lambda: interrupts.asked,
+        )  # fmt: skip
         return driver.drive()
 
 

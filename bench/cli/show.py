@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from bench.cli.options import RunId, open_database, where, workplace
+from bench.cli.options import RunId, allow_factory, open_database, where, workplace
 from bench.cli.parameters import IMAGES, JOBS, Once
 from bench.cli.say import say_json
 from bench.core.errors import BenchError
@@ -34,10 +34,11 @@ if TYPE_CHECKING:
 @click.option("--threads", type=JOBS, envvar="BENCH_THREADS", show_envvar=True,
               help="For --export: CPU threads; as many as the evaluation had, unless given.")  # fmt: skip
 @click.option("--batch", type=IMAGES, help="For --export: images a batch; as in `bench run` unless given.")
+@allow_factory
 @where
 def command(
     identifier: str, as_json: bool, target: Path | None, data: Path, device: str | None, threads: int | None,
-    batch: int | None, results: Path, db: str | None,
+    batch: int | None, factories: tuple[str, ...], results: Path, db: str | None,
 ) -> None:  # fmt: skip
     """Everything about the run or evaluation whose id begins with ID.
 
@@ -60,10 +61,10 @@ def command(
         if target is not None:
             if found.kind == "run":
                 raise BenchError(f"{identifier} is a run; `bench show {identifier}` lists the ids of its evaluations")
-            place = workplace(results, data, batch_size=batch)
+            place = workplace(results, data, batch_size=batch, factories=factories)
             _export(base, found.id, place, target, device, threads, as_json)
             return
-        record = _run(base, found.run_id) if found.kind == "run" else _evaluation(base, found.id)
+        record = _run(base, found.run_id, results) if found.kind == "run" else _evaluation(base, found.id)
     if as_json:
         say_json(record)
     elif found.kind == "run":
@@ -106,7 +107,8 @@ def _export(
     )  # fmt: skip
 
 
-def _run(base: Database, run_id: str) -> dict[str, Any]:
+def _run(base: Database, run_id: str, results: Path) -> dict[str, Any]:
+    from bench.jobs.exchange import imported
     from bench.report.recipes import ELSEWHERE
     from bench.store import flags, queries
 
@@ -118,6 +120,7 @@ def _run(base: Database, run_id: str) -> dict[str, Any]:
     return {
         **asdict(run),
         **unknown,
+        "imported": imported(workplace(results, Path("data")), run_id),
         "environment": queries.environment(base, run.environment_id),
         "parameters": [member.parameters for member in queries.members(base, run_id)],
         "curve": [asdict(row) for row in queries.curve(base, run_id)],
@@ -148,6 +151,13 @@ def _evaluation(base: Database, evaluation_id: str) -> dict[str, Any]:
     return record
 
 
+def _came(imported: dict[str, Any] | None) -> dict[str, str]:
+    """The line of a run that came from outside."""
+    if imported is None:
+        return {}
+    return {"came in": f"{imported['imported']}, out of {imported['archive']} (SHA-256 {imported['sha256'][:12]}…)"}
+
+
 def _print_run(run: dict[str, Any], out: Console, results: Path) -> None:
     from rich.table import Table
     from rich.text import Text
@@ -168,6 +178,7 @@ def _print_run(run: dict[str, Any], out: Console, results: Path) -> None:
         "recipe": ELSEWHERE if run["plugin"] == OUTSIDE else f"{run['recipe']}{changes}: {_training(run['training'])}",
         "taken in" if run["plugin"] == OUTSIDE else "trained": f"{run['started']}, {run['seconds']:.1f} s",
         "made by": _made_by(run),
+        **_came(run["imported"]),
         "folder": str(results / "runs" / run["run_id"]),
         "again": _again(run),
     }

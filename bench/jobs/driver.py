@@ -18,6 +18,7 @@ from bench.jobs.spec import Job
 from bench.jobs.workplace import Workplace
 from bench.store import ingest
 from bench.store.database import Database
+from bench.store.names import AS_RECORDED, Namer
 
 TICK = 0.5  # seconds between looks at the locks of others and at Ctrl-C
 ELSEWHERE = "another driver"
@@ -67,6 +68,7 @@ class Driver:
     is taken in instead of doing it again.
 
     Args:
+        names: says which names results have in the database.
         fail_fast: start nothing more after the first failure.
         stopping: asked every half second; when it says so, nothing more is started and the executor is asked to stop.
     """
@@ -79,6 +81,7 @@ class Driver:
         place: Workplace,
         *,
         watcher: Watcher,
+        names: Namer = AS_RECORDED,
         fail_fast: bool = False,
         stopping: Callable[[], bool] = lambda: False,
     ) -> None:
@@ -86,6 +89,7 @@ class Driver:
         self._db = db
         self._place = place
         self._watcher = watcher
+        self._names = names
         self._fail_fast = fail_fast
         self._stopping = stopping
         self._superseded = {item.job.job_id: item.attempt for item in plan.planned if item.again}
@@ -213,9 +217,9 @@ class Driver:
                 ingest.ingest_failure(self._db, path)
                 return str(read_json(path)["error"])
             if job.evaluation is None:
-                ingest.ingest_run(self._db, path.parent)
+                ingest.ingest_run(self._db, path.parent, self._names)
             else:
-                ingest.ingest_evaluation(self._db, path)
+                ingest.ingest_evaluation(self._db, path, self._names)
         except ingest.StoreError:
             raise
         except BenchError as error:

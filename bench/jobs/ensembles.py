@@ -11,6 +11,8 @@ import torch
 from bench.core import registry, settings
 from bench.core.errors import BenchError, JobError
 from bench.core.files import read_json
+from bench.core.identity import short
+from bench.core.plain import visible
 from bench.core.tensors import DamagedError, set_aside
 from bench.data.base import Splits, load_splits
 from bench.jobs.spec import RunSpec
@@ -21,6 +23,7 @@ from bench.training import checkpoint
 from bench.training.method import Method
 
 FORMAT = 1
+FACTORY = "factory"  # the model plug-in that calls a function by its name
 
 
 def data_axes(run: RunSpec) -> tuple[object, ...]:
@@ -33,9 +36,16 @@ def initialisation_axes(run: RunSpec) -> tuple[object, ...]:
     return ("initialisation", run.plugin, run.model_plugin, run.model_settings, run.members, *data_axes(run))
 
 
-def fresh_ensemble(run: RunSpec, plugin: type[Method]) -> Ensemble:
-    """Untrained members of a run, on the CPU; initialised from the global generator."""
-    members = _members(run, plugin.activation)
+def fresh_ensemble(run: RunSpec, plugin: type[Method], place: Workplace | None = None) -> Ensemble:
+    """Untrained members of a run, on the CPU; initialised from the global generator.
+
+    Args:
+        place: where the run lies; None for one that is made up here and lies nowhere.
+
+    Raises:
+        BenchError: members are made by a function that nobody here has asked for.
+    """
+    members = _members(run, plugin.activation, place)
     # The weights of a soft vote are the method's to find; until then every member counts the same.
     weights = [1.0] * run.members if plugin.fusion == "weighted_probability" else None
     return Ensemble(members, fusion=plugin.fusion, weights=weights)
@@ -57,7 +67,7 @@ def load_ensemble(run: RunSpec, place: Workplace) -> Ensemble:
     except DamagedError as error:
         raise JobError(f"{error}; {f'{set_aside(path)}; ' if path.exists() else ''}{mend(run)}") from error
     # Rule and activation are the stored ones: they belong to the weights, whatever the plug-in says today.
-    members = _members(run, metadata["activation"])
+    members = _members(run, metadata["activation"], place)
     ensemble = Ensemble(members, fusion=metadata["fusion"], weights=tensors.get("fusion.weights"))
     checkpoint.load_members(ensemble.members, tensors)
     return ensemble.to(place.device).eval()
@@ -83,12 +93,34 @@ def mend(run: RunSpec) -> str:
     return "`bench run` with its selectors trains it again"
 
 
-def _members(run: RunSpec, activation: str) -> list[torch.nn.Module]:
+def _members(run: RunSpec, activation: str, place: Workplace | None) -> list[torch.nn.Module]:
+    if place is not None:
+        check_factory(run, place)
     dataset = dataset_of(run)
     return [
         build_member(run.model_plugin, run.model_settings, dataset=dataset, activation=activation)
         for _ in range(run.members)
     ]
+
+
+def check_factory(run: RunSpec, place: Workplace) -> None:
+    """A run of somebody else calls no function of one's own packages unless `--allow-factory` names it.
+
+    What was given to `bench evaluate` here, and what bench.toml configures, was asked for by the person who runs this.
+
+    Raises:
+        BenchError: the run came out of an archive or another database, and its members are made by such a function.
+    """
+    function = run.model_settings.get("function")
+    if run.model_plugin != FACTORY or function in place.factories:
+        return
+    made_here = run.weights is None or place.run_file(run.run_id).exists()
+    if made_here and not place.imported_file(run.run_id).exists():
+        return
+    raise BenchError(
+        f"run {short(run.run_id)} came from outside, and its members are made by {visible(str(function))}, a function "
+        f"of your own packages that it names: look at it, then allow it with --allow-factory {visible(str(function))}"
+    )
 
 
 def fusion_weights(ensemble: Ensemble) -> dict[str, torch.Tensor]:

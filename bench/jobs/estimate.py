@@ -95,7 +95,7 @@ class Probe:
         self._plugin = registry.load("methods", run.plugin)
         self._method = settings.build(self._plugin, run.settings, f"methods.{run.method}")
         with seeds.isolated("probe"):
-            self._ensemble = work.fresh_ensemble(run, self._plugin).to(place.device)
+            self._ensemble = work.fresh_ensemble(run, self._plugin, place).to(place.device)
         splits = work.splits_of(run, place, limit=None)
         self._train, self._test = splits.train, splits.test
         self._training: float | None = None

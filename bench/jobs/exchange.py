@@ -20,10 +20,13 @@ from bench.store.archive import Manifest, belongs, write_archive
 from bench.store.database import Database
 from bench.store.door import CheckedRun
 from bench.store.merge import Merged, merge
+from bench.store.names import AS_RECORDED, Namer
+from bench.store.records import ImportedRecord, read_record
 
 RUN = "run.json"
 CURVE = "train.jsonl"
 WEIGHTS = "members.safetensors"
+IMPORTED = "imported.json"
 FAILURES = "failures"
 
 
@@ -58,7 +61,7 @@ def choose(db: Database, identifiers: tuple[str, ...], selectors: dict[str, Any]
     return sorted(found)
 
 
-def merge_from(db: Database, other: str) -> tuple[Merged, tuple[str, ...]]:
+def merge_from(db: Database, other: str, names: Namer = AS_RECORDED) -> tuple[Merged, tuple[str, ...]]:
     """Merge a database (file or URL) or the records of a results folder into `db`.
 
     Returns:
@@ -72,13 +75,13 @@ def merge_from(db: Database, other: str) -> tuple[Merged, tuple[str, ...]]:
         runs = path / "runs" if (path / "runs").is_dir() else path
         with tempfile.TemporaryDirectory() as scratch:
             file = Path(scratch) / "other.db"
-            counts = ingest.rebuild(file, runs, defaults("published"))
+            counts = ingest.rebuild(file, runs, defaults("published"), names)
             with Database(file).open() as theirs:
-                return merge(db, theirs), counts.damaged
+                return merge(db, theirs, names), counts.damaged
     if path.is_file() and zipfile.is_zipfile(path):
         raise BenchError(f"{other} is an archive: `bench db import {other}`")
     with Database(other).open() as theirs:
-        return merge(db, theirs), ()
+        return merge(db, theirs, names), ()
 
 
 def export_runs(place: Workplace, run_ids: list[str], target: Path, *, weights: bool) -> Exported:
@@ -124,6 +127,16 @@ def _without_paths(path: Path, scratch: Path) -> Path:
     copy = scratch / path.name
     write_json(copy, public)
     return copy
+
+
+def imported(place: Workplace, run_id: str) -> dict[str, Any] | None:
+    """Out of which archive a run came, by the file in its folder; None for one made here, or without its folder.
+
+    Raises:
+        BenchError: that file is damaged.
+    """
+    path = place.imported_file(run_id)
+    return read_record(ImportedRecord, path).model_dump(exclude={"format"}) if path.is_file() else None
 
 
 def check_file(file: str, path: Path, where: str, run: CheckedRun) -> None:

@@ -4,23 +4,25 @@ from __future__ import annotations
 
 import shutil
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from datetime import UTC, datetime
 from pathlib import Path
 
 from sqlalchemy import select
 
 from bench.core.errors import BenchError
-from bench.core.files import read_json
+from bench.core.files import read_json, write_json
 from bench.core.identity import short
-from bench.jobs.exchange import CURVE, RUN, WEIGHTS, check_file
+from bench.jobs.exchange import CURVE, IMPORTED, RUN, WEIGHTS, check_file
 from bench.jobs.locks import Locks
 from bench.jobs.workplace import Workplace
 from bench.store import door, ingest, schema
 from bench.store.archive import Archive, Limits
 from bench.store.database import Database
 from bench.store.door import CheckedRun
+from bench.store.names import AS_RECORDED, Namer
 from bench.store.records import EvaluationRecord, parse_record
 
 STAGE = ".import-"
@@ -41,7 +43,9 @@ class Imported:
     notes: list[str] = field(default_factory=list)
 
 
-def import_archive(path: Path, place: Workplace, db: Database, limits: Limits | None = None) -> Imported:
+def import_archive(
+    path: Path, place: Workplace, db: Database, limits: Limits | None = None, names: Namer = AS_RECORDED
+) -> Imported:
     """Take in an archive: checked completely, then moved into the runs of `place` and into `db`, opened here.
 
     A file that is here with the same content stays; so does a run or evaluation that is here with the same weights or
@@ -57,18 +61,19 @@ def import_archive(path: Path, place: Workplace, db: Database, limits: Limits | 
         if not fresh:
             db.open(create=True)
         with _staging(place.runs, archive.size) as stage, Locks(place.locks) as locks:
-            for run_id, names in runs.items():
+            for run_id, files in runs.items():
                 owner = locks.owner(run_id)
                 if owner is not None:
                     raise BenchError(f"run {short(run_id)} is being made here by {owner}; import when that has ended")
-                _stage_run(archive, run_id, names, stage / run_id, place, None if fresh else db, imported)
+                _stage_run(archive, run_id, files, stage / run_id, place, None if fresh else db, imported)
+            _note_origin(archive, stage, place)
             if fresh:
                 db.open(create=True)
             imported.notes += _other_images(db, stage)
             _move(stage, place.runs)
     with db.batch():
         for run_id in runs:
-            _take_in(db, place.runs / run_id, runs[run_id])
+            _take_in(db, place.runs / run_id, runs[run_id], names)
     return imported
 
 
@@ -89,7 +94,7 @@ def _stage_run(
     if run.spec.model_plugin == "factory":
         told.notes.append(
             f"run {short(run_id)} makes its members with {run.spec.model_settings.get('function')} out of your own "
-            f"packages; see that it is what you expect before anything is measured on it"
+            f"packages; that is done only where --allow-factory names it"
         )
     here = place.runs / run_id
     known = _known_run(here, db, run)
@@ -105,6 +110,15 @@ def _stage_run(
             told.evaluations += file.startswith("evaluations/")
             told.failures += file.startswith("failures/")
             told.weights += file == WEIGHTS
+
+
+def _note_origin(archive: Archive, stage: Path, place: Workplace) -> None:
+    """Beside each run that is new here: that it came from outside, and out of which archive."""
+    new = [path.parent for path in sorted(stage.glob(f"*/{RUN}")) if not (place.runs / path.parent.name / RUN).exists()]
+    if new:
+        record = {"format": 1, **archive.origin, "imported": datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")}
+        for folder in new:
+            write_json(folder / IMPORTED, record)
 
 
 def _known_run(here: Path, db: Database | None, run: CheckedRun) -> bool:
@@ -174,19 +188,19 @@ def _move(stage: Path, runs: Path) -> None:
             if files:
                 folder.rename(target)
             continue
-        order = {WEIGHTS: 0, CURVE: 1, RUN: 2}
+        order = {IMPORTED: -1, WEIGHTS: 0, CURVE: 1, RUN: 2}
         for path in sorted(files, key=lambda path: (order.get(path.name, 3), path)):
             place = target / path.relative_to(folder)
             place.parent.mkdir(parents=True, exist_ok=True)
             path.replace(place)
 
 
-def _take_in(db: Database, folder: Path, names: dict[str, str]) -> None:
+def _take_in(db: Database, folder: Path, files: Iterable[str], names: Namer) -> None:
     """Bring the database up to the files of one run."""
-    ingest.ingest_run(db, folder)
-    for file in names:
+    ingest.ingest_run(db, folder, names)
+    for file in files:
         if file.startswith("evaluations/"):
-            ingest.ingest_evaluation(db, folder / file)
+            ingest.ingest_evaluation(db, folder / file, names)
         elif file.startswith("failures/"):
             ingest.ingest_failure(db, folder / file)
 

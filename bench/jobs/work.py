@@ -83,7 +83,7 @@ def train(run: RunSpec, place: Workplace, progress: Progress) -> Path:
     plugin, method = method_of(run)
     # Initialisation depends on the method and the number of members, unlike the data order and the attacks.
     with seeds.isolated(*initialisation_axes(run)):
-        ensemble = fresh_ensemble(run, plugin).to(place.device)
+        ensemble = fresh_ensemble(run, plugin, place).to(place.device)
     dataset = dataset_of(run)
     trainer = Trainer(
         ensemble=ensemble,

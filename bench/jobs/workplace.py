@@ -21,6 +21,8 @@ class Workplace:
     """Whether an evaluation that runs out of memory is tried again with smaller batches."""
     deterministic: bool = False
     """Whether operations are to be bit-equal from run to run where torch offers that."""
+    factories: tuple[str, ...] = ()
+    """Functions of one's own packages (`package.module:function`) that runs of others may have called."""
     again: str | None = None
     """The run that is being trained a second time: beside the first, until it is complete."""
 
@@ -41,6 +43,10 @@ class Workplace:
     def run_file(self, run_id: str) -> Path:
         """`run.json`: written last, its presence says that the training is done."""
         return self.run_folder(run_id) / "run.json"
+
+    def imported_file(self, run_id: str) -> Path:
+        """`imported.json`: there where the run came out of an archive; says of which."""
+        return self.runs / run_id / "imported.json"
 
     def weights_file(self, run_id: str) -> Path:
         """`members.safetensors`."""

@@ -174,6 +174,15 @@ class Archive:
         """Size of all files together, unpacked."""
         return sum(entry.size for entry in self.manifest.files)
 
+    @property
+    def origin(self) -> dict[str, str]:
+        """What a run that comes out of it will say of it; read once more as a whole."""
+        return {
+            "archive": ascii(self.path.name)[1:-1][:200],
+            "sha256": _digest(self.path),
+            "made_by": self.manifest.made_by,
+        }
+
     def by_run(self) -> dict[str, dict[str, str]]:
         """Run id → path within the run's folder → name in the archive, all in order."""
         found: dict[str, dict[str, str]] = {run_id: {} for run_id in self.manifest.runs}

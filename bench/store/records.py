@@ -257,6 +257,15 @@ class EpochRecord(Strict):
     accuracy_on: Line | None = None
 
 
+class ImportedRecord(_Record):
+    """`imported.json`: that a run came from outside, and out of which archive."""
+
+    archive: Line
+    sha256: Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
+    made_by: Name
+    imported: Time
+
+
 class PassRecord(RootModel[Annotated[dict[Id, Attempt], Field(max_length=10_000_000)]]):
     """`again/pass-….json`: the attempts that a pass of `--force` supersedes, by job."""
 

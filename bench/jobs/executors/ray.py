@@ -287,7 +287,8 @@ def _run(
 def _inputs(job: Job, place: Workplace) -> list[str]:
     """Files that a job may read, below the results folder: its run's, weights and images of all that it needs."""
     sources = [file for part in ("runs", "again") for file in (place.results / part / job.run.run_id).glob("*")]
-    sources += [place.weights_file(need) for need in job.needs]
+    for need in job.needs:
+        sources += [place.weights_file(need), place.imported_file(need)]
     for craft in job.evaluation.crafts if job.evaluation else ():
         sources.append(place.evaluation_file(craft.run.run_id, craft.evaluation_id))
         sources += place.crafted_folder(craft.run.run_id, craft.evaluation_id).glob("*")

@@ -1,0 +1,148 @@
+"""Names follow from contents: whatever a record claims, nothing stands under a name that means something else here."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+from exchanged import place, write_evaluation, write_run
+
+from bench.core import config
+from bench.experiment.spec import EvaluationSpec, RunSpec
+from bench.jobs import exchange, importing, select
+from bench.jobs.names import Configured
+from bench.jobs.select import Selection
+from bench.store import ingest, queries
+from bench.store.database import Database
+from bench.store.names import Namer
+
+LOADED = config.load(config.defaults("bench.toml"))
+PUBLISHED = config.defaults("published")
+
+
+@pytest.fixture(scope="module")
+def names() -> Namer:
+    return Configured(LOADED)
+
+
+def made(method: str = "ece", dataset: str = "digits", *changes: str, **selected: Any) -> RunSpec:
+    loaded = config.load(LOADED.path, changes)
+    return select.run_spec(loaded, Selection(dataset=dataset, **selected), method, 0)
+
+
+def said(run: RunSpec, **changes: Any) -> RunSpec:
+    """The spec with other values or names."""
+    return RunSpec.model_validate(run.model_dump() | changes)
+
+
+def test_a_run_under_the_names_of_another_is_stored_under_its_own(tmp_path: Path, names: Namer) -> None:
+    run = made()
+    lie = said(run, method="trs", dataset="cifar10", model="resnet20")
+    assert lie.run_id == run.run_id
+    write_run(tmp_path / "lies", lie)
+    pgd = select.evaluations(LOADED, Selection(attack="pgd", budget=0.1), run)[-1]
+    write_evaluation(
+        tmp_path / "lies", EvaluationSpec.model_validate(pgd.model_dump() | {"run": lie, "attack": "mora"})
+    )
+    exchange.export_runs(place(tmp_path / "lies"), [run.run_id], tmp_path / "lies.zip", weights=True)
+    for name in ("imported", "merged", "folder", "rebuilt"):
+        (tmp_path / name).mkdir()
+    with Database(tmp_path / "imported/bench.db") as db:
+        importing.import_archive(tmp_path / "lies.zip", place(tmp_path / "imported"), db, names=names)
+    ingest.rebuild(tmp_path / "lies.db", tmp_path / "lies/runs", PUBLISHED)  # by somebody who believes it
+    for name, source in (("merged", tmp_path / "lies.db"), ("folder", tmp_path / "lies")):
+        with Database(tmp_path / name / "bench.db").open(create=True) as db:
+            told, damaged = exchange.merge_from(db, str(source), names)
+            assert (told.runs, told.evaluations, told.left_out, damaged) == (1, 1, (), ())
+    ingest.rebuild(tmp_path / "rebuilt/bench.db", tmp_path / "lies/runs", PUBLISHED, names)
+    for name in ("imported", "merged", "folder", "rebuilt"):
+        with Database(tmp_path / name / "bench.db").open() as db:
+            (row,), (attack,) = queries.runs(db), queries.evaluations(db)
+            assert (row.method, row.dataset, row.model, row.recipe) == ("ece", "digits", "digits_cnn", "published")
+            assert (attack.attack, attack.dataset, attack.evaluation_id) == ("pgd", "digits", pgd.evaluation_id)
+            (stored,) = queries.configs(db, plugin="ece")
+            assert (stored["method"], stored["dataset"]) == ("ece", "digits")
+
+
+def test_names_that_are_true_stay(names: Namer) -> None:
+    for run in (
+        made("trs", "cifar10"), made("dverge"), made("adp", "mnist", recipe="quick"), made(model="timm/resnet18"),
+        made("trs", "digits", "methods.trs.lambda_a=77", "training.epochs=3", "data.validation=100"),
+        made("dverge", "digits", "recipes.published.digits.epochs=3"), made(members=5),
+        made("ece", "cifar10", "models.resnet8.depth=14", model="resnet8"),
+    ):  # fmt: skip
+        assert names.run(run) == (run.method, run.dataset, run.model, run.recipe, run.recipe_changes)
+
+
+def test_what_is_configured_here_under_no_name_is_a_claim(names: Namer) -> None:
+    trs = made("trs")
+    other = {**trs.settings, "lambda_a": 77.0}
+    assert names.run(said(trs, settings=other)).method == "trs (claimed)"
+    assert names.run(said(trs, settings=other, method="trs (claimed)")).method == "trs (claimed)"
+    assert names.run(said(trs, settings=other, method="a stranger's")).method == "a stranger's (claimed)"
+    told = said(trs, settings=other, recipe_changes=("methods.trs.lambda_a=77",))
+    assert names.run(told) == (*names.run(trs)[:4], ("methods.trs.lambda_a=77",))
+    assert names.run(said(trs, plugin="unheard of")).method == "trs (claimed)"
+    assert names.run(said(trs, dataset="cifar10", dataset_plugin="pictures")).dataset == "cifar10 (claimed)"
+    assert names.run(said(trs, model_settings={"dropout": 0.4})).model == "digits_cnn (claimed)"
+    slower = trs.training.model_copy(update={"epochs": 99})
+    assert names.run(said(trs, training=slower)).recipe == "published (claimed)"
+    assert names.run(said(trs, validation=3)).recipe == "published (claimed)"
+
+
+def test_a_change_gives_a_name_no_other_plug_in(names: Namer) -> None:
+    ece = made("ece")
+    for change in ('methods.trs.plugin="ece"', 'datasets.cifar10.plugin="digits"', "methods.trs." + "[" * 900, "x"):
+        lie = said(ece, method="trs", dataset="cifar10", recipe_changes=(change,))
+        assert names.run(lie)[:3] == ("ece", "digits", "digits_cnn")
+
+
+def test_a_content_has_the_name_that_it_has_here(names: Namer) -> None:
+    quick = made("trs", recipe="quick")
+    assert names.run(said(quick, recipe="published")) == names.run(quick)
+    models = {**LOADED.config.models, "resnet20a": LOADED.config.models["resnet20"]}
+    del models["resnet20"]
+    renamed = Configured(replace(LOADED, config=LOADED.config.model_copy(update={"models": models})))
+    assert renamed.run(made("ece", "mnist")).model == "resnet20a"
+
+
+def test_what_a_method_needs_is_part_of_its_recipe(names: Namer) -> None:
+    run = made("dverge")
+    short = run.requires["ece"].training.model_copy(update={"epochs": 1})
+    lie = said(run, requires={"ece": said(run.requires["ece"], training=short).model_dump()})
+    assert names.run(lie).recipe == "published (claimed)"
+
+
+def test_attacks_are_named_by_what_they_do(names: Namer) -> None:
+    pgd = select.evaluations(LOADED, Selection(attack="pgd", budget=0.1), made())[-1]
+
+    def name(**changes: Any) -> str:
+        return names.attack(EvaluationSpec.model_validate(pgd.model_dump() | changes))
+
+    fgsm = select.evaluations(LOADED, Selection(attack="fgsm", budget=0.1), made())[-1]
+    assert name() == name(attack="autoattack") == name(precision="bfloat16") == "pgd"
+    assert name(settings={**pgd.settings, "steps": 5}) == "pgd"  # its settings are shown beside
+    assert name(plugin="fgsm", settings=fgsm.settings) == "fgsm"
+    assert name(plugin="fgsm", settings=fgsm.settings, attack="cw") == "fgsm"
+    assert name(plugin="strange") == "pgd (claimed)"
+    assert name(targets="random") == "pgd_targeted"
+    assert name(targets="least_likely") == "pgd (claimed)"
+    assert name(kind="transfer", targets="random") == "pgd"
+    assert name(kind="clean", attack="pgd", plugin="clean", settings={}) == "clean"
+
+
+def test_an_ensemble_trained_elsewhere_keeps_its_own_name_but_no_name_that_is_taken(names: Namer) -> None:
+    mine = said(
+        made(), method="mine", plugin="outside", recipe="outside", weights="0" * 24, model="a.b:make",
+        model_plugin="factory", model_settings={"function": "a.b:make"},
+        settings={"name": "mine", "fusion_rule": "mean_logits", "member_activation": "relu"},
+    )  # fmt: skip
+    assert names.run(mine) == ("mine", "digits", "a.b:make", "outside", ())
+    assert names.run(said(mine, recipe="published", model="resnet20")).recipe == "outside"
+    assert names.run(said(mine, model="resnet20")).model == "a.b:make"
+    for taken in ("trs", "all"):
+        lie = said(mine, method=taken, settings={**mine.settings, "name": taken})
+        assert names.run(lie).method == f"{taken} (claimed)"
+    assert names.run(said(mine, method="trs")).method == "trs (claimed)"
