@@ -289,6 +289,7 @@ _ADVICE = {
     "locked": f"another process holds the write lock for over {BUSY_SECONDS} s; let that `bench` end first",
     "not a database": "the file is no SQLite database; name another with --db, or let `bench db rebuild` replace it",
     "malformed": "the file is damaged; `bench db rebuild` makes it anew from the runs",
+    "decode to UTF-8": "a text in it is damaged; `bench db rebuild` makes it anew from the runs",
     "readonly": "it is read-only; make it and its folder writable, or name another one with --db",
     "is full": "the disk is full; make room and run the same command again (results in files are kept)",
     "disk I/O error": "the disk reports an error; `bench db rebuild` makes the database anew from the runs",
