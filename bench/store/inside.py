@@ -69,8 +69,11 @@ def _lacking(row: dict[str, Any], found: dict[str, Any]) -> str:
     if (row["n_robust"] is None) != (found["robust_size"] is None) or found["robust_size"] not in (None, size):
         return f"its outcomes after the attack are not those of {n} images"
     beyond = (1 << (8 * size - n)) - 1  # bits of the last byte that stand for no image
-    if any(byte is not None and bytes(byte)[0] & beyond for byte in (found["clean_last"], found["robust_last"])):
-        return f"its outcomes are of more than {n} images"
+    for last in (found["clean_last"], found["robust_last"]):
+        if not isinstance(last, bytes | memoryview | None):
+            return "its outcomes are no bits"
+        if last is not None and last[0] & beyond:
+            return f"its outcomes are of more than {n} images"
     if row["kind"] == "transfer" and found["clean_rows"] != members + 1:
         return f"clean outcomes of other networks than {members} members and the ensemble, or of other images"
     if row["kind"] == "transfer" and found["cells"] != members * (members + 1):

@@ -33,11 +33,11 @@ def sound(db: Database, kind: type[R], rows: Iterable[Row], named: Named) -> lis
     Args:
         named: what a row is, with its id: `run 4f0c1a…`.
     """
-    from bench.store.checks import fault_of
+    from bench.store.checks import fault_in
 
     found = []
     for row in rows:
-        if why := fault_of(kind, row):
+        if why := fault_in(kind, row):
             set_aside(db, named(row), why)
         else:
             found.append(kind(**row))

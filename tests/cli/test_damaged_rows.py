@@ -20,6 +20,7 @@ ARCHIVE = Path(__file__).parents[2] / "results" / "reference" / "digits" / "runs
 OF_RUNS = {
     "a note is no list": "notes = '{\"a\": 1}'",
     "settings are no JSON": "settings = 'not JSON'",
+    "settings are a number": "settings = '5'",
     "settings are a list": "settings = '[]'",
     "an integer of 5,000 digits": f"settings = '{{\"delta\": {'9' * 5000}}}'",
     "a number beyond all floats": "settings = '{\"delta\": 1e999}'",
@@ -48,6 +49,7 @@ OF_EVALUATIONS = {
 }
 OF_BITS = {
     "no bits": "clean_bits = x''",
+    "a text for bits": "clean_bits = substr(hex(zeroblob(32)), 1, 63)",
     "other bits after the attack": "robust_bits = x'00'",
     "bits after the last image": "robust_bits = CAST(substr(robust_bits, 1, length(robust_bits) - 1) || x'ff' AS BLOB)",
 }
@@ -166,6 +168,10 @@ def everything_planted(database: Path) -> tuple[list[str], list[str]]:
         plant(database, f"UPDATE outcome SET {change} WHERE evaluation_id = ?", next(rows))
     matrix = ids(database, f"SELECT evaluation_id FROM evaluation WHERE kind = 'transfer' AND {mine} ORDER BY 1")[0]
     plant(database, "DELETE FROM transfer WHERE evaluation_id = ? AND source = 0", matrix)
+    other = ids(database, f"SELECT evaluation_id FROM evaluation WHERE kind = 'transfer' AND {mine} ORDER BY 1")[1]
+    plant(database, "UPDATE transfer SET n_missed = 'x' WHERE evaluation_id = ? AND source = 0", other)
+    plant(database, "UPDATE clean_row SET n_correct = 'x' WHERE target = 0")
+    plant(database, "UPDATE member SET parameters = 'many' WHERE number = 1")
     plant(database, "UPDATE environment SET record = '[1, 2]'")
     plant(database, "DELETE FROM member WHERE run_id = (SELECT min(run_id) FROM run WHERE method = 'trs')")
     plant(database, "UPDATE curve SET terms = '[1]' WHERE run_id = (SELECT min(run_id) FROM run WHERE method = 'trs')"

@@ -12,7 +12,8 @@ import pytest
 ASCII = {"PYTHONIOENCODING": "ascii"}
 LATIN = {"PYTHONIOENCODING": "latin-1"}
 C = {"LC_ALL": "C", "LANG": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}
-TINY = ("-m", "ece", "-d", "digits", "--set", "training.epochs=1", "--set", "training.limit=64", "--limit", "20")
+TINY = ("-m", "ece", "-d", "digits", "--set", "training.epochs=1", "--set", "training.limit=64", "--limit", "20",
+        "--members", "2")  # fmt: skip
 
 
 def bench(encoding: dict[str, str], *arguments: object) -> subprocess.CompletedProcess[bytes]:
@@ -26,7 +27,7 @@ def bench(encoding: dict[str, str], *arguments: object) -> subprocess.CompletedP
 def results(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A fresh run, whose progress, table, matrix and footnotes go to an ASCII log."""
     folder = tmp_path_factory.mktemp("ascii") / "results"
-    done = bench(ASCII, "run", *TINY, "--members", 2, "--threads", 1, "--results", folder)
+    done = bench(ASCII, "run", *TINY, "--threads", 1, "--results", folder)
     assert done.returncode == 0, done.stderr.decode()
     text = done.stdout.decode("ascii")
     assert "+  1/11" in text  # a job that is done

@@ -18,6 +18,7 @@ from markdown_it import MarkdownIt
 from site_records import Writer, hex_id
 from sqlalchemy import insert
 
+import bench as bench_package
 from bench.cli.main import run
 from bench.core import config
 from bench.core.csv_text import field
@@ -120,7 +121,8 @@ def fill(database: Path, text: str, about: dict[str, str] | None = None) -> tupl
             connection.execute(insert(Job), {
                 "attempt_id": hex_id("failed"), "job_id": hex_id("job"), "kind": "attack", "run_id": run_id,
                 "family_id": None, "status": "failed", "describe": about,
-                "error": text, "error_type": "OSError", "traceback": text, "started": "2026-11-21T10:00:00Z", "seconds": 1.0,
+                "error": text, "error_type": "OSError", "traceback": text,
+                "started": "2026-11-21T10:00:00Z", "seconds": 1.0,
                 "environment_id": "hostile",
             })  # fmt: skip
     return run_id, attack
@@ -341,3 +343,20 @@ def test_failures_show_no_paths(tmp_path: Path, capsys: pytest.CaptureFixture[st
     assert "alice" not in part
     assert run(["show", hex_id("run"), "--json", "--results", str(tmp_path / "site")]) == 0
     assert "alice" not in capsys.readouterr().out.partition('"failures"')[2]
+
+
+def test_all_output_goes_through_one_room() -> None:
+    """What prints otherwise would print text from outside with whatever it holds."""
+    doors = {"cli/say.py", "perf/memory_case.py"}  # the second speaks JSON to its parent only
+    package = Path(bench_package.__file__).parent
+    found = [
+        f"{path.relative_to(package)}:{number}: {line.strip()}"
+        for path in sorted(package.rglob("*.py"))
+        if path.relative_to(package).as_posix() not in doors
+        for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), start=1)
+        if re.search(r"\bclick\.s?echo\(|(?<![\w.])print\(|\bfrom_markup\b|rich\.markup|markup=True", line)
+        or (re.search(r"(?<!\w)Console\(", line) and path.name != "console.py")
+    ]
+    assert found == []
+    pages_of_ours = (package / "report" / "site" / "templates").glob("*.html")
+    assert not [page.name for page in pages_of_ours if re.search(r"\|\s*safe\b|autoescape", page.read_text("utf-8"))]
