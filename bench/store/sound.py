@@ -33,7 +33,10 @@ def sound(db: Database, kind: type[R], rows: Iterable[Row], named: Named) -> lis
     Args:
         named: what a row is, with its id: `run 4f0c1a…`.
     """
-    from bench.store.checks import fault_in
+    rows = list(rows)
+    if not rows:
+        return []
+    from bench.store.checks import fault_in  # pydantic takes a while
 
     found = []
     for row in rows:

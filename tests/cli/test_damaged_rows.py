@@ -41,7 +41,6 @@ OF_EVALUATIONS = {
     "the loss is a number": "measurements = '{\"loss_curve\": -1}'",
     "losses of 1e308": "measurements = '{\"loss_curve\": [1e308, 1e308]}'",
     "unmoved in words": 'measurements = \'{"unmoved": "AAAA"}\'',
-    "sources without a number": "measurements = '{\"sources\": [{}]}'",
     "measurements are a list": "measurements = '[1]'",
     "negative passes": "forwards = -1",
     "of no kind": "kind = 'sideways'",
@@ -86,6 +85,7 @@ def ids(database: Path, query: str) -> list[str]:
         return [row[0] for row in connection.execute(query)]
 
 
+SOURCES = "measurements = '{\"sources\": 1}'"
 ATTACKS = "SELECT evaluation_id FROM evaluation WHERE kind = 'attack' ORDER BY evaluation_id"
 RUNS = "SELECT run_id FROM run ORDER BY method, seed"
 
@@ -140,7 +140,8 @@ def test_outcomes_that_do_not_fit_are_never_given_out(
 @pytest.mark.parametrize("statement", ["DELETE FROM transfer WHERE evaluation_id = ? AND source = 1 AND target = -1",
                                        "UPDATE transfer SET target = 7 WHERE evaluation_id = ? AND target = -1",
                                        "UPDATE clean_row SET bits = x'' WHERE evaluation_id = ? AND target = 0",
-                                       "DELETE FROM clean_row WHERE evaluation_id = ?"])  # fmt: skip
+                                       "DELETE FROM clean_row WHERE evaluation_id = ?",
+                                       f"UPDATE evaluation SET {SOURCES} WHERE evaluation_id = ?"])  # fmt: skip
 def test_a_matrix_with_a_hole_is_set_aside(database: Path, statement: str, caplog: pytest.LogCaptureFixture) -> None:
     victim = ids(database, "SELECT evaluation_id FROM evaluation WHERE kind = 'transfer' ORDER BY 1")[0]
     plant(database, statement, victim)
