@@ -60,7 +60,7 @@ def rebuild(results: Path, db: str | None) -> int:
     )
     faults = [item.fault for item in damage.look(results / "runs", weights_only=True) if item.fault]
     for fault in faults:
-        click.secho(fault, fg="yellow", err=True)
+        say(fault, fg="yellow", err=True)
     return 1 if counts.damaged or faults else 0
 
 

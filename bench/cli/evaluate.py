@@ -10,6 +10,7 @@ import click
 from bench.cli import run
 from bench.cli.options import Named, attack_options, choose, open_database, precision_option, where, workplace
 from bench.cli.parameters import IMAGES, JOBS, Integer, Numbers, Once, ParamType
+from bench.cli.say import say
 from bench.core import numbers
 from bench.core.errors import BenchError
 
@@ -103,7 +104,7 @@ def command(
             ),
             chosen.loaded,
             workplace(given["results"], given["data"], batch_size=given["batch"]),
-            tell=lambda line: click.secho(line, fg="yellow", err=True),
+            tell=lambda line: say(line, fg="yellow", err=True),
         )  # fmt: skip
         ingest.ingest_run(base, run_folder, names.configured())
     selectors |= {"methods": (name,), "dataset": dataset, "seeds": (seed,), "factories": (factory,) if factory else ()}

@@ -41,7 +41,7 @@ def _version(context: click.Context, option: click.Parameter, asked: bool) -> No
     if asked:
         from bench.core import release
 
-        click.echo(f"bench, version {release.described()}")
+        say(f"bench, version {release.described()}")
         context.exit()
 
 

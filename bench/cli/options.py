@@ -14,6 +14,7 @@ import click
 from bench.cli.parameters import IMAGES, MEMBERS, Budgets, ParamType, Seeds, several
 from bench.cli.say import complain
 from bench.core.errors import BenchError
+from bench.core.plain import visible
 
 if TYPE_CHECKING:
     from click.shell_completion import CompletionItem
@@ -76,7 +77,7 @@ class RunId(ParamType):
         except BenchError:
             return []
         return [
-            CompletionItem(short(row.run_id), help=f"{row.method} on {row.dataset}, seed {row.seed}")
+            CompletionItem(short(row.run_id), help=visible(f"{row.method} on {row.dataset}, seed {row.seed}"))
             for row in rows
             if row.run_id.startswith(incomplete)
         ]

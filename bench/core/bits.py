@@ -32,6 +32,8 @@ def unpack(data: bytes, n: int) -> NDArray[np.bool_]:
     Raises:
         BenchError: `data` does not hold exactly n booleans.
     """
+    if not isinstance(data, bytes | bytearray | memoryview):  # SQLite keeps any type in any column
+        raise BenchError(f"outcomes are bytes, not a {type(data).__name__}")
     expected = (n + 7) // 8
     if len(data) != expected:
         raise BenchError(f"{len(data)} bytes of outcomes do not hold {n} images, {expected} bytes would")

@@ -131,12 +131,13 @@ def doomed(db: Database, place: Workplace, identifier: str) -> Doomed:
             paths=tuple(path for path in folders if path.exists()),
             needed_by=tuple(gc.needed_by(db, found.run_id)),
         )
+    row = next(iter(queries.evaluations(db, evaluation_ids=found.id)), None)  # none where it is damaged
     attempts = gc.attempts_at(db, found.id)
     files = [place.failure_file(found.run_id, attempt.attempt_id) for attempt in attempts]
     return Doomed(
         kind="evaluation",
         id=found.id,
-        label=found.label,
+        label=f"{row.label if row else 'a damaged row'} on {found.label}",
         evaluations=1,
         failures=len(attempts),
         paths=(*_evaluation_files(place, found.run_id, found.id), *(path for path in files if path.exists())),

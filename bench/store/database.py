@@ -5,8 +5,6 @@ from __future__ import annotations
 import contextlib
 import json
 import logging
-import math
-import re
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -24,6 +22,7 @@ from sqlalchemy.exc import (
     SQLAlchemyError,
 )
 
+from bench.core import strict_json
 from bench.core.errors import BenchError
 from bench.core.release import extra
 from bench.store import views
@@ -34,8 +33,6 @@ from bench.store.sqlite import BUSY_SECONDS, analyse, sqlite_engine
 log = logging.getLogger(__name__)
 
 FILE_FORMAT = 1
-DEEPEST = 64  # nested lists and objects in a JSON column
-_HUGE = re.compile(r"[eE]\+?\d{3}|\d{19}")  # numbers that may be too large for 64 bits
 MIGRATIONS = "bench.store:migrations"
 
 Query = Select[*tuple[Any, ...]]
@@ -289,6 +286,7 @@ _ADVICE = {
     "locked": f"another process holds the write lock for over {BUSY_SECONDS} s; let that `bench` end first",
     "not a database": "the file is no SQLite database; name another with --db, or let `bench db rebuild` replace it",
     "malformed": "the file is damaged; `bench db rebuild` makes it anew from the runs",
+    "decode to UTF-8": "a text in it is damaged; `bench db rebuild` makes it anew from the runs",
     "readonly": "it is read-only; make it and its folder writable, or name another one with --db",
     "is full": "the disk is full; make room and run the same command again (results in files are kept)",
     "disk I/O error": "the disk reports an error; `bench db rebuild` makes the database anew from the runs",
@@ -302,36 +300,9 @@ def _dumps(value: Any) -> str:
     return json.dumps(value, sort_keys=True, ensure_ascii=False, allow_nan=False)
 
 
-def _loads(text: str) -> Any:
+def _loads(text: Any) -> Any:
     """What `_dumps` wrote; anything else becomes an object that every reader sets aside."""
     try:
-        hooks: Any = {"parse_int": _integer, "parse_float": _finite} if _HUGE.search(text) else {}
-        value = json.loads(text, parse_constant=_finite, **hooks)
-        return Unreadable() if text.count("[") + text.count("{") > DEEPEST and _depth(value) > DEEPEST else value
-    except (ValueError, TypeError, RecursionError):
+        return strict_json.parse(text) if isinstance(text, str) else Unreadable()  # SQLite makes a number of '5'
+    except ValueError:
         return Unreadable()
-
-
-def _integer(digits: str) -> int:
-    value = int(digits)
-    if abs(value) >= 2**63:
-        raise ValueError("no integer of 64 bits")
-    return value
-
-
-def _finite(digits: str) -> float:
-    value = float(digits)
-    if not math.isfinite(value):
-        raise ValueError("no finite number")
-    return value
-
-
-def _depth(value: Any) -> int:
-    """How deep lists and objects are nested."""
-    depth, level = 0, [value]
-    while level := [
-        inner for each in level if isinstance(each, dict | list)
-        for inner in (each.values() if isinstance(each, dict) else each)
-    ]:  # fmt: skip
-        depth += 1
-    return depth

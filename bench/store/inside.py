@@ -37,6 +37,8 @@ def _of_matrix(table: Any, *whose: ColumnElement[bool]) -> ColumnElement[int]:
 COLUMNS = (
     func.length(Outcome.clean_bits).label("clean_size"),
     func.length(Outcome.robust_bits).label("robust_size"),
+    func.substr(Outcome.clean_bits, func.length(Outcome.clean_bits), 1).label("clean_last"),
+    func.substr(Outcome.robust_bits, func.length(Outcome.robust_bits), 1).label("robust_last"),
     _of_matrix(CleanRow, _members(CleanRow.target, ensemble=True)).label("clean_rows"),
     _of_matrix(Transfer, _members(Transfer.source, ensemble=False), _members(Transfer.target, ensemble=True)).label(
         "cells"
@@ -58,14 +60,20 @@ def whole(db: Database, rows: Iterable[dict[str, Any]]) -> Iterator[dict[str, An
 
 
 def _lacking(row: dict[str, Any], found: dict[str, Any]) -> str:
-    n, members = row["n"], row["members"]
-    if not isinstance(n, int) or not isinstance(members, int):
+    n, members = row["n"], row["members"]  # of a sound run
+    if not isinstance(n, int) or n < 1 or members < 1:
         return ""  # told by the row itself
     size = (n + 7) // 8
     if found["clean_size"] != size:
         return f"its outcomes are not those of {n} images"
     if (row["n_robust"] is None) != (found["robust_size"] is None) or found["robust_size"] not in (None, size):
         return f"its outcomes after the attack are not those of {n} images"
+    beyond = (1 << (8 * size - n)) - 1  # bits of the last byte that stand for no image
+    for last in (found["clean_last"], found["robust_last"]):
+        if not isinstance(last, bytes | memoryview | None):
+            return "its outcomes are no bits"
+        if last is not None and last[0] & beyond:
+            return f"its outcomes are of more than {n} images"
     if row["kind"] == "transfer" and found["clean_rows"] != members + 1:
         return f"clean outcomes of other networks than {members} members and the ensemble, or of other images"
     if row["kind"] == "transfer" and found["cells"] != members * (members + 1):

@@ -34,7 +34,17 @@ def find(db: Database, prefix: str, kinds: tuple[str, ...] = ("run", "evaluation
             query = query.add_columns(Evaluation.attack).join(Run, Run.run_id == Evaluation.run_id)
         # A range uses the index of the primary key in every database, where LIKE may not.
         for row in db.rows(query.where(key >= wanted, key < wanted + "g").order_by(key).limit(6)):
-            found.append((Found(kind=kind, id=row["id"], run_id=row["run_id"], label=_told(row)), _label(row)))
+            found.append(
+                (
+                    Found(
+                        kind=kind,
+                        id=row["id"],
+                        run_id=row["run_id"],
+                        label=f"{row['method']} on {row['dataset']}, seed {row['seed']}",
+                    ),
+                    _label(row),
+                )
+            )
     if len(found) == 1:
         return found[0][0]
     if found:
@@ -46,9 +56,5 @@ def find(db: Database, prefix: str, kinds: tuple[str, ...] = ("run", "evaluation
 
 
 def _label(row: dict[str, Any]) -> str:
-    return f"{short(row['id'])} ({_told(row)})"
-
-
-def _told(row: dict[str, Any]) -> str:
     attack = f"{row['attack']} on " if "attack" in row else ""
-    return f"{attack}{row['method']}, {row['dataset']}, seed {row['seed']}"
+    return f"{short(row['id'])} ({attack}{row['method']}, {row['dataset']}, seed {row['seed']})"

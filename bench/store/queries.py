@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable
 from dataclasses import replace
 from typing import Any
 
@@ -130,10 +130,10 @@ def evaluations(
         (Run.dataset, dataset),
     ):
         query = _among(query, column, value)
-    rows = inside.whole(db, db.rows(query))
-    found = sound(db, EvaluationRow, rows, evaluation_named)
-    known = _sound_runs(db, {row.run_id for row in found})
-    return [row for row in found if row.run_id in known]
+    rows = db.rows(query)
+    known = _sound_runs(db, {row["run_id"] for row in rows})
+    whole = inside.whole(db, (row for row in rows if row["run_id"] in known))
+    return sound(db, EvaluationRow, whole, evaluation_named)
 
 
 def evaluation_counts(db: Database) -> dict[str, int]:
@@ -286,14 +286,16 @@ def environment(db: Database, environment_id: str) -> dict[str, Any]:
 
     Raises:
         BenchError: there is none.
-    """  # one that is no record of an environment is an empty one here: it stops no page and no card
+    """
+    from bench.store.checks import environment_fault
+
     rows = db.rows(select(Environment.record).where(Environment.environment_id == environment_id))
     if not rows:
         raise BenchError(f"there is no environment {environment_id} in database {db}")
     record = rows[0]["record"]
-    for why in _environment_faults(record):
+    if why := environment_fault(record):
         set_aside(db, f"environment {short(environment_id)}", why)
-        return {}
+        return {}  # so that it stops no page and no card
     return dict(record)
 
 
@@ -353,16 +355,6 @@ def _is_spec(db: Database, row: dict[str, Any]) -> bool:
     if not right:
         set_aside(db, run_named(row), "config: no specification of a run")
     return right
-
-
-def _environment_faults(record: Any) -> Iterator[str]:
-    if not isinstance(record, dict):
-        yield f"record: {type(record).__name__} where names and values belong"
-        return
-    if not isinstance(record.get("packages", {}), dict):
-        yield "record.packages: no names and versions"
-    if not isinstance(record.get("commit") or "", str):
-        yield "record.commit: no text"
 
 
 def _damaged(what: str, identifier: str) -> BenchError:

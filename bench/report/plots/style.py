@@ -69,8 +69,8 @@ def save(figure: Figure, frame: pd.DataFrame, path: Path) -> tuple[Path, Path]:
 
     suffix = check_format(path)
     for label in figure.findobj(Text):
-        label.set_parse_math(False)  # type: ignore[attr-defined]
-        label.set_text(visible(label.get_text(), keep="\n"))  # type: ignore[attr-defined]
+        label.set_parse_math(False)
+        label.set_text(visible(label.get_text(), keep="\n"))
     metadata = {"Date": None} if suffix == "svg" else {"CreationDate": None} if suffix == "pdf" else None
     with (
         atomic(path) as temporary,

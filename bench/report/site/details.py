@@ -63,11 +63,17 @@ def read(db: Database, run_ids: list[str]) -> dict[str, Details]:
             config=config[run_id],
             evaluations=own[run_id],
             outcomes={r.evaluation_id: outcomes[r.evaluation_id] for r in own[run_id] if r.evaluation_id in outcomes},
-            members=members[run_id],
+            members=[row for row in members[run_id] if type(row["parameters"]) is int],
             curve=curve.get(run_id, []),  # none where it was trained elsewhere
-            cells={r.evaluation_id: cells[r.evaluation_id] for r in own[run_id] if r.evaluation_id in cells},
+            cells={
+                r.evaluation_id: cells[r.evaluation_id]
+                for r in own[run_id]
+                if r.kind == "transfer" and len(cells[r.evaluation_id]) == r.members * (r.members + 1)
+            },
             clean={
-                r.evaluation_id: {row["target"]: row["n_correct"] for row in clean[r.evaluation_id]}
+                r.evaluation_id: {
+                    row["target"]: row["n_correct"] for row in clean[r.evaluation_id] if type(row["n_correct"]) is int
+                }
                 for r in own[run_id]
                 if r.evaluation_id in clean
             },

@@ -53,7 +53,9 @@ def _members(cell: Cell, rows: Mapping[str, EvaluationRow]) -> dict[int, list[fl
         for seed, identifier in zip(cell.values, cell.evaluations, strict=True)
         if identifier in rows
     }
-    return {seed: [100 * float(value) for value in each] for seed, each in measured.items() if each}
+    return {
+        seed: [100 * float(value) for value in each] for seed, each in measured.items() if each and None not in each
+    }
 
 
 def _pick(accuracies: list[float], member: int) -> float:
