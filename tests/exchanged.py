@@ -145,11 +145,11 @@ def bits(values: Any) -> str:
 
 
 def tree(folder: Path) -> dict[str, str]:
-    """Digest of every file below a folder (databases and locks apart), and its folders."""
+    """Digest of every file below a folder (databases apart), and its folders (those of locks and journal apart)."""
     return {
         str(path.relative_to(folder)): hashlib.sha256(path.read_bytes()).hexdigest() if path.is_file() else "folder"
         for path in sorted(folder.rglob("*"))
-        if not path.name.startswith("bench.db")
+        if not path.name.startswith("bench.db") and not (path.is_dir() and path.name in ("journal", "locks"))
     }
 
 

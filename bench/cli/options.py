@@ -293,6 +293,41 @@ def open_database(db: str | None, results: Path, *, create: bool = False) -> Dat
 
 
 @contextlib.contextmanager
+def reading(db: str | None, results: Path) -> Iterator[Database]:
+    """The database as it is now, for a command that shows it: what is written meanwhile is not seen."""
+    with open_database(db, results) as base, base.snapshot():
+        _tell_unfinished(results)
+        yield base
+
+
+def _tell_unfinished(results: Path) -> None:
+    """Say that a killed command left files and rows that do not agree yet."""
+    if any((results / "journal").glob("*.json")):
+        from bench.jobs import journal
+
+        if journal.abandoned(workplace(results, Path("data"))):
+            click.secho(
+                f"Note: a command that was killed left a change in {results} half done; the next command that writes, "
+                "such as `bench run` or `bench db gc`, finishes it",
+                fg="yellow", err=True,
+            )  # fmt: skip
+
+
+@contextlib.contextmanager
+def at_work(db: str | None, results: Path) -> Iterator[Database]:
+    """The database for a command that adds to it, beside others that do; what a killed one had begun is done first."""
+    from bench.jobs import journal
+    from bench.jobs.presence import beside
+
+    place = workplace(results, Path("data"))
+    with beside(place), open_database(db, results, create=True) as base:
+        with_published(base)
+        for fault in journal.catch_up(base, place):
+            click.secho(f"left out: {fault}", fg="yellow", err=True)
+        yield base
+
+
+@contextlib.contextmanager
 def existing_or_scratch(db: str | None, results: Path) -> Iterator[Database]:
     """The database; before the first run an empty one that leaves no trace, in which everything is new."""
     if db is None and not (results / "bench.db").exists():

@@ -11,7 +11,6 @@ from pathlib import Path
 from sqlalchemy import Connection, delete, select
 
 from bench.core.errors import BenchError
-from bench.core.files import atomic
 from bench.core.identity import short
 from bench.store import door, schema
 from bench.store.database import Database, StoreError
@@ -19,9 +18,11 @@ from bench.store.names import AS_RECORDED, Namer
 from bench.store.published import load_published
 from bench.store.put import put_evaluation, put_failure, put_run, stored_run
 from bench.store.rows import curve_rows
+from bench.store.sqlite import replace_content, scratch
 
 __all__ = [
-    "Counts", "StoreError", "ingest_evaluation", "ingest_failure", "ingest_run", "load_published", "rebuild", "sync",
+    "Counts", "StoreError", "ingest_evaluation", "ingest_failure", "ingest_file", "ingest_run", "load_published",
+    "rebuild", "sync",
 ]  # fmt: skip
 
 RUN_FILE = "run.json"
@@ -78,6 +79,17 @@ def ingest_failure(db: Database, path: Path) -> str:
     return record.attempt_id
 
 
+def ingest_file(db: Database, path: Path, names: Namer = AS_RECORDED) -> str:
+    """Take in a record: `run.json`, or a file of `evaluations/` or `failures/`; returns its id.
+
+    Raises:
+        BenchError: as for these.
+    """
+    if path.name == RUN_FILE:
+        return ingest_run(db, path.parent, names)
+    return ingest_failure(db, path) if path.parent.name == FAILURES else ingest_evaluation(db, path, names)
+
+
 @dataclass(frozen=True, kw_only=True)
 class Counts:
     """What was taken in, and one line for each file that could not be (it names the file and the fault)."""
@@ -109,8 +121,9 @@ def sync(db: Database, runs_root: Path, names: Namer = AS_RECORDED) -> Counts:
 def rebuild(db_path: Path | str, runs_root: Path, published_folder: Path, names: Namer = AS_RECORDED) -> Counts:
     """Make the database at `db_path` anew from the files of all runs and the published tables.
 
-    A SQLite file is made beside the old one and renamed over it at the end; in PostgreSQL all rows are replaced in one
-    transaction. A rebuild that fails or is killed leaves the old database as it was. No other process should write.
+    A SQLite database is made beside the old one, whose content it then replaces in one transaction; in PostgreSQL all
+    rows are replaced in one. A rebuild that fails or is killed leaves the old database as it was: whole, at its place,
+    with its mode. What others write meanwhile is lost (`bench.jobs.journal.rebuild` sees to it that nobody does).
 
     Raises:
         BenchError: the database cannot be written, or `runs_root` is no folder; damaged files are counted instead.
@@ -128,14 +141,10 @@ def rebuild(db_path: Path | str, runs_root: Path, published_folder: Path, names:
     if target.path.is_dir():
         raise BenchError(f"database {target.path} is a folder; give a file")
     try:
-        with atomic(target.path) as temporary:
-            try:
-                with Database(temporary).open(create=True) as fresh, fresh.batch():
-                    counts = _fill(fresh, runs_root, published_folder, names)
-            finally:
-                _drop_log(temporary)
-            # The log of the old file must not be replayed into the new one.
-            _drop_log(target.path)
+        with scratch(target.path) as temporary:
+            with Database(temporary).open(create=True) as fresh, fresh.batch():
+                counts = _fill(fresh, runs_root, published_folder, names)
+            replace_content(target.path, temporary)
     except OSError as error:
         raise BenchError(f"cannot write database {target.path}: {error.strerror}") from error
     return counts
@@ -144,11 +153,6 @@ def rebuild(db_path: Path | str, runs_root: Path, published_folder: Path, names:
 def _fill(db: Database, runs_root: Path, published_folder: Path, names: Namer) -> Counts:
     counts = _take_in(db, runs_root, set(), names)
     return dataclasses.replace(counts, references=load_published(db, published_folder))
-
-
-def _drop_log(path: Path) -> None:
-    for suffix in ("-wal", "-shm"):
-        path.with_name(path.name + suffix).unlink(missing_ok=True)
 
 
 def _take_in(db: Database, runs_root: Path, known: set[str], names: Namer) -> Counts:
