@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import click
 
 from bench.cli.parameters import IMAGES, MEMBERS, Budgets, ParamType, Seeds, several
-from bench.cli.say import complain
+from bench.cli.say import complain, say
 from bench.core.errors import BenchError
 
 if TYPE_CHECKING:
@@ -306,7 +306,7 @@ def _tell_unfinished(results: Path) -> None:
         from bench.jobs import journal
 
         if journal.abandoned(workplace(results, Path("data"))):
-            click.secho(
+            say(
                 f"Note: a command that was killed left a change in {results} half done; the next command that writes, "
                 "such as `bench run` or `bench db gc`, finishes it",
                 fg="yellow", err=True,
@@ -323,7 +323,7 @@ def at_work(db: str | None, results: Path) -> Iterator[Database]:
     with beside(place), open_database(db, results, create=True) as base:
         with_published(base)
         for fault in journal.catch_up(base, place):
-            click.secho(f"left out: {fault}", fg="yellow", err=True)
+            say(f"left out: {fault}", fg="yellow", err=True)
         yield base
 
 
