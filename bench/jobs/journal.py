@@ -22,8 +22,8 @@ from bench.jobs.presence import alone
 from bench.jobs.workplace import Workplace
 from bench.store import gc, ingest
 from bench.store.database import Database
+from bench.store.fields import Id
 from bench.store.ingest import Counts
-from bench.store.records import Id
 
 
 def _below(text: str) -> str:
