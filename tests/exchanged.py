@@ -145,11 +145,13 @@ def bits(values: Any) -> str:
 
 
 def tree(folder: Path) -> dict[str, str]:
-    """Digest of every file below a folder, and its folders: databases, and where a run came from, apart."""
+    """Digest of every file below a folder, and its folders; databases, locks, journal and origins apart."""
     return {
         str(path.relative_to(folder)): hashlib.sha256(path.read_bytes()).hexdigest() if path.is_file() else "folder"
         for path in sorted(folder.rglob("*"))
-        if not path.name.startswith("bench.db") and path.name != "imported.json"
+        if not path.name.startswith("bench.db")
+        and path.name != "imported.json"
+        and not (path.is_dir() and path.name in ("journal", "locks"))
     }
 
 

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from bench.cli.options import RunId, open_database, where
+from bench.cli.options import RunId, reading, where
 from bench.cli.parameters import Once
 from bench.cli.say import say_json
 
@@ -38,7 +38,7 @@ def command(identifier: str | None, as_json: bool, results: Path, db: str | None
     from bench.report.console import console
     from bench.store import flags, lookup, queries
 
-    with open_database(db, results) as base:
+    with reading(db, results) as base:
         chosen = None if identifier is None else lookup.find(base, identifier)
         family = None if chosen is None else queries.find_run(base, chosen.run_id).family_id
         rows = queries.evaluations(base, family_ids=family)

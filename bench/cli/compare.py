@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from bench.cli.options import Chosen, Named, choose, open_database, selectors, where
+from bench.cli.options import Chosen, Named, choose, reading, selectors, where
 from bench.cli.parameters import Once
 from bench.cli.say import say_json
 
@@ -51,7 +51,7 @@ def command(names: tuple[str, ...], as_json: bool, results: Path, db: str | None
     by_id = [name for name in names if name not in known]
     for name in by_id:
         _check_id(name, methods, chosen)
-    with open_database(db, results) as base:
+    with reading(db, results) as base:
         if by_id:
             _refuse_selectors(click.get_current_context())
             paired = pairing.of_runs(chosen.loaded, by_id[0], by_id[1], base)

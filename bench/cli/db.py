@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from bench.cli.options import Named, existing_or_scratch, open_database, where, with_published, workplace
+from bench.cli.options import Named, at_work, existing_or_scratch, reading, where, with_published, workplace
 from bench.cli.parameters import InputFile, Once, Real, Seeds
 from bench.cli.say import say
 from bench.core import numbers
@@ -38,8 +38,9 @@ def command() -> None:
 def rebuild(results: Path, db: str | None) -> int:
     """Make the database anew from the files of all runs and the published tables.
 
-    The old database is replaced only when the new one is complete. Damaged files are named and left out; the exit
-    code is then 1. It is 1 too where weights are not those of their record: their results stay, they are named.
+    The old database is replaced only when the new one is complete, and not while a run is at work here. Damaged files
+    are named and left out; the exit code is then 1. It is 1 too where weights are not those of their record: their
+    results stay, they are named.
 
     \b
     Examples:
@@ -47,12 +48,10 @@ def rebuild(results: Path, db: str | None) -> int:
       bench db rebuild --results /scratch/results
     """
     from bench.core.config import defaults
-    from bench.jobs import damage, names
-    from bench.store import ingest
+    from bench.jobs import damage, journal, names
 
-    counts = ingest.rebuild(
-        db if db is not None else results / "bench.db", results / "runs", defaults("published"), names.configured()
-    )
+    place = workplace(results, Path("data"))
+    counts = journal.rebuild(db, place, defaults("published"), names.configured())
     _faults(counts.damaged)
     say(
         f"{_shown(results, db)}: {counts.runs} runs, {counts.evaluations} evaluations, "
@@ -92,7 +91,7 @@ def export(
     from bench.jobs import exchange
 
     place = workplace(results, Path("data"))
-    with open_database(db, results) as base:
+    with reading(db, results) as base:
         run_ids = exchange.choose(base, identifiers, chosen)
     done = exchange.export_runs(place, run_ids, output, weights=weights)
     _faults(done.left_out)
@@ -126,8 +125,10 @@ def import_(archive: Path, max_total: float, max_file: float, results: Path, db:
     from bench.store.database import Database
 
     limits = Limits(total=int(max_total * GIB), file=int(max_file * GIB))
+    place = workplace(results, Path("data"))
     with Database(db if db is not None else results / "bench.db") as base:
-        done = import_archive(archive, workplace(results, Path("data")), base, limits, names.configured())
+        base.names = names.configured()
+        done = import_archive(archive, place, base, limits)
         with_published(base)
     for note in done.notes:
         say(f"Note: {note}", fg="yellow", err=True)
@@ -152,11 +153,10 @@ def merge(other: str, results: Path, db: str | None) -> int:
       bench db merge results/bench.db --db postgresql://me@server/bench
       bench db merge /scratch/results
     """
-    from bench.jobs import exchange, names
+    from bench.jobs import exchange
 
-    with open_database(db, results, create=True) as base:
-        with_published(base)
-        done, damaged = exchange.merge_from(base, other, names.configured())
+    with at_work(db, results) as base:
+        done, damaged = exchange.merge_from(base, other)
     _faults((*damaged, *done.left_out))
     say(f"{_shown(results, db)}: {done.runs} runs, {done.evaluations} evaluations, {done.attempts} attempts new")
     return 1 if damaged or done.left_out else 0
@@ -222,7 +222,7 @@ def gc(stale: bool, dry_run: bool, yes: bool, results: Path, db: str | None) -> 
             say(f"{len(items)} things, {total}; nothing was removed" if items else "nothing to remove")
             return
         _ask(yes, f"Remove {len(items)} things, {total}?", "removed")
-        tidy.remove(base, items)
+        _faults(tidy.remove(base, place, items))
     say(f"removed {len(items)} things, {total}")
 
 
@@ -244,6 +244,7 @@ def delete(identifiers: tuple[str, ...], force: bool, dry_run: bool, yes: bool, 
     """
     from bench.core.identity import short
     from bench.jobs import tidy
+    from bench.jobs.presence import check_idle
 
     place = workplace(results, Path("data"))
     with existing_or_scratch(db, results) as base:
@@ -264,10 +265,9 @@ def delete(identifiers: tuple[str, ...], force: bool, dry_run: bool, yes: bool, 
         if dry_run:
             say("nothing was deleted")
             return
-        tidy.check_idle(place)
+        check_idle(place, tidy.UNDONE)
         _ask(yes, "Delete for good?", "deleted")
-        for item in items:
-            tidy.delete(base, place, item)
+        _faults(tidy.delete(base, place, items))
     say(f"deleted {', '.join(short(item.id) for item in items)}")
 
 
@@ -288,11 +288,10 @@ def _ask(yes: bool, question: str, done: str) -> None:
 
 
 def _sync(base: Any, place: Workplace) -> None:
-    """Files that the database does not know yet are known first."""
-    from bench.jobs import names
-    from bench.store import ingest
+    """What was begun is done, and files that the database does not know yet are known first."""
+    from bench.jobs import journal
 
-    _faults(ingest.sync(base, place.runs, names.configured()).damaged)
+    _faults(journal.catch_up(base, place))
 
 
 def _faults(lines: Any) -> None:

@@ -8,7 +8,7 @@ from typing import Any
 import click
 
 from bench.cli import run
-from bench.cli.options import Named, attack_options, choose, open_database, precision_option, where, workplace
+from bench.cli.options import Named, at_work, attack_options, choose, precision_option, where, workplace
 from bench.cli.parameters import IMAGES, JOBS, Integer, Numbers, Once, ParamType
 from bench.cli.say import say
 from bench.core import numbers
@@ -82,7 +82,7 @@ def command(
       bench evaluate m.safetensors --factory my_package.nets:make -d mnist --name mine --fusion mean_logits
       bench evaluate a.pth b.pth --model lenet -d mnist --name "mine, seed 1" --attack pgd --eps 0.1 --limit 1000
     """
-    from bench.jobs import names
+    from bench.jobs import journal
     from bench.jobs.outside import Given, adopt
     from bench.models.outside import Renaming
     from bench.store import ingest
@@ -95,7 +95,7 @@ def command(
     for file in files:  # before a folder of results is made
         if not file.is_file():
             raise BenchError(f"there is no file {file}")
-    with open_database(given["db"], given["results"], create=True) as base:
+    with at_work(given["db"], given["results"]) as base:
         run_folder = adopt(
             Given(
                 files=files, name=name, dataset=dataset, model=model, factory=factory, mean=mean, std=std,
@@ -106,7 +106,8 @@ def command(
             workplace(given["results"], given["data"], batch_size=given["batch"]),
             tell=lambda line: say(line, fg="yellow", err=True),
         )  # fmt: skip
-        ingest.ingest_run(base, run_folder, names.configured())
+        ingest.ingest_run(base, run_folder)
+        journal.forget(base, workplace(given["results"], given["data"]), run_folder.name)
     selectors |= {"methods": (name,), "dataset": dataset, "seeds": (seed,), "factories": (factory,) if factory else ()}
     result: int = context.invoke(run.command, **{**given, **selectors})
     return result

@@ -38,9 +38,10 @@ def command(
 
     from bench.core.errors import BenchError
     from bench.core.files import read_json
+    from bench.core.progress import Progress
+    from bench.jobs.executors.task import Task, carry_out
     from bench.jobs.locks import Locks, Owner
     from bench.jobs.spec import Job
-    from bench.jobs.work import perform
 
     try:
         job = Job.model_validate(read_json(job_file))
@@ -55,6 +56,6 @@ def command(
         held = locks.acquire(job.job_id)
         if isinstance(held, Owner):
             raise BenchError(f"{held} is doing this job; wait for it, or end it first")
-        ok, path = perform(job, place)
+        ok, path = carry_out(Task(job), place, Progress())
     say(str(path))
     return 0 if ok else 1

@@ -102,6 +102,8 @@ class Interrupts:
     def _asked(self, number: int, frame: FrameType | None) -> None:
         if self.asked:
             self.__exit__()
+            if callable(before := self._before[number]):  # the next one is to end even what puts things in order
+                before(number, frame)
             raise KeyboardInterrupt
         self.asked = True
         if not self._quiet:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from bench.cli.options import Named, choose, open_database, selectors, where
+from bench.cli.options import Named, choose, reading, selectors, where
 from bench.cli.parameters import Once
 
 if TYPE_CHECKING:
@@ -60,7 +60,7 @@ def command(
         if len(given["methods"]) < 2:
             raise BenchError(f"--diff of {diff[0]} with itself is 0 everywhere; name two methods")
     chosen = choose(**given)
-    with open_database(db, results) as base:
+    with reading(db, results) as base:
         found = matrices(chosen.loaded, chosen.selection, base, seeds=chosen.seeds, population=population, rate=rate)
     if not found:
         if chosen.selection.members == 1:

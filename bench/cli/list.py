@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from bench.cli.options import open_database, where
+from bench.cli.options import reading, where
 from bench.cli.parameters import Once
 from bench.cli.say import say, say_json
 
@@ -205,7 +205,7 @@ def _runs(results: Path, db: str | None) -> Rows:
 
     if db is None and not (results / "bench.db").exists():
         return []
-    with open_database(db, results) as base:
+    with reading(db, results) as base:
         counts = queries.evaluation_counts(base)
         return [
             {

@@ -9,6 +9,7 @@ from collections.abc import Sequence
 
 import click
 
+from bench.cli import interrupt
 from bench.cli.lazy import LazyGroup
 from bench.cli.say import complain, say
 from bench.core.errors import BenchError
@@ -63,11 +64,23 @@ def cli() -> None:
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Entry point: exit code 0 done, 1 a job or check failed, 2 wrong use or missing data, 130 interrupted."""
-    sys.exit(run(arguments))
+    code = run(arguments)
+    interrupt.leave_at_once()  # what follows is Python's own end
+    sys.exit(code)
 
 
 def run(arguments: Sequence[str] | None = None) -> int:
     """Run the command line and return the exit code."""
+    with interrupt.once() as asked:
+        try:
+            return _run(arguments)
+        except Exception:
+            if not asked:  # else it is what a library made of the interrupt
+                raise
+            return _interrupted()
+
+
+def _run(arguments: Sequence[str] | None) -> int:
     prepare_streams()
     try:
         result = cli.main(args=None if arguments is None else list(arguments), prog_name="bench", standalone_mode=False)
@@ -77,8 +90,7 @@ def run(arguments: Sequence[str] | None = None) -> int:
     except click.exceptions.Exit as error:
         return error.exit_code
     except (click.Abort, KeyboardInterrupt):
-        complain("interrupted; the same command goes on where this one stopped")
-        return 130
+        return _interrupted()
     except click.ClickException as error:
         told = io.StringIO()
         error.show(told)
@@ -94,6 +106,11 @@ def run(arguments: Sequence[str] | None = None) -> int:
         complain(f"{error.strerror or error}{f': {error.filename}' if error.filename else ''}")
         return 2
     return result if isinstance(result, int) else 0
+
+
+def _interrupted() -> int:
+    complain("interrupted; the same command goes on where this one stopped")
+    return interrupt.INTERRUPTED
 
 
 def _reader_left() -> int:

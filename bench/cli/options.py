@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import click
 
 from bench.cli.parameters import IMAGES, MEMBERS, Budgets, ParamType, Seeds, several
-from bench.cli.say import complain
+from bench.cli.say import complain, say
 from bench.core.errors import BenchError
 from bench.core.plain import visible
 
@@ -299,6 +299,42 @@ def open_database(db: str | None, results: Path, *, create: bool = False) -> Dat
     if create and db is None:
         results.mkdir(parents=True, exist_ok=True)
     return Database(db if db is not None else results / "bench.db").open(create=create)
+
+
+@contextlib.contextmanager
+def reading(db: str | None, results: Path) -> Iterator[Database]:
+    """The database as it is now, for a command that shows it: what is written meanwhile is not seen."""
+    with open_database(db, results) as base, base.snapshot():
+        _tell_unfinished(results)
+        yield base
+
+
+def _tell_unfinished(results: Path) -> None:
+    """Say that a killed command left files and rows that do not agree yet."""
+    if any((results / "journal").glob("*.json")):
+        from bench.jobs import journal
+
+        if journal.abandoned(workplace(results, Path("data"))):
+            say(
+                f"Note: a command that was killed left a change in {results} half done; the next command that writes, "
+                "such as `bench run` or `bench db gc`, finishes it",
+                fg="yellow", err=True,
+            )  # fmt: skip
+
+
+@contextlib.contextmanager
+def at_work(db: str | None, results: Path) -> Iterator[Database]:
+    """The database for a command that adds to it, beside others that do; what a killed one had begun is done first."""
+    from bench.jobs import journal, names
+    from bench.jobs.presence import beside
+
+    place = workplace(results, Path("data"))
+    with beside(place), open_database(db, results, create=True) as base:
+        base.names = names.configured()
+        with_published(base)
+        for fault in journal.catch_up(base, place):
+            say(f"left out: {fault}", fg="yellow", err=True)
+        yield base
 
 
 @contextlib.contextmanager

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
-from bench.cli.options import Chosen, RunId, allow_factory, choose, open_database, selectors, where, workplace
+from bench.cli.options import Chosen, RunId, allow_factory, choose, reading, selectors, where, workplace
 from bench.cli.parameters import JOBS, Once, Real, Seeds
 from bench.core import numbers
 
@@ -58,7 +58,7 @@ def curves(output: Path | None, results: Path, db: str | None, **given: Any) -> 
     from bench.report.plots import curves as plot
 
     chosen = choose(**given)
-    with open_database(db, results) as base:
+    with reading(db, results) as base:
         frame = plot.read(chosen.loaded, chosen.selection, base, seeds=chosen.seeds)
     _need(frame, "training", chosen)
     on = ", ".join(dict.fromkeys(frame["accuracy_on"].dropna()))
@@ -97,7 +97,7 @@ def budget(output: Path | None, results: Path, db: str | None, **given: Any) -> 
     for attack in chosen.selection.attacks:
         if registry.load("attacks", chosen.loaded.config.attacks[attack].plugin).budget_name != "eps":
             raise _wrong(f"{attack} has no radius ε; this figure is for attacks in a ball")
-    with open_database(db, results) as base:
+    with reading(db, results) as base:
         found = points.white_box(chosen.loaded, chosen.selection, base, seeds=chosen.seeds)
         frame = points.of_suite(chosen.loaded, chosen.selection, found)
     frame = plot.with_clean(frame)
@@ -130,7 +130,7 @@ def blackbox(of: str, output: Path | None, results: Path, db: str | None, **give
         raise _wrong("the attacks are those of the suite: leave --attack out")
     given["suite"] = given["suite"] or "figure2"
     chosen = choose(**given)
-    with open_database(db, results) as base:
+    with reading(db, results) as base:
         frame = points.black_box(chosen.loaded, chosen.selection, base, seeds=chosen.seeds)
     frame = plot.with_clean(frame)
     _need(frame, "black-box result", chosen)
@@ -164,7 +164,7 @@ def convergence(output: Path | None, results: Path, db: str | None, **given: Any
     from bench.report.plots import points
 
     chosen = choose(**given)
-    with open_database(db, results) as base:
+    with reading(db, results) as base:
         found = points.white_box(chosen.loaded, chosen.selection, base, seeds=chosen.seeds)
     selection = chosen.selection
     if selection.attacks:
@@ -200,7 +200,7 @@ def ablation(over: tuple[str, ...], output: Path | None, results: Path, db: str 
     from bench.report.plots import ablation as plot
 
     chosen = choose(needs_method=True, **given)
-    with open_database(db, results) as base:
+    with reading(db, results) as base:
         frame = plot.read(chosen.loaded, chosen.selection, base, over=over, seeds=chosen.seeds)
     (name,) = chosen.selection.methods
     if frame.empty:
@@ -255,7 +255,7 @@ def boundary(
     if radius / step > 500:
         raise _wrong(f"{radius / step:,.0f} steps of {step:g} to {radius:g} are too many; at most 500")
     place = workplace(results, data, pick(device, threads), factories=factories)
-    with open_database(db, results) as base:
+    with reading(db, results) as base:
         subjects, pixels, labels, dataset = subjects_of(identifiers, base, place)
     numbers = list(images) if images else plot.chosen_images(subjects, pixels, labels, 3)
     if numbers and max(numbers) >= len(labels):

@@ -42,13 +42,12 @@ def command(output: Path, serve: bool, port: int | None, host: str | None, resul
     from bench.core import config
     from bench.core.errors import BenchError
     from bench.report.console import console
-    from bench.store import queries
 
     if not serve and (port is not None or host is not None):
         raise BenchError("--port and --host go with --serve")
     out = console()
     with open_database(db, results) as base:
-        loaded = config.load().with_outside(queries.configs(base, plugin="outside"))
+        loaded = config.load()
         built = _build(base, output, loaded, results)
         out.print(_told(built, output), soft_wrap=True)
         if serve:
@@ -60,6 +59,7 @@ def _build(base: Database, folder: Path, loaded: Loaded, results: Path, *, quiet
 
     from bench.report.console import console
     from bench.report.site import build
+    from bench.store import queries
 
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     with Progress(*columns, console=console(stderr=True), transient=True, disable=quiet) as bar:
@@ -68,7 +68,9 @@ def _build(base: Database, folder: Path, loaded: Loaded, results: Path, *, quiet
         def shown(done: int, total: int, label: str) -> None:
             bar.update(task, completed=done, total=total or None, description=label)
 
-        return build(base, folder, loaded=loaded, results=results, progress=shown)
+        with base.snapshot():
+            loaded = loaded.with_outside(queries.configs(base, plugin="outside"))
+            return build(base, folder, loaded=loaded, results=results, progress=shown)
 
 
 def _told(built: Built, folder: Path) -> str:

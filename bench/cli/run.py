@@ -15,9 +15,9 @@ from bench.cli.executor import EXECUTOR_OPTIONS, Interrupts, executor_options, s
 from bench.cli.options import (
     Chosen,
     allow_factory,
+    at_work,
     choose,
     existing_or_scratch,
-    open_database,
     selectors,
     where,
     with_published,
@@ -85,8 +85,6 @@ def command(
       bench run -m paper --dataset digits --workers 4                    four processes
       bench run -m paper --dataset cifar10 --gpus 0,1 --per-gpu 2        two on each of two GPUs
     """
-
-    from bench.jobs import names
     from bench.jobs.locks import Locks
     from bench.jobs.plan import Pass, make_plan
     from bench.report.console import console
@@ -99,16 +97,16 @@ def command(
     chosen = choose(needs_method=True, **{key: value for key, value in given.items() if key not in EXECUTOR_OPTIONS})
     out = console(stderr=as_json)
     out.quiet = quiet
-    with existing_or_scratch(db, results) if dry_run else open_database(db, results, create=True) as base:
+    with existing_or_scratch(db, results) if dry_run else at_work(db, results) as base:
         place = replace(
             workplace(results, data, batch_size=batch, factories=factories),
             oom_retry=oom_retry, deterministic=deterministic,
         )  # fmt: skip
-        with_published(base)
-        # A killed driver may have left finished files that the database does not know yet.
-        for fault in ingest.sync(base, place.runs, names.configured()).damaged:
-            out.print(f"left out: {fault}", style="yellow")
-        if not dry_run and place.locks.is_dir():
+        if dry_run:
+            with_published(base)
+            for fault in ingest.sync(base, place.runs).damaged:
+                out.print(f"left out: {fault}", style="yellow")
+        else:
             Locks(place.locks).sweep()
         plan = make_plan(chosen.loaded, chosen.selection, base, place)
         repeat = Pass(plan, place, training=not chosen.selection.attacks) if force else None
@@ -138,7 +136,8 @@ def command(
         if repeat and ok:
             repeat.end()
         if plan.planned:
-            _report(chosen, base, place, out, plan, summary, as_json, ok)
+            with base.snapshot():
+                _report(chosen, base, place, out, plan, summary, as_json, ok)
     return 2 if chosen.refused else 0 if ok else 1
 
 
@@ -149,7 +148,6 @@ def _work(
     """Check the data, say how long it takes, do the jobs."""
     from bench.cli.device import others, pick
     from bench.cli.progress import Display
-    from bench.jobs import names
     from bench.jobs.driver import Driver
     from bench.jobs.executors import executor_class
 
@@ -174,7 +172,7 @@ def _work(
         interrupts.renew()
         out.print(_expectation(plan, base, place, chosen, executor))
         driver = Driver(
-            plan, executor, base, place, watcher=display, names=names.configured(), fail_fast=fail_fast,
+            plan, executor, base, place, watcher=display, fail_fast=fail_fast,
             stopping=lambda: interrupts.asked,
         )  # fmt: skip
         return driver.drive()

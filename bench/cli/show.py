@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from bench.cli.options import RunId, allow_factory, open_database, where, workplace
+from bench.cli.options import RunId, allow_factory, reading, where, workplace
 from bench.cli.parameters import IMAGES, JOBS, Once
 from bench.cli.say import say_json
 from bench.core.errors import BenchError
@@ -56,7 +56,7 @@ def command(
     from bench.report.console import console
     from bench.store import lookup
 
-    with open_database(db, results) as base:
+    with reading(db, results) as base:
         found = lookup.find(base, identifier)
         if target is not None:
             if found.kind == "run":

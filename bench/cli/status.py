@@ -44,7 +44,7 @@ def command(results: Path, db: str | None, as_json: bool, **given: Any) -> None:
 
     chosen = choose(**given)
     out = console()
-    with existing_or_scratch(db, results) as base:
+    with existing_or_scratch(db, results) as base, base.snapshot():
         if chosen.selection.methods:
             plan = make_plan(chosen.loaded, chosen.selection, base, workplace(results, Path("data")))
             if as_json:

@@ -7,7 +7,7 @@ from typing import Any
 
 import click
 
-from bench.cli.options import Named, choose, open_database, selectors, where
+from bench.cli.options import Named, choose, reading, selectors, where
 from bench.cli.parameters import Once
 from bench.cli.say import say
 
@@ -53,7 +53,7 @@ def command(
     given["suite"] = name or given["suite"]
     chosen = choose(**given)
     marks = None
-    with open_database(db, results) as base:
+    with reading(db, results) as base:
         table = collect(chosen.loaded, chosen.selection, base, seeds=chosen.seeds)
         if style != "csv" and len(table.methods) > 1:
             from bench.report.tables.marks import find_ties

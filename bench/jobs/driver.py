@@ -10,6 +10,7 @@ from typing import Protocol
 
 from bench.core.errors import BenchError, JobError
 from bench.core.files import read_json
+from bench.jobs import journal
 from bench.jobs.executors import Executor, Finished, Task
 from bench.jobs.executors.task import done_attempt, fail, record_path
 from bench.jobs.locks import Locks, Owner
@@ -18,7 +19,6 @@ from bench.jobs.spec import Job
 from bench.jobs.workplace import Workplace
 from bench.store import ingest
 from bench.store.database import Database
-from bench.store.names import AS_RECORDED, Namer
 
 TICK = 0.5  # seconds between looks at the locks of others and at Ctrl-C
 ELSEWHERE = "another driver"
@@ -68,7 +68,6 @@ class Driver:
     is taken in instead of doing it again.
 
     Args:
-        names: says which names results have in the database.
         fail_fast: start nothing more after the first failure.
         stopping: asked every half second; when it says so, nothing more is started and the executor is asked to stop.
     """
@@ -81,7 +80,6 @@ class Driver:
         place: Workplace,
         *,
         watcher: Watcher,
-        names: Namer = AS_RECORDED,
         fail_fast: bool = False,
         stopping: Callable[[], bool] = lambda: False,
     ) -> None:
@@ -89,7 +87,6 @@ class Driver:
         self._db = db
         self._place = place
         self._watcher = watcher
-        self._names = names
         self._fail_fast = fail_fast
         self._stopping = stopping
         self._superseded = {item.job.job_id: item.attempt for item in plan.planned if item.again}
@@ -155,6 +152,7 @@ class Driver:
                 continue
             self._waiting.remove(job)
             self._others.pop(job.job_id, None)
+            journal.settle(self._db, self._place, job.job_id)  # of one that died since our start
             if (found := self._left_by_others(job)) is None or not self._end(found):
                 self._submit(Task(job, supersedes=self._superseded.get(job.job_id, ""), token=held.token))
         if look:
@@ -175,6 +173,7 @@ class Driver:
             return
         task = self._under_way.pop(finished.task.job.job_id)
         if finished.state == "stopped":
+            journal.settle(self._db, self._place, task.job.job_id)
             self.summary.left.append(task.job)
             self._locks.release(task.job.job_id)
         elif finished.state == "died":
@@ -185,6 +184,7 @@ class Driver:
     def _mourn(self, task: Task, finished: Finished) -> None:
         """Record a dead attempt; do the job once more, elsewhere if there is an elsewhere."""
         self.summary.died += 1
+        journal.settle(self._db, self._place, task.job.job_id)
         path = fail(task.job, self._place, WorkerDiedError(f"its process died: {finished.note}"))
         if task.attempt >= ATTEMPTS:
             self._end(Finished(task, "failed", str(path), finished.where))
@@ -215,11 +215,10 @@ class Driver:
         try:
             if finished.state == "failed":
                 ingest.ingest_failure(self._db, path)
+                journal.settle(self._db, self._place, job.job_id)
                 return str(read_json(path)["error"])
-            if job.evaluation is None:
-                ingest.ingest_run(self._db, path.parent, self._names)
-            else:
-                ingest.ingest_evaluation(self._db, path, self._names)
+            ingest.ingest_file(self._db, path)
+            journal.forget(self._db, self._place, job.job_id)
         except ingest.StoreError:
             raise
         except BenchError as error:

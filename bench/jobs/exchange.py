@@ -20,7 +20,7 @@ from bench.store.archive import Manifest, belongs, write_archive
 from bench.store.database import Database
 from bench.store.door import CheckedRun
 from bench.store.merge import Merged, merge
-from bench.store.names import AS_RECORDED, Namer
+from bench.store.names import AS_RECORDED
 from bench.store.records import ImportedRecord, read_record
 
 RUN = "run.json"
@@ -61,7 +61,7 @@ def choose(db: Database, identifiers: tuple[str, ...], selectors: dict[str, Any]
     return sorted(found)
 
 
-def merge_from(db: Database, other: str, names: Namer = AS_RECORDED) -> tuple[Merged, tuple[str, ...]]:
+def merge_from(db: Database, other: str) -> tuple[Merged, tuple[str, ...]]:
     """Merge a database (file or URL) or the records of a results folder into `db`.
 
     Returns:
@@ -75,13 +75,13 @@ def merge_from(db: Database, other: str, names: Namer = AS_RECORDED) -> tuple[Me
         runs = path / "runs" if (path / "runs").is_dir() else path
         with tempfile.TemporaryDirectory() as scratch:
             file = Path(scratch) / "other.db"
-            counts = ingest.rebuild(file, runs, defaults("published"), names)
+            counts = ingest.rebuild(file, runs, defaults("published"), db.names or AS_RECORDED)
             with Database(file).open() as theirs:
-                return merge(db, theirs, names), counts.damaged
+                return merge(db, theirs), counts.damaged
     if path.is_file() and zipfile.is_zipfile(path):
         raise BenchError(f"{other} is an archive: `bench db import {other}`")
     with Database(other).open() as theirs:
-        return merge(db, theirs, names), ()
+        return merge(db, theirs), ()
 
 
 def export_runs(place: Workplace, run_ids: list[str], target: Path, *, weights: bool) -> Exported:

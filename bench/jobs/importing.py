@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import shutil
 import tempfile
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
@@ -15,14 +15,14 @@ from sqlalchemy import select
 from bench.core.errors import BenchError
 from bench.core.files import read_json, write_json
 from bench.core.identity import short
+from bench.jobs import journal
 from bench.jobs.exchange import CURVE, IMPORTED, RUN, WEIGHTS, check_file
-from bench.jobs.locks import Locks
+from bench.jobs.presence import beside
 from bench.jobs.workplace import Workplace
-from bench.store import door, ingest, schema
+from bench.store import door, schema
 from bench.store.archive import Archive, Limits
 from bench.store.database import Database
 from bench.store.door import CheckedRun
-from bench.store.names import AS_RECORDED, Namer
 from bench.store.records import EvaluationRecord, parse_record
 
 STAGE = ".import-"
@@ -43,9 +43,7 @@ class Imported:
     notes: list[str] = field(default_factory=list)
 
 
-def import_archive(
-    path: Path, place: Workplace, db: Database, limits: Limits | None = None, names: Namer = AS_RECORDED
-) -> Imported:
+def import_archive(path: Path, place: Workplace, db: Database, limits: Limits | None = None) -> Imported:
     """Take in an archive: checked completely, then moved into the runs of `place` and into `db`, opened here.
 
     A file that is here with the same content stays; so does a run or evaluation that is here with the same weights or
@@ -58,9 +56,9 @@ def import_archive(
         imported = Imported()
         runs = archive.by_run()
         fresh = db.path is not None and not db.path.exists()
-        if not fresh:
-            db.open(create=True)
-        with _staging(place.runs, archive.size) as stage, Locks(place.locks) as locks:
+        with _staging(place, archive.size) as stage, beside(place) as (locks, _):
+            if not fresh:
+                imported.notes += journal.catch_up(db.open(create=True), place)
             for run_id, files in runs.items():
                 owner = locks.owner(run_id)
                 if owner is not None:
@@ -70,11 +68,17 @@ def import_archive(
             if fresh:
                 db.open(create=True)
             imported.notes += _other_images(db, stage)
-            _move(stage, place.runs)
-    with db.batch():
-        for run_id in runs:
-            _take_in(db, place.runs / run_id, runs[run_id], names)
+            moves = tuple((_within(source, place), _within(goal, place)) for source, goal in _moves(stage, place.runs))
+            records = [f"runs/{run_id}/{file}" for run_id, files in runs.items() for file in _records(files)]
+            intent = journal.Intent(moves=moves, takes_in=tuple(records), removed=(_within(stage, place),))
+            faults = journal.carry_out(db, place, locks, intent)
+    if faults:
+        raise BenchError(faults[0])
     return imported
+
+
+def _within(path: Path, place: Workplace) -> str:
+    return path.relative_to(place.results).as_posix()
 
 
 def _stage_run(
@@ -179,43 +183,36 @@ def _other_images(db: Database, stage: Path) -> list[str]:
     return notes
 
 
-def _move(stage: Path, runs: Path) -> None:
-    """Rename what was checked into place: a new run as a whole, of a known one file by file, its record last."""
+def _moves(stage: Path, runs: Path) -> Iterator[tuple[Path, Path]]:
+    """What was checked to its place: a new run as a whole, of a known one file by file, its record last."""
+    order = {IMPORTED: -1, WEIGHTS: 0, CURVE: 1, RUN: 2}
     for folder in sorted(path for path in stage.iterdir() if path.is_dir()):
         files = sorted(path for path in folder.rglob("*") if path.is_file())
         target = runs / folder.name
-        if not target.exists():
-            if files:
-                folder.rename(target)
-            continue
-        order = {IMPORTED: -1, WEIGHTS: 0, CURVE: 1, RUN: 2}
-        for path in sorted(files, key=lambda path: (order.get(path.name, 3), path)):
-            place = target / path.relative_to(folder)
-            place.parent.mkdir(parents=True, exist_ok=True)
-            path.replace(place)
+        if files and not target.exists():
+            yield folder, target
+        elif files:
+            for path in sorted(files, key=lambda path: (order.get(path.name, 3), path)):
+                yield path, target / path.relative_to(folder)
 
 
-def _take_in(db: Database, folder: Path, files: Iterable[str], names: Namer) -> None:
-    """Bring the database up to the files of one run."""
-    ingest.ingest_run(db, folder, names)
-    for file in files:
-        if file.startswith("evaluations/"):
-            ingest.ingest_evaluation(db, folder / file, names)
-        elif file.startswith("failures/"):
-            ingest.ingest_failure(db, folder / file)
+def _records(files: Iterable[str]) -> list[str]:
+    """The records among the files of a run, the run's own first."""
+    return [RUN, *(file for file in files if file.startswith(("evaluations/", "failures/")))]
 
 
-@contextmanager
-def _staging(runs: Path, needed: int) -> Iterator[Path]:
-    """A scratch folder among the runs (on their disk), gone afterwards; `runs` too when it was made in vain.
+@contextlib.contextmanager
+def _staging(place: Workplace, needed: int) -> Iterator[Path]:
+    """A scratch folder among the runs (on their disk), gone afterwards; so are folders that were made in vain.
 
     Raises:
         BenchError: it cannot be made, or the disk has no room for `needed` bytes.
     """
-    made = [path for path in (runs, *runs.parents) if not path.exists()]
+    runs = place.runs
+    made = [path for path in (place.locks, runs, *runs.parents) if not path.exists()]
     try:
         runs.mkdir(parents=True, exist_ok=True)
-        stage = Path(tempfile.mkdtemp(prefix=STAGE, dir=runs))
+        stage = runs / Path(tempfile.mkdtemp(prefix=STAGE, dir=runs)).name
     except OSError as error:
         raise BenchError(f"cannot write in {runs}: {error.strerror}; nothing was taken in") from error
     try:
@@ -226,6 +223,5 @@ def _staging(runs: Path, needed: int) -> Iterator[Path]:
     finally:
         shutil.rmtree(stage, ignore_errors=True)
         for path in made:
-            if any(path.iterdir()):
-                break
-            path.rmdir()
+            with contextlib.suppress(OSError):  # it holds something, or was not made
+                path.rmdir()

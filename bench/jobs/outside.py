@@ -20,8 +20,10 @@ from bench.core.specs import Training
 from bench.core.tensors import set_aside
 from bench.data.base import Dataset, ImageSet
 from bench.evaluation.chance import guessed
-from bench.jobs import ensembles, select
-from bench.jobs.spec import RunSpec
+from bench.jobs import ensembles, journal, select
+from bench.jobs.executors.task import intent_of
+from bench.jobs.locks import Locks, Owner
+from bench.jobs.spec import Job, RunSpec
 from bench.jobs.workplace import Workplace
 from bench.models import outside
 from bench.models.build import build_member
@@ -124,39 +126,45 @@ def adopt(given: Given, loaded: Loaded, place: Workplace, tell: Callable[[str], 
     test = ensembles.splits_of(run, place, limit=LOOK).test
     started, clock = ensembles.now(), time.perf_counter()
     notes = _first_look(ensemble.to(place.device).eval(), test, dataset.classes)
-    checkpoint.save(
-        place.weights_file(run.run_id),
-        tensors,
-        ensembles.weights_metadata(run, fusion=ensemble.fusion, activation=given.activation),
-    )
-    write_json(
-        place.run_file(run.run_id),
-        {
-            "format": ensembles.FORMAT,
-            "run_id": run.run_id,
-            "family_id": run.family_id,
-            "attempt_id": uuid.uuid4().hex[:24],
-            "status": "done",
-            "origin": "files given to `bench evaluate`",
-            **ensembles.described(run),
-            "fusion": ensemble.fusion,
-            "fusion_weights": None if ensemble.weights is None else ensemble.weights.tolist(),
-            "activation": given.activation,
-            "method_version": run.versions["method"],
-            "trainer_version": run.versions["trainer"],
-            "source_digest": source_digest(Outside),
-            "requires": {},
-            "parameters": [sum(p.numel() for p in part.parameters()) for part in ensemble.members],
-            "weights_digest": digest,
-            "files": [path.name for path in given.files],
-            "environment": environment.describe(place.device),
-            "started": started,
-            "finished": ensembles.now(),
-            "seconds": time.perf_counter() - clock,
-            "config": run.model_dump(mode="json"),
-            "notes": notes,
-        },
-    )
+    with Locks(place.locks) as locks:
+        owner = locks.acquire(run.run_id)
+        if isinstance(owner, Owner):
+            raise BenchError(f"{owner} is at work on this ensemble; repeat when that has ended")
+        if place.run_file(run.run_id).exists():
+            journal.note(place, run.run_id, intent_of(Job(run=run), place))
+        checkpoint.save(
+            place.weights_file(run.run_id),
+            tensors,
+            ensembles.weights_metadata(run, fusion=ensemble.fusion, activation=given.activation),
+        )
+        write_json(
+            place.run_file(run.run_id),
+            {
+                "format": ensembles.FORMAT,
+                "run_id": run.run_id,
+                "family_id": run.family_id,
+                "attempt_id": uuid.uuid4().hex[:24],
+                "status": "done",
+                "origin": "files given to `bench evaluate`",
+                **ensembles.described(run),
+                "fusion": ensemble.fusion,
+                "fusion_weights": None if ensemble.weights is None else ensemble.weights.tolist(),
+                "activation": given.activation,
+                "method_version": run.versions["method"],
+                "trainer_version": run.versions["trainer"],
+                "source_digest": source_digest(Outside),
+                "requires": {},
+                "parameters": [sum(p.numel() for p in part.parameters()) for part in ensemble.members],
+                "weights_digest": digest,
+                "files": [path.name for path in given.files],
+                "environment": environment.describe(place.device),
+                "started": started,
+                "finished": ensembles.now(),
+                "seconds": time.perf_counter() - clock,
+                "config": run.model_dump(mode="json"),
+                "notes": notes,
+            },
+        )
     return folder
 
 

@@ -1,6 +1,6 @@
 """What can go from a results folder: rubbish that nothing needs, and runs or evaluations somebody no longer wants.
 
-Files go first, then rows: who is killed in between repeats the command.
+Where rows go with files, that is one intent of the journal: all at once for all who look, and finished after a kill.
 """
 
 from __future__ import annotations
@@ -11,14 +11,17 @@ import uuid
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from bench.core.errors import BenchError
 from bench.core.identity import short
-from bench.jobs.locks import Locks
+from bench.jobs import journal
+from bench.jobs.presence import alone
 from bench.jobs.workplace import Workplace
 from bench.store import gc, lookup, queries
 from bench.store.database import Database
 
+UNDONE = "nothing was removed"
 QUIET = 3600.0  # seconds after which nobody is writing a temporary file any more
 
 
@@ -69,7 +72,7 @@ def _left_behind(place: Workplace) -> Iterator[Rubbish]:
         name, folder = path.name, path.is_dir()
         if folder and name.startswith((".import-", ".deleted-")) and quiet:
             yield Rubbish("remains of an interrupted import or deletion", (path,))
-        elif not folder and name.startswith(".") and name.endswith(".tmp") and quiet:
+        elif not folder and name.startswith(".") and name.endswith((".tmp", ".tmp-wal", ".tmp-shm")) and quiet:
             if not any(part.startswith((".import-", ".deleted-")) for part in path.parts):
                 yield Rubbish("temporary file of a killed process", (path,))
         elif name.endswith(".damaged"):
@@ -81,13 +84,29 @@ def _left_behind(place: Workplace) -> Iterator[Rubbish]:
             yield Rubbish("empty folder of a run", (path,))
 
 
-def remove(db: Database, items: list[Rubbish]) -> None:
-    """Remove what `rubbish` found."""
-    for item in items:
-        for path in item.paths:
-            _drop(path)
-    gc.delete_attempts(db, [item.attempt_id for item in items if item.attempt_id])
-    gc.delete_evaluations(db, [item.evaluation_id for item in items if item.evaluation_id])
+def remove(db: Database, place: Workplace, items: list[Rubbish]) -> list[str]:
+    """Remove what `rubbish` found; a line for each file that resisted.
+
+    Raises:
+        BenchError: somebody is working in this results folder.
+    """
+    known = [item for item in items if item.attempt_id or item.evaluation_id]
+    with alone(place, UNDONE) as locks:
+        for item in items:
+            if item not in known:
+                for path in item.paths:
+                    _drop(path)
+        return journal.carry_out(
+            db,
+            place,
+            locks,
+            _gone(
+                place,
+                [path for item in known for path in item.paths],
+                attempts=tuple(item.attempt_id for item in known if item.attempt_id),
+                evaluations=tuple(item.evaluation_id for item in known if item.evaluation_id),
+            ),
+        )
 
 
 @dataclass(frozen=True)
@@ -145,32 +164,28 @@ def doomed(db: Database, place: Workplace, identifier: str) -> Doomed:
     )
 
 
-def delete(db: Database, place: Workplace, item: Doomed) -> None:
-    """Remove a run or evaluation, files and rows.
+def delete(db: Database, place: Workplace, items: list[Doomed]) -> list[str]:
+    """Remove runs and evaluations, files and rows; a line for each file that resisted.
 
     Raises:
         BenchError: somebody is working in this results folder.
     """
-    check_idle(place)
-    for path in item.paths:
-        _drop(path)
-    if item.kind == "run":
-        gc.delete_run(db, item.id)
-    else:
-        gc.delete_evaluations(db, [item.id])
+    with alone(place, UNDONE) as locks:
+        intent = _gone(
+            place,
+            [path for item in items for path in item.paths],
+            runs=tuple(item.id for item in items if item.kind == "run"),
+            evaluations=tuple(item.id for item in items if item.kind == "evaluation"),
+        )
+        return journal.carry_out(db, place, locks, intent)
 
 
-def check_idle(place: Workplace) -> None:
-    """Nobody is at work here.
-
-    Raises:
-        BenchError: a living process holds the lock of a job.
-    """
-    with Locks(place.locks) as locks:
-        for path in sorted(place.locks.glob("*.lock")):
-            owner = locks.owner(path.stem)
-            if owner is not None:
-                raise BenchError(f"{owner} is at work in {place.results}; nothing was removed; repeat when it ended")
+def _gone(place: Workplace, paths: list[Path], **rows: Any) -> journal.Intent:
+    """The intent that files and rows go: the files to a folder of their own first, where nobody takes them for runs."""
+    aside = f"runs/.deleted-{uuid.uuid4().hex[:8]}"
+    names = [path.relative_to(place.results).as_posix() for path in paths if path.exists() or path.is_symlink()]
+    moves = tuple((name, f"{aside}/{number}") for number, name in enumerate(names))
+    return journal.Intent(moves=moves, removed=(aside,) if moves else (), **rows)
 
 
 def _evaluation_files(place: Workplace, run_id: str, evaluation_id: str) -> tuple[Path, ...]:
@@ -183,20 +198,13 @@ def _evaluation_files(place: Workplace, run_id: str, evaluation_id: str) -> tupl
 
 
 def _drop(path: Path) -> None:
-    """Remove a file, or a folder: at once for all who look, by renaming it first."""
     try:
         if path.is_dir() and not path.is_symlink():
-            aside = path.with_name(f".deleted-{uuid.uuid4().hex[:8]}")
-            if path.name.startswith("."):
-                aside = path
-            else:
-                aside.mkdir()
-                path.rename(aside / path.name)  # a level down, where nobody takes it for a run
-            shutil.rmtree(aside)
+            shutil.rmtree(path)
         else:
             path.unlink(missing_ok=True)
     except OSError as error:
-        raise BenchError(f"cannot remove {path}: {error.strerror}; nothing of it left the database") from error
+        raise BenchError(f"cannot remove {path}: {error.strerror}") from error
 
 
 def _size(path: Path) -> int:

@@ -54,7 +54,7 @@ MARKS = (
     Mark("bench.evaluation.blackbox", "attack_images", ATTACKS),
     Mark("bench.attacks.judge", "predictions", JUDGING),
     Mark("bench.jobs.executors.inline", "carry_out", RECORDS),
-    Mark("bench.cli.run", "open_database", INGEST),
+    Mark("bench.cli.options", "open_database", INGEST),
     Mark("bench.store.ingest", "load_published", INGEST),
     Mark("bench.store.ingest", "sync", INGEST),
     Mark("bench.store.ingest", "ingest_run", INGEST),

@@ -65,7 +65,7 @@ class Frames:
     @cached_property
     def runs(self) -> pd.DataFrame:
         """One row a trained ensemble: settings, training, seed, versions, seconds of training, `stale`."""
-        with Database(self.where).open() as db:
+        with Database(self.where).open() as db, db.snapshot():
             stale = _stale(db)["run"]
             rows = [
                 {**vars(row), **_made(row.recipe, row.plugin), "stale": row.run_id in stale} for row in queries.runs(db)
@@ -82,7 +82,7 @@ class Frames:
         is over one. `flags`: ids of `bench audit`, space-separated; `invalid`: one of them says that the number means
         nothing.
         """
-        with Database(self.where).open() as db:
+        with Database(self.where).open() as db, db.snapshot():
             stale = _stale(db)
             found = queries.evaluations(db)
         raised = flags.find(found)
@@ -117,7 +117,7 @@ class Frames:
         from bench.store.schema import ENSEMBLE
 
         about = self._about("transfer")
-        with Database(self.where).open() as db:
+        with Database(self.where).open() as db, db.snapshot():
             cells = [vars(cell) for cell in queries.cells(db) if cell.evaluation_id in about]
         rows = []
         for cell in cells:
@@ -143,7 +143,7 @@ class Frames:
         `quantity`: `loss`; `term` (one of the loss, `part` is its name); `ensemble_accuracy`; `member_accuracy`
         (`part` is the member, from 1). Accuracies are shares, on the images that `accuracy_on` names.
         """
-        with Database(self.where).open() as db:
+        with Database(self.where).open() as db, db.snapshot():
             epochs = queries.curves(db)
         names = self.runs[list(RUN_NAMES)].to_dict("records")
         runs = {row["run_id"]: {str(name): value for name, value in row.items()} for row in names}
@@ -174,7 +174,7 @@ class Frames:
             .where(Evaluation.kind == "blackbox")  # a surrogate's own images have attempts too
             .order_by(Blackbox.evaluation_id, Blackbox.surrogate, Blackbox.loss, Blackbox.restart)
         )
-        with Database(self.where).open() as db:
+        with Database(self.where).open() as db, db.snapshot():
             attempts = db.rows(query)
         about = self._about("blackbox")
         rows = []
@@ -189,7 +189,7 @@ class Frames:
 
         `value` is as printed, in percent.
         """
-        with Database(self.where).open() as db:
+        with Database(self.where).open() as db, db.snapshot():
             rows = [{**vars(row), "accuracy": row.value / 100} for row in queries.references(db)]
         return _frame(rows, PUBLISHED_COLUMNS)
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import logging
+import traceback
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -15,6 +16,7 @@ from sqlalchemy.exc import (
     ArgumentError,
     DatabaseError,
     DBAPIError,
+    IntegrityError,
     InternalError,
     NoSuchModuleError,
     NotSupportedError,
@@ -28,7 +30,7 @@ from bench.core.release import extra
 from bench.store import views
 from bench.store.schema import REVISIONS
 from bench.store.sound import Unreadable
-from bench.store.sqlite import BUSY_SECONDS, analyse, sqlite_engine
+from bench.store.sqlite import BUSY_SECONDS, analyse, sqlite_engine, sync_log
 
 log = logging.getLogger(__name__)
 
@@ -73,7 +75,10 @@ class Database:
                 raise BenchError(f"{where!r} is no database: give a file, or postgresql://user@host/name")
         self._engine: Engine | None = None
         self._batch: Connection | None = None
+        self._pinned: Connection | None = None
         self._wrote = False
+        self.names: Namer | None = None
+        """Which names contents have here, for what is taken in; None where records are taken at their word."""
         self.set_aside: set[str] = set()
         """Damaged rows that were told since it was opened."""
 
@@ -83,8 +88,16 @@ class Database:
     def __enter__(self) -> Database:
         return self
 
-    def __exit__(self, *_: object) -> None:
+    def __exit__(self, kind: object, fault: BaseException | None, trace: object) -> None:
+        """Close. A fault that nobody foresaw (a missing key, say) is told as what it comes from if the file is damaged.
+
+        Raises:
+            StoreError: it is.
+        """
+        damage = self._damage() if isinstance(fault, Exception) and not isinstance(fault, BenchError) else ""
         self.close()
+        if damage:
+            raise StoreError(f"database {self}: {_ADVICE['malformed']} ({damage})") from fault
 
     def open(self, create: bool = False) -> Database:
         """Connect and check; with `create` (the writer) one that is missing or empty is made, and old views anew.
@@ -166,12 +179,31 @@ class Database:
     @contextlib.contextmanager
     def read(self) -> Iterator[Connection]:
         """A connection for queries: one snapshot throughout. A fault of the database becomes one BenchError line."""
-        with self._explained():
-            if self._batch is not None:
-                yield self._batch
-                return
-            with self.engine.connect() as connection:
+        with self._explained(), self._connection() as connection:
+            yield connection
+
+    @contextlib.contextmanager
+    def snapshot(self) -> Iterator[None]:
+        """All queries of this block see the database as it is at its start, whatever others commit meanwhile."""
+        with self._connection() as connection:
+            with self._explained():  # a transaction sees what was there at its first query
+                connection.execute(text("SELECT count(*) FROM meta"))
+            before, self._pinned = self._pinned, connection
+            try:
+                yield
+            finally:
+                self._pinned = before
+
+    @contextlib.contextmanager
+    def _connection(self) -> Iterator[Connection]:
+        for connection in (self._batch, self._pinned):
+            if connection is not None:
                 yield connection
+                return
+        with self.engine.connect() as connection:
+            if self._url is not None:
+                connection.execution_options(isolation_level="REPEATABLE READ")
+            yield connection
 
     def rows(self, query: Query) -> list[dict[str, Any]]:
         """All rows that a query answers with, by column name."""
@@ -202,6 +234,11 @@ class Database:
                 yield
             finally:
                 self._batch = None
+
+    def flush(self) -> None:
+        """Put on the disk what is committed: from then on it survives a power failure, not only a kill."""
+        if self.path is not None:
+            sync_log(self.path)
 
     def _connect(self, create: bool) -> None:
         self.close()
@@ -273,12 +310,30 @@ class Database:
             raise kind(self._explain(error)) from error
         except SQLAlchemyError as error:
             raise BenchError(f"database {self}: {str(error).partition(chr(10))[0]}") from error
+        except (ValueError, TypeError, OverflowError, RecursionError) as error:
+            if not _of_decoding(error):
+                raise
+            told = f"{type(error).__name__}: {error}".partition("\n")[0]
+            raise StoreError(f"database {self}: {_ADVICE['malformed']} ({told[:200]})") from error
+
+    def _damage(self) -> str:
+        """What SQLite finds wrong with its file; empty when nothing is, or it cannot be asked."""
+        if self._engine is None or self.path is None:
+            return ""
+        try:
+            with self._engine.connect() as connection:
+                found = str(connection.exec_driver_sql("PRAGMA integrity_check(1)").scalar())
+        except SQLAlchemyError as error:
+            return str(error).partition("\n")[0]
+        return "" if found == "ok" else found.replace("\n", " ")
 
     def _explain(self, error: DBAPIError) -> str:
         cause = str(error.orig).strip().partition("\n")[0]
         for sign, advice in _ADVICE.items():
             if sign in cause:
                 return f"database {self}: {advice}"
+        if not isinstance(error, IntegrityError) and (damage := self._damage()):
+            return f"database {self}: {_ADVICE['malformed']} ({damage})"
         return f"database {self}: {cause}"
 
 
@@ -286,14 +341,19 @@ _ADVICE = {
     "locked": f"another process holds the write lock for over {BUSY_SECONDS} s; let that `bench` end first",
     "not a database": "the file is no SQLite database; name another with --db, or let `bench db rebuild` replace it",
     "malformed": "the file is damaged; `bench db rebuild` makes it anew from the runs",
-    "decode to UTF-8": "a text in it is damaged; `bench db rebuild` makes it anew from the runs",
     "readonly": "it is read-only; make it and its folder writable, or name another one with --db",
     "is full": "the disk is full; make room and run the same command again (results in files are kept)",
     "disk I/O error": "the disk reports an error; `bench db rebuild` makes the database anew from the runs",
     "unable to open": "it cannot be opened; check the permissions of the file and of its folder",
+    "decode to UTF-8": "the file is damaged; `bench db rebuild` makes it anew from the runs",
     "no such table": "a table is missing; `bench db rebuild` makes it anew from the runs",
     "no such column": "a column is missing; `bench db rebuild` makes it anew from the runs",
 }
+
+
+def _of_decoding(error: BaseException) -> bool:
+    """Whether a fault arose where SQLAlchemy turns what is stored into values: JSON, numbers, text."""
+    return any("sqlalchemy" in Path(frame.filename).parts for frame in traceback.extract_tb(error.__traceback__))
 
 
 def _dumps(value: Any) -> str:

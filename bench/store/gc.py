@@ -81,13 +81,14 @@ def _values(column: Any, name: str | None = None) -> list[Any]:
     return list(inner.values()) if isinstance(inner, dict) else list(inner) if isinstance(inner, list) else []
 
 
-def delete_run(db: Database, run_id: str) -> None:
-    """Remove a run with everything that speaks of it."""
+def delete_runs(db: Database, run_ids: Iterable[str]) -> None:
+    """Remove runs with everything that speaks of them."""
     evaluation, job, run = (_table(model) for model in (schema.Evaluation, schema.Job, schema.Run))
     with db.write() as connection:
-        connection.execute(delete(evaluation).where(evaluation.c.run_id == run_id))
-        connection.execute(delete(job).where(or_(job.c.run_id == run_id, job.c.job_id == run_id)))
-        connection.execute(delete(run).where(run.c.run_id == run_id))
+        for part in _parts(run_ids):
+            connection.execute(delete(evaluation).where(evaluation.c.run_id.in_(part)))
+            connection.execute(delete(job).where(or_(job.c.run_id.in_(part), job.c.job_id.in_(part))))
+            connection.execute(delete(run).where(run.c.run_id.in_(part)))
         _orphans(connection)
 
 

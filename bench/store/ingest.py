@@ -11,7 +11,6 @@ from pathlib import Path
 from sqlalchemy import Connection, delete, select
 
 from bench.core.errors import BenchError
-from bench.core.files import atomic
 from bench.core.identity import short
 from bench.store import door, schema
 from bench.store.database import Database, StoreError
@@ -19,9 +18,11 @@ from bench.store.names import AS_RECORDED, Namer
 from bench.store.published import load_published
 from bench.store.put import put_evaluation, put_failure, put_run, stored_run
 from bench.store.rows import curve_rows
+from bench.store.sqlite import replace_content, scratch
 
 __all__ = [
-    "Counts", "StoreError", "ingest_evaluation", "ingest_failure", "ingest_run", "load_published", "rebuild", "sync",
+    "Counts", "StoreError", "ingest_evaluation", "ingest_failure", "ingest_file", "ingest_run", "load_published",
+    "rebuild", "sync",
 ]  # fmt: skip
 
 RUN_FILE = "run.json"
@@ -30,11 +31,8 @@ EVALUATIONS = "evaluations"
 FAILURES = "failures"
 
 
-def ingest_run(db: Database, folder: Path, names: Namer = AS_RECORDED) -> str:
+def ingest_run(db: Database, folder: Path) -> str:
     """Take in `run.json` and `train.jsonl` of a run's folder; returns the run id.
-
-    Args:
-        names: says which names the run's content has here.
 
     Raises:
         BenchError: a file is missing, damaged or refused; the message names it and the fault.
@@ -43,11 +41,11 @@ def ingest_run(db: Database, folder: Path, names: Namer = AS_RECORDED) -> str:
     run = door.check_run(door.read(path, str(path)), str(path), folder.name)
     curve = curve_rows(folder / CURVE_FILE, run.record.run_id)
     with _file(db, path) as connection:
-        put_run(connection, run, curve, names)
+        put_run(connection, run, curve, db.names or AS_RECORDED)
     return run.record.run_id
 
 
-def ingest_evaluation(db: Database, path: Path, names: Namer = AS_RECORDED) -> str:
+def ingest_evaluation(db: Database, path: Path) -> str:
     """Take in one file of `evaluations/`; returns the evaluation id. The run must have been taken in before.
 
     Raises:
@@ -62,7 +60,7 @@ def ingest_evaluation(db: Database, path: Path, names: Namer = AS_RECORDED) -> s
             )
             raise BenchError(told)
         evaluation = door.check_evaluation(value, str(path), path.stem, run)
-        put_evaluation(connection, evaluation, names, str(path))
+        put_evaluation(connection, evaluation, db.names or AS_RECORDED, str(path))
     return evaluation.record.evaluation_id
 
 
@@ -78,6 +76,17 @@ def ingest_failure(db: Database, path: Path) -> str:
     return record.attempt_id
 
 
+def ingest_file(db: Database, path: Path) -> str:
+    """Take in a record: `run.json`, or a file of `evaluations/` or `failures/`; returns its id.
+
+    Raises:
+        BenchError: as for these.
+    """
+    if path.name == RUN_FILE:
+        return ingest_run(db, path.parent)
+    return ingest_failure(db, path) if path.parent.name == FAILURES else ingest_evaluation(db, path)
+
+
 @dataclass(frozen=True, kw_only=True)
 class Counts:
     """What was taken in, and one line for each file that could not be (it names the file and the fault)."""
@@ -89,7 +98,7 @@ class Counts:
     damaged: tuple[str, ...] = ()
 
 
-def sync(db: Database, runs_root: Path, names: Namer = AS_RECORDED) -> Counts:
+def sync(db: Database, runs_root: Path) -> Counts:
     """Take in the files below `runs_root` whose ids the database lacks (a driver was killed before it could).
 
     Only names are compared, so 100,000 known files cost little; a damaged file is reported and skipped. Before the
@@ -103,14 +112,15 @@ def sync(db: Database, runs_root: Path, names: Namer = AS_RECORDED) -> Counts:
             *connection.scalars(select(schema.Evaluation.evaluation_id)),
             *connection.scalars(select(schema.Job.attempt_id)),
         }
-    return _take_in(db, runs_root, known, names)
+    return _take_in(db, runs_root, known)
 
 
 def rebuild(db_path: Path | str, runs_root: Path, published_folder: Path, names: Namer = AS_RECORDED) -> Counts:
     """Make the database at `db_path` anew from the files of all runs and the published tables.
 
-    A SQLite file is made beside the old one and renamed over it at the end; in PostgreSQL all rows are replaced in one
-    transaction. A rebuild that fails or is killed leaves the old database as it was. No other process should write.
+    A SQLite database is made beside the old one, whose content it then replaces in one transaction; in PostgreSQL all
+    rows are replaced in one. A rebuild that fails or is killed leaves the old database as it was: whole, at its place,
+    with its mode. What others write meanwhile is lost (`bench.jobs.journal.rebuild` sees to it that nobody does).
 
     Raises:
         BenchError: the database cannot be written, or `runs_root` is no folder; damaged files are counted instead.
@@ -124,41 +134,34 @@ def rebuild(db_path: Path | str, runs_root: Path, published_folder: Path, names:
                 for table in reversed(schema.Base.metadata.sorted_tables):
                     if table is not schema.Meta.__table__:
                         connection.execute(delete(table))
-            return _fill(target, runs_root, published_folder, names)
+            target.names = names
+            return _fill(target, runs_root, published_folder)
     if target.path.is_dir():
         raise BenchError(f"database {target.path} is a folder; give a file")
     try:
-        with atomic(target.path) as temporary:
-            try:
-                with Database(temporary).open(create=True) as fresh, fresh.batch():
-                    counts = _fill(fresh, runs_root, published_folder, names)
-            finally:
-                _drop_log(temporary)
-            # The log of the old file must not be replayed into the new one.
-            _drop_log(target.path)
+        with scratch(target.path) as temporary:
+            with Database(temporary).open(create=True) as fresh, fresh.batch():
+                fresh.names = names
+                counts = _fill(fresh, runs_root, published_folder)
+            replace_content(target.path, temporary)
     except OSError as error:
         raise BenchError(f"cannot write database {target.path}: {error.strerror}") from error
     return counts
 
 
-def _fill(db: Database, runs_root: Path, published_folder: Path, names: Namer) -> Counts:
-    counts = _take_in(db, runs_root, set(), names)
+def _fill(db: Database, runs_root: Path, published_folder: Path) -> Counts:
+    counts = _take_in(db, runs_root, set())
     return dataclasses.replace(counts, references=load_published(db, published_folder))
 
 
-def _drop_log(path: Path) -> None:
-    for suffix in ("-wal", "-shm"):
-        path.with_name(path.name + suffix).unlink(missing_ok=True)
-
-
-def _take_in(db: Database, runs_root: Path, known: set[str], names: Namer) -> Counts:
+def _take_in(db: Database, runs_root: Path, known: set[str]) -> Counts:
     """Ingest every file whose id is not `known`: of each run first the run itself, then what refers to it."""
     damaged: list[str] = []
     done = {"run": 0, "evaluation": 0, "failure": 0}
 
-    def take(what: str, ingest: Callable[..., str], path: Path, *how: Namer) -> None:
+    def take(what: str, ingest: Callable[[Database, Path], str], path: Path) -> None:
         try:
-            ingest(db, path, *how)
+            ingest(db, path)
             done[what] += 1
         except StoreError:  # the file is not to blame
             raise
@@ -167,9 +170,9 @@ def _take_in(db: Database, runs_root: Path, known: set[str], names: Namer) -> Co
 
     for folder in sorted(path for path in runs_root.iterdir() if path.is_dir()):
         if folder.name not in known and (folder / RUN_FILE).exists():
-            take("run", ingest_run, folder, names)
+            take("run", ingest_run, folder)
         for path in _unknown(folder / EVALUATIONS, known):
-            take("evaluation", ingest_evaluation, path, names)
+            take("evaluation", ingest_evaluation, path)
         for path in _unknown(folder / FAILURES, known):
             take("failure", ingest_failure, path)
     return Counts(runs=done["run"], evaluations=done["evaluation"], failures=done["failure"], damaged=tuple(damaged))

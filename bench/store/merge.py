@@ -38,7 +38,7 @@ class Merged:
     left_out: tuple[str, ...]
 
 
-def merge(ours: Database, theirs: Database, names: Namer = AS_RECORDED) -> Merged:
+def merge(ours: Database, theirs: Database) -> Merged:
     """Add to `ours` what only `theirs` has, in one transaction: all or nothing; what is refused is left out.
 
     Rows only: the files of the runs stay where they are. Of a run that both have with different weights the
@@ -50,7 +50,7 @@ def merge(ours: Database, theirs: Database, names: Namer = AS_RECORDED) -> Merge
     if ours.path is not None and theirs.path is not None and ours.path.resolve() == theirs.path.resolve():
         raise BenchError(f"{theirs} is the database itself; name another one to merge into it")
     with theirs.read() as source, ours.write() as target:
-        return _Merge(source, target, names, str(theirs)).all()
+        return _Merge(source, target, ours.names or AS_RECORDED, str(theirs)).all()
 
 
 class _Merge:

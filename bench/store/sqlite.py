@@ -6,6 +6,8 @@ import contextlib
 import logging
 import os
 import sqlite3
+import time
+from collections.abc import Iterator
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -15,7 +17,7 @@ from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.pool import QueuePool
 
 from bench.core.errors import BenchError
-from bench.core.files import atomic
+from bench.core.files import atomic, draft
 
 log = logging.getLogger(__name__)
 
@@ -65,7 +67,7 @@ def _uri(path: Path, create: bool) -> str:
     if writable:
         return f"{path.resolve().as_uri()}?mode={'rwc' if create else 'rw'}"
     # Without a log beside it and without leave to make one, SQLite reads only what it is told will not change.
-    logged = path.with_name(path.name + "-wal").exists()
+    logged = folder.joinpath(path.resolve().name + "-wal").exists()
     return f"{path.resolve().as_uri()}?mode=ro{'' if logged else '&immutable=1'}"
 
 
@@ -102,6 +104,13 @@ def analyse(engine: Engine) -> None:
         connection.commit()
 
 
+def sync_log(path: Path) -> None:
+    """Sync what SQLite has committed: with `synchronous = NORMAL` it leaves that to the operating system."""
+    path = path.resolve()
+    with contextlib.suppress(FileNotFoundError), path.with_name(path.name + "-wal").open("rb") as log_file:
+        os.fsync(log_file.fileno())
+
+
 def back_up(path: Path, revision: str) -> Path:
     """A copy of the database beside it, consistent even while others write; returns where it lies.
 
@@ -120,6 +129,78 @@ def back_up(path: Path, revision: str) -> Path:
     except (OSError, sqlite3.Error) as error:
         raise BenchError(f"cannot write the backup {target}: {error}; nothing was changed") from error
     return target
+
+
+@contextlib.contextmanager
+def scratch(path: Path) -> Iterator[Path]:
+    """Where a database can be made beside `path`; it is gone afterwards.
+
+    Raises:
+        OSError: nothing can be written there.
+    """
+    folder = path.resolve().parent
+    folder.mkdir(parents=True, exist_ok=True)
+    temporary = draft(folder / path.name)
+    temporary.touch()
+    try:
+        yield temporary
+    finally:
+        _drop(temporary)
+
+
+def replace_content(path: Path, fresh: Path) -> None:
+    """Give the database at `path` the content of the one at `fresh`, which nobody has open; all or nothing.
+
+    SQLite itself copies the pages, in one transaction: at no moment is there half a database, a log that belongs to
+    another file, or a reader whose file was taken away.
+
+    Raises:
+        BenchError: somebody writes to it, or the disk is full.
+        OSError: it cannot be written.
+    """
+    if path.exists() and _copied(path, fresh):
+        return
+    # There is none, or SQLite cannot read what there is. A log beside that belongs to nothing that will remain.
+    _drop_log(path.resolve())
+    with atomic(path) as place:
+        fresh.replace(place)
+
+
+def _copied(path: Path, fresh: Path) -> bool:
+    """Copy the pages; False where `path` is no database that SQLite can write."""
+    limit = time.monotonic() + BUSY_SECONDS
+
+    def patient(*_: int) -> None:
+        if time.monotonic() > limit:
+            raise BenchError(f"database {path} is in use: another process writes to it; let that end first")
+
+    try:
+        with (
+            contextlib.closing(sqlite3.connect(fresh)) as source,
+            contextlib.closing(sqlite3.connect(path, timeout=1, isolation_level=None)) as target,
+        ):
+            target.execute("PRAGMA journal_mode = WAL")
+            target.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+            target.execute("PRAGMA synchronous = FULL")
+            source.backup(target, progress=patient, sleep=0.05)
+    except sqlite3.OperationalError as error:
+        code = getattr(error, "sqlite_errorcode", 0) & 0xFF
+        if code == sqlite3.SQLITE_READONLY and os.access(path, os.W_OK):  # pages of another size
+            return False
+        raise BenchError(f"cannot write database {path}: {error}; it is as it was") from error
+    except sqlite3.DatabaseError:
+        return False
+    return True
+
+
+def _drop(path: Path) -> None:
+    _drop_log(path)
+    path.unlink(missing_ok=True)
+
+
+def _drop_log(path: Path) -> None:
+    for suffix in ("-wal", "-shm"):
+        path.with_name(path.name + suffix).unlink(missing_ok=True)
 
 
 def network_file_system(folder: Path, mounts: Path = Path("/proc/mounts")) -> str | None:

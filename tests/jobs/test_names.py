@@ -50,11 +50,13 @@ def test_a_run_under_the_names_of_another_is_stored_under_its_own(tmp_path: Path
     for name in ("imported", "merged", "folder", "rebuilt"):
         (tmp_path / name).mkdir()
     with Database(tmp_path / "imported/bench.db") as db:
-        importing.import_archive(tmp_path / "lies.zip", place(tmp_path / "imported"), db, names=names)
+        db.names = names
+        importing.import_archive(tmp_path / "lies.zip", place(tmp_path / "imported"), db)
     ingest.rebuild(tmp_path / "lies.db", tmp_path / "lies/runs", PUBLISHED)  # by somebody who believes it
     for name, source in (("merged", tmp_path / "lies.db"), ("folder", tmp_path / "lies")):
         with Database(tmp_path / name / "bench.db").open(create=True) as db:
-            told, damaged = exchange.merge_from(db, str(source), names)
+            db.names = names
+            told, damaged = exchange.merge_from(db, str(source))
             assert (told.runs, told.evaluations, told.left_out, damaged) == (1, 1, (), ())
     ingest.rebuild(tmp_path / "rebuilt/bench.db", tmp_path / "lies/runs", PUBLISHED, names)
     for name in ("imported", "merged", "folder", "rebuilt"):

@@ -11,7 +11,7 @@ import pytest
 from exchanged import attack, fill, place, spec, tree, write_evaluation, write_failure, write_run
 
 from bench.core.errors import BenchError
-from bench.jobs import tidy
+from bench.jobs import journal, tidy
 from bench.jobs.locks import Locks
 from bench.store import ingest, queries
 from bench.store.database import Database
@@ -67,7 +67,7 @@ def test_a_tidy_folder_has_no_rubbish_but_failures_made_good(results: Path, db: 
         path.stem for path in sorted(results.glob("runs/*/failures/*.json"), key=lambda path: path.stem)
     ]
     assert tree(results) == before
-    tidy.remove(db, items)
+    tidy.remove(db, place(results), items)
     assert tidy.rubbish(db, place(results)) == []
     assert set(before) - set(tree(results)) == {str(item.paths[0].relative_to(results)) for item in items}
     assert contents(db) == rebuilt(results)
@@ -78,14 +78,14 @@ def test_a_failure_that_still_stands_stays(results: Path, db: Database) -> None:
     late = write_failure(results, RUN, attack(RUN, 0.2).evaluation_id, started="2026-11-22T00:00:00Z")
     never = write_failure(results, spec(seed=9), spec(seed=9).run_id)
     ingest.sync(db, results / "runs")
-    tidy.remove(db, tidy.rubbish(db, place(results)))
+    tidy.remove(db, place(results), tidy.rubbish(db, place(results)))
     assert late.exists()
     assert never.exists()
     assert {row.attempt_id for row in queries.failures(db)} == {late.stem, never.stem}
 
 
 def test_remains_go_and_what_may_be_in_use_stays(results: Path, db: Database) -> None:
-    tidy.remove(db, tidy.rubbish(db, place(results)))
+    tidy.remove(db, place(results), tidy.rubbish(db, place(results)))
     folder = results / "runs" / RUN.run_id
     before = tree(results)
     going = [
@@ -109,14 +109,14 @@ def test_remains_go_and_what_may_be_in_use_stays(results: Path, db: Database) ->
     (results / "runs" / ("e" * 24)).mkdir()  # made a moment ago
     items = tidy.rubbish(db, place(results))
     assert sorted(path for item in items for path in item.paths) == sorted(going)
-    tidy.remove(db, items)
+    tidy.remove(db, place(results), items)
     assert not any(path.exists() for path in going)
     assert all(path.exists() for path in staying)
     assert {name: kind for name, kind in tree(results).items() if name in before} == before
 
 
 def test_stale_evaluations_go_only_when_asked_for(results: Path, db: Database) -> None:
-    tidy.remove(db, tidy.rubbish(db, place(results)))
+    tidy.remove(db, place(results), tidy.rubbish(db, place(results)))
     newer = attack(spec(seed=1), 0.1).model_copy(update={"versions": {"attack": 2, "evaluator": 1}})
     write_evaluation(results, newer, draw=8, attack_version=2)
     ingest.sync(db, results / "runs")
@@ -125,7 +125,7 @@ def test_stale_evaluations_go_only_when_asked_for(results: Path, db: Database) -
     older = {attack(run, budget).evaluation_id for run in (RUN, spec(seed=1)) for budget in (0.1, 0.2)}
     assert {item.evaluation_id for item in items} == older
     assert all("attack version 1, the newest is 2" in item.label for item in items)
-    tidy.remove(db, items)
+    tidy.remove(db, place(results), items)
     assert {row.evaluation_id for row in queries.evaluations(db, kinds="attack")} == {newer.evaluation_id}
     assert contents(db) == rebuilt(results)
 
@@ -135,7 +135,7 @@ def test_a_deleted_run_leaves_no_trace(results: Path, db: Database) -> None:
     assert (item.kind, item.id, item.evaluations, item.failures, item.weights) == ("run", RUN.run_id, 3, 1, True)
     assert item.label == "ece on digits, seed 0"
     assert item.size == sum(path.stat().st_size for path in item.paths[0].rglob("*") if path.is_file())
-    tidy.delete(db, place(results), item)
+    tidy.delete(db, place(results), [item])
     assert [path.name for path in (results / "runs").iterdir()] == [spec(seed=1).run_id]
     assert RUN.run_id not in str(contents(db))
     assert contents(db) == rebuilt(results)
@@ -147,7 +147,7 @@ def test_a_deleted_evaluation_goes_with_the_failures_of_its_job(results: Path, d
     assert (item.kind, item.failures, len(item.paths), item.weights) == ("evaluation", 1, 2, False)
     assert item.label == "pgd eps 0.1 on ece on digits, seed 0"
     before = tree(results)
-    tidy.delete(db, place(results), item)
+    tidy.delete(db, place(results), [item])
     assert set(before) - set(tree(results)) == {str(path.relative_to(results)) for path in item.paths}
     assert contents(db) == rebuilt(results)
     assert ingest.sync(db, results / "runs") == ingest.Counts()
@@ -176,7 +176,7 @@ def test_rows_without_files_are_deleted_too(tmp_path: Path, results: Path, db: D
     elsewhere = place(tmp_path / "elsewhere")
     item = tidy.doomed(db, elsewhere, RUN.run_id)
     assert (item.paths, item.size) == ((), 0)
-    tidy.delete(db, elsewhere, item)
+    tidy.delete(db, elsewhere, [item])
     assert [run.seed for run in queries.runs(db)] == [1]
 
 
@@ -185,13 +185,15 @@ def test_nothing_is_deleted_while_somebody_works(results: Path, db: Database) ->
     with Locks(place(results).locks) as locks:
         locks.acquire("f" * 24)
         with pytest.raises(BenchError, match="is at work in"):
-            tidy.delete(db, place(results), item)
+            tidy.delete(db, place(results), [item])
     assert queries.totals(db).runs == 2
-    tidy.delete(db, place(results), item)
+    tidy.delete(db, place(results), [item])
     assert queries.totals(db).runs == 1
 
 
-def test_a_deletion_cut_short_is_finished_by_gc(results: Path, db: Database, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_deletion_cut_short_is_finished_by_the_next_command(
+    results: Path, db: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
     item = tidy.doomed(db, place(results), RUN.run_id)
 
     def cut(*_: object) -> None:
@@ -199,14 +201,13 @@ def test_a_deletion_cut_short_is_finished_by_gc(results: Path, db: Database, mon
 
     monkeypatch.setattr("shutil.rmtree", cut)
     with pytest.raises(KeyboardInterrupt):
-        tidy.delete(db, place(results), item)
+        tidy.delete(db, place(results), [item])
     monkeypatch.undo()
     (remains,) = (results / "runs").glob(".deleted-*")
     assert ingest.sync(db, results / "runs") == ingest.Counts()  # nobody takes the remains for a run
-    tidy.delete(db, place(results), tidy.doomed(db, place(results), RUN.run_id))
-    os.utime(remains, (0, 0))
-    tidy.remove(db, tidy.rubbish(db, place(results)))
+    assert journal.catch_up(db, place(results)) == []
     assert not remains.exists()
+    assert journal.pending(place(results)) == []
     assert contents(db) == rebuilt(results)
 
 

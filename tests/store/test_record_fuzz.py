@@ -94,7 +94,8 @@ def import_of(mutant: Mutant, results: Path, scratch: Path) -> str:
     archive.write_archive(scratch, files, weights=False)
     try:
         with Database(results / "bench.db") as db:
-            import_archive(scratch, place(results), db, names=NAMES)
+            db.names = NAMES
+            import_archive(scratch, place(results), db)
     except BenchError as error:
         return one_line(str(error))
     return ""

@@ -23,8 +23,9 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 import bench
 from bench.core.errors import BenchError
 from bench.core.files import atomic
+from bench.jobs import journal
 from bench.jobs.executors import Finished, Setting
-from bench.jobs.executors.task import Relay, Stoppable, Stopped, Task, carry_out
+from bench.jobs.executors.task import Relay, Stoppable, Stopped, Task, carry_out, intent_of, record_path
 from bench.jobs.spec import Job
 from bench.jobs.workplace import Workplace
 
@@ -175,6 +176,8 @@ class Ray:
         except RayError as error:
             line = str(error).strip().partition("\n")[0]
             return Finished(task, "died", f"{type(error).__name__}: {line}", self._node(key))
+        if files and record_path(task.job, self._place).exists():
+            journal.note(self._place, task.job.job_id, intent_of(task.job, self._place))
         # A record comes last: it says that the other files are there.
         for path in sorted(files, key=lambda path: path.endswith(".json")):
             target = _inside(self._place.results, path)
@@ -301,7 +304,7 @@ def _versions(root: Path) -> dict[str, tuple[int, int]]:
     return {
         path.relative_to(root).as_posix(): (path.stat().st_size, path.stat().st_mtime_ns)
         for path in root.rglob("*")
-        if path.is_file() and not path.name.startswith(".")
+        if path.is_file() and not path.name.startswith(".") and path.parent.name != "journal"
     }
 
 

@@ -12,6 +12,8 @@ from typing import Any
 from bench.core.errors import BenchError, JobError
 from bench.core.files import read_json
 from bench.core.progress import Progress
+from bench.jobs import journal
+from bench.jobs.journal import Intent
 from bench.jobs.spec import Job
 from bench.jobs.workplace import Workplace
 
@@ -140,8 +142,16 @@ def done_attempt(job: Job, place: Workplace) -> str:
         return ""
 
 
+def intent_of(job: Job, place: Workplace) -> Intent:
+    """That the record of a job is taken in, whichever there is."""
+    return Intent(takes_in=(record_path(job, place).relative_to(place.results).as_posix(),))
+
+
 def carry_out(task: Task, place: Workplace, progress: Progress) -> tuple[bool, Path]:
     """Do a task; a training that supersedes another is done beside it and takes its place when it is complete.
+
+    Where the job has a record, the database knows its id, and nobody would miss the new one if we and the driver were
+    killed: then an intent stands in the journal, which the driver takes away when it has taken the record in.
 
     Returns:
         Whether it succeeded, and the file that says so.
@@ -149,6 +159,9 @@ def carry_out(task: Task, place: Workplace, progress: Progress) -> tuple[bool, P
     from bench.jobs import work
 
     run_id = task.job.run.run_id
+    intent = intent_of(task.job, place)
+    if record_path(task.job, place).exists():
+        journal.note(place, task.job.job_id, intent)
     if not task.supersedes or task.job.evaluation is not None:
         return work.perform(task.job, place, progress)
     beside = dataclasses.replace(place, again=run_id)
@@ -166,8 +179,10 @@ def carry_out(task: Task, place: Workplace, progress: Progress) -> tuple[bool, P
             f"`bench db rebuild` to start over"
         )
         return False, fail(task.job, place, error)
-    for name in TRAINED:
-        (folder / name).replace(target / name)
+    moves = [(f"again/{run_id}/{name}", f"runs/{run_id}/{name}") for name in TRAINED]
+    journal.note(place, run_id, intent.model_copy(update={"moves": tuple(moves)}))
+    for source, goal in moves:
+        (place.results / source).replace(place.results / goal)
     return True, target / "run.json"
 
 

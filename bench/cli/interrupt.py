@@ -1,0 +1,53 @@
+"""Ctrl-C from the first moment to the last: once ends in order, once more at once, and neither with a traceback."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import threading
+from collections.abc import Iterator
+from types import FrameType
+from typing import NoReturn
+
+INTERRUPTED = 130
+
+
+def leave(number: int, frame: FrameType | None) -> NoReturn:
+    """End this process here and now: there is nothing to put in order, or no patience for it."""
+    os._exit(INTERRUPTED)
+
+
+def leave_at_once() -> None:
+    """Where nothing needs an end in order (imports, the exit), Ctrl-C just ends, unless the caller has it ignored."""
+    if _ours(signal.getsignal(signal.SIGINT)):
+        signal.signal(signal.SIGINT, leave)
+
+
+@contextlib.contextmanager
+def once() -> Iterator[list[int]]:
+    """Within, the first Ctrl-C raises KeyboardInterrupt and is noted in the list yielded; the next one leaves.
+
+    What libraries make of a KeyboardInterrupt while they are imported (an ImportError, say) can so be told apart.
+    """
+    asked: list[int] = []
+    before = signal.getsignal(signal.SIGINT) if threading.current_thread() is threading.main_thread() else None
+
+    def interrupt(number: int, frame: FrameType | None) -> NoReturn:
+        asked.append(number)
+        signal.signal(signal.SIGINT, leave)
+        raise KeyboardInterrupt
+
+    if before is None or not _ours(before):
+        yield asked
+        return
+    signal.signal(signal.SIGINT, interrupt)
+    try:
+        yield asked
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
+def _ours(handler: object) -> bool:
+    """Whether a handler is Python's own or of this module; one that somebody else has set stays."""
+    return handler in (signal.default_int_handler, leave)
