@@ -25,6 +25,7 @@ from sqlalchemy.exc import (
 )
 
 from bench.core.errors import BenchError
+from bench.core.numbers import shown
 from bench.core.release import extra
 from bench.store import views
 from bench.store.schema import REVISIONS
@@ -63,17 +64,20 @@ class Database:
         self.path: Path | None = Path(where) if isinstance(where, Path) or "://" not in where else None
         self._url = None
         if self.path is None:
+            wrong = f"{shown(where)} is no database: give a file, or postgresql://user@host:port/name"
             try:
                 url = make_url(str(where))
                 name = url.get_backend_name()
-            except (ArgumentError, NoSuchModuleError) as error:
-                raise BenchError(f"{where!r} is no database: give a file, or postgresql://user@host/name") from error
+            except (ArgumentError, NoSuchModuleError, ValueError) as error:  # the last of a port that is no number
+                raise BenchError(wrong) from error
             if name == "sqlite" and url.database:
                 self.path = Path(url.database)
-            elif name == "postgresql":
+            elif url.drivername in ("postgresql", "postgresql+psycopg") and not 0 < (url.port or 1) < 1 << 16:
+                raise BenchError(f"{shown(where)}: a port is a number from 1 to 65,535, not {shown(url.port)}")
+            elif url.drivername in ("postgresql", "postgresql+psycopg"):
                 self._url = url.set(drivername="postgresql+psycopg")
             else:
-                raise BenchError(f"{where!r} is no database: give a file, or postgresql://user@host/name")
+                raise BenchError(wrong)
         self._engine: Engine | None = None
         self._batch: Connection | None = None
         self._wrote = False

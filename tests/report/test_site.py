@@ -415,7 +415,7 @@ def test_the_command_of_an_attack_gives_this_evaluation(db: Database) -> None:
     writer = Writer(db)
     writer.run("ece", 0, run_id=spec.run_id, plugin="ece", settings=spec.settings,
                training=spec.training.model_dump(mode="json"))  # fmt: skip
-    key = writer.evaluation(spec.run_id, np.ones(40, bool), attacks=("pgd",), eps=(0.07,), settings=wanted.settings,
+    key = writer.evaluation(spec.run_id, np.ones(40, bool), attack="pgd", budget=0.07, settings=wanted.settings,
                             image_limit=100, attack_key=wanted.attack_key)  # fmt: skip
     writer.rows[next(table for table in writer.rows if table.__name__ == "Attack")][0]["attack_key"] = wanted.attack_key
     writer.flush()
