@@ -180,3 +180,36 @@ def test_a_wrong_database_is_one_line(url: str) -> None:
 def test_a_wrong_device_is_one_line(device: str, tmp_path: Path) -> None:
     told = failure("run", "-m", "ece", "--dry-run", "--probe", "--device", device, "--results", str(tmp_path))
     assert "cannot be used here" in told
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        (("--executor", "ray", "--executor-option", "num_gpus=nan"), "share of a GPU"),
+        (("--executor", "ray", "--address", "127.0.0.1:" + "9" * 5000), "is no whole number"),
+        (("--executor", "ray", "--address", "127.0.0.1:99999"), "up to 65,535"),
+        (("--executor", "local", "--gpus", "9" * 5000), "cannot be used here"),
+        (("--executor", "local", "--gpus", "²"), "cannot be used here"),
+    ],
+)
+def test_wrong_places_of_work_are_one_line(options: tuple[str, ...], words: str, tmp_path: Path) -> None:
+    if "ray" in options:
+        pytest.importorskip("ray")
+    assert words in failure("run", "-m", "ece", *options, "--limit", "20", "--results", str(tmp_path))
+
+
+@pytest.mark.parametrize("gpu", ["2", "²", "9" * 5000, "-1", "01"])
+def test_a_gpu_that_is_not_visible_is_one_line(gpu: str) -> None:
+    from bench.jobs.executors.local import _physical
+
+    assert _physical("1", ["4", "5"]) == "5"
+    with pytest.raises(main.BenchError, match="there is no GPU") as caught:
+        _physical(gpu, ["4", "5"])
+    assert len(str(caught.value)) < 200
+
+
+def test_a_host_that_cannot_be_is_one_line(tmp_path: Path) -> None:
+    from bench.report.site.serve import Server
+
+    with pytest.raises(main.BenchError, match="cannot serve on"):
+        Server(tmp_path, host="x" * 300)
