@@ -6,6 +6,7 @@ import os
 
 from bench.core.errors import BenchError
 from bench.core.lazy import torch
+from bench.core.numbers import shown
 
 
 def pick(device: str | None, threads: int | None) -> str:
@@ -20,10 +21,13 @@ def pick(device: str | None, threads: int | None) -> str:
         return "cuda" if torch.cuda.is_available() else "cpu"
     try:
         kind = torch.device(device)
+        if kind.type == "meta":
+            raise RuntimeError("it holds no numbers")
         torch.empty(1, device=kind)
-    except (RuntimeError, AssertionError) as error:
+    except (RuntimeError, AssertionError, ImportError, ValueError) as error:
         seen = [f"cuda:{index}" for index in range(torch.cuda.device_count())]
-        raise BenchError(f"device {device!r} cannot be used here; there are: {', '.join(['cpu', *seen])}") from error
+        there = ", ".join(["cpu", *seen])
+        raise BenchError(f"device {shown(device)} cannot be used here; there are: {there}") from error
     return device
 
 

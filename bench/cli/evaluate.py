@@ -9,7 +9,7 @@ import click
 
 from bench.cli import run
 from bench.cli.options import Named, at_work, attack_options, choose, precision_option, where, workplace
-from bench.cli.parameters import IMAGES, JOBS, Integer, Numbers, Once, ParamType
+from bench.cli.parameters import IMAGES, JOBS, InputFile, Integer, Numbers, Once, ParamType
 from bench.cli.say import say
 from bench.core import numbers
 from bench.core.errors import BenchError
@@ -29,7 +29,7 @@ class Renamed(ParamType):
 
 
 @click.command("evaluate", cls=Once)
-@click.argument("files", nargs=-1, required=True, type=click.Path(path_type=Path), metavar="FILE...")
+@click.argument("files", nargs=-1, required=True, type=InputFile(), metavar="FILE...")
 @click.option("--name", required=True, help="What tables call it.")
 @click.option("-d", "--dataset", required=True, type=Named("datasets"), help="Data set.")
 @click.option("--model", type=Named("models"), help="Model of each member: a configured one or timm/NAME.")

@@ -64,7 +64,10 @@ def cli() -> None:
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Entry point: exit code 0 done, 1 a job or check failed, 2 wrong use or missing data, 130 interrupted."""
-    code = run(arguments)
+    try:
+        code = run(arguments)
+    except Exception as error:
+        code = _internal(error)
     interrupt.leave_at_once()  # what follows is Python's own end
     sys.exit(code)
 
@@ -117,6 +120,18 @@ def _reader_left() -> int:
     """What reads our output wants no more of it: that is no error, and nothing is to be said at exit either."""
     os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     return 0
+
+
+def _internal(error: Exception) -> int:
+    """One line for a fault of the program itself, its traceback in a file; `run` raises it, so that tests see it."""
+    import tempfile
+    import traceback
+
+    with tempfile.NamedTemporaryFile("wb", prefix="bench-error-", suffix=".txt", delete=False) as file:
+        file.write("".join(traceback.format_exception(error)).encode(errors="backslashreplace"))
+    cause = next(iter(str(error).splitlines()), "no message")
+    complain(f"internal error, not yours: {type(error).__name__}: {cause}; please report {file.name}")
+    return 1
 
 
 if __name__ == "__main__":

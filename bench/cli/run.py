@@ -157,7 +157,7 @@ def _work(
         if options["gpus"]:
             if device is not None:
                 raise BenchError("--gpus says on which devices: leave --device out")
-            device = f"cuda:{options['gpus'][0]}" if options["gpus"][0].isdigit() else "cuda"
+            device = f"cuda:{options['gpus'][0]}" if options["gpus"][0].isdecimal() else "cuda"
         elif name != "inline" and device is None:
             device = "cpu"
         place = replace(place, device=pick(device, threads))

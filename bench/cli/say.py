@@ -11,6 +11,7 @@ import click
 
 from bench.core.plain import fitting, visible
 
+_LONGEST = 2000
 _UNSEEN = re.compile("[\x7f-\x9f\u00ad\u061c\u200b-\u200f\u2028-\u202e\u2060-\u206f\ufeff\ud800-\udfff\ufff9-\ufffb]")
 
 
@@ -21,7 +22,9 @@ def say(text: str, *, fg: str | None = None, err: bool = False, nl: bool = True)
 
 
 def complain(text: str, label: str = "Error") -> None:
-    """One red line on stderr, whatever the text holds."""
+    """One red line on stderr, whatever the text holds and however long it is."""
+    if len(text) > _LONGEST:
+        text = f"{text[:_LONGEST]}… ({len(text):,} characters)"
     say(f"{label}: {visible(text)}", fg="red", err=True)
 
 

@@ -6,12 +6,13 @@ them in `settings`; the plug-in's own fields check them (`bench.core.settings`).
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, Self
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, field_validator, model_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from bench.core.numbers import BATCH, BUDGET, EPOCHS, IMAGES, MEMBERS, MOST, parse_number
 from bench.core.precision import Precision as Precision
+from bench.core.settings import explain
 
 Budget = Annotated[float, BeforeValidator(parse_number), Field(ge=0, le=BUDGET, allow_inf_nan=False)]
 Budgets = Annotated[tuple[Budget, ...], Field(max_length=MOST)]
@@ -194,6 +195,17 @@ class RecipeSpec(Spec):
         training = {key: value for key, value in table.items() if key in Training.model_fields}
         rest = {key: value for key, value in table.items() if key not in training}
         return {**rest, "training": {**training, **rest.get("training", {})}}
+
+    @model_validator(mode="after")
+    def _trainable(self) -> Self:
+        for method, table in (("", self.training), *self.methods.items()):
+            own = {key: value for key, value in table.items() if not method or key != "members"}
+            try:
+                Training.model_validate({"epochs": 1, **own})
+            except ValidationError as error:
+                place = f"methods.{method}: " if method else ""
+                raise ValueError(f"{place}{explain(error)}") from error
+        return self
 
 
 class Config(Spec):

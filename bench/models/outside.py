@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pickle
+import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -63,12 +64,14 @@ def read_states(path: Path) -> list[State]:
         BenchError: no such file, not readable that way, or no weights inside.
     """
     if not path.is_file():
-        raise BenchError(f"there is no file {path}")
+        raise BenchError(f"there is no file {path}" if not path.exists() else f"{path} is a folder or device, no file")
     try:
         if path.suffix == ".safetensors":
             content: Any = load_file(path)
         else:
-            content = torch.load(path, map_location="cpu", weights_only=True)
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")  # of what is refused all the same: one line tells it
+                content = torch.load(path, map_location="cpu", weights_only=True)
     except SafetensorError as error:
         raise BenchError(f"{path} is no safetensors file or is damaged ({error})") from error
     except pickle.UnpicklingError as error:
@@ -79,6 +82,11 @@ def read_states(path: Path) -> list[State]:
             ) from error
         raise BenchError(f"{path} is no file of torch.save, or is damaged") from error
     except Exception as error:
+        if "TorchScript" in str(error):
+            raise BenchError(
+                f"{path} is a TorchScript archive, which holds code; save weights alone, with "
+                "torch.save(torch.jit.load(FILE).state_dict(), OTHER)"
+            ) from error
         raise BenchError(f"{path} is no file of torch.save, or is damaged ({type(error).__name__})") from error
     states = _states(content)
     if not states:
@@ -86,17 +94,20 @@ def read_states(path: Path) -> list[State]:
     return states
 
 
-def _states(content: Any) -> list[State]:
+def _states(content: Any, depth: int = 4) -> list[State]:
+    """States in `content`, at most `depth` containers deep: a container may hold itself."""
+    if depth == 0:
+        return []
     if isinstance(content, Mapping):
         if _is_state(content):
             return [{str(name): tensor for name, tensor in content.items() if isinstance(tensor, Tensor)}]
         for key in WRAPPERS:
-            if key in content and (inner := _states(content[key])):
+            if key in content and (inner := _states(content[key], depth - 1)):
                 return inner
         parts = [value for value in content.values() if isinstance(value, Mapping) and _is_state(value)]
-        return [state for part in parts for state in _states(part)]
+        return [state for part in parts for state in _states(part, depth - 1)]
     if isinstance(content, Sequence) and not isinstance(content, str):
-        return [state for part in content if isinstance(part, Mapping) for state in _states(part)]
+        return [state for part in content if isinstance(part, Mapping) for state in _states(part, depth - 1)]
     return []
 
 
@@ -113,6 +124,9 @@ def load(network: nn.Module, state: State, mapping: Renaming, source: str) -> No
         BenchError: names or shapes do not fit, or a weight is not finite; the message says what would help.
     """
     state = mapping.names(state)
+    for name, tensor in state.items():
+        if told := _unusual(tensor):
+            raise BenchError(f"{source}: {name} is {told}")
     wanted = network.state_dict()
     given = _in_order(state, wanted, source) if mapping.by_order else state
     for name, tensor in wanted.items():
@@ -128,9 +142,29 @@ def load(network: nn.Module, state: State, mapping: Renaming, source: str) -> No
                 f"{source} does not fit the model: {name} is {tuple(given[name].shape)}, the model wants "
                 f"{tuple(tensor.shape)}; is --model the right one?"
             )
+        if given[name].is_floating_point() != tensor.is_floating_point():
+            raise BenchError(f"{source}: {name} is of {given[name].dtype}, the model wants {tensor.dtype}")
+        given[name] = given[name].to(tensor.dtype)
         if not bool(given[name].isfinite().all()):
-            raise BenchError(f"{source}: {name} holds NaN or infinite values")
+            raise BenchError(f"{source}: {name} holds NaN, or values that are not finite in {tensor.dtype}")
     network.load_state_dict(given)
+
+
+def _unusual(tensor: Tensor) -> str:
+    """What a tensor is that is no plain array of numbers, and what to do; empty for those that are."""
+    if tensor.is_nested:
+        return "a nested tensor; save it as plain ones"
+    if tensor.is_quantized:
+        return "quantised; save tensor.dequantize()"
+    if tensor.layout != torch.strided:
+        return "a sparse tensor; save tensor.to_dense()"
+    if tensor.is_meta:
+        return "without numbers (on the device meta); save it with its weights loaded"
+    if tensor.is_complex():
+        return "complex; networks here have real weights"
+    if tensor.is_floating_point() and tensor.element_size() < 2:
+        return f"of {tensor.dtype}; save it in float32, scaled as your network uses it"
+    return ""
 
 
 def _in_order(state: State, wanted: State, source: str) -> State:

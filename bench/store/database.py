@@ -8,7 +8,7 @@ import logging
 import traceback
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from sqlalchemy import Connection, Engine, Select, create_engine, inspect, text
 from sqlalchemy.engine import make_url
@@ -26,11 +26,15 @@ from sqlalchemy.exc import (
 
 from bench.core import strict_json
 from bench.core.errors import BenchError
+from bench.core.numbers import shown
 from bench.core.release import extra
 from bench.store import views
 from bench.store.schema import REVISIONS
 from bench.store.sound import Unreadable
 from bench.store.sqlite import BUSY_SECONDS, analyse, sqlite_engine, sync_log
+
+if TYPE_CHECKING:
+    from bench.store.names import Namer
 
 log = logging.getLogger(__name__)
 
@@ -62,17 +66,20 @@ class Database:
         self.path: Path | None = Path(where) if isinstance(where, Path) or "://" not in where else None
         self._url = None
         if self.path is None:
+            wrong = f"{shown(where)} is no database: give a file, or postgresql://user@host:port/name"
             try:
                 url = make_url(str(where))
                 name = url.get_backend_name()
-            except (ArgumentError, NoSuchModuleError) as error:
-                raise BenchError(f"{where!r} is no database: give a file, or postgresql://user@host/name") from error
+            except (ArgumentError, NoSuchModuleError, ValueError) as error:  # the last of a port that is no number
+                raise BenchError(wrong) from error
             if name == "sqlite" and url.database:
                 self.path = Path(url.database)
-            elif name == "postgresql":
+            elif url.drivername in ("postgresql", "postgresql+psycopg") and not 0 < (url.port or 1) < 1 << 16:
+                raise BenchError(f"{shown(where)}: a port is a number from 1 to 65,535, not {shown(url.port)}")
+            elif url.drivername in ("postgresql", "postgresql+psycopg"):
                 self._url = url.set(drivername="postgresql+psycopg")
             else:
-                raise BenchError(f"{where!r} is no database: give a file, or postgresql://user@host/name")
+                raise BenchError(wrong)
         self._engine: Engine | None = None
         self._batch: Connection | None = None
         self._pinned: Connection | None = None

@@ -48,6 +48,8 @@ def sqlite_engine(path: Path, create: bool, dumps: Any, loads: Any) -> Engine:
 def _uri(path: Path, create: bool) -> str:
     if path.is_dir():
         raise BenchError(f"database {path} is a folder; give a file")
+    if path.exists() and not path.is_file():
+        raise BenchError(f"database {path} is a device or pipe; give a file")
     if not path.exists():
         if not create:
             raise BenchError(f"there is no database {path}; `bench run` or `bench db rebuild` makes it")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -254,7 +255,7 @@ def test_mistakes_are_told_in_one_line_and_nothing_is_written(
     assert "say what the members are" in fault(file=good)
     assert "1 members need as many --weights" in fault(*model, "--weights", "1,2", "--fusion", "sum_logits", file=good)
     assert "--mean takes one number" in fault(*model, "--mean", "1,2", file=good)
-    assert "a configured method already" in fault(*model, "--name", "trs", file=good)
+    assert "a configured method already" in refused(evaluate(results, [good], "--name", "trs", *model, ok=False))
     assert "unknown model 'digit_cnn'; did you mean digits_cnn" in fault("--model", "digit_cnn", file=good)
     assert not list(results.glob("runs/*"))
 
@@ -320,3 +321,64 @@ def test_one_name_stands_for_one_ensemble_a_seed(trained: tuple[Path, list[State
     gone = bench(results, "run", "-m", "twice", "-d", "digits", "--attack", "pgd", "--eps", "0.1", "--limit", "60",
                  "--seeds", "5", "--threads", "1", ok=False)  # fmt: skip
     assert "was trained elsewhere and its weights for this seed are not here" in " ".join(gone.output.split())
+
+
+def odd_files(folder: Path, state: State) -> dict[str, Path]:
+    """Files of weights that are no plain arrays of real numbers, by what is said of them."""
+    name = "linear.weight"
+    itself: dict[str, Any] = {"epoch": 1}
+    itself["model"] = itself
+    deep: Any = state
+    for _ in range(400):
+        deep = {"model": deep}
+    weight = state[name]
+    contents: dict[str, Any] = {
+        "holds no weights": itself,
+        "holds no weights: it is a dictionary of model": deep,
+        "a sparse tensor": {**state, name: weight.to_sparse()},
+        "a sparse tensor; save": {**state, name: weight.to_sparse_csr()},
+        "of torch.float8_e4m3fn; save it in float32": {**state, name: weight.to(torch.float8_e4m3fn)},
+        "on the device meta": {**state, name: weight.to("meta")},
+        "quantised": {**state, name: torch.quantize_per_tensor(weight, 0.1, 0, torch.qint8)},
+        "a nested tensor": {**state, name: torch.nested.nested_tensor([torch.ones(2), torch.ones(3)])},
+        "complex": {**state, name: weight.to(torch.complex64)},
+        "is of torch.int64, the model wants torch.float32": {**state, name: weight.long()},
+        "is of torch.bool": {**state, name: weight.bool()},
+        "not finite in torch.float32": {**state, name: weight.double() * 1e300},
+        "is (0,), the model wants": {**state, name: torch.ones(0)},
+    }
+    files = {}
+    for place, (words, content) in enumerate(contents.items()):
+        files[words] = folder / f"odd{place}.pth"
+        torch.save(content, files[words])
+    files["is a TorchScript archive"] = folder / "script.pth"
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        torch.jit.save(torch.jit.script(torch.nn.Linear(2, 2)), str(files["is a TorchScript archive"]))
+    header = folder / "header.safetensors"
+    header.write_bytes((2**62).to_bytes(8, "little") + b"{}")
+    files["is no safetensors file"] = header
+    return files
+
+
+def test_what_is_no_plain_weights_is_told_in_one_line(
+    trained: tuple[Path, list[State]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    for words, file in odd_files(tmp_path, trained[1][0]).items():
+        done = evaluate(tmp_path / "results", [file], "--name", "x", "--model", "digits_cnn", ok=False)
+        assert words in " ".join(refused(done).split()), words
+    done = evaluate(tmp_path / "results", [tmp_path], "--name", "x", "--model", "digits_cnn", ok=False)
+    assert "is a directory" in str(done.exception)
+    assert not list((tmp_path / "results").glob("runs/*"))
+
+
+@pytest.mark.parametrize("kind", [torch.bfloat16, torch.float16, torch.float64])
+def test_weights_of_another_precision_are_converted(kind: torch.dtype, trained: tuple[Path, list[State]]) -> None:
+    from bench.models import outside
+
+    network = torch.nn.Linear(4, 3)
+    state = {name: tensor.detach().to(kind) for name, tensor in network.state_dict().items()}
+    outside.load(network, dict(state), outside.Renaming(), "x")
+    assert {parameter.dtype for parameter in network.parameters()} == {torch.float32}
+    assert torch.equal(network.weight.detach(), state["weight"].float())

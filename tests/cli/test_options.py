@@ -108,7 +108,7 @@ def test_what_is_no_file_is_not_read(tmp_path: Path) -> None:
         for command in (("db", "import"), ("exec",)):
             assert words in failure(*command, str(place), "--results", str(tmp_path / "results"))
     inputs = [option for _, command in TREE for option in command.params if isinstance(option.type, InputFile)]
-    assert len(inputs) == 2
+    assert len(inputs) == 3
 
 
 def dry(results: Path, *arguments: str) -> list[tuple[str, float | None]]:
@@ -135,3 +135,81 @@ def test_a_budget_is_of_its_own_kind() -> None:
     selection = Selection(attacks=("pgd",), eps=(0.1, 0.2))
     assert selection.budgets("eps") == (0.1, 0.2)
     assert selection.budgets("c") is None
+
+
+def test_a_fault_of_the_program_is_one_line_with_its_traceback_in_a_file(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def broken(arguments: object) -> int:
+        raise ZeroDivisionError("the coffee is out\nand so is the tea")
+
+    monkeypatch.setattr(main, "run", broken)
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    with pytest.raises(SystemExit) as caught:
+        main.main([])
+    assert caught.value.code == 1
+    (told,) = capsys.readouterr().err.splitlines()
+    (file,) = tmp_path.iterdir()
+    assert "internal error" in told
+    assert "ZeroDivisionError: the coffee is out;" in told
+    assert str(file) in told
+    assert "raise ZeroDivisionError" in file.read_text()
+
+
+def test_tests_see_the_exception_itself(monkeypatch: pytest.MonkeyPatch) -> None:
+    def broken(**settings: object) -> int:
+        raise ZeroDivisionError
+
+    monkeypatch.setattr(main.cli, "main", broken)
+    with pytest.raises(ZeroDivisionError):
+        main.run([])
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "postgresql://u@h:abc/x", "postgresql://u@h:99999/x", "postgresql://u@h:" + "9" * 5000 + "/x", "postgresql://[::1/x",
+        "postgresql+foo://h/x", "mysql://h/x", "foo://", "://", "sqlite://", "/dev/zero", "sqlite:////dev/zero",
+    ],
+)  # fmt: skip
+def test_a_wrong_database_is_one_line(url: str) -> None:
+    assert any(word in failure("table", "--db", url) for word in ("is no database", "a port is", "device or pipe"))
+
+
+@pytest.mark.parametrize("device", ["meta", "privateuseone", "cuda:" + "9" * 20, "", "x" * 10_000])
+def test_a_wrong_device_is_one_line(device: str, tmp_path: Path) -> None:
+    told = failure("run", "-m", "ece", "--dry-run", "--probe", "--device", device, "--results", str(tmp_path))
+    assert "cannot be used here" in told
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        (("--executor", "ray", "--executor-option", "num_gpus=nan"), "share of a GPU"),
+        (("--executor", "ray", "--address", "127.0.0.1:" + "9" * 5000), "is no whole number"),
+        (("--executor", "ray", "--address", "127.0.0.1:99999"), "up to 65,535"),
+        (("--executor", "local", "--gpus", "9" * 5000), "cannot be used here"),
+        (("--executor", "local", "--gpus", "²"), "cannot be used here"),
+    ],
+)
+def test_wrong_places_of_work_are_one_line(options: tuple[str, ...], words: str, tmp_path: Path) -> None:
+    if "ray" in options:
+        pytest.importorskip("ray")
+    assert words in failure("run", "-m", "ece", *options, "--limit", "20", "--results", str(tmp_path))
+
+
+@pytest.mark.parametrize("gpu", ["2", "²", "9" * 5000, "-1", "01"])
+def test_a_gpu_that_is_not_visible_is_one_line(gpu: str) -> None:
+    from bench.jobs.executors.local import _physical
+
+    assert _physical("1", ["4", "5"]) == "5"
+    with pytest.raises(main.BenchError, match="there is no GPU") as caught:
+        _physical(gpu, ["4", "5"])
+    assert len(str(caught.value)) < 200
+
+
+def test_a_host_that_cannot_be_is_one_line(tmp_path: Path) -> None:
+    from bench.report.site.serve import Server
+
+    with pytest.raises(main.BenchError, match="cannot serve on"):
+        Server(tmp_path, host="x" * 300)

@@ -170,6 +170,8 @@ def test_training_refuses_nonsense() -> None:
         (["data.validation=99999999999"], "held out"),
         (["blackbox.restart=1"], "did you mean restarts"),
         (['suites.core.attacks=[{attack="pgd", budgets=[0.1], budgtes=[1]}]'], "did you mean budgets"),
+        (["recipes.quick.mnist.lr=[1]"], "recipes.quick.mnist: lr: Input should be a valid number"),
+        (["recipes.quick.mnist.methods.trs.epochs=x"], "methods.trs: epochs"),
         (["x" * 9999 + ".y=1"], "9,999 characters"),
     ],
 )

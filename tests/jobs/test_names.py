@@ -42,7 +42,7 @@ def test_a_run_under_the_names_of_another_is_stored_under_its_own(tmp_path: Path
     lie = said(run, method="trs", dataset="cifar10", model="resnet20")
     assert lie.run_id == run.run_id
     write_run(tmp_path / "lies", lie)
-    pgd = select.evaluations(LOADED, Selection(attack="pgd", budget=0.1), run)[-1]
+    pgd = select.evaluations(LOADED, Selection(attacks=("pgd",), eps=(0.1,)), run)[-1]
     write_evaluation(
         tmp_path / "lies", EvaluationSpec.model_validate(pgd.model_dump() | {"run": lie, "attack": "mora"})
     )
@@ -118,12 +118,12 @@ def test_what_a_method_needs_is_part_of_its_recipe(names: Namer) -> None:
 
 
 def test_attacks_are_named_by_what_they_do(names: Namer) -> None:
-    pgd = select.evaluations(LOADED, Selection(attack="pgd", budget=0.1), made())[-1]
+    pgd = select.evaluations(LOADED, Selection(attacks=("pgd",), eps=(0.1,)), made())[-1]
 
     def name(**changes: Any) -> str:
         return names.attack(EvaluationSpec.model_validate(pgd.model_dump() | changes))
 
-    fgsm = select.evaluations(LOADED, Selection(attack="fgsm", budget=0.1), made())[-1]
+    fgsm = select.evaluations(LOADED, Selection(attacks=("fgsm",), eps=(0.1,)), made())[-1]
     assert name() == name(attack="autoattack") == name(precision="bfloat16") == "pgd"
     assert name(settings={**pgd.settings, "steps": 5}) == "pgd"  # its settings are shown beside
     assert name(plugin="fgsm", settings=fgsm.settings) == "fgsm"

@@ -19,6 +19,7 @@ from multiprocessing.process import BaseProcess
 from typing import Any
 
 from bench.core.errors import BenchError
+from bench.core.numbers import shown
 from bench.jobs.executors import Finished, Setting
 from bench.jobs.executors.task import Relay, Stoppable, Stopped, Task, carry_out
 from bench.jobs.workplace import Workplace
@@ -234,6 +235,7 @@ def _physical(gpu: str, visible: list[str]) -> str:
     """What CUDA_VISIBLE_DEVICES must be, for a GPU as this process numbers them."""
     if not visible:
         return gpu
-    if not gpu.isdigit() or int(gpu) >= len(visible):
-        raise BenchError(f"there is no GPU {gpu}: CUDA_VISIBLE_DEVICES leaves {len(visible)}, numbered from 0")
-    return visible[int(gpu)]
+    numbers = {str(number): name for number, name in enumerate(visible)}
+    if gpu not in numbers:
+        raise BenchError(f"there is no GPU {shown(gpu)}: CUDA_VISIBLE_DEVICES leaves {len(visible)}, numbered from 0")
+    return numbers[gpu]

@@ -23,6 +23,7 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 import bench
 from bench.core.errors import BenchError
 from bench.core.files import atomic
+from bench.core.numbers import WORKERS, read_number, read_whole, shown
 from bench.jobs import journal
 from bench.jobs.executors import Finished, Setting
 from bench.jobs.executors.task import Relay, Stoppable, Stopped, Task, carry_out, intent_of, record_path
@@ -212,7 +213,7 @@ def _connect(setting: Setting, threads: int) -> None:
             cpus: dict[str, Any] = {"num_cpus": setting.workers * threads} if setting.workers else {}
             ray.init(address="local", include_dashboard=False, **gpus, **cpus, **quiet)
     except (OSError, RayError, RuntimeError, ValueError) as error:
-        where = f"a Ray cluster at {setting.address!r}" if setting.address else "Ray on this machine"
+        where = f"a Ray cluster at {shown(setting.address)}" if setting.address else "Ray on this machine"
         line = str(error).strip().partition("\n")[0]
         raise BenchError(f"cannot reach or start {where}: {line}") from error
 
@@ -224,8 +225,11 @@ def _reach(address: str) -> None:
         OSError: nothing does.
     """
     host, colon, port = address.removeprefix("ray://").rpartition(":")
-    if colon and port.isdigit():
-        socket.create_connection((host.strip("[]"), int(port)), PATIENCE).close()
+    if colon and port.isdecimal():
+        number = read_whole(port)
+        if number >= 1 << 16:
+            raise BenchError(f"--address {shown(address)}: a port is a number up to 65,535")
+        socket.create_connection((host.strip("[]"), number), PATIENCE).close()
 
 
 def _share(setting: Setting) -> float:
@@ -235,11 +239,11 @@ def _share(setting: Setting) -> float:
         wanted = setting.place.device.startswith("cuda") or bool(setting.gpus) or setting.per_gpu > 1
         return 1 / setting.per_gpu if wanted else 0.0
     try:
-        share = float(told)
+        share = read_number(told)
     except ValueError:
         share = -1.0
-    if share < 0:
-        raise BenchError(f"num_gpus is a share of a GPU such as 0.5, not {told!r}")
+    if not 0 <= share <= WORKERS:
+        raise BenchError(f"num_gpus is a share of a GPU such as 0.5, not {shown(told)}")
     return share
 
 

@@ -19,6 +19,7 @@ import submitit
 
 from bench.core.errors import BenchError
 from bench.core.files import read_json, write_json
+from bench.core.numbers import read_whole
 from bench.core.progress import Progress
 from bench.jobs.executors import Finished, Setting
 from bench.jobs.executors.task import Stoppable, Stopped, Task, carry_out, done_attempt, record_path
@@ -232,7 +233,10 @@ def _submitit(setting: Setting, folder: Path) -> Any:
     for key, value in more.items():
         name = ALIASES.get(key, key)
         name = name if name in PLAIN or name.startswith("slurm_") else f"slurm_{name}"
-        options[name] = int(value) if value.lstrip("-").isdigit() else value
+        try:
+            options[name] = read_whole(value)
+        except ValueError:  # text is what most of them take
+            options[name] = value
     try:
         made = submitit.AutoExecutor(folder=folder / "%j", cluster=cluster, slurm_max_num_timeout=REQUEUES)
         made.update_parameters(**options)

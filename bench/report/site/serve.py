@@ -15,6 +15,7 @@ from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
 from bench.core.errors import BenchError
+from bench.core.numbers import shown
 
 LOOPBACK = "127.0.0.1"
 STATE = "/-/state"
@@ -48,8 +49,9 @@ class Server:
         kind = _Server6 if ":" in host else _Server
         try:
             self._http = kind((host, port), handler)
-        except OSError as error:
-            raise BenchError(f"cannot serve on {host} port {port} ({error.strerror}); give another --port") from error
+        except (OSError, UnicodeError) as error:  # the latter of a name that no host can have
+            told = getattr(error, "strerror", None) or "no host has this name"
+            raise BenchError(f"cannot serve on {shown(host)} port {port} ({told}); give another --port") from error
         self._http.only_local = _is_loopback(host)
         self.address = f"http://{f'[{host}]' if ':' in host else host}:{self._http.server_address[1]}/"
         self._thread = threading.Thread(target=self._http.serve_forever, daemon=True)
