@@ -302,7 +302,7 @@ def test_table_and_status_are_unhurt(ran: tuple[Path, dict[str, Any]], installed
         ("attack_shape", "returns an image for each", "not a tensor (23, 1, 8, 8)"),
         ("attack_nothing", "returns an image for each", "not nothing"),
         ("attack_bytes", "returns float32 images", "not torch.uint8"),
-        ("attack_outside", "runs", "outside of its budget"),
+        ("attack_outside", "keeps its budget and [0, 1]", "outside of the ℓ∞ ball of its budget"),
         ("attack_third", "runs", "RuntimeError: the third batch (attacks.py:"),
         ("data_untold", "has title", "Untold does not say its title"),
         ("data_flat", "has a shape", "not 64"),
