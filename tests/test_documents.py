@@ -15,6 +15,7 @@ import zipfile
 from collections.abc import Callable
 from pathlib import Path
 
+import click
 import pytest
 from click.testing import CliRunner
 
@@ -168,13 +169,14 @@ def test_the_demo_of_the_readme_is_what_the_archive_gives(tmp_path: Path) -> Non
     done = CliRunner().invoke(cli, ["db", "rebuild", "--results", str(tmp_path)])
     assert done.exit_code == 0, done.output
     loaded, selection = config.load(ROOT / "bench.toml"), Selection(methods=("trs", "ece"))
-    out = PlainConsole(width=240, no_color=True, file=io.StringIO())
+    text = io.StringIO()
+    out = PlainConsole(width=240, no_color=True, file=text)
     with Database(tmp_path / "bench.db").open() as base:
         print_results(report.collect(loaded, selection, base, seeds=(0,), every=True), out)
         for matrix in matrices(loaded, selection, base, seeds=(0,)):
             out.print()
             print_matrix(matrix, out)
-    printed = "\n".join(line.rstrip() for line in out.file.getvalue().splitlines())
+    printed = "\n".join(line.rstrip() for line in text.getvalue().splitlines())
     readme = (ROOT / "README.md").read_text()
     (block,) = re.findall(r"```text\n(core · digits.*?)\n\nruns ", readme, re.DOTALL)
     assert block == printed
@@ -196,3 +198,17 @@ def test_the_commands_of_the_reference_are_understood(tmp_path: Path) -> None:
         else:  # an unknown option or value is told before a results folder is looked for
             done = CliRunner().invoke(cli, [*words, "--results", str(tmp_path / "none")])
             assert "there is no" in str(done.exception), line + done.output
+
+
+@pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: str(path.relative_to(ROOT)))
+def test_command_lines_of_the_documents_have_commands_options_and_values_that_exist(document: Path) -> None:
+    lines = re.findall(r"^(?:\$ |    )bench (.+)$", document.read_text(), re.MULTILINE)
+    assert lines or document.name in ("reproduction.md", "architecture.md") or document.parent.name == "reference"
+    for line in lines:
+        words, context = shlex.split(line, comments=True), click.Context(cli)
+        command: click.Command = cli
+        while isinstance(command, click.Group):
+            found = command.get_command(context, words[0])
+            assert found is not None, line
+            command, words = found, words[1:]
+        command.make_context("bench", words)  # raises for an option or value that does not exist
