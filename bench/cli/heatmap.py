@@ -43,6 +43,7 @@ def command(
       bench heatmap --diff trs ece --dataset digits              where attacks on trs transfer less
     """
     from bench.core.errors import BenchError
+    from bench.jobs.select import matrix_budget
     from bench.report.console import console, print_matrix
     from bench.report.heatmap import file_name, save_difference, save_heatmap
     from bench.report.hints import command_of
@@ -65,6 +66,7 @@ def command(
     if not found:
         if chosen.selection.members == 1:
             raise BenchError("a single network has no transferability matrix; an ensemble of two or more has")
+        matrix_budget(chosen.loaded, chosen.selection)
         suite = f"figure3-{chosen.selection.dataset}"
         command = command_of(chosen.loaded, chosen.selection, suite=suite)
         raise BenchError(f"no transferability matrix with these selectors; `{command}` makes one")

@@ -25,7 +25,8 @@ BROKEN = "broken: "
 @click.option("--json", "as_json", is_flag=True, help="Print a list of objects.")
 @where
 def command(what: str, as_json: bool, results: Path, db: str | None) -> None:
-    """List methods, attacks, datasets, models, recipes or suites of bench.toml, or the runs of the database.
+    """List methods, attacks, datasets, models, recipes or suites of bench.toml, or the runs of the database,
+    trainings that failed among them.
 
     Plug-ins of other packages that bench.toml does not configure are listed too, with the package they come from and
     its version. One that cannot be used says why; `bench doctor --plugin NAME` says more.
@@ -198,6 +199,7 @@ def _suites() -> Rows:
 
 
 def _runs(results: Path, db: str | None) -> Rows:
+    from bench.cli.failure import failed_training
     from bench.core.identity import short
     from bench.report.recipes import recipe_label
     from bench.store import queries
@@ -207,21 +209,42 @@ def _runs(results: Path, db: str | None) -> Rows:
         return []
     with reading(db, results) as base:
         counts = queries.evaluation_counts(base)
-        return [
+        runs = queries.runs(base)
+        failures = [row for row in queries.failures(base) if failed_training(row)]
+    rows: Rows = [
+        {
+            "id": short(run.run_id),
+            "status": "done",
+            "method": run.method,
+            "dataset": run.dataset,
+            "model": f"{run.members} × {run.model}",
+            "recipe": recipe_label(run.recipe, plugin=run.plugin) + ("*" if run.recipe_changes else ""),
+            "seed": run.seed,
+            "evaluations": counts.get(run.run_id, 0),
+            "seconds": None if run.plugin == OUTSIDE else round(run.seconds, 1),
+            "started": run.started,
+            "notes": run.notes,
+        }
+        for run in runs
+    ]
+    for row in failures:
+        told = row.describe
+        rows.append(
             {
-                "id": short(run.run_id),
-                "method": run.method,
-                "dataset": run.dataset,
-                "model": f"{run.members} × {run.model}",
-                "recipe": recipe_label(run.recipe, plugin=run.plugin) + ("*" if run.recipe_changes else ""),
-                "seed": run.seed,
-                "evaluations": counts.get(run.run_id, 0),
-                "seconds": None if run.plugin == OUTSIDE else round(run.seconds, 1),
-                "started": run.started,
-                "notes": run.notes,
+                "id": short(row.job_id),
+                "status": "failed",
+                "method": told.get("method"),
+                "dataset": told.get("dataset"),
+                "model": f"{told['members']} × {told.get('model')}" if "members" in told else told.get("model"),
+                "recipe": str(told.get("recipe")) + ("*" if told.get("recipe_changes") else ""),
+                "seed": told.get("seed"),
+                "evaluations": 0,
+                "seconds": round(row.seconds or 0, 1),
+                "started": row.started,
+                "notes": [row.error],
             }
-            for run in queries.runs(base)
-        ]
+        )
+    return rows
 
 
 _LISTS: dict[str, Callable[[], Rows]] = {

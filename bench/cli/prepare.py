@@ -39,7 +39,8 @@ def command(names: tuple[str, ...], folder: Path, quiet: bool) -> None:
     """Download data sets and verify them.
 
     NAME is a data set (`bench list datasets` shows them) or `all`. What is there and right is not downloaded again;
-    what is damaged or was cut short is. `digits` is built in and needs no preparation.
+    what is damaged or was cut short is. Then images and labels are read: their number, shape and range, and that no
+    class is missing. `digits` is built in and needs no preparation.
 
     \b
     Examples:
@@ -49,6 +50,8 @@ def command(names: tuple[str, ...], folder: Path, quiet: bool) -> None:
 
     Without a connection the error names the archive, and where to put it by hand.
     """
+    from bench.data.base import verify
+
     # Unknown names are found before the first download starts.
     chosen = [*registry.entries("datasets")] if "all" in names else list(dict.fromkeys(names))
     plugins: dict[str, Any] = {}
@@ -64,6 +67,7 @@ def command(names: tuple[str, ...], folder: Path, quiet: bool) -> None:
     for name, plugin in plugins.items():
         try:
             plugin().prepare(folder, (lambda line: None) if quiet else say)
+            verify(name, folder=folder, dataset=plugin())
         except BenchError as error:
             errors[name] = error
             if len(chosen) > 1:

@@ -137,7 +137,7 @@ def command(
             repeat.end()
         if plan.planned:
             with base.snapshot():
-                _report(chosen, base, place, out, plan, summary, as_json, ok)
+                ok &= _report(chosen, base, place, out, plan, summary, as_json, ok)
     return 2 if chosen.refused else 0 if ok else 1
 
 
@@ -224,8 +224,8 @@ def _stopped(plan: Plan, summary: Summary, out: Console) -> int:
 def _report(
     chosen: Chosen, base: Database, place: Workplace, out: Console, plan: Plan, summary: Summary | None, as_json: bool,
     ok: bool,
-) -> None:  # fmt: skip
-    """Print table and matrix, save the heatmap, say where everything lies."""
+) -> bool:  # fmt: skip
+    """Print table and matrix, save the heatmap, say where everything lies; whether the heatmap could be saved."""
     from bench.core.identity import short
     from bench.report import results as report
     from bench.report.console import print_matrix, print_results
@@ -236,15 +236,20 @@ def _report(
     table = report.collect(chosen.loaded, chosen.selection, base, seeds=seeds, every=True)
     found = [] if chosen.selection.attacks else matrices(chosen.loaded, chosen.selection, base, seeds=seeds)
     run_ids = list(dict.fromkeys(item.job.run.run_id for item in plan.planned if item.job.evaluation))
-    figure = None
+    figure, fault = None, ""
     if found:
         name = "-".join(short(run_id) for run_id in run_ids[:4])
         figure = place.results / "figures" / file_name(f"transfer-{name}", found)
         if summary or not shows(figure, found):  # drawing takes longer than everything else there is to do
-            save_heatmap(found, figure)
+            try:
+                save_heatmap(found, figure)
+            except (BenchError, OSError) as error:  # the results are there all the same
+                figure, fault = None, f"the heatmap could not be saved ({error})"
     if as_json:
         say_json(_outcome(plan, summary, table, found, run_ids, figure, base, ok))
-        return
+        if fault:
+            out.print(fault, style="red")
+        return not fault
     out.print()
     print_results(table, out)
     for matrix in found:
@@ -256,12 +261,15 @@ def _report(
     out.print(f"database  {base}", soft_wrap=True)
     if figure:
         out.print(f"heatmap   {figure}", soft_wrap=True)
+    if fault:
+        out.print(fault, style="red", soft_wrap=True)
     if summary and summary.left:
         out.print(f"{len(summary.left)} jobs not started after the first failure (--fail-fast)", style="yellow")
     if summary and not summary.ok:
         blocked = f", {len(summary.blocked)} not started because of that" if summary.blocked else ""
         out.print(f"{len(summary.failed)} jobs failed{blocked}; the same command tries them again", style="red")
     out.print(f"next      bench show {short(run_ids[0])}", soft_wrap=True)
+    return not fault
 
 
 def _outcome(

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import shlex
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
+from bench.cli.failure import again, show_failure
 from bench.cli.options import RunId, allow_factory, reading, where, workplace
 from bench.cli.parameters import IMAGES, JOBS, Once
 from bench.cli.say import say_json
@@ -40,7 +40,7 @@ def command(
     identifier: str, as_json: bool, target: Path | None, data: Path, device: str | None, threads: int | None,
     batch: int | None, factories: tuple[str, ...], results: Path, db: str | None,
 ) -> None:  # fmt: skip
-    """Everything about the run or evaluation whose id begins with ID.
+    """Everything about the run or evaluation whose id begins with ID; of one that failed, the failure.
 
     --export crafts the images of an attack again from the stored weights, checks that every image has the outcome
     that is stored, and writes them as they are: float32 in [0, 1], with the originals (uint8), labels, predictions
@@ -54,15 +54,24 @@ def command(
       bench show 9be1d2 --export images.safetensors
     """
     from bench.report.console import console
-    from bench.store import lookup
+    from bench.store import lookup, queries
 
     with reading(db, results) as base:
-        found = lookup.find(base, identifier)
+        found = lookup.find(base, identifier, ("run", "evaluation", "failure"))
         if target is not None:
+            if found.kind == "failure":
+                raise BenchError(f"{identifier} failed: there are no images; `bench show {identifier}` says why")
             if found.kind == "run":
                 raise BenchError(f"{identifier} is a run; `bench show {identifier}` lists the ids of its evaluations")
             place = workplace(results, data, batch_size=batch, factories=factories)
             _export(base, found.id, place, target, device, threads, as_json)
+            return
+        if found.kind == "failure":
+            (failure,) = (row for row in queries.failures(base, run_ids=found.run_id) if row.job_id == found.id)
+            if as_json:
+                say_json({"status": "failed", **asdict(failure)})
+            else:
+                show_failure(failure, console())
             return
         record = _run(base, found.run_id, results) if found.kind == "run" else _evaluation(base, found.id)
     if as_json:
@@ -180,7 +189,7 @@ def _print_run(run: dict[str, Any], out: Console, results: Path) -> None:
         "made by": _made_by(run),
         **_came(run["imported"]),
         "folder": str(results / "runs" / run["run_id"]),
-        "again": _again(run),
+        "again": again(run),
     }
     if run["curve"]:
         last = run["curve"][-1]
@@ -287,15 +296,3 @@ def _made_by(record: dict[str, Any]) -> str:
         code += f" ({commit[:10]}{', changed' if environment.get('dirty') else ''})"
     torch = environment.get("packages", {}).get("torch", "?")
     return f"{code}, torch {torch}, {environment.get('device', '?')}, {environment.get('cpu', '?')}"
-
-
-def _again(run: dict[str, Any]) -> str:
-    """The command that makes this run again, as far as its own selectors say."""
-    parts = [f"bench run --method {shlex.quote(run['method'])} --dataset {run['dataset']} --seeds {run['seed']}"]
-    if run["plugin"] == OUTSIDE:
-        return parts[0]  # its evaluations; the training is not ours to repeat
-    if run["recipe"] != "published":
-        parts.append(f"--recipe {run['recipe']}")
-    parts.append(f"--model {run['model']} --members {run['members']}")
-    parts += [f"--set {change}" for change in run["recipe_changes"]]
-    return " ".join(parts)

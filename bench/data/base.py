@@ -162,6 +162,26 @@ def load_splits(
     )
 
 
+def verify(name: str, *, folder: Path, dataset: Dataset | None = None) -> Splits:
+    """All images of a data set, if they and their labels are what it promises: number, shape, range, every class.
+
+    Raises:
+        BenchError: missing or damaged files, or other images or labels than promised.
+    """
+    splits = load_splits(name, folder=folder, dataset=dataset)
+    promised = dataset or registry.load("datasets", name)
+    if promised.test_images not in (None, len(splits.test)):
+        raise BenchError(f"{name} has {len(splits.test):,} test images, {promised.test_images:,} are promised")
+    for part, images in (("training", splits.train), ("test", splits.test)):
+        counts = torch.bincount(images.labels, minlength=promised.classes)
+        if missing := (counts == 0).nonzero().flatten().tolist():
+            told = ", ".join(map(str, missing[:5])) + (" …" if len(missing) > 5 else "")
+            raise BenchError(
+                f"{name} in {folder}: no {part} image has label {told}; are these the labels of its images?"
+            )
+    return splits
+
+
 def _limit(option: str, limit: int | None, size: int, where: str) -> int:
     if limit is None:
         return size

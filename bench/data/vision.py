@@ -106,7 +106,7 @@ class _Idx(_Torchvision):
     """The MNIST family: four idx files, `NAME/raw/{train,t10k}-{images-idx3,labels-idx1}-ubyte`."""
 
     counts: ClassVar[dict[str, int]] = {"train": 60_000, "t10k": 10_000}
-    raw_md5: ClassVar[dict[str, str]] = {}  # torchvision has checksums for the packed files only
+    raw_md5: ClassVar[dict[str, str]]  # torchvision has checksums for the packed files only
 
     def files(self, folder: Path) -> list[Path]:
         raw = folder / self.source / "raw"
@@ -138,7 +138,7 @@ class _Idx(_Torchvision):
         with path.open("rb") as file:
             if file.read(len(head)) != head:
                 return "not the header of such a file"
-        return _wrong_md5(path, self.raw_md5.get(path.name))
+        return _wrong_md5(path, self.raw_md5[path.name])
 
     def _download(self, folder: Path, progress: Callable[[str], None]) -> None:
         source = self._class()
@@ -180,6 +180,12 @@ class FashionMNIST(_Idx):
     mean = (0.5,)
     std = (0.5,)
     source = "FashionMNIST"
+    raw_md5 = {  # of the files as unpacked from those whose public sums (8d4fb7e6… for the first) torchvision checks
+        "train-images-idx3-ubyte": "f4a8712d7a061bf5bd6d2ca38dc4d50a",
+        "train-labels-idx1-ubyte": "9018921c3c673c538a1fc5bad174d6f9",
+        "t10k-images-idx3-ubyte": "8181f5470baa50b63fa0f6fddb340f0a",
+        "t10k-labels-idx1-ubyte": "15d484375f8d13e6eb1aabb0c3f46965",
+    }
 
 
 class _Cifar(_Torchvision):
@@ -250,9 +256,7 @@ class CIFAR100(_Cifar):
     source = "CIFAR100"
 
 
-def _wrong_md5(path: Path, md5: str | None) -> str:
-    if md5 is None:
-        return ""
+def _wrong_md5(path: Path, md5: str) -> str:
     with path.open("rb") as file:
         found = hashlib.file_digest(file, lambda: hashlib.md5(usedforsecurity=False)).hexdigest()
     return "" if found == md5 else "checksum differs"

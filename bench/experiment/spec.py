@@ -229,5 +229,9 @@ class Job(Spec):
             "seed": run.seed,
             "attack": evaluation.attack if evaluation else None,
             "budget": evaluation.budget if evaluation else None,
+            "budget_name": evaluation.budget_name if evaluation else None,
+            "members": run.members,
+            "recipe_changes": list(run.recipe_changes),
+            "settings": evaluation.settings if evaluation else run.settings,
             **({} if precision == USUAL else {"precision": precision}),
         }

@@ -85,7 +85,7 @@ def _plugins() -> list[Check]:
 
 def _data(folder: Path) -> list[Check]:
     """Which data sets are there; that one is not is no fault."""
-    from bench.data.base import MissingDataError, load_splits
+    from bench.data.base import MissingDataError, verify
 
     checks: list[Check] = []
     try:
@@ -94,7 +94,7 @@ def _data(folder: Path) -> list[Check]:
         return checks  # told above
     for name, spec in datasets.items():
         try:
-            splits = load_splits(spec.plugin, folder=folder)
+            splits = verify(spec.plugin, folder=folder)
         except MissingDataError:
             checks.append(Check(f"data {name}", True, f"not there; `bench prepare {name}`"))
         except BenchError as error:

@@ -377,11 +377,19 @@ def blackbox_rows(loaded: Loaded, selection: Selection, run: RunSpec, names: tup
 
 def matrix_row(loaded: Loaded, selection: Selection, run: RunSpec, *, targeted: bool = False) -> EvaluationSpec:
     """The transferability matrix of `[matrix]`; `targeted`: each image is led to a class drawn for it."""
-    matrix = loaded.config.matrix
-    budget = matrix.budgets.get(selection.dataset)
+    (row,) = attack_rows(loaded, selection, run, loaded.config.matrix.attack, (matrix_budget(loaded, selection),))
+    return row.model_copy(update={"kind": "transfer", "stop": "last", "targets": "random" if targeted else None})
+
+
+def matrix_budget(loaded: Loaded, selection: Selection) -> float:
+    """The budget of the transferability matrix on the data set.
+
+    Raises:
+        BenchError: there is none.
+    """
+    budget = loaded.config.matrix.budgets.get(selection.dataset)
     if budget is None:
         raise BenchError(
             f"bench.toml gives no matrix budget for {selection.dataset}; add matrix.budgets.{selection.dataset}"
         )
-    (row,) = attack_rows(loaded, selection, run, matrix.attack, (budget,))
-    return row.model_copy(update={"kind": "transfer", "stop": "last", "targets": "random" if targeted else None})
+    return budget

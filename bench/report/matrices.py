@@ -68,6 +68,8 @@ def matrices(
 ) -> list[Matrix]:
     """The transferability matrices of a selection, one a method; methods without one are left out.
 
+    A data set that bench.toml gives no matrix budget for has none.
+
     `targeted`: those where a target counts that outputs the class the images were led to; by default as the suite of
     the selection has it.
 
@@ -76,6 +78,8 @@ def matrices(
     """
     if population and rates.counted(rate, population) != population:
         raise BenchError(f"{rate} is a share of population {rates.counted(rate, population)}, not of {population}")
+    if selection.dataset not in loaded.config.matrix.budgets:
+        return []
     if targeted is None:
         suite = None if selection.attacks else loaded.config.suites[select.suite_name(loaded, selection)]
         targeted = suite is not None and suite.matrix == "targeted"

@@ -224,7 +224,7 @@ class Totals:
 
 @dataclass(frozen=True, kw_only=True)
 class Found:
-    """What a prefix stands for: `kind` is `run` or `evaluation`."""
+    """What a prefix stands for: `kind` is `run`, `evaluation` or `failure` (`id` is then the job's)."""
 
     kind: str
     id: str

@@ -10,16 +10,16 @@ from bench.core.errors import BenchError
 from bench.core.identity import ID_LENGTH, short
 from bench.store.answers import Found
 from bench.store.database import Database, Query
-from bench.store.schema import Evaluation, Run
+from bench.store.schema import Evaluation, Job, Run
 
 
 def find(db: Database, prefix: str, kinds: tuple[str, ...] = ("run", "evaluation")) -> Found:
-    """The one run or evaluation (of `kinds`) whose id begins with `prefix`.
+    """The one run or evaluation (of `kinds`) whose id begins with `prefix`; kind `failure`: what failed instead.
 
     Raises:
         BenchError: none or several do; the message lists candidates.
     """
-    what = " or ".join(kinds)
+    what = " or ".join(kind for kind in kinds if kind != "failure")
     wanted = prefix.strip().lower()
     if not wanted or len(wanted) > ID_LENGTH or set(wanted) - set("0123456789abcdef"):
         raise BenchError(
@@ -34,27 +34,32 @@ def find(db: Database, prefix: str, kinds: tuple[str, ...] = ("run", "evaluation
             query = query.add_columns(Evaluation.attack).join(Run, Run.run_id == Evaluation.run_id)
         # A range uses the index of the primary key in every database, where LIKE may not.
         for row in db.rows(query.where(key >= wanted, key < wanted + "g").order_by(key).limit(6)):
-            found.append(
-                (
-                    Found(
-                        kind=kind,
-                        id=row["id"],
-                        run_id=row["run_id"],
-                        label=f"{row['method']} on {row['dataset']}, seed {row['seed']}",
-                    ),
-                    _label(row),
-                )
-            )
+            item = Found(kind=kind, id=row["id"], run_id=row["run_id"], label=_subject(row))
+            found.append((item, _label(row)))
+    if "failure" in kinds:
+        known = {item.id for item, _ in found}
+        failures = select(Job.job_id.label("id"), Job.run_id, Job.describe).where(Job.status == "failed")
+        failures = failures.where(Job.run_id.is_not(None), Job.job_id >= wanted, Job.job_id < wanted + "g")
+        for row in db.rows(failures.order_by(Job.job_id, Job.started.desc())):
+            if row["id"] not in known:
+                known.add(row["id"])
+                told = {"attack": None, **(row["describe"] or {}), "id": row["id"]}
+                item = Found(kind="failure", id=row["id"], run_id=row["run_id"], label=_subject(told))
+                found.append((item, _label(told)))
     if len(found) == 1:
         return found[0][0]
     if found:
         listed = ", ".join(label for _, label in found[:5]) + (" …" if len(found) > 5 else "")
         raise BenchError(f"{prefix!r} is ambiguous, type more of: {listed}")
     latest = select(Run.run_id.label("id"), Run.method, Run.dataset, Run.seed).order_by(Run.started.desc()).limit(3)
-    known = ", ".join(_label(row) for row in db.rows(latest))
-    raise BenchError(f"no {what} begins with {prefix!r}; {f'latest runs: {known}' if known else 'there is none yet'}")
+    last = ", ".join(_label(row) for row in db.rows(latest))
+    raise BenchError(f"no {what} begins with {prefix!r}; {f'latest runs: {last}' if last else 'there is none yet'}")
 
 
 def _label(row: dict[str, Any]) -> str:
-    attack = f"{row['attack']} on " if "attack" in row else ""
-    return f"{short(row['id'])} ({attack}{row['method']}, {row['dataset']}, seed {row['seed']})"
+    attack = f"{row['attack']} on " if row.get("attack") else ""
+    return f"{short(row['id'])} ({attack}{row.get('method')}, {row.get('dataset')}, seed {row.get('seed')})"
+
+
+def _subject(row: dict[str, Any]) -> str:
+    return f"{row.get('method')} on {row.get('dataset')}, seed {row.get('seed')}"

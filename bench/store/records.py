@@ -72,7 +72,11 @@ class _Described(Open):
     seed: Integer | None = None
     attack: Name | None = None
     budget: Positive | None = None
+    budget_name: Name | None = None
     precision: Name | None = None
+    members: Annotated[int, Field(ge=1, lt=MEMBERS)] | None = None
+    recipe_changes: Annotated[list[Name], Field(max_length=LINES)] = []
+    settings: Table = {}
 
 
 Environment = Annotated[dict[str, Any], AfterValidator(_Environment.check)]

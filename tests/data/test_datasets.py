@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import hashlib
+import math
 import os
 import pickle
 import tarfile
@@ -20,6 +21,7 @@ from bench.core.compat import import_torchvision
 from bench.core.errors import BenchError
 from bench.data import base
 from bench.data.base import ImageSet, load_splits
+from bench.data.digits import Digits
 from bench.data.vision import CIFAR10, MNIST, FashionMNIST
 
 DATA = Path(os.environ.get("BENCH_DATA", "data"))
@@ -74,7 +76,11 @@ def tiny_mnist(tmp_path, monkeypatch):
     monkeypatch.setattr(source, "mirrors", [f"{tiny.url}gone/", tiny.url])
     monkeypatch.setattr(source, "resources", resources)
     monkeypatch.setattr(MNIST, "counts", {"train": 12, "t10k": 6})
-    monkeypatch.setattr(MNIST, "raw_md5", {})
+    sums = {}
+    for packed in tiny.server.iterdir():
+        raw = gzip.decompress(packed.read_bytes())
+        sums[packed.name.removesuffix(".gz")] = hashlib.md5(raw).hexdigest()
+    monkeypatch.setattr(MNIST, "raw_md5", sums)
     yield tiny
     tiny.stop()
 
@@ -216,10 +222,9 @@ def test_a_damaged_mnist_file_is_named_and_mended(tiny_mnist, damage):
     assert path.read_bytes() == whole
 
 
-def test_changed_pixels_are_found_by_the_checksum(tiny_mnist, monkeypatch):
+def test_changed_pixels_are_found_by_the_checksum(tiny_mnist):
     prepared(MNIST(), tiny_mnist.data)
     path = tiny_mnist.data / "MNIST/raw/train-images-idx3-ubyte"
-    monkeypatch.setattr(MNIST, "raw_md5", {path.name: md5(path)})
     assert len(load_splits("mnist", folder=tiny_mnist.data).train) == 12
     base._read.cache_clear()
     data = bytearray(path.read_bytes())
@@ -270,6 +275,60 @@ def test_a_changed_cifar_pickle_is_never_opened(tiny_cifar):
     with pytest.raises(BenchError, match=r"damaged \(cifar-10-batches-py/test_batch: checksum differs"):
         load_splits("cifar10", folder=tiny_cifar.data)
     assert not (tiny_cifar.data / "sprung").exists()
+
+
+@pytest.mark.parametrize("plugin", [MNIST, FashionMNIST])
+def test_every_file_of_the_mnist_family_has_a_checksum_of_its_own(plugin):
+    assert sorted(plugin.raw_md5) == sorted(path.name for path in plugin().files(Path()))
+    assert len({*MNIST.raw_md5.values(), *FashionMNIST.raw_md5.values()}) == 8
+
+
+def test_fashion_mnist_of_the_right_size_and_other_pixels_is_not_verified(tmp_path):
+    folder = tmp_path / "FashionMNIST/raw"
+    folder.mkdir(parents=True)
+    for path in FashionMNIST().files(tmp_path):
+        shape = (60_000 if path.name.startswith("train") else 10_000, *((28, 28) if "idx3" in path.name else ()))
+        path.write_bytes(bytes([0, 0, 8, len(shape)]) + np.array(shape, ">u4").tobytes() + bytes(math.prod(shape)))
+    assert set(FashionMNIST().faults(tmp_path).values()) == {"checksum differs"}
+    with pytest.raises(BenchError, match="checksum differs"):
+        load_splits("fashion_mnist", folder=tmp_path)
+
+
+@pytest.mark.parametrize(("change", "fault"), [
+    (lambda labels: labels.clamp(max=8), "no training image has label 9"),
+    (lambda labels: torch.zeros_like(labels), "no training image has label 1, 2, 3, 4, 5 …"),
+    (lambda labels: labels + 1, "labels outside 0 to 9"),
+])  # fmt: skip
+def test_labels_that_are_not_those_of_a_data_set_are_refused(monkeypatch, tmp_path, change, fault):
+    whole = Digits.load
+    assert len(base.verify("digits", folder=tmp_path).test) == 500
+    base._read.cache_clear()
+
+    def changed(self, folder, *, train):
+        images, labels = whole(self, folder, train=train)
+        return images, change(labels)
+
+    monkeypatch.setattr(Digits, "load", changed)
+    with pytest.raises(BenchError, match=fault):
+        base.verify("digits", folder=tmp_path)
+
+
+def test_a_test_set_that_was_cut_short_or_lacks_a_class_is_refused(monkeypatch, tmp_path):
+    whole = Digits.load
+    chosen = {"keep": lambda labels: slice(0, 499)}
+
+    def cut(self, folder, *, train):
+        images, labels = whole(self, folder, train=train)
+        return (images, labels) if train else (images[chosen["keep"](labels)], labels[chosen["keep"](labels)])
+
+    monkeypatch.setattr(Digits, "load", cut)
+    with pytest.raises(BenchError, match="499 test images, 500 are promised"):
+        base.verify("digits", folder=tmp_path)
+    base._read.cache_clear()
+    monkeypatch.setattr(Digits, "test_images", None)
+    chosen["keep"] = lambda labels: labels != 4
+    with pytest.raises(BenchError, match="no test image has label 4; are these"):
+        base.verify("digits", folder=tmp_path)
 
 
 def test_fashion_mnist_lies_in_a_folder_of_its_own(tmp_path):

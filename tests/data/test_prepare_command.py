@@ -5,11 +5,13 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+import torch
 from click.testing import CliRunner
 
 from bench.cli.prepare import command
 from bench.core import registry
 from bench.core.errors import BenchError
+from bench.data import base
 from bench.data.base import Dataset
 
 
@@ -17,6 +19,10 @@ from bench.data.base import Dataset
 def plugins(monkeypatch):
     class Good(Dataset):
         title = "Good"
+        classes, shape = 2, (1, 2, 2)
+
+        def load(self, folder, *, train):
+            return torch.zeros(2, 1, 2, 2, dtype=torch.uint8), torch.tensor([0, 1] if Good.right else [1, 1])
 
         def prepare(self, folder, progress):
             progress(f"good into {folder}")
@@ -28,9 +34,12 @@ def plugins(monkeypatch):
         def prepare(self, folder, progress):
             raise BenchError("cannot download bad")
 
+    Good.right = True
     known = {"bad": Bad, "good": Good}
     monkeypatch.setattr(registry, "entries", lambda kind: known)
     monkeypatch.setattr(registry, "load", lambda kind, name: known[name])
+    base._read.cache_clear()
+    return known
 
 
 def run(*arguments: str, **environment: str):
@@ -56,6 +65,12 @@ def test_one_failure_does_not_stop_the_others(plugins):
     assert str(result.exception) == "1 of 2 data sets could not be prepared: bad"
     assert "bad: cannot download bad" in result.output
     assert "good into" in result.output
+
+
+def test_labels_are_looked_at_whatever_a_data_set_says_of_itself(plugins):
+    plugins["good"].right = False
+    result = run("good", "--data", "/c")
+    assert "no training image has label 0" in str(result.exception)
 
 
 def test_a_single_failure_is_its_own_message(plugins):

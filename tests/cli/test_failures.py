@@ -1,0 +1,119 @@
+"""What failed can be listed and shown by the id that `bench run` prints; the table comes whatever else cannot."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from bench.cli import main
+from bench.core.errors import BenchError
+
+SHORT = ("--set", "training.epochs=1", "--set", "training.limit=128", "--limit", "30", "--threads", "1")
+Command = Callable[..., tuple[int, str]]
+
+
+@pytest.fixture
+def command(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Command:
+    """Runs `bench`; exit code and everything printed."""
+    monkeypatch.setenv("COLUMNS", "300")
+
+    def run(*arguments: object) -> tuple[int, str]:
+        capsys.readouterr()
+        code = main.run([str(argument) for argument in arguments])
+        printed = capsys.readouterr()
+        return code, printed.out + printed.err
+
+    return run
+
+
+def test_a_failed_training_is_listed_and_shown_by_the_id_that_run_prints(tmp_path: Path, command: Command) -> None:
+    diverges = (*SHORT, "--set", "training.lr=1e30")
+    code, text = command("run", "-m", "ece", *diverges, "--results", tmp_path)
+    assert code == 1
+    (told,) = re.findall(r"next +bench show (\w+)", text)
+    place = ("--results", tmp_path)
+
+    code, text = command("list", "runs", *place)
+    assert code == 0
+    (line,) = (line for line in text.splitlines() if told in line)
+    assert "failed" in line
+    assert "loss term 'ce" in line
+    (listed,) = json.loads(command("list", "runs", "--json", *place)[1])
+    assert (listed["id"], listed["status"], listed["method"], listed["seed"]) == (told, "failed", "ece", 0)
+    assert listed["model"] == "3 × digits_cnn"
+
+    code, text = command("show", told, *place)
+    assert code == 0, text
+    assert "training of ece on digits, seed 0" in text
+    assert "loss term 'ce" in text
+    assert "3 × digits_cnn" in text
+    assert "training.lr=1e30" in text
+    (again,) = re.findall(r"again +(bench run .*\S)", text)
+    assert command(*again.split()[1:], "--dry-run", *place)[1].count("failed") > 0
+    failure = json.loads(command("show", told, "--json", *place)[1])
+    assert failure["status"] == "failed"
+    assert failure["job_id"].startswith(told)
+    assert command("show", told, "--export", tmp_path / "x.safetensors", *place)[0] == 2
+
+
+def test_a_failed_attack_is_shown_by_its_id_and_is_no_failed_run(
+    tmp_path: Path, command: Command, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from bench.attacks.fgsm import FGSM
+
+    def broken(self: FGSM, problem: object) -> None:
+        raise RuntimeError("[red]no[/red] luck")
+
+    place = ("--results", tmp_path)
+    with monkeypatch.context() as patched:
+        patched.setattr(FGSM, "run", broken)
+        assert command("run", "-m", "ece", *SHORT, "--attack", "fgsm", "--eps", "0.1", *place)[0] == 1
+    (failure,) = (json.loads(path.read_text()) for path in tmp_path.glob("runs/*/failures/*.json"))
+    code, text = command("show", failure["job_id"][:12], *place)
+    assert code == 0, text
+    assert "attack fgsm eps 0.1 of ece on digits" in text
+    assert "RuntimeError: [red]no[/red] luck" in text
+    assert "--attack fgsm --eps 0.1" in text
+    assert [row["status"] for row in json.loads(command("list", "runs", "--json", *place)[1])] == ["done"]
+
+    assert command("run", "-m", "ece", *SHORT, "--attack", "fgsm", "--eps", "0.1", *place)[0] == 0
+    assert "of run" in command("show", failure["job_id"][:12], *place)[1]  # the evaluation itself by now
+
+
+def test_a_data_set_without_a_matrix_budget_has_its_table(tmp_path: Path, command: Command) -> None:
+    changes = ("--set", "matrix.budgets={mnist=0.3}", "--set", "suites.core.matrix=false",
+               "--set", "suites.core.attacks=['fgsm']")  # fmt: skip
+    code, text = command("run", "-m", "ece", *SHORT, *changes, "--results", tmp_path)
+    assert code == 0, text
+    assert "FGSM" in text
+    assert "next" in text
+    code, text = command("heatmap", "-m", "ece", *SHORT[:6], *changes, "--results", tmp_path)
+    assert code == 2
+    assert text.strip() == "Error: bench.toml gives no matrix budget for digits; add matrix.budgets.digits"
+    # A suite that asks for a matrix is refused before anything is trained.
+    code, text = command("run", "-m", "ece", *SHORT, *changes[:2], "--results", tmp_path / "other")
+    assert code == 2
+    assert "no matrix budget" in text
+    assert not list(tmp_path.glob("other/runs/*"))
+
+
+@pytest.mark.parametrize("error", [OSError(28, "No space left on device"), BenchError("a picture is .png or .svg")])
+def test_a_heatmap_that_cannot_be_saved_costs_neither_table_nor_matrix(
+    tmp_path: Path, command: Command, monkeypatch: pytest.MonkeyPatch, error: Exception
+) -> None:
+    from bench.report import heatmap
+
+    def refuse(*_: object) -> None:
+        raise error
+
+    monkeypatch.setattr(heatmap, "save_heatmap", refuse)
+    changes = ("--set", "suites.core.attacks=['fgsm']")
+    code, text = command("run", "-m", "ece", *SHORT, *changes, "--results", tmp_path)
+    assert code == 1
+    assert "FGSM" in text
+    assert "Transferability of ECE" in text
+    assert f"the heatmap could not be saved ({error})" in text

@@ -1,0 +1,214 @@
+"""What the documents quote is what the files beside them hold: tables, numbers in sentences, the demo's output.
+
+In Markdown a comment says where a number or table comes from: `58.6<!-- digits TRS, PGD, 0.15 -->` after a number,
+`<!-- rows of results/reference/digits/core.md -->` on the line before a table.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import re
+import shlex
+import zipfile
+from collections.abc import Callable
+from pathlib import Path
+
+import click
+import pytest
+from click.testing import CliRunner
+
+from bench.cli.main import cli
+from bench.core import config
+from bench.jobs.select import Selection
+from bench.store.database import Database
+
+ROOT = Path(__file__).resolve().parents[1]
+DIGITS = ROOT / "results" / "reference" / "digits"
+DOCUMENTS = [ROOT / "README.md", ROOT / "results/reference/README.md", *sorted((ROOT / "docs").glob("*.md"))]
+NUMBER = re.compile(r"([\d.]+)(?: %)?<!-- (\w+) ?(.*?) -->")
+MEASURED = [ROOT / "docs" / "reproduction.md"]  # where every share in a sentence names its source
+
+
+def rows_of(text: str) -> list[list[str]]:
+    """Rows of all tables in Markdown, cell by cell, without marks of origin."""
+    plain = re.sub(r"<!--.*?-->", "", text)
+    cut = [
+        [cell.strip() for cell in line.strip("| ").split("|")] for line in plain.splitlines() if line.startswith("|")
+    ]
+    return [[re.sub(r", n = \d+$", "", cell) for cell in row] for row in cut if not set(row[0]) <= set("- :")]
+
+
+@pytest.fixture(scope="module")
+def records() -> list[dict[str, object]]:
+    """Every evaluation of the archive, with the method and seed of its run."""
+    found, runs = [], {}
+    with zipfile.ZipFile(DIGITS / "runs.zip") as archive:
+        for name in sorted(archive.namelist()):
+            if name.endswith("run.json"):
+                runs[name.split("/")[1]] = json.loads(archive.read(name))
+        for name in archive.namelist():
+            if "/evaluations/" in name:
+                run = runs[name.split("/")[1]]
+                found.append(json.loads(archive.read(name)) | {"method": run["method"], "seed": run["seed"]})
+    return found
+
+
+def digits(what: str) -> str:
+    """The mean of a cell of the tables: `TRS, PGD, 0.15`."""
+    method, attack, eps = what.split(", ")
+    for file in ("core.md", "blackbox.md"):
+        head, *rows = rows_of((DIGITS / file).read_text())
+        for row in rows:
+            if row[0].split(" (")[0] == attack and row[1] == f"ε = {eps}":
+                return re.sub(r"[*†]|</?ins>", "", row[head.index(method)].split(" ± ")[0])
+    raise AssertionError(what)
+
+
+def published(what: str) -> str:
+    """A value of a paper: `mnist, trs, fgsm, 0.1`."""
+    dataset, method, attack, budget = what.split(", ")
+    with (ROOT / f"results/published/table1_{dataset}.csv").open() as file:
+        return next(row[method] for row in csv.DictReader(file) if (row["attack"], row["budget"]) == (attack, budget))
+
+
+def transfer(method: str) -> str:
+    """Mean off the diagonal of a method's matrix."""
+    with (DIGITS / "transferability.csv").open() as file:
+        shares = [float(row["percent"]) for row in csv.DictReader(file)
+                  if row["method"] == method and row["target"] not in ("ensemble", row["source"])]  # fmt: skip
+    assert len(shares) == 6
+    return f"{sum(shares) / 6:.1f}"
+
+
+def counted(what: str, records: list[dict[str, object]]) -> str:
+    """Of the evaluations that `make.sh` does not make: how many, on how many methods, how many of a seed after 0."""
+    made = {"clean", "fgsm", "bim", "pgd", "mim", "blackbox"}
+    extra = [record for record in records if record["attack"] not in made]
+    assert {record["attack"] for record in extra} == {"cw", "ead", "apgd_ce", "apgd_dlr"}
+    return str({
+        "rows": len(extra),
+        "methods": len({record["method"] for record in extra}),
+        "later": sum(record["seed"] != 0 for record in extra),
+    }[what])  # fmt: skip
+
+
+@pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: str(path.relative_to(ROOT)))
+def test_numbers_are_those_of_their_sources(document: Path, records: list[dict[str, object]]) -> None:
+    sources: dict[str, Callable[[str], str]] = {
+        "digits": digits, "published": published, "transfer": transfer, "count": lambda what: counted(what, records),
+    }  # fmt: skip
+    for told, source, what in NUMBER.findall(document.read_text()):
+        if source in sources:
+            assert told == sources[source](what), f"{document.name}: {told} of {source} {what}"
+
+
+@pytest.mark.parametrize("document", MEASURED, ids=lambda path: path.name)
+def test_every_share_in_a_sentence_names_its_source(document: Path) -> None:
+    text = re.sub(r"<!-- rows of .*?-->\n\n?(?:\|.*\n)+", "", document.read_text())
+    marked = len(NUMBER.findall(text))
+    assert marked > 20
+    assert re.findall(r"(?<![\w.])\d+\.\d\b(?![\d.]| ?%?<!--)", re.sub(r"<!--.*?-->", "<!---->", text)) == []
+
+
+@pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: str(path.relative_to(ROOT)))
+def test_quoted_tables_are_rows_of_the_files_they_come_from(document: Path) -> None:
+    text = document.read_text()
+    quoted = re.findall(r"<!-- rows of (.+?) -->\n\n?((?:\|.*\n)+)", text)
+    assert len(quoted) == text.count("<!-- rows of")
+    if document.name in ("README.md", "reproduction.md") and document.parent != ROOT / "results/reference":
+        assert quoted
+    for files, table in quoted:
+        known = [row for file in files.split(", ") for row in rows_of((ROOT / file).read_text())]
+        for row in rows_of(table):
+            assert row in known, row
+
+
+def test_what_the_sentences_on_the_digits_conclude_follows_from_the_table() -> None:
+    """The ranks that docs/reproduction.md tells; a change of the archive that overturns one must change the text."""
+    head, *rows = rows_of((DIGITS / "core.md").read_text())
+    cells = {
+        (row[0].split(" (")[0], row[1].removeprefix("ε = ")): dict(zip(head[2:], row[2:], strict=True)) for row in rows
+    }
+    iterative = {key: cells[key] for key in cells if key[0] in ("BIM", "PGD", "MIM")}
+    assert len(iterative) == 6
+    assert all(row["TRS"].startswith("**") for row in iterative.values())
+    tied = {key: {name for name, cell in row.items() if cell.startswith("<ins>")} for key, row in iterative.items()}
+    assert all(tied[name, "0.1"] == {"GradientBoost", "DVERGE"} for name in ("BIM", "PGD", "MIM"))
+    assert (tied["BIM", "0.15"], tied["PGD", "0.15"], tied["MIM", "0.15"]) == ({"DVERGE"}, set(), set())
+
+    def second(key: tuple[str, str]) -> str:
+        means = {name: float(re.sub(r"[*†]|</?ins>", "", cell).split(" ± ")[0]) for name, cell in cells[key].items()}
+        return sorted(means, key=lambda name: -means[name])[1]
+
+    assert {key for key in iterative if second(key) == "GradientBoost"} == {key for key in iterative if key[0] != "BIM"}
+    assert {second(key) for key in iterative if key[0] == "BIM"} == {"DVERGE"}
+    audit = (DIGITS / "audit.txt").read_text()
+    for seed in range(3):
+        assert re.search(rf"│ adp +│ digits │ {seed} +│ blackbox ε = 0.15 │ black-box-stronger", audit)
+
+
+def test_the_demo_of_the_readme_is_what_the_archive_gives(tmp_path: Path) -> None:
+    """`make demo` makes two of the archive's runs, so that their tables are those of its first seed."""
+    from bench.report import results as report
+    from bench.report.console import PlainConsole, print_matrix, print_results
+    from bench.report.matrices import matrices
+
+    # No other seeds and no black-box suite: their flags need more results than the demo makes.
+    with zipfile.ZipFile(DIGITS / "runs.zip") as archive:
+        files = [name for name in archive.namelist() if name.startswith("runs/")]
+        records = {name: json.loads(archive.read(name)) for name in files if name.endswith("run.json")}
+        demo = [name for name, run in records.items() if run["method"] in ("trs", "ece") and run["seed"] == 0]
+        chosen = {name.split("/")[1] for name in demo}
+        for name in files:
+            data = archive.read(name)
+            if name.split("/")[1] in chosen and b'"kind": "blackbox"' not in data:
+                (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+                (tmp_path / name).write_bytes(data)
+    done = CliRunner().invoke(cli, ["db", "rebuild", "--results", str(tmp_path)])
+    assert done.exit_code == 0, done.output
+    loaded, selection = config.load(ROOT / "bench.toml"), Selection(methods=("trs", "ece"))
+    text = io.StringIO()
+    out = PlainConsole(width=240, no_color=True, file=text)
+    with Database(tmp_path / "bench.db").open() as base:
+        print_results(report.collect(loaded, selection, base, seeds=(0,), every=True), out)
+        for matrix in matrices(loaded, selection, base, seeds=(0,)):
+            out.print()
+            print_matrix(matrix, out)
+    printed = "\n".join(line.rstrip() for line in text.getvalue().splitlines())
+    readme = (ROOT / "README.md").read_text()
+    (block,) = re.findall(r"```text\n(core · digits.*?)\n\nruns ", readme, re.DOTALL)
+    assert block == printed
+
+
+def test_the_commands_of_the_reference_are_understood(tmp_path: Path) -> None:
+    script = (DIGITS / "make.sh").read_text()
+    (of,) = re.findall(r'^of="(.*)"$', script, re.MULTILINE)
+    lines = [line.strip() for line in script.splitlines() if line.strip().startswith("bench ")]
+    assert len(lines) >= 8
+    for line in lines:
+        line = (
+            re.sub(r"> .*$|\|\| true$", "", line).replace("$of", of).replace("$style", "csv").replace("$suffix", "csv")
+        )
+        words = [word for word in shlex.split(line.replace("$here", str(tmp_path)))[1:] if word != "$@"]
+        if words[0] == "run":
+            done = CliRunner().invoke(cli, [*words, "--dry-run", "--results", str(tmp_path / "none")])
+            assert done.exit_code == 0, line + done.output
+        else:  # an unknown option or value is told before a results folder is looked for
+            done = CliRunner().invoke(cli, [*words, "--results", str(tmp_path / "none")])
+            assert "there is no" in str(done.exception), line + done.output
+
+
+@pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: str(path.relative_to(ROOT)))
+def test_command_lines_of_the_documents_have_commands_options_and_values_that_exist(document: Path) -> None:
+    lines = re.findall(r"^(?:\$ |    )bench (.+)$", document.read_text(), re.MULTILINE)
+    assert lines or document.name in ("reproduction.md", "architecture.md") or document.parent.name == "reference"
+    for line in lines:
+        words, context = shlex.split(line, comments=True), click.Context(cli)
+        command: click.Command = cli
+        while isinstance(command, click.Group):
+            found = command.get_command(context, words[0])
+            assert found is not None, line
+            command, words = found, words[1:]
+        command.make_context("bench", words)  # raises for an option or value that does not exist
