@@ -298,7 +298,7 @@ def test_table_and_status_are_unhurt(ran: tuple[Path, dict[str, Any]], installed
         ("detached", "its loss can be minimised", "no gradient leads from ce"),
         ("attack_no_module", "is loaded", "No module named"),
         ("attack_budget", "has a known budget_name", "not 'epsilon'"),
-        ("attack_nan", "runs", "NaN or infinite pixels"),
+        ("attack_nan", "returns finite images", "NaN or infinite pixels in 1 of 24 images"),
         ("attack_shape", "returns an image for each", "not a tensor (23, 1, 8, 8)"),
         ("attack_nothing", "returns an image for each", "not nothing"),
         ("attack_bytes", "returns float32 images", "not torch.uint8"),

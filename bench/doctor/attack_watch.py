@@ -126,7 +126,7 @@ def _call(plugin: type[Attack], attack: Attack, problem: Problem) -> tuple[Tenso
     touched += ["budget"] if problem.budget != budget else []
     clean = before["images"][here]
     outside = float(excess(result, clean, budget, plugin.norm).max()) if len(clean) else 0.0
-    if ROUNDING < outside < torch.inf:
+    if outside > ROUNDING:
         result = project(result, clean, budget, plugin.norm)
     forwards, backwards = (asked.forwards + direct.forwards, asked.backwards + direct.backwards)
     call = Call(
@@ -181,3 +181,6 @@ def _check_result(result: Any, problem: Problem) -> None:
     if result.dtype != torch.float32:
         told = f"run returns torch.float32 images in [0, 1], not {result.dtype}"
         raise PluginError("returns float32 images", told)
+    if wrong := int((~result.isfinite()).flatten(1).any(1).sum()):
+        told = f"run returns NaN or infinite pixels in {wrong} of {len(result)} images; look for a division by 0"
+        raise PluginError("returns finite images", told)

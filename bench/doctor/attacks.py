@@ -192,16 +192,16 @@ def checks(attack: Attack, seed: int = 0) -> Checks:
     try:
         count, _ = trials.first, trials.leaving
     except Exception:
-        if not faults:
-            raise
-        count = None  # what broke it is among the faults
-    if count is not None:
-        told = f"{count.forwards / IMAGES:.0f} forwards, {count.backwards / IMAGES:.0f} backwards an image"
-        yield Check("runs", True, told)
+        yield from (check for check in faults.checks(CALL_RULES) if not check.ok)
+        raise
+    told = f"{count.forwards / IMAGES:.0f} forwards, {count.backwards / IMAGES:.0f} backwards an image"
+    yield Check("runs", True, told)
     yield from faults.checks(CALL_RULES)
     if faults:
         return
-    own = list(judged(RULES, trials))
-    yield from own
-    if all(check.ok for check in own):  # what calls with targets or without a budget broke
+    sound = True
+    for check in judged(RULES, trials):
+        sound &= check.ok
+        yield check
+    if sound:  # what calls with targets or without a budget broke
         yield from (check for check in faults.checks(CALL_RULES) if not check.ok)
