@@ -9,11 +9,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from mutated import LOADED, write
+from mutated import write
 
 from bench.core import config
 from bench.jobs import exchange
-from bench.jobs.names import Configured
 from bench.store import ingest
 from bench.store.database import Database
 
@@ -68,7 +67,7 @@ def test_rows_of_another_database_are_refused_alike(tmp_path: Path) -> None:
         with closing(sqlite3.connect(results / "bench.db")) as connection, connection:
             connection.execute(f"UPDATE {change}")
         with Database(results / "ours.db").open(create=True) as db:
-            told, _ = exchange.merge_from(db, str(results / "bench.db"), Configured(LOADED))
+            told, _ = exchange.merge_from(db, str(results / "bench.db"))
         assert told.left_out, change
         assert all("\n" not in line and line.isprintable() for line in told.left_out)
 
