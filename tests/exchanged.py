@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from bench.core import registry, settings
+from bench.core import config, registry, settings
 from bench.core.specs import Training
 from bench.jobs.spec import EvaluationSpec, RunSpec
 from bench.jobs.workplace import Workplace
@@ -22,11 +22,14 @@ from bench.training import checkpoint
 
 ENVIRONMENT = {"python": "3.11", "device": "cpu"}
 IMAGES = 20
+CONFIG = config.load(config.defaults("bench.toml")).config
 
 
 def spec(method: str = "ece", seed: int = 0, requires: dict[str, RunSpec] | None = None) -> RunSpec:
     """A run of two members on digits."""
-    made = settings.build(registry.load("methods", method), {}, method)
+    configured = CONFIG.methods[method]
+    given = {**configured.settings, **configured.datasets.get("digits", {})}
+    made = settings.build(registry.load("methods", configured.plugin), given, method)
     return RunSpec(
         method=method, plugin=method, settings=settings.plain(made), dataset="digits", dataset_plugin="digits",
         model="digits_cnn", model_plugin="digits_cnn", model_settings={"dropout": 0.0}, members=2, recipe="published",

@@ -15,9 +15,9 @@ BYTES = 64 << 20  # of one file: what no file of ours comes near
 CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")
 """All but tab and line feed: what moves a terminal's cursor."""
 
-# What only some texts hold and every value has to be looked at for: numbers of 18 digits and more, or with a large
-# power of ten, halves of surrogate pairs.
-_SUSPECT = re.compile(r"\d{18}|[eE]\+?\d{3}|\\u[dD][89a-fA-F]|[\ud800-\udfff]")
+# What few texts hold and every value has to be looked at for: whole numbers of 19 digits and more, large powers of ten,
+# halves of surrogate pairs.
+_SUSPECT = re.compile(r"(?<![\d.])\d{19}|[eE]\+?\d{3}|\\u[dD][89a-fA-F]|[\ud800-\udfff]")
 
 
 def parse(data: bytes | str, *, numbers: bool = True) -> Any:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Mapping
-from functools import lru_cache
+from functools import cached_property, lru_cache
 from typing import Any
 
 from bench.core import config, registry, settings
@@ -64,14 +64,23 @@ class Configured:
             return FIXED[spec.kind]
         known, name = self._base.config.attacks, unmarked(spec.attack)
         content = _content("attacks", spec.plugin, spec.settings)
-        names = [name, *known] if name in known else [*known]
+        same = self._attacks.get(content, [])
+        names = [name, *same] if name in same else same
         for precise in (True, False):
             for other in names:
-                if _leads_as(known[other], spec, precise) and _configured("attacks", known[other]) == content:
+                if _leads_as(known[other], spec, precise):
                     return other
         if name in known and known[name].plugin == spec.plugin and _leads_as(known[name], spec, False):
             return name
         return claimed(name)
+
+    @cached_property
+    def _attacks(self) -> dict[str, list[str]]:
+        """Content → the attacks that are configured so."""
+        found: dict[str, list[str]] = {}
+        for name, table in self._base.config.attacks.items():
+            found.setdefault(_configured("attacks", table), []).append(name)
+        return found
 
     def _load(self, changes: tuple[str, ...]) -> Loaded | None:
         """The configuration with the changes of a record; None where they cannot be made."""

@@ -11,6 +11,7 @@ from bench.jobs.select import Selection
 from bench.jobs.spec import RunSpec
 from bench.store import queries
 from bench.store.database import Database
+from bench.store.names import MARK
 
 
 def command_of(loaded: Loaded, selection: Selection, *, suite: str | None = None) -> str:
@@ -50,6 +51,8 @@ def nothing_measured(
     if not there:
         return f"nothing has been run on {selection.dataset} yet; `{command}` would"
     if families.isdisjoint(row.family_id for row in there):
-        others = sorted({f"--recipe {row.recipe} --model {row.model} --members {row.members}" for row in there})
-        return f"no run with these selectors; there are runs with {'; '.join(others)}, or do `{command}`"
+        named = [row for row in there if MARK not in row.recipe + row.model]  # a claim selects nothing
+        others = sorted({f"--recipe {row.recipe} --model {row.model} --members {row.members}" for row in named})
+        told = f" there are runs with {'; '.join(others)}, or do" if others else ""
+        return f"no run with these selectors;{told} `{command}`{'' if others else ' makes one'}"
     return f"the runs are there, but nothing of {suite} has been measured with these selectors; `{command}` would"

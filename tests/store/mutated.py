@@ -44,14 +44,23 @@ class Mutant:
     what: str
 
 
-def write(runs: Path, number: int, seed: int | None) -> Mutant:
-    """The folder of one run, with one of its files changed; the same `seed` gives the same, None changes nothing."""
+def write(runs: Path, number: int, seed: int | None, changed: tuple[str, str, Any] | None = None) -> Mutant:
+    """The folder of one run, with one of its files changed; the same `seed` gives the same.
+
+    With None for it nothing is changed, or one place: (`attack`, `measurements.unmoved`, 7).
+    """
     draw = random.Random(f"{seed} {number}")
-    files = copy.deepcopy(valid(number))
+    files = json.loads(json.dumps(valid(number)))  # nothing in it is shared
     kind = draw.choice(["run", "run", "run", "clean", "attack", "attack", "transfer", "blackbox", "failure", "curve"])
     spec = RunSpec.model_validate(files["run"]["config"])
     what = "" if seed is None else _change(files[kind][-1] if kind == "curve" else files[kind], draw)
-    if seed is not None and kind == "run":
+    if changed is not None:
+        kind, what, value = changed
+        node, (*way, last) = files[kind], what.split(".")
+        for step in way:
+            node = node[int(step)] if step.isdigit() else node[step]
+        node[last] = value
+    if what and kind == "run":
         spec = _fitted(files, what, spec)
     elif kind in ("clean", "attack", "transfer", "blackbox"):
         _identify(files[kind], spec)
@@ -180,8 +189,9 @@ def _fitted(files: dict[str, Any], what: str, spec: RunSpec) -> RunSpec:
             elif name in told["versions"]:
                 record[f"{name}_version"] = told["versions"][name]
     try:
-        spec = RunSpec.model_validate(json.loads(json.dumps(told)))
-        record |= {"run_id": spec.run_id, "family_id": spec.family_id}
+        found = RunSpec.model_validate(json.loads(json.dumps(told)))
+        record |= {"run_id": found.run_id, "family_id": found.family_id}
+        spec = found
     except (ValueError, RecursionError):
         return spec
     for name in ("clean", "attack", "transfer", "blackbox"):
