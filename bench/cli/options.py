@@ -340,11 +340,15 @@ def at_work(db: str | None, results: Path) -> Iterator[Database]:
 @contextlib.contextmanager
 def existing_or_scratch(db: str | None, results: Path) -> Iterator[Database]:
     """The database; before the first run an empty one that leaves no trace, in which everything is new."""
+    from bench.jobs import names
+
     if db is None and not (results / "bench.db").exists():
         with tempfile.TemporaryDirectory() as folder, open_database(None, Path(folder), create=True) as base:
+            base.names = names.configured()
             yield base
     else:
         with open_database(db, results) as base:
+            base.names = names.configured()
             yield base
 
 

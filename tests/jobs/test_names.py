@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 from exchanged import place, write_evaluation, write_run
 
+from bench.cli import main
 from bench.core import config
 from bench.experiment.spec import EvaluationSpec, RunSpec
 from bench.jobs import exchange, importing, select
@@ -148,3 +149,13 @@ def test_an_ensemble_trained_elsewhere_keeps_its_own_name_but_no_name_that_is_ta
         lie = said(mine, method=taken, settings={**mine.settings, "name": taken})
         assert names.run(lie).method == f"{taken} (claimed)"
     assert names.run(said(mine, method="trs")).method == "trs (claimed)"
+
+
+@pytest.mark.parametrize("words", [("db", "gc", "--dry-run"), ("run", "-m", "ece", "--dry-run"), ("db", "rebuild")])
+def test_every_command_that_takes_files_in_names_them(tmp_path: Path, words: tuple[str, ...]) -> None:
+    with Database(tmp_path / "bench.db").open(create=True):
+        pass
+    write_run(tmp_path, said(made(), method="trs", dataset="cifar10", model="resnet20"))
+    assert main.run([*words, "--results", str(tmp_path)]) == 0
+    with Database(tmp_path / "bench.db").open() as db:
+        assert [(row.method, row.dataset) for row in queries.runs(db)] == [("ece", "digits")]
