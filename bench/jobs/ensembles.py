@@ -60,6 +60,8 @@ def load_ensemble(run: RunSpec, place: Workplace) -> Ensemble:
         JobError: the weights are missing, of another model, or damaged: then the file is moved aside.
     """
     path = place.weights_file(run.run_id)
+    if not path.exists() or not (run.weights or place.run_file(run.run_id).exists()):
+        raise JobError(f"weights are missing: {path.parent} is not a complete run; {mend(run)}")
     try:
         tensors, metadata = checkpoint.load(path, expected=expected_weights(run, place))
         if not isinstance(metadata, dict) or {"fusion", "activation"} - metadata.keys():

@@ -103,7 +103,7 @@ def run_spec(
     members = (None if required_by and fixed else selection.members) or fixed or recipe.members or 3
     if type(members) is not int or not plugin.minimum_members <= members <= MEMBERS:
         least = plugin.minimum_members
-        raise BenchError(f"{method} needs at least {least} members and takes {MEMBERS:,}, not {shown(members)}")
+        raise BenchError(f"{method} needs at least {least} members, at most {MEMBERS:,}, not {shown(members)}")
     instance = settings.build(plugin, spec.settings_on(selection.dataset, members), f"methods.{method}")
     table = {**recipe.training, **own, **loaded.training}
     try:

@@ -227,7 +227,7 @@ def test_slots_are_gpus_or_shares_of_the_threads(tmp_path: Path, monkeypatch: py
     assert [slot.gpu for slot in slots] == ["4", "4", "7", "7"]
     assert len({slot.name for slot in slots}) == 4
     assert {slot.place.device for slot in slots} == {"cuda"}
-    with pytest.raises(BenchError, match="no GPU 2"):
+    with pytest.raises(BenchError, match="no GPU '2'"):
         local._slots(Setting(place, Silent(), gpus=("2",)))
     monkeypatch.setattr(os, "sched_getaffinity", lambda pid: set(range(8)))
     assert [slot.threads for slot in local._slots(Setting(place, Silent(), workers=3))] == [2, 2, 2]

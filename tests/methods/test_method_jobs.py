@@ -72,7 +72,7 @@ def test_pretrained_members_are_single_models_whatever_is_selected():
 def test_the_number_of_members_is_checked():
     from bench.core.errors import BenchError
 
-    with pytest.raises(BenchError, match="adp needs at least 2 members, not 1"):
+    with pytest.raises(BenchError, match="adp needs at least 2 members, at most 1,000, not 1"):
         spec("adp", members=1)
 
 
@@ -103,7 +103,7 @@ def test_dverge_trains_after_its_prerequisite(tmp_path):
     run, place = spec("dverge", *TINY), Workplace(tmp_path, tmp_path)
     ok, path = work.perform(Job(run=run), place)
     assert not ok
-    assert "missing" in json.loads(path.read_text())["error"]
+    assert "weights are missing" in json.loads(path.read_text())["error"]
     for job in (Job(run=run.requires["ece"]), Job(run=run)):
         ok, path = work.perform(job, place)
         assert ok, json.loads(path.read_text())

@@ -15,7 +15,6 @@ from bench.cli.say import say_json
 
 if TYPE_CHECKING:
     from rich.console import Console
-    from rich.text import Text
 
     from bench.perf.growth import Line
 
@@ -40,6 +39,8 @@ def command(
       bench perf growth -o growth.png
       bench perf growth --model resnet8 --repeats 1 --json
     """
+    from rich.text import Text
+
     from bench.cli.device import pick
     from bench.core import config
     from bench.perf import growth

@@ -18,7 +18,6 @@ from bench.core.errors import unknown_name
 
 if TYPE_CHECKING:
     from rich.console import Console
-    from rich.text import Text
 
     from bench.perf.jobs import Found
 
@@ -54,6 +53,8 @@ def command(
       bench perf jobs --dataset mnist --method trs --at-once 2 --at-once 3 --repeats 3
       bench perf jobs --dataset cifar10 --device cuda:1 --at-once 4 --set training.epochs=2 --json
     """
+    from rich.text import Text
+
     from bench.cli.device import free_cores, pick
     from bench.core import config
     from bench.jobs.plan import jobs_of

@@ -16,7 +16,6 @@ from bench.core.errors import unknown_name
 
 if TYPE_CHECKING:
     from rich.console import Console
-    from rich.text import Text
 
     from bench.perf.memory import Growth, Peak
 
@@ -53,6 +52,8 @@ def command(
       bench perf memory --dataset cifar10 --model resnet20 --batch 32 --steps 0
       bench perf memory --method trs --attack pgd --json
     """
+    from rich.text import Text
+
     from bench.cli.device import pick
     from bench.core import config
     from bench.core.errors import BenchError

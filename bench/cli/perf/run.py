@@ -17,7 +17,6 @@ from bench.core.errors import unknown_name
 
 if TYPE_CHECKING:
     from rich.console import Console
-    from rich.text import Text
 
     from bench.perf.imports import Package
     from bench.perf.whole import Whole
@@ -49,6 +48,8 @@ def command(
       bench perf run --dataset mnist --recipe quick --method ece --starts 0
       bench perf run --set training.epochs=3 --repeats 3 --json
     """
+    from rich.text import Text
+
     from bench.cli.device import pick
     from bench.core import config
     from bench.jobs.select import method_names
