@@ -25,6 +25,7 @@ from test_faults import content
 from test_runs import ROOT, numbers
 
 from bench.core.config import defaults
+from bench.jobs.names import configured
 from bench.store import ingest
 
 RUN = ["run", "-m", "ece", "--attack", "fgsm", "--eps", "0.1", "--set", "training.epochs=1", "--set"]
@@ -205,7 +206,7 @@ def agrees(folder: Path, name: str) -> None:
     """The database is what a rebuild gives, and nothing is left half done."""
     rebuilt = folder.parent / f"{folder.name}-rebuilt.db"
     rebuilt.unlink(missing_ok=True)
-    assert ingest.rebuild(rebuilt, folder / "runs", defaults("published")).damaged == ()
+    assert ingest.rebuild(rebuilt, folder / "runs", defaults("published"), configured()).damaged == ()
     found, wanted = content(folder / "bench.db"), content(rebuilt)
     if (old := folder.parent / "old.db").exists() and found != wanted:  # rows without files, and it did not come so far
         assert found == content(old)
