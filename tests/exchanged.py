@@ -8,6 +8,7 @@ from __future__ import annotations
 import base64
 import hashlib
 import json
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -16,8 +17,11 @@ import torch
 
 from bench.core import config, registry, settings
 from bench.core.specs import Training
-from bench.jobs.spec import EvaluationSpec, RunSpec
+from bench.experiment import protocols
+from bench.experiment.spec import FORMAT, EvaluationSpec, RunSpec
 from bench.jobs.workplace import Workplace
+from bench.store import derived, provenance
+from bench.store.database import Database
 from bench.training import checkpoint
 
 ENVIRONMENT = {"python": "3.11", "device": "cpu"}
@@ -97,10 +101,10 @@ def write_evaluation(results: Path, evaluation: EvaluationSpec, *, draw: int = 0
     robust = clean & (random.random(IMAGES) < 0.5)
     attacked = evaluation.kind in ("attack", "craft", "blackbox")
     names = {"kind", "attack", "plugin", "budget_name", "budget", "stop", "limit", "split"}
-    told = evaluation.model_dump(mode="json", include=names) | {"settings": evaluation.recorded_settings}
+    told = evaluation.model_dump(mode="json", include=names) | {"settings": evaluation.settings, **evaluation.later()}
     run = json.loads(place(results).run_file(evaluation.run.run_id).read_text())
     record = told | {
-        "format": 1, "evaluation_id": evaluation.evaluation_id, "attack_key": evaluation.attack_key,
+        "format": FORMAT, "evaluation_id": evaluation.evaluation_id, "attack_key": evaluation.attack_key,
         "run_id": evaluation.run.run_id, "attempt_id": _hex(evaluation.evaluation_id, "done"), "status": "done",
         "weights_digest": run["weights_digest"], "images_digest": "d" * 24, "n": IMAGES, "n_clean": int(clean.sum()),
         "n_robust": int(robust.sum()) if attacked else None, "clean_bits": bits(clean),
@@ -110,7 +114,7 @@ def write_evaluation(results: Path, evaluation: EvaluationSpec, *, draw: int = 0
         "environment": ENVIRONMENT, "started": "2026-11-21T11:00:00Z",
     }  # fmt: skip
     if evaluation.kind in ("craft", "blackbox"):
-        tries = [{"surrogate": "own", "loss": "pgd", "restart": 0, "bits": bits(clean & ~robust)}]
+        tries = [{"surrogate": "own", "attack": "pgd", "restart": 0, "bits": bits(clean & ~robust)}]
         record |= {"attempts": tries, "measurements": {}}
     path = place(results).evaluation_file(evaluation.run.run_id, evaluation.evaluation_id)
     path.parent.mkdir(exist_ok=True)
@@ -142,6 +146,17 @@ def fill(results: Path, run: RunSpec, *, weights: int = 0) -> RunSpec:
     return run
 
 
+@cache
+def _standards() -> list[protocols.Standard]:
+    return protocols.standards(config.load(config.defaults("bench.toml")))
+
+
+def brought_up(db: Database) -> Database:
+    """The database after what follows from its rows was brought up to them, as every command that writes does."""
+    derived.refresh(db, _standards())
+    return db
+
+
 def bits(values: Any) -> str:
     """Booleans as base64 text."""
     return base64.b64encode(np.packbits(values).tobytes()).decode()
@@ -153,7 +168,7 @@ def tree(folder: Path) -> dict[str, str]:
         str(path.relative_to(folder)): hashlib.sha256(path.read_bytes()).hexdigest() if path.is_file() else "folder"
         for path in sorted(folder.rglob("*"))
         if not path.name.startswith("bench.db")
-        and path.name != "imported.json"
+        and path.name not in (provenance.ARCHIVE, provenance.ATTEMPTS)
         and not (path.is_dir() and path.name in ("journal", "locks"))
     }
 

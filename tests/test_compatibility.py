@@ -16,9 +16,9 @@ from bench.core import settings as plugin_settings
 from bench.core.settings import added
 from bench.core.specs import Training
 from bench.core.specs import added as added_field
+from bench.experiment.spec import EvaluationSpec, RunSpec
 from bench.jobs import select
 from bench.jobs.select import Selection
-from bench.jobs.spec import EvaluationSpec, RunSpec
 
 TESTS = Path(__file__).parent
 CONFIGURATIONS = [config.defaults("bench.toml"), *sorted((TESTS / "releases").glob("*.toml"))]
@@ -131,6 +131,6 @@ def test_an_added_field_of_a_spec_is_in_no_id_and_no_record_until_it_is_set() ->
     same = LaterEvaluation.model_validate(evaluation.model_dump())
     other = LaterEvaluation.model_validate(evaluation.model_dump() | {"judge": "vote"})
     assert same.model_dump_json() == evaluation.model_dump_json()
-    assert same.recorded_settings == evaluation.recorded_settings
+    assert same.later() == evaluation.later()
     assert same.evaluation_id == evaluation.evaluation_id != other.evaluation_id
-    assert other.recorded_settings == {"steps": 50, "judge": "vote"}
+    assert (other.settings, other.later()) == ({"steps": 50}, {"judge": "vote"})

@@ -153,7 +153,12 @@ def _record(
         "clean_bits": to_text(clean.numpy()),
         "robust_bits": to_text(robust.numpy()),
         "attempts": [
-            {"surrogate": surrogate, "loss": attempt.attack, "restart": attempt.restart, "bits": to_text(bits.numpy())}
+            {
+                "surrogate": surrogate,
+                "attack": attempt.attack,
+                "restart": attempt.restart,
+                "bits": to_text(bits.numpy()),
+            }
             for surrogate, attempt, bits in rows
         ],
         "seconds": time.perf_counter() - started,

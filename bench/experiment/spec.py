@@ -15,6 +15,8 @@ from bench.core.specs import Precision, Settings, Spec, Training, added, added_t
 
 SURROGATE_SEEDS = 1_000_000  # a surrogate of N members has this seed plus N: no member, nor data order, is shared
 
+FORMAT = 2  # of an evaluation's record: targets and precision are fields of their own
+
 Targets = Literal["random", "least_likely"]
 Kind = Literal["clean", "attack", "transfer", "craft", "blackbox"]
 
@@ -78,8 +80,7 @@ class EvaluationSpec(Spec):
 
     `craft` makes the images of the black-box suite on a surrogate, `blackbox` judges them on a victim: there
     `surrogates` are the runs whose images are used, and `settings` name them and their attacks.
-    `targets`: the attack leads to classes chosen this way. `precision`: of the passes that the attack asks for. These,
-    and what else the harness decides beside the attack and was `added`, records have among the settings.
+    `targets`: the attack leads to classes chosen this way. `precision`: of the passes that the attack asks for.
     """
 
     kind: Kind
@@ -119,21 +120,21 @@ class EvaluationSpec(Spec):
         return cls(kind="clean", run=run, attack="clean", plugin="clean", limit=limit, split=split, versions=newest)
 
     @classmethod
-    def readings(cls, record: Mapping[str, Any], run: RunSpec) -> list[EvaluationSpec]:
-        """What an evaluation's record on `run` may be of; the right one has the record's id.
+    def of_record(cls, record: Mapping[str, Any], run: RunSpec) -> EvaluationSpec:
+        """What an evaluation's record on `run` is of.
 
-        A record has how target classes were chosen, and another precision than float32, among the settings, where an
-        attack's own may have these names: then there are several readings.
+        In records of format 1 what the harness decides beside the attack stood among the settings, where an attack's
+        own may have these names: the reading that gives the record's id is meant.
 
         Raises:
             ValidationError: it is of nothing.
             KeyError, TypeError: it is no record.
         """
         fields = {name: record[name] for name in cls.model_fields if name in record}
-        fields |= {
-            "versions": {"attack": record["attack_version"], "evaluator": record["evaluator_version"]},
-            "run": run,
-        }
+        fields["versions"] = {"attack": record["attack_version"], "evaluator": record["evaluator_version"]}
+        fields["run"] = run
+        if record["format"] != 1:
+            return cls.model_validate(fields)
         tried: list[dict[str, Any]] = [{}]
         for name in added_to(cls):
             for reading in list(tried):
@@ -148,12 +149,7 @@ class EvaluationSpec(Spec):
                 fault = error
         if fault and not found:
             raise fault
-        return found
-
-    @property
-    def recorded_settings(self) -> dict[str, Any]:
-        """The settings as the record has them: the attack's own, how target classes are chosen, and the precision."""
-        return {**self.settings, **self.later()}
+        return next((spec for spec in found if spec.evaluation_id == record["evaluation_id"]), found[0])
 
     @cached_property
     def crafts(self) -> tuple[EvaluationSpec, ...]:

@@ -10,12 +10,12 @@ from typing import Protocol
 
 from bench.core.errors import BenchError, JobError
 from bench.core.files import read_json
+from bench.experiment.spec import Job
 from bench.jobs import journal
 from bench.jobs.executors import Executor, Finished, Task
 from bench.jobs.executors.task import done_attempt, fail, record_path
 from bench.jobs.locks import Locks, Owner
 from bench.jobs.plan import Plan
-from bench.jobs.spec import Job
 from bench.jobs.workplace import Workplace
 from bench.store import ingest
 from bench.store.database import Database

@@ -15,7 +15,7 @@ from bench.core.identity import short
 from bench.core.plain import visible
 from bench.core.tensors import DamagedError, set_aside
 from bench.data.base import Splits, load_splits
-from bench.jobs.spec import RunSpec
+from bench.experiment.spec import RunSpec
 from bench.jobs.workplace import Workplace
 from bench.models.build import build_member
 from bench.models.ensemble import Ensemble

@@ -13,8 +13,8 @@ from bench.core.lazy import torch
 from bench.core.numerics import numerics
 
 if TYPE_CHECKING:
+    from bench.experiment.spec import EvaluationSpec, RunSpec
     from bench.jobs.plan import Plan
-    from bench.jobs.spec import EvaluationSpec, RunSpec
     from bench.jobs.workplace import Workplace
     from bench.store.database import Database
 

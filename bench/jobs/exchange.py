@@ -26,7 +26,6 @@ from bench.store.records import ImportedRecord, read_record
 RUN = "run.json"
 CURVE = "train.jsonl"
 WEIGHTS = "members.safetensors"
-IMPORTED = "imported.json"
 FAILURES = "failures"
 
 

@@ -25,10 +25,10 @@ from bench.core.numerics import numerics
 from bench.core.progress import Progress
 from bench.data.base import ImageSet
 from bench.evaluation.measure import target_classes
+from bench.experiment.spec import EvaluationSpec, RunSpec
 from bench.jobs import batches
 from bench.jobs.ensembles import data_axes, load_ensemble, recorded_weights, splits_of
 from bench.jobs.measuring import is_out_of_memory
-from bench.jobs.spec import EvaluationSpec, RunSpec
 from bench.jobs.workplace import Workplace
 from bench.models.ensemble import Ensemble
 from bench.store import queries
@@ -158,13 +158,12 @@ def _spec(row: EvaluationRow, place: Workplace) -> EvaluationSpec:
     )
     try:
         run = RunSpec.model_validate(read_json(place.run_file(row.run_id))["config"])
-        specs = EvaluationSpec.readings(record, run)
+        spec = EvaluationSpec.of_record(record, run)
     except (KeyError, TypeError, ValueError) as error:
         raise fault from error
-    for spec in specs:
-        if (spec.evaluation_id, spec.run.run_id) == (row.evaluation_id, row.run_id):
-            return spec
-    raise fault
+    if (spec.evaluation_id, run.run_id) != (row.evaluation_id, row.run_id):
+        raise fault
+    return spec
 
 
 def _craft(
@@ -256,7 +255,8 @@ def _metadata(stored: Stored, place: Workplace) -> dict[str, Any]:
         "seed": row.seed,
         "attack": row.attack,
         "attack_plugin": spec.plugin,
-        "attack_settings": spec.recorded_settings,
+        "attack_settings": spec.settings,
+        **spec.later(),
         "budget_name": row.budget_name,
         "budget": row.budget,
         "stop": row.stop,

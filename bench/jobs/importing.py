@@ -16,10 +16,10 @@ from bench.core.errors import BenchError
 from bench.core.files import read_json, write_json
 from bench.core.identity import short
 from bench.jobs import journal
-from bench.jobs.exchange import CURVE, IMPORTED, RUN, WEIGHTS, check_file
+from bench.jobs.exchange import CURVE, RUN, WEIGHTS, check_file
 from bench.jobs.presence import beside
 from bench.jobs.workplace import Workplace
-from bench.store import door, schema
+from bench.store import door, provenance, schema
 from bench.store.archive import Archive, Limits
 from bench.store.database import Database
 from bench.store.door import CheckedRun
@@ -117,12 +117,14 @@ def _stage_run(
 
 
 def _note_origin(archive: Archive, stage: Path, place: Workplace) -> None:
-    """Beside each run that is new here: that it came from outside, and out of which archive."""
+    """Beside each run: which of its results came from outside; of one that is new here, out of which archive."""
+    for folder in sorted(path for path in stage.iterdir() if path.is_dir()):
+        provenance.note(folder, place.runs / folder.name)
     new = [path.parent for path in sorted(stage.glob(f"*/{RUN}")) if not (place.runs / path.parent.name / RUN).exists()]
     if new:
         record = {"format": 1, **archive.origin, "imported": datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")}
         for folder in new:
-            write_json(folder / IMPORTED, record)
+            write_json(folder / provenance.ARCHIVE, record)
 
 
 def _known_run(here: Path, db: Database | None, run: CheckedRun) -> bool:
@@ -185,7 +187,7 @@ def _other_images(db: Database, stage: Path) -> list[str]:
 
 def _moves(stage: Path, runs: Path) -> Iterator[tuple[Path, Path]]:
     """What was checked to its place: a new run as a whole, of a known one file by file, its record last."""
-    order = {IMPORTED: -1, WEIGHTS: 0, CURVE: 1, RUN: 2}
+    order = {provenance.ARCHIVE: -1, provenance.ATTEMPTS: -1, WEIGHTS: 0, CURVE: 1, RUN: 2}
     for folder in sorted(path for path in stage.iterdir() if path.is_dir()):
         files = sorted(path for path in folder.rglob("*") if path.is_file())
         target = runs / folder.name

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import shutil
 import uuid
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path, PurePosixPath
 from typing import Annotated, Literal
 
@@ -134,7 +134,10 @@ def catch_up(db: Database, place: Workplace) -> list[str]:
                     raise
                 except BenchError as error:
                     told.append(str(error))
-    return [*told, *ingest.sync(db, place.runs).damaged]
+    told += ingest.sync(db, place.runs).damaged
+    if db.derive is not None:  # who was killed may have left that undone, too
+        db.derive(db)
+    return told
 
 
 def pending(place: Workplace) -> list[str]:
@@ -148,7 +151,13 @@ def abandoned(place: Workplace) -> list[str]:
     return [name for name in pending(place) if locks.owner(name) is None]
 
 
-def rebuild(db: str | None, place: Workplace, published: Path, names: Namer = AS_RECORDED) -> Counts:
+def rebuild(
+    db: str | None,
+    place: Workplace,
+    published: Path,
+    names: Namer = AS_RECORDED,
+    derive: Callable[[Database], None] | None = None,
+) -> Counts:
     """Make the database anew from the files, as they are when all that was begun is done.
 
     Raises:
@@ -162,7 +171,7 @@ def rebuild(db: str | None, place: Workplace, published: Path, names: Namer = AS
         for name in begun:
             if (intent := _read(place, name)) is not None:
                 _finish_moves(place, intent)
-        counts = ingest.rebuild(own if db is None else db, place.runs, published, names)
+        counts = ingest.rebuild(own if db is None else db, place.runs, published, names, derive)
         for name in begun if db is None or Path(db) == own else ():  # another database has still to learn of it
             if (intent := _read(place, name)) is not None:
                 _remove(place, intent)

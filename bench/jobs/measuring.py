@@ -19,9 +19,9 @@ from bench.core.identity import source_digest
 from bench.core.progress import Progress
 from bench.data.base import ImageSet
 from bench.evaluation import blackbox, measure
+from bench.experiment.spec import FORMAT, EvaluationSpec
 from bench.jobs import batches
-from bench.jobs.ensembles import FORMAT, data_axes, load_ensemble, now, recorded_weights, splits_of
-from bench.jobs.spec import EvaluationSpec
+from bench.jobs.ensembles import data_axes, load_ensemble, now, recorded_weights, splits_of
 from bench.jobs.workplace import Workplace
 from bench.models.ensemble import Ensemble
 from bench.training import checkpoint
@@ -68,7 +68,8 @@ def evaluate(evaluation: EvaluationSpec, place: Workplace, progress: Progress) -
         "attempt_id": uuid.uuid4().hex[:24],
         "status": "done",
         **told,
-        "settings": evaluation.recorded_settings,
+        "settings": evaluation.settings,
+        **evaluation.later(),
         "weights_digest": recorded_weights(run, place),
         "images_digest": images.digest,
         **result,

@@ -20,10 +20,10 @@ from bench.core.specs import Training
 from bench.core.tensors import set_aside
 from bench.data.base import Dataset, ImageSet
 from bench.evaluation.chance import guessed
+from bench.experiment.spec import Job, RunSpec
 from bench.jobs import ensembles, journal, select
 from bench.jobs.executors.task import intent_of
 from bench.jobs.locks import Locks, Owner
-from bench.jobs.spec import Job, RunSpec
 from bench.jobs.workplace import Workplace
 from bench.models import outside
 from bench.models.build import build_member

@@ -10,12 +10,12 @@ from typing import Literal
 from bench.core.config import Loaded
 from bench.core.files import write_json
 from bench.core.identity import content_id
+from bench.experiment.spec import EvaluationSpec, Job, RunSpec
 from bench.jobs import select
 from bench.jobs.executors.task import lost
 from bench.jobs.select import Selection
-from bench.jobs.spec import EvaluationSpec, Job, RunSpec
 from bench.jobs.workplace import Workplace
-from bench.store import queries
+from bench.store import queries, standing
 from bench.store.database import Database
 from bench.store.records import PassRecord, read_record
 
@@ -149,7 +149,12 @@ def _join(jobs: list[Job], db: Database, place: Workplace) -> Plan:
     families = {job.run.family_id for job in jobs}
     runs = queries.runs(db, family_ids=families)
     evaluations = queries.evaluations(db, family_ids=families)
-    done = {row.run_id: row.attempt_id for row in runs} | {row.evaluation_id: row.attempt_id for row in evaluations}
+    weights = {row.run_id: row.weights_digest for row in runs}
+    done = {row.run_id: row.attempt_id for row in runs} | {
+        row.evaluation_id: row.attempt_id
+        for row in evaluations
+        if not standing.on_other_weights(row.weights_digest, weights.get(row.run_id))
+    }
     older_runs = {(row.family_id, row.seed) for row in runs}
     older_rows = {(row.family_id, row.seed, row.attack_key) for row in evaluations}
     failed = {row.job_id: row.error for row in queries.failures(db, run_ids=run_ids) if not row.done}

@@ -43,7 +43,7 @@ class Rubbish:
 def rubbish(db: Database, place: Workplace, *, stale: bool = False) -> list[Rubbish]:
     """What nothing needs any more: remains of killed or damaged work, failures that a result superseded.
 
-    With `stale` also evaluations of an older version of attack or evaluator than others in the database.
+    With `stale` also evaluations that are stale or superseded, as `bench.store.derived.refresh` last found them.
     """
     found = [*_left_behind(place)]
     for attempt in gc.superseded(db):
@@ -51,11 +51,10 @@ def rubbish(db: Database, place: Workplace, *, stale: bool = False) -> list[Rubb
         here = tuple(path for path in paths if path.exists())
         found.append(Rubbish(f"failure that a later attempt made good ({attempt.label})", here, attempt.attempt_id))
     if stale:
-        for row in gc.stale_evaluations(db):
-            versions = f"{row['part']} version {row['version']}, the newest is {row['newest']}"
-            label = f"stale evaluation {short(row['id'])} ({row['name']}: {versions})"
-            files = _evaluation_files(place, row["run_id"], row["id"])
-            found.append(Rubbish(label, files, evaluation_id=row["id"]))
+        for row, why in gc.stale_evaluations(db):
+            label = f"stale evaluation {short(row.evaluation_id)} ({row.label}: {why})"
+            files = _evaluation_files(place, row.run_id, row.evaluation_id)
+            found.append(Rubbish(label, files, evaluation_id=row.evaluation_id))
     return found
 
 

@@ -18,6 +18,7 @@ from bench.core.tensors import set_aside
 from bench.core.traces import relative
 from bench.data.augment import Augmentation
 from bench.evaluation.chance import guessed
+from bench.experiment.spec import Job, RunSpec
 from bench.jobs.ensembles import (
     FORMAT,
     data_axes,
@@ -34,7 +35,6 @@ from bench.jobs.ensembles import (
     weights_metadata,
 )
 from bench.jobs.measuring import evaluate, is_out_of_memory
-from bench.jobs.spec import Job, RunSpec
 from bench.jobs.workplace import Workplace
 from bench.training import checkpoint
 from bench.training.trainer import Trainer

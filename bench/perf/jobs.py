@@ -10,8 +10,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from bench.core.errors import BenchError
+from bench.experiment.spec import Job
 from bench.jobs.executors.local import cores
-from bench.jobs.spec import Job
 from bench.perf.processes import BENCH, python
 from bench.perf.timing import Spread, spread
 

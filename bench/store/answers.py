@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
-from bench.core.precision import Precision, precision_of, titled
+from bench.core.precision import Precision, titled
 
 Bools = NDArray[np.bool_]
+Provenance = Literal["measured", "imported", "re-measured"]
+"""Of a result: made here, taken in from others, or that and found again here."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -48,6 +50,8 @@ class RunRow:
     finished: str
     seconds: float
     notes: list[Any]
+    versions: dict[str, int]
+    provenance: Provenance
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -58,7 +62,7 @@ class EvaluationRow:
     run_id: str
     family_id: str
     attack_key: str
-    protocol_id: str
+    setting_id: str
     attempt_id: str
     kind: str
     attack: str
@@ -67,7 +71,10 @@ class EvaluationRow:
     budget_name: str | None
     budget: float | None
     stop: str | None
+    targets: Literal["random", "least_likely"] | None
+    precision: Precision
     image_limit: int | None
+    split: Literal["test", "validation"]
     weights_digest: str | None = None
     images_digest: str
     n: int
@@ -93,6 +100,7 @@ class EvaluationRow:
     seed: int
     method_version: int
     trainer_version: int
+    provenance: Provenance
 
     @property
     def steps(self) -> int | None:
@@ -101,9 +109,14 @@ class EvaluationRow:
         return steps if type(steps) is int else None
 
     @property
-    def precision(self) -> Precision:
-        """Of the passes that the attack asked for."""
-        return precision_of(self.plugin, self.settings)
+    def n_right(self) -> int | None:
+        """Images that are right: when clean for a clean pass, else after the attack; None where nothing is counted."""
+        return self.n_clean if self.kind == "clean" else self.n_robust
+
+    @property
+    def share(self) -> float | None:
+        """`n_right` as a share of all images."""
+        return None if self.n_right is None else self.n_right / self.n
 
     @property
     def label(self) -> str:
@@ -135,7 +148,7 @@ class AttemptRow:
     """One black-box attempt and its bits [n]."""
 
     surrogate: str
-    loss: str
+    attack: str
     restart: int
     bits: Bools
 

@@ -49,7 +49,7 @@ _NARROWER: Mapping[type, Mapping[str, Any]] = {
     answers.RunRow: {
         "run_id": Id, "members": Annotated[int, Field(ge=1, le=MEMBERS)], "training_limit": Count | None,
         "training": Annotated[dict[str, Any], AfterValidator(_trained)], "validation": Count,
-        "fusion_weights": list[Number] | None, "seconds": Positive,
+        "fusion_weights": list[Number] | None, "seconds": Positive, "versions": dict[str, Small],
     },
     answers.EvaluationRow: {
         "evaluation_id": Id, "run_id": Id, "kind": Literal["clean", "attack", "transfer", "craft", "blackbox"],

@@ -86,6 +86,8 @@ class Database:
         self._wrote = False
         self.names: Namer | None = None
         """Which names contents have here, for what is taken in; None where records are taken at their word."""
+        self.derive: Callable[[Database], None] | None = None
+        """Brings up to date what follows from rows, when a block that wrote some ends."""
         self.set_aside: set[str] = set()
         """Damaged rows that were told since it was opened."""
 
@@ -101,6 +103,8 @@ class Database:
         Raises:
             StoreError: it is.
         """
+        if fault is None and self._wrote and self.derive is not None:
+            self.derive(self)
         damage = self._damage() if isinstance(fault, Exception) and not isinstance(fault, BenchError) else ""
         self.close()
         if damage:
@@ -370,6 +374,7 @@ def _dumps(value: Any) -> str:
 def _loads(text: Any) -> Any:
     """What `_dumps` wrote; anything else becomes an object that every reader sets aside."""
     try:
-        return strict_json.parse(text) if isinstance(text, str) else Unreadable()  # SQLite makes a number of '5'
+        # SQLite makes a number of '5'; of PostgreSQL come bytes.
+        return strict_json.parse(text) if isinstance(text, str | bytes) else Unreadable()
     except ValueError:
         return Unreadable()

@@ -157,7 +157,7 @@ def check_evaluation(value: dict[str, Any], where: str, evaluation_id: str, run:
     record = parse_record(EvaluationRecord, value, where)
     if record.run_id != run.spec.run_id:
         raise refused(where, f"it is of run {short(record.run_id)}, not of the run whose folder holds it")
-    spec = _evaluation_spec(record, value, run.spec, where)
+    spec = _evaluation_spec(value, run.spec, where)
     if (spec.evaluation_id, spec.attack_key) != (record.evaluation_id, record.attack_key):
         raise refused(where, f"its content is of evaluation {short(spec.evaluation_id)}")
     if record.evaluation_id != evaluation_id:
@@ -175,14 +175,12 @@ def check_evaluation(value: dict[str, Any], where: str, evaluation_id: str, run:
     return CheckedEvaluation(record, spec)
 
 
-def _evaluation_spec(record: EvaluationRecord, value: dict[str, Any], run: RunSpec, where: str) -> EvaluationSpec:
+def _evaluation_spec(value: dict[str, Any], run: RunSpec, where: str) -> EvaluationSpec:
     """The spec that a record speaks of."""
-    splits = [value["split"]] if "split" in value else ["test", "validation"]  # no column of a database says which
     try:
-        specs = [spec for split in splits for spec in EvaluationSpec.readings(value | {"split": split}, run)]
+        return EvaluationSpec.of_record(value, run)
     except ValidationError as error:
         raise refused(where, f"{fault_of(error)}; was it made by another version of bench?") from error
-    return next((spec for spec in specs if spec.evaluation_id == record.evaluation_id), specs[0])
 
 
 def check_failure(value: dict[str, Any], where: str, attempt_id: str, run_id: str | None) -> FailureRecord:

@@ -7,9 +7,10 @@ from dataclasses import dataclass
 from itertools import islice
 from typing import Any
 
-from sqlalchemy import ColumnElement, Connection, Table, and_, delete, func, or_, select, text
+from sqlalchemy import ColumnElement, Connection, Table, and_, delete, func, or_, select
 
-from bench.store import schema
+from bench.store import derived, queries, schema
+from bench.store.answers import EvaluationRow
 from bench.store.database import Database
 
 CHUNK = 500
@@ -38,12 +39,17 @@ def superseded(db: Database) -> list[Attempt]:
     return [Attempt(row["attempt_id"], row["run_id"], f"{row['kind']}: {row['error']}") for row in db.rows(query)]
 
 
-def stale_evaluations(db: Database) -> list[dict[str, Any]]:
-    """Evaluations of an older attack or evaluator than others in the database: id, run and what is old."""
-    query = text("SELECT id, run_id, name, part, version, newest FROM stale WHERE kind = 'evaluation' ORDER BY id")
-    with db.read() as connection:
-        rows = [dict(row) for row in connection.execute(query).mappings()]
-    return list({row["id"]: row for row in rows}.values())
+def stale_evaluations(db: Database) -> list[tuple[EvaluationRow, str]]:
+    """Evaluations that are stale or superseded, each with the reason, as `bench.store.derived` last wrote them down."""
+    table = schema.Standing
+    query = select(table.id, table.why).where(table.kind == "evaluation", table.state.in_(("stale", "superseded")))
+    why = {row["id"]: row["why"] for row in db.rows(query.order_by(table.id))}
+    rows = [row for part in _parts(why) for row in queries.evaluations(db, evaluation_ids=part)]
+    return [(row, _in_words(why[row.evaluation_id])) for row in rows]
+
+
+def _in_words(why: Any) -> str:
+    return "; ".join(map(str, why)) if isinstance(why, list) else "its reasons are damaged"
 
 
 def attempts_at(db: Database, job_id: str) -> list[Attempt]:
@@ -86,6 +92,9 @@ def delete_runs(db: Database, run_ids: Iterable[str]) -> None:
     evaluation, job, run = (_table(model) for model in (schema.Evaluation, schema.Job, schema.Run))
     with db.write() as connection:
         for part in _parts(run_ids):
+            families = select(run.c.family_id).where(run.c.run_id.in_(part))
+            for run_id in {*part, *connection.scalars(select(run.c.run_id).where(run.c.family_id.in_(families)))}:
+                derived.mark(connection, run_id)
             connection.execute(delete(evaluation).where(evaluation.c.run_id.in_(part)))
             connection.execute(delete(job).where(or_(job.c.run_id.in_(part), job.c.job_id.in_(part))))
             connection.execute(delete(run).where(run.c.run_id.in_(part)))
@@ -94,10 +103,15 @@ def delete_runs(db: Database, run_ids: Iterable[str]) -> None:
 
 def delete_evaluations(db: Database, evaluation_ids: Iterable[str]) -> None:
     """Remove evaluations with their outcomes and all attempts at them."""
-    evaluation, job = _table(schema.Evaluation), _table(schema.Job)
+    evaluation, job, worth = (_table(model) for model in (schema.Evaluation, schema.Job, schema.Standing))
     with db.write() as connection:
         for part in _parts(evaluation_ids):
+            for run_id in connection.scalars(
+                select(evaluation.c.run_id).distinct().where(evaluation.c.evaluation_id.in_(part))
+            ):
+                derived.mark(connection, run_id)
             connection.execute(delete(evaluation).where(evaluation.c.evaluation_id.in_(part)))
+            connection.execute(delete(worth).where(worth.c.id.in_(part)))
             connection.execute(delete(job).where(job.c.job_id.in_(part)))
         _orphans(connection)
 

@@ -8,11 +8,11 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from sqlalchemy import Connection, delete, select
+from sqlalchemy import Connection, delete, select, update
 
 from bench.core.errors import BenchError
 from bench.core.identity import short
-from bench.store import door, schema
+from bench.store import door, provenance, schema
 from bench.store.database import Database, StoreError
 from bench.store.names import AS_RECORDED, Namer
 from bench.store.published import load_published
@@ -40,8 +40,9 @@ def ingest_run(db: Database, folder: Path) -> str:
     path = folder / RUN_FILE
     run = door.check_run(door.read(path, str(path)), str(path), folder.name)
     curve = curve_rows(folder / CURVE_FILE, run.record.run_id)
+    source = provenance.of(folder, run.record.attempt_id, run.record.started)
     with _file(db, path) as connection:
-        put_run(connection, run, curve, db.names or AS_RECORDED)
+        put_run(connection, run, curve, db.names or AS_RECORDED, provenance=source)
     return run.record.run_id
 
 
@@ -60,7 +61,9 @@ def ingest_evaluation(db: Database, path: Path) -> str:
             )
             raise BenchError(told)
         evaluation = door.check_evaluation(value, str(path), path.stem, run)
-        put_evaluation(connection, evaluation, db.names or AS_RECORDED, str(path))
+        record = evaluation.record
+        source = provenance.of(path.parent.parent, record.attempt_id, record.started)
+        put_evaluation(connection, evaluation, db.names or AS_RECORDED, str(path), provenance=source)
     return evaluation.record.evaluation_id
 
 
@@ -115,7 +118,32 @@ def sync(db: Database, runs_root: Path) -> Counts:
     return _take_in(db, runs_root, known)
 
 
-def rebuild(db_path: Path | str, runs_root: Path, published_folder: Path, names: Namer = AS_RECORDED) -> Counts:
+def note_provenance(db: Database, runs_root: Path) -> None:
+    """Set where the results come from whose files lie below `runs_root`; an older schema did not keep it.
+
+    Raises:
+        BenchError: the database cannot be written.
+    """
+    run, evaluation = schema.Run, schema.Evaluation
+    for path in sorted((*runs_root.glob(f"*/{provenance.ARCHIVE}"), *runs_root.glob(f"*/{provenance.ATTEMPTS}"))):
+        folder = path.parent
+        with db.write() as connection:
+            for table, key in ((run, run.run_id), (evaluation, evaluation.evaluation_id)):
+                rows = connection.execute(
+                    select(key, table.attempt_id, table.started).where(table.run_id == folder.name)
+                ).all()
+                for identifier, attempt_id, started in rows:
+                    found = provenance.of(folder, attempt_id, started)
+                    connection.execute(update(table).where(key == identifier).values(provenance=found))
+
+
+def rebuild(
+    db_path: Path | str,
+    runs_root: Path,
+    published_folder: Path,
+    names: Namer = AS_RECORDED,
+    derive: Callable[[Database], None] | None = None,
+) -> Counts:
     """Make the database at `db_path` anew from the files of all runs and the published tables.
 
     A SQLite database is made beside the old one, whose content it then replaces in one transaction; in PostgreSQL all
@@ -134,15 +162,16 @@ def rebuild(db_path: Path | str, runs_root: Path, published_folder: Path, names:
                 for table in reversed(schema.Base.metadata.sorted_tables):
                     if table is not schema.Meta.__table__:
                         connection.execute(delete(table))
-            target.names = names
+            target.names, target.derive = names, derive
             return _fill(target, runs_root, published_folder)
     if target.path.is_dir():
         raise BenchError(f"database {target.path} is a folder; give a file")
     try:
         with scratch(target.path) as temporary:
-            with Database(temporary).open(create=True) as fresh, fresh.batch():
-                fresh.names = names
-                counts = _fill(fresh, runs_root, published_folder)
+            with Database(temporary).open(create=True) as fresh:
+                fresh.names, fresh.derive = names, derive
+                with fresh.batch():
+                    counts = _fill(fresh, runs_root, published_folder)
             replace_content(target.path, temporary)
     except OSError as error:
         raise BenchError(f"cannot write database {target.path}: {error.strerror}") from error

@@ -18,6 +18,7 @@ from sqlalchemy import Connection, Table, insert, select
 from bench.core import strict_json
 from bench.core.errors import BenchError
 from bench.core.identity import short
+from bench.experiment.spec import FORMAT
 from bench.store import door, schema
 from bench.store.database import Database
 from bench.store.names import AS_RECORDED, Namer
@@ -105,7 +106,7 @@ class _Merge:
                 except BenchError as error:
                     self._left.append(str(error))
                 else:
-                    put_run(self._target, checked, curve, self._names)
+                    put_run(self._target, checked, curve, self._names, provenance="imported")
                     done.add(row["run_id"])
         return done
 
@@ -127,7 +128,7 @@ class _Merge:
                 attack, (bits,) = attacks.get(row["attack_key"], {}), outcomes[key] or ({},)
                 known = {**attack, **row}
                 value = {name: known[name] for name in EvaluationRecord.model_fields if name in known} | {
-                    "format": 1,
+                    "format": FORMAT,
                     "limit": row["image_limit"],
                     "environment": environments.get(row["environment_id"], {}).get("record"),
                     **{name: _text(bits.get(name)) for name in ("clean_bits", "robust_bits")},
@@ -143,7 +144,7 @@ class _Merge:
                 except BenchError as error:
                     self._left.append(str(error))
                 else:
-                    put_evaluation(self._target, checked, self._names, where)
+                    put_evaluation(self._target, checked, self._names, where, provenance="imported")
                     done += 1
         return done
 

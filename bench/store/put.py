@@ -9,14 +9,18 @@ from sqlalchemy import Connection, FromClause, Table, delete, exists, insert, se
 
 from bench.core.errors import BenchError
 from bench.core.identity import canonical, content_id
-from bench.store import schema
+from bench.store import derived, schema
+from bench.store.answers import Provenance
 from bench.store.door import CheckedEvaluation, CheckedRun, Known, known_run
 from bench.store.names import Namer
 from bench.store.records import FailureRecord
 from bench.store.rows import Children, Row, outcome_rows
+from bench.store.standing import run_versions
 
 
-def put_run(connection: Connection, run: CheckedRun, curve: list[Row], names: Namer) -> None:
+def put_run(
+    connection: Connection, run: CheckedRun, curve: list[Row], names: Namer, *, provenance: Provenance = "measured"
+) -> None:
     """Rows of a run, under the names that its content has."""
     record = run.record
     found = names.run(run.spec)
@@ -30,10 +34,13 @@ def put_run(connection: Connection, run: CheckedRun, curve: list[Row], names: Na
     ]
     values |= {
         "training_limit": run.spec.training.limit,
+        "versions": run_versions(record.config, record.trainer_version, record.method_version),
+        "provenance": provenance,
         "precision": run.spec.training.precision,
         "environment_id": _environment(connection, record.environment),
     }
     _put(connection, schema.Run, values, {schema.Member: members, schema.Curve: curve})
+    derived.mark(connection, record.run_id)
     _done(connection, "train", record.run_id, record.run_id, values)
 
 
@@ -49,27 +56,38 @@ def stored_run(connection: Connection, run_id: str, where: str) -> Known | None:
     return None if row is None else known_run(row.config, row.weights_digest, where)
 
 
-def put_evaluation(connection: Connection, evaluation: CheckedEvaluation, names: Namer, where: str) -> None:
+def put_evaluation(
+    connection: Connection,
+    evaluation: CheckedEvaluation,
+    names: Namer,
+    where: str,
+    *,
+    provenance: Provenance = "measured",
+) -> None:
     """Rows of an evaluation, whose run is there.
 
     Raises:
         BenchError: its attack key stands for another attack in the database.
     """
     record = evaluation.record
+    spec = evaluation.spec
     attack: Row = {
-        "plugin": record.plugin,
-        "settings": json.loads(canonical(record.settings)),
-        "budget_name": record.budget_name,
-        "budget": record.budget,
-        "stop": record.stop,
+        "plugin": spec.plugin,
+        "settings": json.loads(canonical(spec.settings)),
+        "budget_name": spec.budget_name,
+        "budget": spec.budget,
+        "stop": spec.stop,
     }
-    attack |= {"attack_key": record.attack_key, "protocol_id": content_id(attack)}
+    later = spec.later()
+    attack |= {"attack_key": record.attack_key, "setting_id": content_id(attack | later)}
+    attack |= {"targets": spec.targets, "precision": spec.precision}
     _attack(connection, attack, where)
     values = {key: value for key, value in dict(record).items() if key in schema.Evaluation.__table__.columns}
-    values |= {"attack": names.attack(evaluation.spec), "image_limit": record.limit}
-    values |= {"environment_id": _environment(connection, record.environment)}
+    values |= {"attack": names.attack(spec), "image_limit": spec.limit, "split": spec.split}
+    values |= {"environment_id": _environment(connection, record.environment), "provenance": provenance}
     _put(connection, schema.Evaluation, values, outcome_rows(record))
-    family_id = evaluation.spec.run.family_id
+    derived.mark(connection, record.run_id)
+    family_id = spec.run.family_id
     _done(connection, record.kind, record.evaluation_id, record.run_id, values | {"family_id": family_id})
 
 
@@ -115,10 +133,10 @@ def _put_job(connection: Connection, row: Row) -> None:
 
 def _attack(connection: Connection, row: Row, where: str) -> None:
     attack = schema.Attack.__table__
-    known = connection.scalar(select(attack.c.protocol_id).where(attack.c.attack_key == row["attack_key"]))
+    known = connection.scalar(select(attack.c.setting_id).where(attack.c.attack_key == row["attack_key"]))
     if known is None:
         connection.execute(insert(_table(attack)), row)
-    elif known != row["protocol_id"]:
+    elif known != row["setting_id"]:
         raise BenchError(
             f"{where} is damaged: attack_key {row['attack_key']} stands for another attack in the database"
         )

@@ -107,7 +107,7 @@ def evaluations(
     """
     from_run = {"family_id", "method", "dataset", "model", "recipe", "training_limit", "members", "fusion", "seed"}
     from_run |= {"method_version", "trainer_version"}
-    from_attack = {"protocol_id", "plugin", "settings", "budget_name", "budget", "stop"}
+    from_attack = {"setting_id", "plugin", "settings", "budget_name", "budget", "stop", "targets", "precision"}
     columns: list[Any] = [Run.plugin.label("method_plugin")]
     for name in columns_of(EvaluationRow):
         if name != "method_plugin":
@@ -213,15 +213,15 @@ def cells(db: Database, *, run_ids: Selection = None) -> list[CellRow]:
 
 
 def blackbox(db: Database, evaluation_id: str) -> list[AttemptRow]:
-    """The attempts of a black-box evaluation, by surrogate, loss and restart.
+    """The attempts of a black-box evaluation, by surrogate, attack and restart.
 
     Raises:
         BenchError: the evaluation is unknown.
     """
     n = _images(db, evaluation_id)
-    query = select(Blackbox.surrogate, Blackbox.loss, Blackbox.restart, Blackbox.bits)
+    query = select(Blackbox.surrogate, Blackbox.attack, Blackbox.restart, Blackbox.bits)
     query = query.where(Blackbox.evaluation_id == evaluation_id)
-    query = query.order_by(Blackbox.surrogate, Blackbox.loss, Blackbox.restart)
+    query = query.order_by(Blackbox.surrogate, Blackbox.attack, Blackbox.restart)
     found = []
     for row in db.rows(query):
         try:

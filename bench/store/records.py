@@ -10,11 +10,13 @@ from typing import Annotated, Any, Literal, Self, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import AfterValidator, BaseModel, Field, RootModel, ValidationError, model_validator
+from pydantic import AfterValidator, AliasChoices, BaseModel, Field, RootModel, ValidationError, model_validator
 
 from bench.core import bits
 from bench.core.errors import BenchError
 from bench.core.files import read_json
+from bench.core.precision import Precision
+from bench.experiment.spec import Targets
 from bench.store import measurements
 from bench.store.fields import (
     Attempt,
@@ -154,14 +156,16 @@ class AttemptRecord(Strict):
     """One black-box attempt."""
 
     surrogate: Name
-    loss: Name
+    attack: Annotated[Name, Field(validation_alias=AliasChoices("attack", "loss"))]
+    """`loss` in records of format 1."""
     restart: Small
     bits: str
 
 
 class EvaluationRecord(_Record):
-    """`evaluations/<evaluation_id>.json`."""
+    """`evaluations/<evaluation_id>.json`. In format 1 `targets` and `precision` stand among the settings."""
 
+    format: Literal[1, 2]  # type: ignore[assignment]
     evaluation_id: Id
     attack_key: Id
     run_id: Id
@@ -174,7 +178,10 @@ class EvaluationRecord(_Record):
     budget_name: Literal["eps", "c"] | None
     budget: Positive | None
     stop: Literal["first_success", "last"] | None
+    targets: Targets | None = None
+    precision: Precision = "float32"
     limit: Images | None
+    split: Literal["test", "validation"] = "test"
     weights_digest: Digest | None = None
     """Of the weights it was measured on; None in records from before it was kept."""
     images_digest: Digest
@@ -221,8 +228,8 @@ class EvaluationRecord(_Record):
                 raise ValueError(f"cells must hold each of {members} sources with each of {members + 1} targets once")
         if len({row.target for row in self.clean_rows}) != len(self.clean_rows):
             raise ValueError("clean_rows hold a target twice")
-        if len({(a.surrogate, a.loss, a.restart) for a in self.attempts}) != len(self.attempts):
-            raise ValueError("attempts hold the same surrogate, loss and restart twice")
+        if len({(a.surrogate, a.attack, a.restart) for a in self.attempts}) != len(self.attempts):
+            raise ValueError("attempts hold the same surrogate, attack and restart twice")
         for name, rows in (("clean_rows", self.clean_rows), ("cells", self.cells), ("attempts", self.attempts)):
             for row in rows:
                 _bits(name, row.bits, self.n)
@@ -268,6 +275,12 @@ class ImportedRecord(_Record):
     sha256: Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
     made_by: Name
     imported: Time
+
+
+class ImportedAttempts(_Record):
+    """`imported-attempts.json`: the attempts whose results came from outside."""
+
+    attempts: Annotated[list[Attempt], Field(max_length=10_000_000)]
 
 
 class PassRecord(RootModel[Annotated[dict[Id, Attempt], Field(max_length=10_000_000)]]):

@@ -77,7 +77,7 @@ def outcome_rows(record: EvaluationRecord) -> Children:
     ]
     rows[schema.Blackbox] = [
         key
-        | {"surrogate": a.surrogate, "loss": a.loss, "restart": a.restart}
+        | {"surrogate": a.surrogate, "attack": a.attack, "restart": a.restart}
         | {"n_set": int((values := bits.from_text(a.bits, record.n)).sum()), "bits": bits.pack(values)}
         for a in record.attempts
     ]

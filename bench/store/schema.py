@@ -11,7 +11,7 @@ from typing import Any
 from sqlalchemy import JSON, BigInteger, Float, ForeignKey, Index, Integer, LargeBinary, MetaData, Text
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 
-REVISIONS = ("0001",)  # oldest first; stands here so that reading a database needs no alembic
+REVISIONS = ("0001", "0002")  # oldest first; stands here so that reading a database needs no alembic
 
 ENSEMBLE = -1  # `target` of rows that speak of the whole ensemble
 
@@ -80,6 +80,8 @@ class Run(Base):
     activation: Mapped[str | None]
     method_version: Mapped[int] = mapped_column(Integer)
     trainer_version: Mapped[int] = mapped_column(Integer)
+    versions: Mapped[dict[str, Any]]
+    """Part (`methods/trs`, `trainer`, …) → version, prerequisites included."""
     source_digest: Mapped[str]
     requires: Mapped[dict[str, Any]]
     """Role → run id of what was trained before."""
@@ -91,6 +93,8 @@ class Run(Base):
     seconds: Mapped[float]
     config: Mapped[dict[str, Any]]
     notes: Mapped[list[Any]]
+    provenance: Mapped[str]
+    """`measured` (here), `imported`, or `re-measured` (imported, and found again here)."""
 
     __table_args__ = (Index("ix_run_dataset_method", "dataset", "method"),)
 
@@ -127,18 +131,22 @@ class Curve(Base):
 
 
 class Attack(Base):
-    """What an attack key stands for: plug-in, settings, budget and stop rule (and test images and random seed)."""
+    """What an attack key stands for: plug-in, settings, budget, stop rule, targets, precision (and the images)."""
 
     __tablename__ = "attack"
 
     attack_key: Mapped[str] = mapped_column(primary_key=True)
-    protocol_id: Mapped[str]
-    """Content hash of the columns below: equal for keys that differ in test images or random seed only."""
+    setting_id: Mapped[str]
+    """Content hash of the columns below: equal for keys that differ in kind and images only."""
     plugin: Mapped[str]
     settings: Mapped[dict[str, Any]]
     budget_name: Mapped[str | None]
     budget: Mapped[float | None]
     stop: Mapped[str | None]
+    targets: Mapped[str | None]
+    """How the classes were chosen that the attack led to; null for an untargeted one."""
+    precision: Mapped[str]
+    """Of the passes that it asked for; float32 judges in any case."""
 
 
 class Evaluation(Base):
@@ -157,6 +165,8 @@ class Evaluation(Base):
     """Configured name, a row of a table."""
     image_limit: Mapped[int | None]
     """Test images asked for, null for all."""
+    split: Mapped[str]
+    """`test`, or `validation` for images held out of the training set."""
     weights_digest: Mapped[str | None]
     """Of the weights it was measured on; null where the record does not say."""
     images_digest: Mapped[str]
@@ -172,6 +182,8 @@ class Evaluation(Base):
     source_digest: Mapped[str]
     environment_id: Mapped[str] = mapped_column(ForeignKey("environment.environment_id"))
     started: Mapped[str]
+    provenance: Mapped[str]
+    """As a run's."""
 
     __table_args__ = (Index("ix_evaluation_run_id_kind", "run_id", "kind"),)
 
@@ -230,7 +242,7 @@ class Transfer(Base):
 
 
 class Blackbox(Base):
-    """One attempt of the black-box suite: surrogate × loss × restart."""
+    """One attempt of the black-box suite: surrogate × attack × restart."""
 
     __tablename__ = "blackbox"
 
@@ -238,7 +250,7 @@ class Blackbox(Base):
         ForeignKey("evaluation.evaluation_id", ondelete="CASCADE"), primary_key=True
     )
     surrogate: Mapped[str] = mapped_column(primary_key=True)
-    loss: Mapped[str] = mapped_column(primary_key=True)
+    attack: Mapped[str] = mapped_column(primary_key=True)
     restart: Mapped[int] = mapped_column(Integer, primary_key=True, autoincrement=False)
     n_set: Mapped[int] = mapped_column(Integer)
     """Number of bits that are set."""
@@ -289,6 +301,55 @@ class Job(Base):
     environment_id: Mapped[str] = mapped_column(ForeignKey("environment.environment_id"))
 
     __table_args__ = (Index("ix_job_status_job_id", "status", "job_id"),)
+
+
+class Standing(Base):
+    """What a result is worth today, where it is not current (`bench.store.standing`); derived."""
+
+    __tablename__ = "standing"
+
+    id: Mapped[str] = mapped_column(primary_key=True)
+    """Run id or evaluation id, as `kind` says."""
+    kind: Mapped[str]
+    run_id: Mapped[str] = mapped_column(ForeignKey("run.run_id", ondelete="CASCADE"), index=True)
+    state: Mapped[str]
+    """`stale`, `superseded` or `invalid`."""
+    why: Mapped[list[Any]]
+
+
+class Score(Base):
+    """What one training comes to under one standard of a protocol (`bench.store.scores`); derived. Counts of images."""
+
+    __tablename__ = "score"
+
+    run_id: Mapped[str] = mapped_column(ForeignKey("run.run_id", ondelete="CASCADE"), primary_key=True)
+    protocol: Mapped[str] = mapped_column(primary_key=True)
+    version: Mapped[int] = mapped_column(Integer, primary_key=True, autoincrement=False)
+    eps: Mapped[float] = mapped_column(primary_key=True)
+    standard_id: Mapped[str]
+    """Content hash of what counted."""
+    recipes: Mapped[str]
+    """`complete` (all training images, nothing changed; or trained elsewhere) or `reduced`."""
+    n: Mapped[int] = mapped_column(Integer)
+    n_clean: Mapped[int] = mapped_column(Integer)
+    n_robust: Mapped[int] = mapped_column(Integer)
+    """Right after every attack of the standard that was measured."""
+    n_lowest: Mapped[int] = mapped_column(Integer)
+    """Right after everything known within the threat."""
+    seeds_demanded: Mapped[int] = mapped_column(Integer)
+    n_lacking: Mapped[int] = mapped_column(Integer)
+    """Attacks of the standard without a current result, and which: where there are any, the run has no rank."""
+    lacking: Mapped[list[Any]]
+
+
+class Pending(Base):
+    """Notes that a run's standings and scores are to be made anew; the run may be gone."""
+
+    __tablename__ = "pending"
+
+    stamp: Mapped[str] = mapped_column(primary_key=True)
+    """Random."""
+    run_id: Mapped[str]
 
 
 class Meta(Base):

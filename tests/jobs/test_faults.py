@@ -27,6 +27,7 @@ import pytest
 from test_runs import ROOT, numbers
 
 from bench.cli import main
+from bench.cli.options import bring_up
 from bench.core import files
 from bench.core.config import defaults
 from bench.jobs import work
@@ -162,7 +163,7 @@ def check(folder: Path, expected: dict[str, object]) -> None:
         path.unlink()
     assert numbers(folder) == expected
     rebuilt = folder.parent / f"{folder.name}-rebuilt.db"
-    assert ingest.rebuild(rebuilt, folder / "runs", defaults("published")).damaged == ()
+    assert ingest.rebuild(rebuilt, folder / "runs", defaults("published"), derive=bring_up).damaged == ()
     assert content(folder / "bench.db") == content(rebuilt)
     assert list((folder / "locks").glob("*.lock")) == []
     assert list((folder / "locks").glob("*.heir")) == []
@@ -264,7 +265,7 @@ def many_drivers(forker: Forker, folder: Path, *, drivers: int, seeds: int) -> i
         )
     assert (runs, evaluations, jobs) == (seeds, 10 * seeds, 11 * seeds)
     rebuilt = folder.parent / f"{folder.name}-rebuilt.db"
-    ingest.rebuild(rebuilt, folder / "runs", defaults("published"))
+    ingest.rebuild(rebuilt, folder / "runs", defaults("published"), derive=bring_up)
     assert content(folder / "bench.db") == content(rebuilt)
     return done
 

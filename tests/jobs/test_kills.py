@@ -24,6 +24,7 @@ from exchanged import attack, fill, spec, write_evaluation, write_failure
 from test_faults import content
 from test_runs import ROOT, numbers
 
+from bench.cli.options import bring_up
 from bench.core.config import defaults
 from bench.jobs.names import configured
 from bench.store import ingest
@@ -206,7 +207,7 @@ def agrees(folder: Path, name: str) -> None:
     """The database is what a rebuild gives, and nothing is left half done."""
     rebuilt = folder.parent / f"{folder.name}-rebuilt.db"
     rebuilt.unlink(missing_ok=True)
-    assert ingest.rebuild(rebuilt, folder / "runs", defaults("published"), configured()).damaged == ()
+    assert ingest.rebuild(rebuilt, folder / "runs", defaults("published"), configured(), bring_up).damaged == ()
     found, wanted = content(folder / "bench.db"), content(rebuilt)
     if (old := folder.parent / "old.db").exists() and found != wanted:  # rows without files, and it did not come so far
         assert found == content(old)

@@ -12,9 +12,9 @@ from safetensors.torch import load_file
 
 from bench.attacks.attempts import Attempts
 from bench.core import config
+from bench.experiment.spec import Job
 from bench.jobs import select, work
 from bench.jobs.select import Selection
-from bench.jobs.spec import Job
 from bench.jobs.workplace import Workplace
 
 pytestmark = pytest.mark.usefixtures("_one_thread")

@@ -10,16 +10,19 @@ from exchanged import attack, spec
 from pydantic import ValidationError
 
 from bench.core import config
+from bench.experiment.spec import FORMAT, EvaluationSpec, Job, RunSpec
 from bench.jobs import select
 from bench.jobs.select import Selection
-from bench.jobs.spec import EvaluationSpec, Job, RunSpec
 
 
-def record_of(evaluation: EvaluationSpec) -> dict[str, Any]:
-    """As `bench.jobs.measuring` writes it, without the outcome."""
+def record_of(evaluation: EvaluationSpec, written: int = FORMAT) -> dict[str, Any]:
+    """As `bench.jobs.measuring` writes it, without the outcome; format 1 as it was written before."""
     fields = evaluation.model_dump(mode="json", exclude={"run", "targets", "precision", "versions", "settings"})
+    told = {"settings": evaluation.settings, **evaluation.later()}
+    if written == 1:
+        told = {"settings": {**evaluation.settings, **evaluation.later()}}
     return {
-        **fields, "settings": evaluation.recorded_settings, "attack_version": evaluation.versions["attack"],
+        **fields, **told, "format": written, "attack_version": evaluation.versions["attack"],
         "evaluator_version": evaluation.versions["evaluator"], "evaluation_id": evaluation.evaluation_id,
     }  # fmt: skip
 
@@ -35,8 +38,7 @@ def test_ids_differ_by_targets_and_precision_and_are_as_before_where_both_are_as
     made = [usual.model_copy(update=change) for change in changes]
     fresh = [EvaluationSpec.model_validate(one.model_dump()) for one in made]
     assert len({one.evaluation_id for one in fresh}) == len({one.attack_key for one in fresh}) == 4
-    assert fresh[0].recorded_settings == {"steps": 50}
-    assert fresh[3].recorded_settings == {"steps": 50, "targets": "random", "precision": "bfloat16"}
+    assert (fresh[0].later(), fresh[3].later()) == ({}, {"targets": "random", "precision": "bfloat16"})
     usual = attack(RunSpec.model_validate({**run.model_dump(), "settings": {"strength": 0.5}}))
     assert usual.evaluation_id == "ac301678e74ac3a9faf0e9f2"  # results that people hold have such ids
 
@@ -54,13 +56,16 @@ def test_ids_differ_by_targets_and_precision_and_are_as_before_where_both_are_as
         ({"targets": "random", "precision": "bfloat16"}, {}),
     ],
 )
+@pytest.mark.parametrize("written", [1, FORMAT])
 def test_a_record_is_read_back_also_where_a_setting_has_a_name_of_the_harness(
-    run: RunSpec, told: dict[str, str], own: dict[str, str]
+    run: RunSpec, told: dict[str, str], own: dict[str, str], written: int
 ) -> None:
     made = attack(run).model_copy(update={**told, "settings": {"steps": 5, **own}})
     evaluation = EvaluationSpec.model_validate(made.model_dump())
-    readings = EvaluationSpec.readings(record_of(evaluation), run)
-    assert evaluation.evaluation_id in [reading.evaluation_id for reading in readings]
+    found = EvaluationSpec.of_record(record_of(evaluation, written), run)
+    assert found.evaluation_id == evaluation.evaluation_id
+    if written == FORMAT:
+        assert (found.settings, found.later()) == (evaluation.settings, evaluation.later())
 
 
 def test_labels_and_failures_name_another_precision_than_float32(run: RunSpec) -> None:
@@ -75,9 +80,9 @@ def test_labels_and_failures_name_another_precision_than_float32(run: RunSpec) -
 def test_a_record_of_nothing_is_refused(run: RunSpec) -> None:
     record = record_of(attack(run))
     with pytest.raises(ValidationError):
-        EvaluationSpec.readings({**record, "kind": "guess"}, run)
+        EvaluationSpec.of_record({**record, "kind": "guess"}, run)
     with pytest.raises(KeyError):
-        EvaluationSpec.readings({}, run)
+        EvaluationSpec.of_record({}, run)
 
 
 @pytest.mark.parametrize("name", ["resnet8", "resnet20"])

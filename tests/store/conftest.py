@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from exchanged import brought_up
 from sqlalchemy import create_engine
 from sqlalchemy import text as sql
 
@@ -107,7 +108,7 @@ class Files:
         name = changes.pop("attack", kind if kind in ("clean", "blackbox") else "pgd")
         part = {"plugin": "pgd", "settings": {"steps": 50}}
         record = {
-            "format": 1, "run_id": folder.name, "kind": kind, "status": "done", "attack": name, "plugin": name,
+            "format": 2, "run_id": folder.name, "kind": kind, "status": "done", "attack": name, "plugin": name,
             "settings": {"clean": {}, "blackbox": {"attacks": {"ce": part}, "restarts": 2, "surrogates": []}}.get(
                 kind, {"steps": 50}
             ),
@@ -121,7 +122,7 @@ class Files:
             "environment": ENVIRONMENT, "started": "2026-11-21T10:01:00Z",
         } | changes  # fmt: skip
         run = RunSpec.model_validate(json.loads((folder / "run.json").read_text())["config"])
-        found = EvaluationSpec.readings(record, run)[-1]
+        found = EvaluationSpec.of_record(record, run)
         record |= {"evaluation_id": found.evaluation_id, "attack_key": found.attack_key}
         record.setdefault("attempt_id", f"attempt-{found.evaluation_id}")
         path = folder / "evaluations" / f"{found.evaluation_id}.json"
@@ -182,8 +183,8 @@ class Files:
 
     @staticmethod
     def contents(db: Database) -> dict[str, list[tuple[Any, ...]]]:
-        """Every row of every table, sorted."""
-        with db.read() as connection:
+        """Every row of every table, sorted; what follows from rows is brought up to them first."""
+        with brought_up(db).read() as connection:
             return {
                 table.name: sorted((tuple(row) for row in connection.execute(table.select())), key=repr)
                 for table in Base.metadata.sorted_tables

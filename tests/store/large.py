@@ -13,11 +13,12 @@ from sqlalchemy import insert
 
 from bench.core import config
 from bench.core.identity import content_id
+from bench.experiment.spec import EvaluationSpec, RunSpec
 from bench.jobs import select
-from bench.jobs.spec import EvaluationSpec, RunSpec
 from bench.store import schema
 from bench.store.database import Database
 from bench.store.ingest import load_published
+from bench.store.standing import run_versions
 
 IMAGES = 500
 SEEDS = 5
@@ -100,7 +101,8 @@ def _run_row(run: RunSpec, environment: str) -> dict[str, Any]:
         "trainer_version": run.versions["trainer"], "source_digest": "0" * 24,
         "requires": {name: needed.run_id for name, needed in run.requires.items()}, "weights_digest": "1" * 24,
         "environment_id": environment, "started": STARTED, "finished": STARTED, "seconds": 12.0,
-        "config": run.model_dump(mode="json"), "notes": [],
+        "config": run.model_dump(mode="json"), "notes": [], "provenance": "measured",
+        "versions": run_versions(run.model_dump(mode="json"), run.versions["trainer"], run.versions["method"]),
     }  # fmt: skip
 
 
@@ -109,7 +111,8 @@ def _attack_row(spec: EvaluationSpec) -> dict[str, Any]:
         "plugin": spec.plugin, "settings": spec.settings, "budget_name": spec.budget_name, "budget": spec.budget,
         "stop": spec.stop,
     }  # fmt: skip
-    return {"attack_key": spec.attack_key, "protocol_id": content_id(row), **row}
+    row |= {"targets": spec.targets, "precision": spec.precision}
+    return {"attack_key": spec.attack_key, "setting_id": content_id(row), **row}
 
 
 def _evaluation_rows(spec: EvaluationSpec, run: RunSpec, environment: str) -> dict[Any, list[dict[str, Any]]]:
@@ -127,7 +130,7 @@ def _evaluation_rows(spec: EvaluationSpec, run: RunSpec, environment: str) -> di
         "measurements": {"unmoved": 0, "loss_curve": [round(float(value), 4) for value in rng.random(20)]},
         "forwards": 1000, "backwards": 1000, "seconds": 1.5, "attack_version": spec.versions["attack"],
         "evaluator_version": spec.versions["evaluator"], "source_digest": "2" * 24, "environment_id": environment,
-        "started": STARTED,
+        "started": STARTED, "split": spec.split, "provenance": "measured",
     }  # fmt: skip
     rows: dict[Any, list[dict[str, Any]]] = {
         schema.Evaluation: [row],

@@ -16,13 +16,25 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from exchanged import IMAGES, attack, bits, fill, place, spec, tree, write_evaluation, write_failure, write_run
+from exchanged import (
+    IMAGES,
+    attack,
+    bits,
+    brought_up,
+    fill,
+    place,
+    spec,
+    tree,
+    write_evaluation,
+    write_failure,
+    write_run,
+)
 
 from bench.core.errors import BenchError
 from bench.jobs import exchange, journal
 from bench.jobs.importing import Imported, import_archive
 from bench.jobs.locks import Locks
-from bench.store import ingest, queries
+from bench.store import ingest, provenance, queries
 from bench.store.archive import Archive, Limits
 from bench.store.database import Database
 from bench.store.schema import Base
@@ -59,7 +71,7 @@ def take(archive: Path, results: Path, limits: Limits | None = None) -> Imported
 
 
 def contents(path: Path) -> dict[str, list[Any]]:
-    with Database(path).open() as db, db.read() as connection:
+    with Database(path).open() as db, brought_up(db).read() as connection:
         return {
             table.name: sorted(map(repr, connection.execute(table.select())))
             for table in Base.metadata.sorted_tables
@@ -140,7 +152,7 @@ def test_what_arrives_is_what_was_sent_and_twice_is_once(mine: Path, tmp_path: P
     told = take(archive, theirs)
     assert (told.runs, told.evaluations, told.failures, told.weights, told.kept) == (2, 6, 2, 2, 0)
     assert tree(theirs) == tree(mine)
-    ingest.rebuild(tmp_path / "rebuilt.db", mine / "runs", Path("results/published"))
+    ingest.rebuild(tmp_path / "rebuilt.db", theirs / "runs", Path("results/published"))
     assert contents(theirs / "bench.db") == contents(tmp_path / "rebuilt.db")
     times = {path: path.stat().st_mtime_ns for path in theirs.rglob("*.json")}
     told = take(archive, theirs)
@@ -550,3 +562,68 @@ def test_a_file_that_changes_while_it_is_read_is_told(
 def test_an_archive_knows_its_size_before_it_is_unpacked(archive: Path, mine: Path) -> None:
     with Archive(archive) as opened:
         assert opened.size == sum(path.stat().st_size for path in (mine / "runs" / RUN).rglob("*") if path.is_file())
+
+
+def origins(results: Path) -> dict[str, str]:
+    """Where every run and evaluation comes from, by id; a rebuild says the same."""
+    found = []
+    ingest.rebuild(results.parent / "again.db", results / "runs", Path("results/published"))
+    for path in (results / "bench.db", results.parent / "again.db"):
+        with Database(path).open() as db:
+            runs = {run.run_id: run.provenance for run in queries.runs(db)}
+            found.append(runs | {row.evaluation_id: row.provenance for row in queries.evaluations(db)})
+    assert found[0] == found[1]
+    return dict(found[0])
+
+
+def test_what_came_in_is_told_from_what_is_measured_here(mine: Path, tmp_path: Path) -> None:
+    archive, theirs = export(mine, tmp_path / "runs.zip"), tmp_path / "theirs"
+    take(archive, theirs)
+    assert set(origins(theirs).values()) == {"imported"}
+    more = attack(spec(), 0.3)
+    write_evaluation(theirs, more, started="2025-01-01T00:00:00Z")  # by a clock that is wrong: it does not matter
+    again = attack(spec(), 0.1)
+    path = write_evaluation(theirs, again, draw=1, attempt_id="measured-again")
+    with Database(theirs / "bench.db").open() as db:
+        ingest.sync(db, theirs / "runs")
+        ingest.ingest_evaluation(db, path)
+    found = origins(theirs)
+    assert {key for key, value in found.items() if value == "measured"} == {more.evaluation_id, again.evaluation_id}
+
+
+def test_results_that_come_in_on_a_run_of_ours_leave_it_ours(mine: Path, tmp_path: Path) -> None:
+    ours = tmp_path / "ours"
+    run = spec()
+    write_run(ours, run)
+    own = attack(run, 0.3)
+    write_evaluation(ours, own)
+    with Database(tmp_path / "ours" / "bench.db").open(create=True) as db:
+        ingest.sync(db, ours / "runs")
+    take(export(mine, tmp_path / "runs.zip"), ours)
+    found = origins(ours)
+    assert (found[run.run_id], found[own.evaluation_id]) == ("measured", "measured")
+    assert found[attack(run, 0.1).evaluation_id] == "imported"
+    assert not place(ours).imported_file(run.run_id).exists()
+
+
+def test_a_run_imported_before_results_were_named_is_told_by_its_times(mine: Path, tmp_path: Path) -> None:
+    theirs = tmp_path / "theirs"
+    take(export(mine, tmp_path / "runs.zip"), theirs)
+    for path in theirs.glob(f"runs/*/{provenance.ATTEMPTS}"):
+        path.unlink()
+    more = attack(spec(), 0.3)
+    write_evaluation(theirs, more, started="2098-01-01T00:00:00Z")
+    with Database(theirs / "bench.db").open() as db:
+        ingest.sync(db, theirs / "runs")
+    found = origins(theirs)
+    assert {key for key, value in found.items() if value == "measured"} == {more.evaluation_id}
+    # What comes in later is noted beside what was known.
+    write_evaluation(mine, attack(spec(), 0.4))
+    take(export(mine, tmp_path / "runs.zip"), theirs)
+    found = origins(theirs)
+    assert {key for key, value in found.items() if value == "measured"} == {more.evaluation_id}
+    # Of a note that is damaged nobody knows the time, only that the run came from somewhere.
+    (theirs / "runs" / RUN / provenance.ATTEMPTS).unlink()
+    place(theirs).imported_file(RUN).write_text("{}")
+    ingest.rebuild(theirs / "bench.db", theirs / "runs", Path("results/published"))
+    assert origins(theirs)[RUN] == "imported"

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from exchanged import attack, fill, spec, write_evaluation, write_failure, write_run
+from exchanged import attack, brought_up, fill, spec, write_evaluation, write_failure, write_run
 
 from bench.core.errors import BenchError
 from bench.jobs.exchange import merge_from
@@ -24,9 +24,14 @@ def built(results: Path) -> Path:
 
 
 def contents(where: Path | str) -> dict[str, list[str]]:
-    with Database(where).open() as db, db.read() as connection:
+    """Every row of every table but where it comes from, which is another thing for those who were merged in."""
+    with Database(where).open() as db, brought_up(db).read() as connection:
         return {
-            table.name: sorted(map(repr, connection.execute(table.select()))) for table in Base.metadata.sorted_tables
+            table.name: sorted(
+                repr({name: value for name, value in row.items() if name != "provenance"})
+                for row in connection.execute(table.select()).mappings()
+            )
+            for table in Base.metadata.sorted_tables
         }
 
 
@@ -68,6 +73,17 @@ def test_a_merge_equals_a_rebuild_of_both_folders(folders: tuple[Path, Path]) ->
     again = merged(left / "bench.db", right / "bench.db")
     assert (again.runs, again.evaluations, again.attempts) == (0, 0, 0)
     assert contents(left / "bench.db") == expected
+
+
+def test_what_was_merged_in_is_not_measured_here(folders: tuple[Path, Path]) -> None:
+    left, right = folders
+    with Database(built(left)).open() as db:
+        mine = {row.evaluation_id for row in queries.evaluations(db)}
+    merged(left / "bench.db", built(right))
+    with Database(left / "bench.db").open() as db:
+        assert {run.seed: run.provenance for run in queries.runs(db)} == {0: "measured", 1: "imported", 2: "measured"}
+        for row in queries.evaluations(db):
+            assert row.provenance == ("measured" if row.evaluation_id in mine else "imported")
 
 
 def test_a_merge_into_an_empty_database_is_a_copy(folders: tuple[Path, Path], tmp_path: Path) -> None:
@@ -139,7 +155,7 @@ def test_what_cannot_be_merged_is_told(folders: tuple[Path, Path], tmp_path: Pat
             with pytest.raises(BenchError, match=words):
                 merge_from(db, other)
         with Database(left / "bench.db").open() as changed, changed.write() as connection:
-            connection.exec_driver_sql("UPDATE attack SET protocol_id = 'other'")
+            connection.exec_driver_sql("UPDATE attack SET setting_id = 'other'")
         fill(tmp_path / "third", spec(seed=7))
         with pytest.raises(BenchError, match="stands for another attack"):
             merge_from(db, str(built(tmp_path / "third")))

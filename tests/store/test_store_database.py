@@ -107,7 +107,7 @@ def test_a_newer_schema_is_refused_and_an_older_one_asks_for_upgrade(
             action()
     with sqlite3.connect(str(db)) as connection:
         connection.execute("UPDATE alembic_version SET version_num = ?", REVISIONS[-1:])
-    monkeypatch.setattr("bench.store.database.REVISIONS", (*REVISIONS, "0002"))
+    monkeypatch.setattr("bench.store.database.REVISIONS", (*REVISIONS, "9000"))
     with pytest.raises(BenchError, match="db upgrade"):
         Database(str(db)).open()
 

@@ -29,7 +29,7 @@ def test_postgresql_holds_the_same_rows_and_views_as_sqlite(url: str, files: Any
     from alembic.migration import MigrationContext
 
     folder = files.fill()
-    coarse = {"settings": {"steps": 50, "precision": "bfloat16"}, "attack": "coarse"}
+    coarse = {"precision": "bfloat16", "attack": "coarse"}
     files.evaluation(folder, [True] * 10, [True, False] * 5, budget=0.1, **coarse)
     matrix = np.ones((4, 10), bool), np.ones((3, 4, 10), bool)
     files.matrix(folder, *matrix, budget=0.3, **coarse)

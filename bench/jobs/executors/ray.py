@@ -24,10 +24,10 @@ import bench
 from bench.core.errors import BenchError
 from bench.core.files import atomic
 from bench.core.numbers import WORKERS, read_number, read_whole, shown
+from bench.experiment.spec import Job
 from bench.jobs import journal
 from bench.jobs.executors import Finished, Setting
 from bench.jobs.executors.task import Relay, Stoppable, Stopped, Task, carry_out, intent_of, record_path
-from bench.jobs.spec import Job
 from bench.jobs.workplace import Workplace
 
 POLL = 0.5  # seconds between two looks at the board

@@ -12,10 +12,11 @@ from typing import Any
 from bench.core.errors import BenchError, JobError
 from bench.core.files import read_json
 from bench.core.progress import Progress
+from bench.experiment.spec import Job
 from bench.jobs import journal
 from bench.jobs.journal import Intent
-from bench.jobs.spec import Job
 from bench.jobs.workplace import Workplace
+from bench.store.standing import on_other_weights
 
 TRAINED = ("train.jsonl", "members.safetensors", "run.json")  # the last one says that the others are there
 
@@ -132,12 +133,20 @@ def lost(job: Job, place: Workplace) -> str:
 
 
 def done_attempt(job: Job, place: Workplace) -> str:
-    """The attempt that the files of a job are of; empty when it is not done, or what others need of it is gone."""
+    """The attempt that the files of a job are of; empty when it is not done.
+
+    Nor is it where what others need of it is gone, or where it was measured on other weights than the run has.
+    """
     path = record_path(job, place)
     if not path.exists() or lost(job, place):
         return ""
     try:
-        return str(read_json(path)["attempt_id"])
+        record = read_json(path)
+        if job.evaluation is not None:
+            own = read_json(place.run_file(job.run.run_id)).get("weights_digest")
+            if on_other_weights(record.get("weights_digest"), own):
+                return ""
+        return str(record["attempt_id"])
     except (BenchError, KeyError, TypeError):
         return ""
 
