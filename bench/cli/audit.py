@@ -36,14 +36,14 @@ def command(identifier: str | None, as_json: bool, results: Path, db: str | None
       bench audit 4f0c1a --json
     """
     from bench.report.console import console
-    from bench.store import flags, lookup, queries
+    from bench.store import flags, lookup, queries, standing
 
     with reading(db, results) as base:
         chosen = None if identifier is None else lookup.find(base, identifier)
         family = None if chosen is None else queries.find_run(base, chosen.run_id).family_id
-        rows = queries.evaluations(base, family_ids=family)
+        measured = standing.read(base, family_ids=family)
         failures = [row for row in queries.failures(base, family_ids=family) if not row.done]
-    found = flags.find(rows)
+    rows, found = list(measured.rows), measured.standings.raised
     if chosen is not None:
         rows = [row for row in rows if row.run_id == chosen.run_id]
         unchecked = flags.unchecked(rows)

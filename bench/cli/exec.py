@@ -39,9 +39,9 @@ def command(
     from bench.core.errors import BenchError
     from bench.core.files import read_json
     from bench.core.progress import Progress
+    from bench.experiment.spec import Job
     from bench.jobs.executors.task import Task, carry_out
     from bench.jobs.locks import Locks, Owner
-    from bench.jobs.spec import Job
 
     try:
         job = Job.model_validate(read_json(job_file))

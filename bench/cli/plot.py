@@ -288,7 +288,8 @@ def _named(stem: str, frame: pd.DataFrame) -> str:
 def _heading(what: str, chosen: Chosen, frame: pd.DataFrame, *, images: bool = True) -> tuple[str, str]:
     """Two lines: what is shown of which experiment and recipe; on how many test images, and which seeds."""
     from bench.report.plots import style
-    from bench.report.results import changes_shown, images_label, joined, recipe_label, run_specs
+    from bench.report.recipes import recipe_label
+    from bench.report.results import changes_shown, images_label, joined, run_specs
 
     loaded, selection = chosen.loaded, chosen.selection
     specs = run_specs(loaded, selection)

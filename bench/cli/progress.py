@@ -11,8 +11,8 @@ from rich.live import Live
 from rich.text import Text
 
 from bench.core.progress import Progress
+from bench.experiment.spec import Job
 from bench.jobs.estimate import spoken
-from bench.jobs.spec import Job
 
 LOG_SECONDS = 30.0  # between two lines about the same job where there is no terminal
 SHOWN = 16  # lines of jobs on a terminal, lest they fill it

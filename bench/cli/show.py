@@ -119,11 +119,11 @@ def _export(
 def _run(base: Database, run_id: str, results: Path) -> dict[str, Any]:
     from bench.jobs.exchange import imported
     from bench.report.recipes import ELSEWHERE
-    from bench.store import flags, queries
+    from bench.store import queries, standing
 
     run = queries.find_run(base, run_id)
-    rows = queries.evaluations(base, family_ids=run.family_id)
-    raised = flags.find(rows)
+    measured = standing.read(base, family_ids=run.family_id)
+    rows, raised = measured.rows, measured.standings.raised
     # Of a training elsewhere nothing is known: what the record has there only fills its place.
     unknown = {"recipe": ELSEWHERE, "training": None} if run.plugin == OUTSIDE else {}
     return {
@@ -134,6 +134,12 @@ def _run(base: Database, run_id: str, results: Path) -> dict[str, Any]:
         "parameters": [member.parameters for member in queries.members(base, run_id)],
         "curve": [asdict(row) for row in queries.curve(base, run_id)],
         "evaluations": [asdict(row) for row in rows if row.run_id == run_id],
+        "standing": asdict(measured.standings.of(run_id)),
+        "standings": {
+            row.evaluation_id: asdict(worth)
+            for row in rows
+            if row.run_id == run_id and not (worth := measured.standings.of(row.evaluation_id)).is_current
+        },
         "flags": {
             row.evaluation_id: [item.flag.id for item in raised.get(row.evaluation_id, ())]
             for row in rows
@@ -229,7 +235,7 @@ def _print_evaluation(row: dict[str, Any], out: Console) -> None:
     from rich.text import Text
 
     from bench.core.identity import short
-    from bench.core.precision import precision_of, titled
+    from bench.core.precision import titled
     from bench.report.tables import budget_text
 
     grid = Table.grid(padding=(0, 2))
@@ -237,9 +243,7 @@ def _print_evaluation(row: dict[str, Any], out: Console) -> None:
     long = ("loss_curve", "loss_stages", "sources", "files", "images")
     measured = {key: value for key, value in row["measurements"].items() if key not in long}
     lines: dict[str, str | Text] = {
-        "evaluation": Text.assemble(
-            (short(row["evaluation_id"]), "bold"), f"  {titled(title, precision_of(row['plugin'], row['settings']))}"
-        ),
+        "evaluation": Text.assemble((short(row["evaluation_id"]), "bold"), f"  {titled(title, row['precision'])}"),
         "of run": f"{short(row['run_id'])}  {row['method']} on {row['dataset']}, seed {row['seed']}",
         "result": f"{_result(row)} of {row['n']} images, clean {100 * row['n_clean'] / row['n']:.1f} %",
         "settings": _settings(row) or "none",

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from bench.report.recipes import recipe_label
-from bench.store import flags, queries
+from bench.store import queries, standing
 from bench.store.answers import CurveRow, ReferenceRow, RunRow
 from bench.store.database import Database
 from bench.training.outside import OUTSIDE
@@ -21,18 +21,19 @@ RUN_NAMES = ("run_id", "family_id", "dataset", "method", "model", "members", "re
 RUN_COLUMNS = tuple(field.name for field in fields(RunRow))
 EVALUATION_COLUMNS = (
     "evaluation_id", *RUN_NAMES, "kind", "attack", "plugin", "settings", "steps", "precision", "budget_name", "budget",
-    "stop", "n", "n_clean", "n_robust", "clean_accuracy", "robust_accuracy", "stale", "invalid", "flags", "image_limit",
-    "images_digest", "protocol_id", "attack_version", "evaluator_version", "forwards", "backwards", "seconds",
-    "started",
+    "stop", "targets", "split", "n", "n_clean", "n_robust", "clean_accuracy", "robust_accuracy", "standing", "stale",
+    "invalid", "flags", "provenance", "image_limit", "images_digest", "setting_id", "attack_version",
+    "evaluator_version", "forwards", "backwards", "seconds", "started",
 )  # fmt: skip
 MATRIX_COLUMNS = (
-    "evaluation_id", *RUN_NAMES, "attack", "settings", "precision", "budget_name", "budget", "stale", "source",
-    "target", "n", "n_missed", "n_correct_all", "n_missed_correct_all", "n_correct_both", "n_missed_correct_both",
-    "n_definition6", "all", "correct_all", "correct_both", "definition6", "definition6_conditional",
+    "evaluation_id", *RUN_NAMES, "attack", "settings", "precision", "targets", "budget_name", "budget", "stale",
+    "source", "target", "n", "n_missed", "n_correct_all", "n_missed_correct_all", "n_correct_both",
+    "n_missed_correct_both", "n_definition6", "all", "correct_all", "correct_both", "definition6",
+    "definition6_conditional",
 )  # fmt: skip
 CURVE_COLUMNS = (*RUN_NAMES, "phase", "epoch", "position", "lr", "seconds", "accuracy_on", "quantity", "part", "value")
 BLACKBOX_COLUMNS = (
-    "evaluation_id", *RUN_NAMES, "budget_name", "budget", "stale", "surrogate", "loss", "restart", "n", "n_missed",
+    "evaluation_id", *RUN_NAMES, "budget_name", "budget", "stale", "surrogate", "attack", "restart", "n", "n_missed",
     "missed",
 )  # fmt: skip
 PUBLISHED_COLUMNS = (*(field.name for field in fields(ReferenceRow)), "accuracy")
@@ -52,7 +53,7 @@ class Frames:
     """The frames of one database; each is read when it is first asked for, and kept.
 
     Identity columns of most frames: run_id, family_id (seeds of one cell share it), dataset, method, model, members,
-    recipe, seed. `stale`: of an older version than another result in this database. Numbers are as stored: nothing is
+    recipe, seed. `stale`: a part that decides it has another version today. Numbers are as stored: nothing is
     left out, so filter by `stale` and `invalid` before taking means. Seeds above a million are those of surrogates.
     """
 
@@ -66,10 +67,11 @@ class Frames:
     def runs(self) -> pd.DataFrame:
         """One row a trained ensemble: settings, training, seed, versions, seconds of training, `stale`."""
         with Database(self.where).open() as db, db.snapshot():
-            stale = _stale(db)["run"]
-            rows = [
-                {**vars(row), **_made(row.recipe, row.plugin), "stale": row.run_id in stale} for row in queries.runs(db)
-            ]
+            runs = queries.runs(db)
+        worth = standing.judge(runs)
+        rows = [
+            {**vars(row), **_made(row.recipe, row.plugin), "stale": not worth.of(row.run_id).is_current} for row in runs
+        ]
         return _frame(rows, (*RUN_COLUMNS, "stale"))
 
     @cached_property
@@ -83,22 +85,21 @@ class Frames:
         nothing.
         """
         with Database(self.where).open() as db, db.snapshot():
-            stale = _stale(db)
-            found = queries.evaluations(db)
-        raised = flags.find(found)
+            measured = standing.read(db)
         rows = []
-        for row in found:
-            told = raised.get(row.evaluation_id, ())
+        for row in measured.rows:
+            worth = measured.standings.of(row.evaluation_id)
+            told = measured.standings.raised.get(row.evaluation_id, ())
             rows.append(
                 {
                     **vars(row),
                     "recipe": recipe_label(row.recipe, plugin=row.method_plugin),
                     "steps": row.steps,
-                    "precision": row.precision,
                     "clean_accuracy": row.n_clean / row.n if row.n else None,
                     "robust_accuracy": row.n_robust / row.n if row.n and row.n_robust is not None else None,
-                    "stale": row.evaluation_id in stale["evaluation"] or row.run_id in stale["run"],
-                    "invalid": flags.is_invalid(told),
+                    "standing": worth.state,
+                    "stale": worth.state in ("stale", "superseded"),
+                    "invalid": worth.state == "invalid",
                     "flags": " ".join(dict.fromkeys(item.flag.id for item in told)),
                 }
             )
@@ -158,7 +159,7 @@ class Frames:
 
     @cached_property
     def blackbox(self) -> pd.DataFrame:
-        """One row an attempt of the black-box suite: surrogate (a run id) × loss × restart.
+        """One row an attempt of the black-box suite: surrogate (a run id) × attack × restart.
 
         `missed`: share of the n images that the victim misclassifies after this attempt alone. What is robust against
         all attempts stands in `evaluations` with kind `blackbox`.
@@ -167,12 +168,12 @@ class Frames:
 
         from bench.store.schema import Blackbox, Evaluation
 
-        columns = [getattr(Blackbox, name) for name in ("evaluation_id", "surrogate", "loss", "restart", "n_set")]
+        columns = [getattr(Blackbox, name) for name in ("evaluation_id", "surrogate", "attack", "restart", "n_set")]
         query = (
             select(*columns)
             .join(Evaluation, Evaluation.evaluation_id == Blackbox.evaluation_id)
             .where(Evaluation.kind == "blackbox")  # a surrogate's own images have attempts too
-            .order_by(Blackbox.evaluation_id, Blackbox.surrogate, Blackbox.loss, Blackbox.restart)
+            .order_by(Blackbox.evaluation_id, Blackbox.surrogate, Blackbox.attack, Blackbox.restart)
         )
         with Database(self.where).open() as db, db.snapshot():
             attempts = db.rows(query)
@@ -225,13 +226,3 @@ def _quantities(epoch: CurveRow) -> Iterable[tuple[str, str | None, float | None
         yield "ensemble_accuracy", None, epoch.ensemble_accuracy
     for number, value in enumerate(epoch.member_accuracy or (), start=1):
         yield "member_accuracy", str(number), value
-
-
-def _stale(db: Database) -> dict[str, set[str]]:
-    """Ids of runs and evaluations of older versions, as the view `stale` has them."""
-    from sqlalchemy import column, select, table
-
-    found: dict[str, set[str]] = {"run": set(), "evaluation": set()}
-    for row in db.rows(select(column("kind"), column("id")).select_from(table("stale"))):
-        found[row["kind"]].add(row["id"])
-    return found

@@ -11,13 +11,13 @@ from bench.core.config import Loaded
 from bench.core.errors import BenchError
 from bench.core.precision import USUAL, Precision, titled
 from bench.evaluation import rates
+from bench.experiment.spec import RunSpec
 from bench.jobs import select
 from bench.jobs.select import Selection
-from bench.jobs.spec import RunSpec
 from bench.report.recipes import recipe_label
-from bench.report.results import Planned, changes_shown, images_label, run_notes, run_specs
+from bench.report.results import changes_shown, images_label, run_notes, run_specs
 from bench.report.titles import Titles
-from bench.store import queries
+from bench.store import queries, standing
 from bench.store.database import Database
 
 
@@ -85,17 +85,19 @@ def matrices(
         targeted = suite is not None and suite.matrix == "targeted"
     specs = run_specs(loaded, selection)
     population = population or loaded.config.matrix.population
-    planned = Planned(loaded, selection)
     titles = Titles(loaded)
     found = []
     for name, run in specs.items():
         if run.members < 2:
             continue
         spec = select.matrix_row(loaded, selection, run, targeted=targeted)
+        measured = standing.read(db, family_ids=run.family_id)
         rows = [
             row
-            for row in queries.evaluations(db, family_ids=run.family_id, attack_keys=spec.attack_key, kinds="transfer")
-            if planned.is_current(row, name) and (seeds is None or row.seed in seeds)
+            for row in measured.rows
+            if row.attack_key == spec.attack_key
+            and measured.standings.of(row.evaluation_id).is_current
+            and (seeds is None or row.seed in seeds)
         ]
         if not rows:
             continue
@@ -106,7 +108,7 @@ def matrices(
         values, counts = zip(
             *(rates.transfer_rates(bits.clean, bits.missed, population, rate) for bits in read.values()), strict=True
         )
-        attack = titles.attack(spec.attack, spec.plugin, spec.settings)
+        attack = titles.of(spec)
         assert spec.budget_name is not None
         assert spec.budget is not None
         found.append(

@@ -14,14 +14,15 @@ from bench.core.identity import short
 from bench.core.precision import USUAL, Precision
 from bench.jobs.select import Selection
 from bench.report import hints, statistics
+from bench.report.cells import Bits, Cell, outcome_of
 from bench.report.recipes import phrase, recipe_label
-from bench.report.results import Cell, Row, collect, joined, row_of
-from bench.report.statistics import ALPHA, Bools, Comparison
+from bench.report.results import Row, collect, joined, row_of
+from bench.report.statistics import ALPHA, Comparison
 from bench.report.tables import budget_text, heading
 from bench.report.titles import Titles
 from bench.report.worst import asks_members, with_worst_case
-from bench.store import flags, queries
-from bench.store.answers import EvaluationRow, Outcomes, RunRow
+from bench.store import queries, standing
+from bench.store.answers import EvaluationRow, RunRow
 from bench.store.database import Database
 
 Cells = Mapping[tuple[str, str], Cell]
@@ -91,7 +92,7 @@ def of_methods(loaded: Loaded, selection: Selection, db: Database, *, seeds: tup
     first, second = selection.methods
     results = collect(loaded, selection, db, seeds=seeds)
     for name in selection.methods:
-        if not any(cell.values for (_, method), cell in results.cells.items() if method == name):
+        if not any(cell.seeds for (_, method), cell in results.cells.items() if method == name):
             command = hints.command_of(loaded, replace(selection, methods=(name,)))
             raise BenchError(f"nothing of {name} has been measured with these selectors; `{command}` would")
     titles = results.titles[first], results.titles[second]
@@ -110,18 +111,19 @@ def of_runs(loaded: Loaded, first: str, second: str, db: Database) -> Paired:
     if runs[0].dataset != runs[1].dataset:
         told = " and ".join(f"{short(run.run_id)} of {run.dataset}" for run in runs)
         raise BenchError(f"these runs share no images: {told}")
-    found = queries.evaluations(db, run_ids=[run.run_id for run in runs], kinds=["clean", "attack", "blackbox"])
-    raised = flags.find(found)
+    measured = standing.read(db, run_ids=[run.run_id for run in runs])
     rows: dict[str, Row] = {}
     cells: dict[tuple[str, str], Cell] = {}
     digests: dict[str, list[str]] = {}
-    for each in sorted(found, key=_newest_last):
-        if flags.is_invalid(raised.get(each.evaluation_id, ())):
+    for each in sorted(measured.rows, key=standing.age):
+        outcome = outcome_of(each)
+        invalid = measured.standings.of(each.evaluation_id).state == "invalid"
+        if each.kind not in ("clean", "attack", "blackbox") or outcome is None or invalid:
             continue
-        key = f"{each.protocol_id} {each.images_digest}"
+        key = f"{each.setting_id} {each.images_digest}"
         rows[key] = _row(loaded, each, key)
         # A run is one training: it stands as the only seed, whatever the seeds of the two are.
-        cells[key, each.run_id] = Cell(values={0: 0.0}, n=each.n, evaluations=(each.evaluation_id,))
+        cells[key, each.run_id] = Cell({0: outcome})
         digests.setdefault(each.images_digest, []).append(key)
     order = sorted(rows, key=lambda key: _place(loaded, rows[key]))
     together: list[Row] = []
@@ -207,30 +209,29 @@ def _paired(
     pairs: list[Pair] = []
     notes: dict[str, list[str]] = {}
     both = [(row, cells.get((row.key, names[0]), Cell()), cells.get((row.key, names[1]), Cell())) for row in rows]
-    wanted = [identifier for _, a, b in both for identifier in (*a.evaluations, *b.evaluations)]
-    digests = {row.evaluation_id: row.images_digest for row in queries.evaluations(db, evaluation_ids=wanted)}
-    outcomes = queries.outcomes(db, wanted)
+    known = Bits(db, (cell for _, *cells_of in both for cell in cells_of))
     for row, a, b in both:
         name = f"{row.title} {budget_text(row.budget_name, row.budget)}".strip()
-        lacking = [title for title, cell in zip(titles, (a, b), strict=True) if not cell.values or cell.stale]
+        lacking = [title for title, cell in zip(titles, (a, b), strict=True) if not cell.seeds or cell.stale]
         if lacking:
             if len(lacking) == 1 or a.stale or b.stale:
                 notes.setdefault(f"no current result of {' and '.join(lacking)} under", []).append(name)
             continue
-        seeds = tuple(
-            seed for seed in sorted(set(a.values) & set(b.values))
-            if all(each in outcomes for cell in (a, b) for each in _of_seed(cell, seed))
-        )  # fmt: skip
-        alone = sorted(set(a.values) ^ set(b.values))
+        seeds = tuple(sorted(set(a.seeds) & set(b.seeds)))
+        alone = sorted(set(a.seeds) ^ set(b.seeds))
         if alone:
             told = f"seed{'s' if len(alone) > 1 else ''} {joined(alone)} of one of them only, left out under"
             notes.setdefault(told, []).append(name)
         if not seeds:
             continue
-        if len({digests[each] for cell in (a, b) for seed in seeds for each in _of_seed(cell, seed)}) > 1:
+        if len({cell.seeds[seed].images_digest for cell in (a, b) for seed in seeds}) > 1:
             notes.setdefault("measured on different images, left out:", []).append(name)
             continue
-        left, right = (np.stack([_bits(row, cell, seed, outcomes) for seed in seeds]) for cell in (a, b))
+        bits = [known.by_seed(cell) for cell in (a, b)]
+        seeds = tuple(seed for seed in seeds if all(seed in found for found in bits))
+        if not seeds:
+            continue
+        left, right = (np.stack([found[seed] for seed in seeds]) for found in bits)
         pairs.append(Pair(row, seeds, statistics.compare(left, right)))
     told_notes = tuple(f"{reason} {', '.join(names)}" for reason, names in notes.items())
     if not pairs:
@@ -260,28 +261,6 @@ def _corrected(loaded: Loaded, pairs: Sequence[Pair]) -> tuple[Pair, ...]:
 def _always_usual(loaded: Loaded, row: Row) -> bool:
     """Whether a row would be in float32 whatever precision attacks are told to ask in."""
     return row.kind in ("clean", "blackbox") or asks_members(loaded, row)
-
-
-def _of_seed(cell: Cell, seed: int) -> Sequence[str]:
-    """The evaluations of one seed: one, or for a worst case one for each attack."""
-    each = len(cell.evaluations) // len(cell.values)
-    at = list(cell.values).index(seed) * each
-    return cell.evaluations[at : at + each]
-
-
-def _bits(row: Row, cell: Cell, seed: int, outcomes: Mapping[str, Outcomes]) -> Bools:
-    """What is right, [n]: clean, or after every one of the attacks."""
-    right: list[Bools] = []
-    for identifier in _of_seed(cell, seed):
-        found = outcomes[identifier]
-        bits = found.clean if row.kind == "clean" else found.robust
-        assert bits is not None
-        right.append(bits)
-    return np.asarray(np.stack(right).all(axis=0))
-
-
-def _newest_last(row: EvaluationRow) -> tuple[Any, ...]:
-    return row.evaluator_version, row.attack_version, row.started, row.evaluation_id
 
 
 def _row(loaded: Loaded, row: EvaluationRow, key: str) -> Row:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import statistics
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -12,16 +11,18 @@ from bench.core import registry, settings
 from bench.core.config import Loaded
 from bench.core.errors import BenchError
 from bench.core.precision import USUAL, Precision, titled
+from bench.experiment.spec import EvaluationSpec, RunSpec
 from bench.jobs import select
 from bench.jobs.select import Selection
-from bench.jobs.spec import EvaluationSpec, RunSpec
 from bench.report import hints
+from bench.report.cells import Cell, outcome_of
 from bench.report.recipes import ELSEWHERE, recipe_label
 from bench.report.titles import Titles
 from bench.report.worst import with_worst_case
-from bench.store import flags, queries
+from bench.store import queries, standing
 from bench.store.answers import EvaluationRow
 from bench.store.database import Database
+from bench.store.standing import Standings
 from bench.training.outside import OUTSIDE
 
 if TYPE_CHECKING:
@@ -29,29 +30,6 @@ if TYPE_CHECKING:
 
 
 KINDS = {"clean": "clean", "blackbox": "black-box"}  # rows that are no configured attack
-
-
-@dataclass(frozen=True)
-class Cell:
-    """One method under one attack: a value a seed, in percent of all test images."""
-
-    values: Mapping[int, float] = field(default_factory=dict)
-    n: int = 0
-    stale: bool = False
-    failed: str = ""
-    evaluations: tuple[str, ...] = ()
-    flags: tuple[str, ...] = ()
-    """Ids of `bench.store.flags`; results that one of them calls invalid are not among the values."""
-
-    @property
-    def mean(self) -> float | None:
-        """Mean over seeds; None without a value."""
-        return statistics.fmean(self.values.values()) if self.values else None
-
-    @property
-    def std(self) -> float | None:
-        """Standard deviation over seeds (ddof 1); None for fewer than two."""
-        return statistics.stdev(self.values.values()) if len(self.values) > 1 else None
 
 
 @dataclass(frozen=True)
@@ -173,8 +151,7 @@ def _rows(loaded: Loaded, selection: Selection, run: RunSpec) -> list[Row]:
 
 def row_of(of: EvaluationSpec | EvaluationRow, titles: Titles, key: str) -> Row:
     """The row of a planned or stored evaluation, with its title and, where it is not float32, its precision."""
-    made = of.recorded_settings if isinstance(of, EvaluationSpec) else of.settings
-    named = titled(KINDS.get(of.kind) or titles.attack(of.attack, of.plugin, made), of.precision)
+    named = titled(KINDS.get(of.kind) or titles.of(of), of.precision)
     return Row(of.attack, named, of.budget_name, of.budget, of.stop, key, of.kind, of.precision)
 
 
@@ -193,43 +170,45 @@ def _found(
     by_key: dict[tuple[str, str], list[EvaluationRow]] = {}
     shown = {row.key for row in rows}
     # All of these runs, since some flags come from comparing attacks that are in no common table.
-    measured_at_all = queries.evaluations(db, family_ids=list(names))
-    raised = flags.find(measured_at_all)
-    for row in measured_at_all:
+    measured = standing.read(db, family_ids=list(names))
+    for row in measured.rows:
         if row.attack_key in shown and (seeds is None or row.seed in seeds):
             for name in names[row.family_id]:
                 by_key.setdefault((row.attack_key, name), []).append(row)
-    planned = Planned(loaded, selection)
-    cells = {}
-    for (key, name), measured in by_key.items():
-        current = [row for row in measured if planned.is_current(row, name)]
-        # Of results that are all stale the latest of each seed is shown.
-        chosen = {row.seed: row for row in current or sorted(measured, key=lambda row: row.started)}
-        told = [item for row in chosen.values() for item in raised.get(row.evaluation_id, ())]
-        valid = {seed: row for seed, row in chosen.items() if not flags.is_invalid(raised.get(row.evaluation_id, ()))}
-        cells[key, name] = Cell(
-            values={seed: _percent(row) for seed, row in valid.items()},
-            n=next(iter(chosen.values())).n,
-            stale=not current,
-            failed="" if valid else f"invalid: {told[0].flag.when} ({told[0].evidence})",
-            evaluations=tuple(row.evaluation_id for row in valid.values()),
-            flags=tuple(dict.fromkeys(item.flag.id for item in told)),
-        )
-    return cells
+    return {place: cell_of(found, measured.standings) for place, found in by_key.items()}
+
+
+def cell_of(rows: Iterable[EvaluationRow], standings: Standings) -> Cell:
+    """The cell of one method under one attack: what is current, or for want of that the latest that is stale."""
+    valid, told = [], []
+    for row in sorted(rows, key=standing.age):
+        found = standings.of(row.evaluation_id)
+        raised = standings.raised.get(row.evaluation_id, ())
+        if found.state == "invalid":
+            told += [item for item in raised if item.flag.severity == "invalid"]
+        elif found.state != "superseded":
+            valid.append((row, found.is_current, raised))
+    current = [each for each in valid if each[1]]
+    chosen = {row.seed: (row, raised) for row, _, raised in current or valid}
+    seeds = {seed: outcome for seed, (row, _) in chosen.items() if (outcome := outcome_of(row)) is not None}
+    shown = [item for _, raised in chosen.values() for item in raised]
+    if not seeds:
+        shown = told
+    return Cell(
+        seeds,
+        stale=bool(seeds) and not current,
+        failed="" if seeds or not told else f"invalid: {told[0].flag.when} ({told[0].evidence})",
+        flags=tuple(dict.fromkeys(item.flag.id for item in (*shown, *told))),
+    )
 
 
 class Planned:
-    """The ids that a selection would give today: what is stored under another id is of an older version."""
+    """The ids that a selection would give today, of runs and evaluations."""
 
     def __init__(self, loaded: Loaded, selection: Selection) -> None:
         self._loaded = loaded
         self._selection = selection
         self._ids: dict[tuple[str, int], tuple[str, dict[str, EvaluationSpec]]] = {}
-
-    def is_current(self, row: EvaluationRow, method: str) -> bool:
-        """Whether a stored evaluation is what would be made today."""
-        spec = self.evaluations(method, row.seed).get(row.attack_key)
-        return spec is not None and spec.evaluation_id == row.evaluation_id
 
     def evaluations(self, method: str, seed: int) -> dict[str, EvaluationSpec]:
         """Evaluations of one run by attack key; the matrix too where there is one."""
@@ -247,12 +226,6 @@ class Planned:
                 specs += [select.matrix_row(self._loaded, self._selection, run, targeted=t) for t in (False, True)]
             self._ids[method, seed] = (run.run_id, {spec.attack_key: spec for spec in specs})
         return self._ids[method, seed]
-
-
-def _percent(row: EvaluationRow) -> float:
-    right = row.n_clean if row.kind == "clean" else row.n_robust
-    assert right is not None
-    return 100 * right / row.n
 
 
 def _with_failures(

@@ -11,6 +11,8 @@ from typing import Any
 from bench.core import registry, settings
 from bench.core.config import Loaded
 from bench.core.errors import BenchError
+from bench.experiment.spec import EvaluationSpec
+from bench.store.answers import EvaluationRow
 
 LONGEST = 40  # letters of a value
 
@@ -49,6 +51,11 @@ class Titles:
             differing = [field for field, value in shown.items() if value != here.get(field)]
             title += "".join(f", {field} {_text(shown[field])}" for field in differing if field not in told)
         return title
+
+    def of(self, made: EvaluationSpec | EvaluationRow) -> str:
+        """The title of the attack of a planned or stored evaluation."""
+        targets = {} if made.targets is None else {"targets": made.targets}
+        return self.attack(made.attack, made.plugin, {**made.settings, **targets})
 
     @cached_property
     def _configured(self) -> dict[str, dict[str, Any]]:

@@ -6,21 +6,19 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-import numpy as np
-
 from bench.core import registry
 from bench.core.precision import titled
-from bench.store import queries
+from bench.report.cells import Bits, Cell
 
 if TYPE_CHECKING:
     from bench.core.config import Loaded
     from bench.core.specs import Precision
-    from bench.report.results import Cell, Row
+    from bench.report.results import Row
     from bench.store.database import Database
 
 KIND = "worst"
 TITLES = {"linf": "worst case", "l2": "worst case, ℓ2"}
-Cells = dict[tuple[str, str], "Cell"]
+Cells = dict[tuple[str, str], Cell]
 
 
 def with_worst_case(loaded: Loaded, rows: list[Row], cells: Cells, db: Database) -> tuple[list[Row], Cells]:
@@ -34,6 +32,7 @@ def with_worst_case(loaded: Loaded, rows: list[Row], cells: Cells, db: Database)
     found = list(rows)
     filled = dict(cells)
     methods = list(dict.fromkeys(method for _, method in cells))
+    bits = Bits(db, (cell for cell in cells.values() if not cell.stale))
     for (norm, precision), members in _comparable(loaded, rows).items():
         for budget in sorted({row.budget for row in members if row.budget is not None}):
             inside = [row for row in members if row.budget is not None and row.budget <= budget]
@@ -47,9 +46,9 @@ def with_worst_case(loaded: Loaded, rows: list[Row], cells: Cells, db: Database)
             )  # fmt: skip
             for method in methods:
                 parts = [cells.get((part.key, method)) for part in inside]
-                if all(part is not None and part.values and not part.stale for part in parts):
-                    cell = _worst([part for part in parts if part is not None], db)
-                    if cell.values:
+                if all(part is not None and part.seeds and not part.stale for part in parts):
+                    cell = _worst([part for part in parts if part is not None], bits)
+                    if cell.seeds:
                         filled[row.key, method] = cell
             if any(key == row.key for key, _ in filled):
                 found.append(row)
@@ -80,18 +79,9 @@ def asks_members(loaded: Loaded, row: Row) -> bool:
     return row.kind == "attack" and spec is not None and registry.load("attacks", spec.plugin).asks_members
 
 
-def _worst(parts: Sequence[Cell], db: Database) -> Cell:
+def _worst(parts: Sequence[Cell], bits: Bits) -> Cell:
     """The cell of images that stand in every part, for the seeds that all parts have."""
-    seeds = sorted(set.intersection(*(set(part.values) for part in parts)))
-    ids = {seed: [dict(zip(part.values, part.evaluations, strict=True))[seed] for part in parts] for seed in seeds}
-    outcomes = queries.outcomes(db, [identifier for many in ids.values() for identifier in many])
-    values = {}
-    for seed, many in ids.items():
-        here = [outcomes[identifier] for identifier in many if identifier in outcomes]
-        robust = [each.robust for each in here if each.robust is not None]
-        if len(robust) == len(parts) and len({len(bits) for bits in robust}) == 1:
-            values[seed] = 100 * float(np.logical_and.reduce(robust).mean())
-    return replace(
-        parts[0], values=values, evaluations=tuple(id_ for seed in values for id_ in ids[seed]),
-        flags=tuple(dict.fromkeys(flag for part in parts for flag in part.flags)),
-    )  # fmt: skip
+    seeds = sorted(set.intersection(*(set(part.seeds) for part in parts)))
+    found = {seed: bits.worst([part.seeds[seed] for part in parts]) for seed in seeds}
+    flags = tuple(dict.fromkeys(flag for part in parts for flag in part.flags))
+    return Cell({seed: outcome for seed, outcome in found.items() if outcome is not None}, flags=flags)

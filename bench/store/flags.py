@@ -16,6 +16,7 @@ from typing import Any, Literal, NamedTuple
 
 from bench.core import registry
 from bench.core.errors import BenchError
+from bench.core.identity import canonical
 from bench.core.precision import USUAL, Precision, titled
 from bench.store.answers import EvaluationRow
 
@@ -106,21 +107,21 @@ FLAGS = {
 Found = dict[str, tuple[Raised, ...]]
 
 
-def find(rows: Iterable[EvaluationRow]) -> Found:
-    """The flags of each evaluation, by id; those without any are left out.
+def alone(row: EvaluationRow) -> tuple[Raised, ...]:
+    """The flags that an evaluation raises by itself; only these can say that a number means nothing."""
+    return tuple(Raised(FLAGS[name], evidence) for name, evidence in _of_one(row))
 
-    Flags that compare results look at the rows given: those of the same run, or of the same family for seeds, in the
-    same precision. Invalid results, and those that a newer version of an attack or of the evaluator replaced, are
-    compared with nothing.
+
+def together(rows: Iterable[EvaluationRow]) -> Found:
+    """The flags that come of comparing results, by evaluation; those without any are left out.
+
+    Compared are results of the same run, or of the same family for seeds, in the same precision. `rows` are those that
+    count (`bench.store.standing`): an older version's number says nothing about today's.
     """
-    rows = list(rows)
     found: dict[str, list[Raised]] = defaultdict(list)
     by_run: dict[str, list[EvaluationRow]] = defaultdict(list)
     by_cell: dict[tuple[str, str, str], list[EvaluationRow]] = defaultdict(list)
     for row in rows:
-        for name, evidence in _of_one(row):
-            found[row.evaluation_id].append(Raised(FLAGS[name], evidence))
-    for row in _comparable([row for row in rows if not is_invalid(found.get(row.evaluation_id, ()))]):
         by_run[row.run_id].append(row)
         if row.n_robust is not None and row.kind != "craft":
             by_cell[row.family_id, row.attack_key, row.images_digest].append(row)
@@ -133,21 +134,6 @@ def find(rows: Iterable[EvaluationRow]) -> Found:
             for row in group:
                 found[row.evaluation_id].append(Raised(FLAGS["spread-over-seeds"], evidence))
     return {key: tuple(raised) for key, raised in found.items()}
-
-
-def _comparable(rows: Iterable[EvaluationRow]) -> list[EvaluationRow]:
-    """The newest version of each measurement of a run."""
-    newest: dict[tuple[object, ...], EvaluationRow] = {}
-    for row in rows:
-        place = (row.run_id, row.kind, row.attack_key, row.budget, row.stop, row.images_digest)
-        other = newest.get(place)
-        if other is None or _age(row) >= _age(other):
-            newest[place] = row
-    return list(newest.values())
-
-
-def _age(row: EvaluationRow) -> tuple[int, int, str]:
-    return row.attack_version, row.evaluator_version, row.started
 
 
 def is_invalid(raised: Iterable[Raised]) -> bool:
@@ -286,7 +272,7 @@ def _white_box(rows: Sequence[EvaluationRow]) -> list[EvaluationRow]:
     return [
         row
         for row in rows
-        if row.kind == "attack" and "targets" not in row.settings
+        if row.kind == "attack" and row.targets is None
         and _trait(row.plugin, "norm") == "linf" and _trait(row.plugin, "needs_gradient")
     ]  # fmt: skip
 
@@ -309,7 +295,15 @@ def _same_attack(rows: Sequence[EvaluationRow]) -> dict[Any, list[EvaluationRow]
     groups: dict[Any, list[EvaluationRow]] = defaultdict(list)
     for row in rows:
         if row.kind in ("attack", "blackbox") and row.n_robust is not None and row.budget is not None:
-            key = (row.kind, row.plugin, repr(sorted(row.settings.items())), row.stop, row.images_digest)
+            key = (
+                row.kind,
+                row.plugin,
+                canonical(row.settings),
+                row.targets,
+                row.precision,
+                row.stop,
+                row.images_digest,
+            )
             groups[key].append(row)
     for group in groups.values():
         group.sort(key=lambda row: row.budget or 0.0)

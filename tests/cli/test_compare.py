@@ -116,16 +116,16 @@ def test_a_small_difference_is_not_significant(tmp_path: Path) -> None:
 
 
 def test_two_precisions_are_never_paired_and_the_worst_case_is_of_one(tmp_path: Path) -> None:
-    usual, coarse = {"steps": 50}, {"steps": 50, "precision": "bfloat16"}
+    usual, coarse = "float32", "bfloat16"
     stands = {("fgsm", 0): 18, ("pgd", 0): 16, ("fgsm", 1): 14, ("pgd", 1): 12}
     with new_database(tmp_path / "bench.db") as db:
         writer = Writer(db, n=20)
         a, b = (writer.run(method, 0) for method in ("trs", "ece"))
         for run in (a, b):
             for (attack, at), count in stands.items():
-                writer.evaluation(run, np.arange(20) < count, attack=attack, settings=coarse if at else usual)
-        writer.evaluation(a, np.ones(20), attack="mim", settings=usual)
-        writer.evaluation(b, np.ones(20), attack="mim", settings=coarse)
+                writer.evaluation(run, np.arange(20) < count, attack=attack, precision=coarse if at else usual)
+        writer.evaluation(a, np.ones(20), attack="mim", precision=usual)
+        writer.evaluation(b, np.ones(20), attack="mim", precision=coarse)
         writer.flush()
     said = json.loads(bench("compare", a, b, "--results", tmp_path, "--json"))
     assert [(row["attack"], row["precision"], row["a"]) for row in said["rows"]] == [
@@ -137,16 +137,16 @@ def test_two_precisions_are_never_paired_and_the_worst_case_is_of_one(tmp_path: 
 
 def in_both_precisions(folder: Path, coarse: Sequence[str], usual: Sequence[str]) -> tuple[str, str]:
     """Two runs, clean and under these attacks; A stands on all of 20 images, B on 10, on 8 in bfloat16."""
-    asked = [(attack, 10, {"steps": 50}) for attack in usual]
-    asked += [(attack, 8, {"steps": 50, "precision": "bfloat16"}) for attack in coarse]
+    asked = [(attack, 10, "float32") for attack in usual]
+    asked += [(attack, 8, "bfloat16") for attack in coarse]
     with new_database(folder / "bench.db") as db:
         writer = Writer(db, n=20)
         a, b = (writer.run(method, 0) for method in ("trs", "ece"))
         for run in (a, b):
             writer.evaluation(run, kind="clean")
-            for attack, count, settings in asked:
+            for attack, count, precision in asked:
                 stands = np.arange(20) < (20 if run == a else count)
-                writer.evaluation(run, stands, attack=attack, settings=settings)
+                writer.evaluation(run, stands, attack=attack, precision=precision)
         writer.flush()
     return a, b
 

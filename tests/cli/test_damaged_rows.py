@@ -31,6 +31,11 @@ OF_RUNS = {
     "members in words": "members = 'three'",
     "infinite seconds": "seconds = 9e999",
     "a seed in words": "seed = 'zero'",
+    "versions are a list": "versions = '[1]'",
+    "versions are no JSON": "versions = '{'",
+    "a version in words": 'versions = \'{"trainer": "one"}\'',
+    "a version below zero": "versions = '{\"trainer\": -1}'",
+    "of no provenance": "provenance = 'heard'",
     "an id that is a path": "run_id = '../../../' || run_id",
 }
 OF_EVALUATIONS = {
@@ -45,6 +50,13 @@ OF_EVALUATIONS = {
     "negative passes": "forwards = -1",
     "of no kind": "kind = 'sideways'",
     "seconds in words": "seconds = 'long'",
+    "of no split": "split = 'train'",
+    "of no provenance": "provenance = ''",
+}
+OF_ATTACKS = {
+    "targets in other words": "targets = 'nearest'",
+    "a precision that there is not": "precision = 'float8'",
+    "settings are a number": "settings = '5'",
 }
 OF_BITS = {
     "no bits": "clean_bits = x''",
@@ -122,6 +134,20 @@ def test_a_damaged_evaluation_is_set_aside(database: Path, fault: str, caplog: p
     assert [f"evaluation {victim[:12]}" in line for line in lines] == [True], lines
 
 
+@pytest.mark.parametrize("fault", OF_ATTACKS)
+def test_evaluations_of_a_damaged_attack_are_set_aside(
+    database: Path, fault: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    query = "SELECT evaluation_id FROM evaluation e JOIN attack a ON a.attack_key = e.attack_key WHERE a.plugin = 'bim'"
+    victims = ids(database, query)
+    plant(database, f"UPDATE attack SET {OF_ATTACKS[fault]} WHERE plugin = 'bim'")
+    with Database(database).open() as db:
+        rows = {row.evaluation_id for row in queries.evaluations(db)}
+    assert rows.isdisjoint(victims)
+    assert len(rows) == 509 - len(victims)
+    assert caplog.records
+
+
 @pytest.mark.parametrize("fault", OF_BITS)
 def test_outcomes_that_do_not_fit_are_never_given_out(
     database: Path, fault: str, caplog: pytest.LogCaptureFixture
@@ -178,6 +204,9 @@ def everything_planted(database: Path) -> tuple[list[str], list[str]]:
     plant(database, "UPDATE curve SET terms = '[1]' WHERE run_id = (SELECT min(run_id) FROM run WHERE method = 'trs')"
                     " AND epoch = 1")  # fmt: skip
     plant(database, "UPDATE attack SET settings = '[]' WHERE plugin = 'apgd_dlr'")
+    plant(database, "UPDATE attack SET precision = 'float8' WHERE plugin = 'mim' AND budget = 0.15")
+    plant(database, "UPDATE standing SET why = '5' WHERE id = (SELECT min(id) FROM standing)")
+    plant(database, "UPDATE score SET lacking = 'x', n_robust = 'many' WHERE protocol = 'core-digits'")
     return damaged, broken
 
 
@@ -188,7 +217,8 @@ def everything_planted(database: Path) -> tuple[list[str], list[str]]:
         "table -d digits", "table -d digits --json", "table -d digits --format latex --details", "compare trs ece",
         "heatmap -m trs -m ece -o FOLDER/h.png", "plot curves -m trs -m ece -o FOLDER/c.png",
         "plot budget -m trs -m ece -o FOLDER/b.svg", "plot convergence -d digits -o FOLDER/v.png",
-        "plot ablation -m trs -d digits -o FOLDER/a.png", "db gc --dry-run", "report -o FOLDER/site",
+        "plot ablation -m trs -d digits -o FOLDER/a.png", "db gc --dry-run", "db gc --stale --dry-run",
+        "report -o FOLDER/site",
     ],
 )  # fmt: skip
 def test_reading_commands_go_on_without_damaged_rows(

@@ -23,6 +23,7 @@ from bench.store import schema, sqlite
 from bench.store.database import Database
 
 RUN = spec()
+TODAY = schema.REVISIONS[-1]
 
 
 def command(*arguments: object, typed: str = "") -> tuple[int, str, str]:
@@ -132,33 +133,34 @@ def test_rows_are_merged(results: Path, tmp_path: Path) -> None:
 
 @pytest.fixture
 def older(results: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A database of schema 0001 under a bench that knows 0002."""
+    """A database of the present schema under a bench that knows a next one, 9000."""
     import bench.store.migrations
 
     folder = tmp_path / "migrations"
     shutil.copytree(Path(bench.store.migrations.__file__).parent, folder)
-    (folder / "versions" / "v0002_test.py").write_text(
-        "import sqlalchemy as sa\nfrom alembic import op\nrevision = '0002'\ndown_revision = '0001'\n"
+    (folder / "versions" / "v9000_test.py").write_text(
+        "import sqlalchemy as sa\nfrom alembic import op\nrevision = '9000'\n"
+        f"down_revision = '{TODAY}'\n"
         "def upgrade():\n    op.add_column('run', sa.Column('colour', sa.Text(), server_default='blue'))\n"
     )
     monkeypatch.setattr("bench.store.database.MIGRATIONS", str(folder))
     for module in ("bench.store.database", "bench.store.schema"):
-        monkeypatch.setattr(f"{module}.REVISIONS", (*schema.REVISIONS, "0002"))
+        monkeypatch.setattr(f"{module}.REVISIONS", (*schema.REVISIONS, "9000"))
     return results
 
 
 def test_an_older_database_asks_for_an_upgrade_which_keeps_a_copy(older: Path) -> None:
-    refused("`bench db upgrade` brings it to 0002", "list", "runs", "--results", older)
+    refused("`bench db upgrade` brings it to 9000", "list", "runs", "--results", older)
     refused("db upgrade", "db", "gc", "--results", older)
     code, out, _ = command("db", "upgrade", "--results", older)
     assert code == 0, out
-    (backup,) = older.glob("bench-0001-*.backup.db")
-    assert out.splitlines() == [f"backup    {backup}", f"{older / 'bench.db'}: schema 0002 now, it was 0001"]
-    for path, revision in ((backup, "0001"), (older / "bench.db", "0002")):
+    (backup,) = older.glob(f"bench-{TODAY}-*.backup.db")
+    assert out.splitlines() == [f"backup    {backup}", f"{older / 'bench.db'}: schema 9000 now, it was {TODAY}"]
+    for path, revision in ((backup, TODAY), (older / "bench.db", "9000")):
         with sqlite3.connect(path) as connection:
             assert connection.execute("SELECT version_num FROM alembic_version").fetchall() == [(revision,)]
             assert connection.execute("SELECT count(*) FROM evaluation").fetchone() == (6,)
-            assert connection.execute("SELECT count(*) FROM leaderboard").fetchone() == (2,)
+            assert connection.execute("SELECT count(*) FROM table1").fetchone() == (4,)
     with sqlite3.connect(older / "bench.db") as connection:
         assert connection.execute("SELECT DISTINCT colour FROM run").fetchall() == [("blue",)]
     assert command("list", "runs", "--results", older)[0] == 0
@@ -174,7 +176,7 @@ def forget_views(path: Path) -> None:
 
 def test_an_upgrade_says_that_it_made_views_anew(results: Path) -> None:
     forget_views(results / "bench.db")
-    for told in ("schema 0001 already, its SQL views made anew", "schema 0001 already, nothing to do"):
+    for told in (f"schema {TODAY} already, its SQL views made anew", f"schema {TODAY} already, nothing to do"):
         assert told in command("db", "upgrade", "--results", results)[1]
     assert not list(results.glob("*.backup.db"))
 
@@ -186,7 +188,7 @@ def test_an_upgrade_that_cannot_copy_changes_nothing(older: Path, monkeypatch: p
     monkeypatch.setattr("bench.store.sqlite.atomic", full)
     refused(r"cannot write the backup .*nothing was changed", "db", "upgrade", "--results", older)
     with sqlite3.connect(older / "bench.db") as connection:
-        assert connection.execute("SELECT version_num FROM alembic_version").fetchall() == [("0001",)]
+        assert connection.execute("SELECT version_num FROM alembic_version").fetchall() == [(TODAY,)]
     refused("there is no database", "db", "upgrade", "--results", older / "none")
 
 

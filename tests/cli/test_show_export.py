@@ -93,8 +93,8 @@ def test_the_file_holds_the_images_that_were_measured(
 def test_the_stored_ensemble_sees_the_images_as_the_file_says(results: Path, command: Command, tmp_path: Path) -> None:
     import torch
 
+    from bench.experiment.spec import RunSpec
     from bench.jobs.ensembles import load_ensemble
-    from bench.jobs.spec import RunSpec
     from bench.jobs.workplace import Workplace
 
     path, stored = record(results, "attack", "mim", 0.15)

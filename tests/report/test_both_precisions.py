@@ -19,11 +19,11 @@ from small_results import QUICK, bench
 from bench.core import config
 from bench.core.bits import from_text
 from bench.core.precision import titled
+from bench.experiment.spec import EvaluationSpec
 from bench.jobs import select
 from bench.jobs.select import Selection
-from bench.jobs.spec import EvaluationSpec
 from bench.report import frames
-from bench.report.plots import points
+from bench.report.plots import convergence, points
 from bench.report.results import collect
 from bench.report.worst import with_worst_case
 from bench.store import ingest
@@ -97,7 +97,7 @@ def robust(folder: Path, attack: str, budget: float, precision: str) -> np.ndarr
     """What withstood an attack on `ece`, seed 0, [n], by the file of the run."""
     for path in folder.glob("runs/*/evaluations/*.json"):
         record, run = json.loads(path.read_text()), json.loads((path.parents[1] / "run.json").read_text())
-        found = (record["kind"], record["attack"], record["budget"], record["settings"].get("precision", "float32"))
+        found = (record["kind"], record["attack"], record["budget"], record.get("precision", "float32"))
         whose = (run["method"], run["seed"], record["settings"].get("steps", 50))
         if (found, whose) == (("attack", attack, budget, precision), ("ece", 0, 50)):
             return from_text(record["robust_bits"], record["n"])
@@ -217,6 +217,27 @@ def test_numbers_of_steps_in_two_precisions_are_two_panels(both: Path, on_both: 
     on_both("plot", "convergence", "-o", both / "c.png")
     rows = rows_of((both / "c.csv").read_text())
     assert {row["panel"] for row in rows} == {"PGD, ε = 0.1", "PGD, ε = 0.1, bfloat16"}
+
+
+def test_an_attack_led_to_classes_is_neither_drawn_nor_counted_with_the_usual_one(tmp_path: Path) -> None:
+    loaded, selection = config.load(config.defaults("bench.toml")), Selection(methods=("ece",), attacks=("pgd",))
+    run = select.run_spec(loaded, selection, "ece", 0)
+    usual = next(each for each in select.evaluations(loaded, selection, run) if each.attack == "pgd")
+    write_run(tmp_path, run)
+    for steps in (5, 50):
+        for targets in (None, "random"):
+            changes = {"settings": {**usual.settings, "steps": steps}, "targets": targets}
+            write_evaluation(tmp_path, EvaluationSpec.model_validate({**usual.model_dump(), **changes}))
+    with Database(tmp_path / "bench.db").open(create=True) as db:
+        assert ingest.sync(db, tmp_path / "runs").evaluations == 4
+        frame = points.white_box(loaded, selection, db)
+        drawn = convergence.with_several_steps(frame)
+        assert {panel: sorted(rows["steps"]) for panel, rows in drawn.groupby("panel")} == {
+            panel: [5, 50] for panel in set(drawn["panel"])
+        }
+        assert sorted('"targets": "random"' in panel for panel in set(drawn["panel"])) == [False, True]
+        (shown,) = points.of_suite(loaded, selection, frame).to_dict("records")
+        assert (shown["steps"], shown["targets"]) == (50, "")
 
 
 def test_frames_have_the_precision(both: Path) -> None:

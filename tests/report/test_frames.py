@@ -17,6 +17,7 @@ from site_records import Writer, new_database
 from sqlalchemy import text
 
 import bench
+from bench.core import registry
 from bench.core.bits import from_text
 from bench.core.errors import BenchError
 from bench.report import frames
@@ -82,13 +83,13 @@ def test_curves_are_long(small_results: Path) -> None:
 def test_blackbox_has_a_row_an_attempt(small_results: Path) -> None:
     frame = bench.load(small_results / "bench.db").blackbox
     wanted = {
-        (identifier, attempt["surrogate"], attempt["loss"], attempt["restart"]): from_text(
+        (identifier, attempt["surrogate"], attempt["attack"], attempt["restart"]): from_text(
             attempt["bits"], record["n"]
         ).mean()
         for identifier, record in files(small_results, "blackbox").items()
         for attempt in record["attempts"]
     }
-    keys = frame[["evaluation_id", "surrogate", "loss", "restart"]].itertuples(index=False, name=None)
+    keys = frame[["evaluation_id", "surrogate", "attack", "restart"]].itertuples(index=False, name=None)
     assert dict(zip(keys, frame["missed"], strict=True)) == wanted
     assert len(wanted) == 4
 
@@ -105,7 +106,8 @@ def test_runs_and_published_values(small_results: Path) -> None:
     assert {"cifar10", "mnist"} <= set(published["dataset"])
 
 
-def test_stale_and_invalid_results_are_marked_not_hidden(tmp_path: Path) -> None:
+def test_stale_and_invalid_results_are_marked_not_hidden(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(registry.load("attacks", "pgd"), "version", 2)
     with new_database(tmp_path / "x.db") as db:
         writer = Writer(db, n=10)
         run = writer.run("trs", 0)
@@ -115,6 +117,7 @@ def test_stale_and_invalid_results_are_marked_not_hidden(tmp_path: Path) -> None
         writer.flush()
     frame = bench.load(tmp_path / "x.db").evaluations.set_index("evaluation_id")
     assert frame["stale"].to_dict() == {old: True, new: False, bad: False}
+    assert frame["standing"].to_dict() == {old: "superseded", new: "current", bad: "invalid"}
     assert frame["invalid"].to_dict() == {old: False, new: False, bad: True}
     assert "robust-above-clean" in frame.loc[bad, "flags"]
 
@@ -202,9 +205,9 @@ def test_the_questions_of_the_datasette_file_tell_precisions_apart(db: Database)
     told = json.loads((DOCS / "datasette.json").read_text(encoding="utf-8"))["databases"]["bench"]["queries"]
     writer, clean, missed = Writer(db), np.ones((4, 40), bool), np.zeros((3, 4, 40), bool)
     run_id = writer.run("ece", 0)
-    for settings in ({"steps": 50}, {"steps": 50, "precision": "bfloat16"}):
-        writer.evaluation(run_id, np.arange(40) < 10 * len(settings), settings=settings)
-        writer.matrix(run_id, clean, missed, settings=settings)
+    for number, precision in enumerate(("float32", "bfloat16"), start=1):
+        writer.evaluation(run_id, np.arange(40) < 10 * number, precision=precision)
+        writer.matrix(run_id, clean, missed, precision=precision)
     writer.flush()
     with db.write() as connection:
         connection.exec_driver_sql(

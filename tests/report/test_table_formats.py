@@ -20,9 +20,11 @@ import numpy as np
 import pytest
 from rich.console import Console
 from scipy.stats import binomtest
+from small_results import cell
 
 from bench.report import tables
-from bench.report.results import Cell, Results, Row
+from bench.report.cells import Cell, Outcome
+from bench.report.results import Results, Row
 from bench.report.tables import marks
 from bench.report.tables.layout import Marks, layout
 from bench.store import queries
@@ -37,9 +39,9 @@ def results(titles: list[str] | None = None) -> Results:
     names = tuple(f"m{index}" for index in range(len(titles)))
     clean = Row("clean", "clean", None, None, None, "k0", "clean")
     pgd = Row("pgd", "PGD | (50)", "eps", 8 / 255, "first_success", "k1", "attack")
-    cells = {("k0", name): Cell({0: 90.0, 1: 92.0}, n=500) for name in names}
-    cells |= {("k1", name): Cell({0: 59.0 - i, 1: 61.0 - i}, n=500) for i, name in enumerate(names)}
-    cells["k1", names[-1]] = Cell({0: 99.0}, n=500, stale=True)
+    cells = {("k0", name): cell({0: 90.0, 1: 92.0}) for name in names}
+    cells |= {("k1", name): cell({0: 59.0 - i, 1: 61.0 - i}) for i, name in enumerate(names)}
+    cells["k1", names[-1]] = cell({0: 99.0}, stale=True)
     cells["k0", names[-2]] = Cell(failed="it broke: <b>5 %</b>")
     return Results(
         suite="core", dataset="digits", model="net_1", members=dict.fromkeys(names, 3), recipe="published",
@@ -209,12 +211,17 @@ def ties(monkeypatch: pytest.MonkeyPatch, found: dict[str, Any], digests: dict[s
     cells = {}
     for name in names:
         own = [key for key in found if key.partition(".")[0] == name]
-        values = {int(key.partition(".")[2] or 0): 100 * float(found[key].robust.mean()) for key in own}
-        cells["k", name] = Cell(values, n=200, evaluations=tuple(own))
+        cells["k", name] = Cell(
+            {
+                int(key.partition(".")[2] or 0): Outcome(
+                    100 * float(found[key].robust.mean()), (key,), int(found[key].robust.sum()), 200,
+                    (digests or {}).get(key, "d"),
+                )
+                for key in own
+            }
+        )  # fmt: skip
     table = replace(results(), methods=names, titles={n: n for n in names}, rows=(row,), cells=cells, notes=())
-    rows = [SimpleNamespace(evaluation_id=key, images_digest=(digests or {}).get(key, "d")) for key in found]
     monkeypatch.setattr(queries, "outcomes", lambda db, ids: {key: found[key] for key in ids})
-    monkeypatch.setattr(queries, "evaluations", lambda db, evaluation_ids: rows)
     return marks.find_ties(table, None)  # type: ignore[arg-type]
 
 

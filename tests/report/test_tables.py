@@ -7,19 +7,21 @@ import io
 
 import numpy as np
 import pytest
+from small_results import cell
 
 from bench.report import tables
+from bench.report.cells import Cell
 from bench.report.matrices import Matrix
-from bench.report.results import Cell, Results, Row
+from bench.report.results import Results, Row
 
 
 def results() -> Results:
     clean = Row("clean", "clean", None, None, None, "k0", "clean")
     pgd = Row("pgd", "PGD | (50)", "eps", 8 / 255, "first_success", "k1", "attack")
     cells = {
-        ("k0", "a"): Cell({0: 90.0, 1: 92.0}, n=500),
-        ("k1", "a"): Cell({0: 50.0, 1: 53.0}, n=500),
-        ("k1", "b"): Cell({0: 60.0}, n=500, stale=True),
+        ("k0", "a"): cell({0: 90.0, 1: 92.0}),
+        ("k1", "a"): cell({0: 50.0, 1: 53.0}),
+        ("k1", "b"): cell({0: 60.0}, stale=True),
         ("k0", "c"): Cell(failed="it broke"),
     }
     return Results(
@@ -30,10 +32,10 @@ def results() -> Results:
 
 
 def test_mean_and_standard_deviation_with_ddof_1() -> None:
-    cell = Cell({0: 50.0, 1: 53.0, 2: 56.0})
-    assert cell.mean == pytest.approx(53.0)
-    assert cell.std == pytest.approx(3.0)
-    assert Cell({0: 50.0}).std is None
+    found = cell({0: 50.0, 1: 53.0, 2: 56.0})
+    assert found.mean == pytest.approx(53.0)
+    assert found.std == pytest.approx(3.0)
+    assert cell({0: 50.0}).std is None
 
 
 def test_cells_in_words() -> None:

@@ -22,7 +22,7 @@ from bench.cli.main import cli
 from bench.core.identity import content_id
 from bench.evaluation import measure
 from bench.models.ensemble import Ensemble
-from bench.store import flags
+from bench.store import flags, standing
 from bench.store.answers import EvaluationRow
 
 QUICK = ["--set", "training.epochs=2", "--set", "training.limit=200", "--limit", "40"]
@@ -32,8 +32,9 @@ counter = iter(range(10_000))
 def row(robust: int | None = 500, **values: Any) -> EvaluationRow:
     """PGD-50 at ε .1 on 1,000 images, 950 right when clean; unremarkable unless `values` say otherwise."""
     told = {
-        "evaluation_id": f"{next(counter):024x}", "run_id": "run", "family_id": "family", "attack_key": "key",
-        "protocol_id": "p", "attempt_id": "a", "kind": "attack", "attack": "pgd", "plugin": "pgd",
+        "evaluation_id": f"{next(counter):024x}", "run_id": "0" * 24, "family_id": "family", "attack_key": "key",
+        "setting_id": "p", "targets": None, "precision": "float32", "split": "test", "provenance": "measured",
+        "attempt_id": "a", "kind": "attack", "attack": "pgd", "plugin": "pgd",
         "settings": {"steps": 50, "rel_step": 0.1}, "budget_name": "eps", "budget": 0.1, "stop": "first_success",
         "image_limit": None, "images_digest": "images", "n": 1000, "n_clean": 950, "n_robust": robust,
         "measurements": {"attacked": 950, "zero_gradients": 0, "unmoved": 0, "largest_excess": 0.0,
@@ -48,7 +49,10 @@ def row(robust: int | None = 500, **values: Any) -> EvaluationRow:
     fields = {name: value for name, value in told.items() if name in EvaluationRow.__dataclass_fields__}
     rest = {name: None for name in EvaluationRow.__dataclass_fields__ if name not in fields}
     made = {**rest, **fields, **values}
-    return EvaluationRow(**{**made, "run_id": content_id(made["run_id"])})
+    made["run_id"] = content_id(made["run_id"])
+    about = ("kind", "plugin", "settings", "budget_name", "budget", "stop", "targets", "precision", "images_digest")
+    made["attack_key"] = content_id([made[name] for name in about])
+    return EvaluationRow(**made)
 
 
 def measured(**values: Any) -> dict[str, Any]:
@@ -56,13 +60,13 @@ def measured(**values: Any) -> dict[str, Any]:
 
 
 def raised(*rows: EvaluationRow) -> list[set[str]]:
-    found = flags.find(rows)
+    found = standing.judge((), rows).raised
     return [{item.flag.id for item in found.get(r.evaluation_id, ())} for r in rows]
 
 
 def test_an_ordinary_result_raises_nothing() -> None:
     assert raised(row()) == [set()]
-    assert flags.find([]) == {}
+    assert standing.judge((), []).raised == {}
 
 
 @pytest.mark.parametrize(
@@ -80,7 +84,7 @@ def test_flags_of_one_result(flag: str, bad: dict[str, Any], good: dict[str, Any
     assert raised(row(measurements=measured(**good))) == [set()]
     of_member = {"kind": "transfer", "n_robust": None}
     sources = [{"source": 0, **measured()}, {"source": 1, **measured(**bad)}]
-    (found,) = flags.find([row(**of_member, measurements={"sources": sources})]).values()
+    (found,) = standing.judge((), [row(**of_member, measurements={"sources": sources})]).raised.values()
     assert [item.flag.id for item in found] == [flag]
     assert found[0].evidence.startswith("member 2: ")
 
@@ -91,10 +95,14 @@ def test_each_stage_of_an_attack_rises_by_itself() -> None:
     assert raised(row(measurements=measured(loss_curve=9 * flat))) == [{"still-rising"}]  # a tenth is a whole stage
     assert raised(row(measurements=measured(loss_curve=9 * flat, loss_stages=nine))) == [set()]
     stages = nine[:2]
-    (found,) = flags.find([row(measurements=measured(loss_curve=flat + rising, loss_stages=stages))]).values()
+    (found,) = standing.judge(
+        (), [row(measurements=measured(loss_curve=flat + rising, loss_stages=stages))]
+    ).raised.values()
     assert [item.flag.id for item in found] == ["still-rising"]
     assert found[0].evidence.startswith("target 2: mean loss 2.55 → 2.85 over the last 3 of 30 steps")
-    (found,) = flags.find([row(measurements=measured(loss_curve=rising + flat, loss_stages=stages))]).values()
+    (found,) = standing.judge(
+        (), [row(measurements=measured(loss_curve=rising + flat, loss_stages=stages))]
+    ).raised.values()
     assert found[0].evidence.startswith("target 1: mean loss 2.55")
 
 
@@ -154,13 +162,13 @@ def test_bim_may_rise_to_its_last_step_and_distance_attacks_have_no_rise() -> No
 def test_more_robust_than_clean() -> None:
     assert raised(row(951)) == [{"robust-above-clean"}]
     assert raised(row(950)) == [set()]
-    assert flags.is_invalid(flags.find([r := row(951)])[r.evaluation_id])
+    assert standing.judge((), [r := row(951)]).of(r.evaluation_id).state == "invalid"
 
 
 def test_robust_accuracy_that_rises_with_the_radius() -> None:
     assert raised(row(500), row(505, budget=0.2)) == [set(), set()]
     assert raised(row(500), row(506, budget=0.2)) == [set(), {"rises-with-budget"}]
-    for other in ({"settings": {"steps": 10}}, {"images_digest": "others"}, {"run_id": "another"}, {"stop": "last"}):
+    for other in ({"settings": {"steps": 10}}, {"images_digest": "others"}, {"run_id": "a" * 24}, {"stop": "last"}):
         assert raised(row(500), row(600, budget=0.2, **other)) == [set(), set()]
 
 
@@ -174,13 +182,13 @@ def test_an_iterative_attack_weaker_than_fgsm() -> None:
 
 def test_only_results_of_one_precision_are_compared_and_another_than_float32_is_named() -> None:
     fgsm = {"plugin": "fgsm", "attack": "fgsm", "attack_key": "fgsm"}
-    coarse: dict[str, Any] = {"settings": {"steps": 50, "rel_step": 0.1, "precision": "bfloat16"}, "attack_key": "b"}
-    coarse_fgsm = fgsm | coarse | {"attack_key": "fgsm b"}
+    coarse: dict[str, Any] = {"precision": "bfloat16"}
+    coarse_fgsm = fgsm | coarse
     assert raised(row(521), row(500, **coarse_fgsm)) == [set(), set()]
     assert raised(row(521), row(521, **fgsm), row(500, **coarse_fgsm)) == [set(), set(), set()]
     assert raised(row(521), row(500, **fgsm), row(521, **coarse_fgsm))[0] == {"weaker-than-fgsm"}
     weak, reference = row(521, **coarse), row(500, **coarse_fgsm)
-    (told,) = flags.find([weak, reference])[weak.evaluation_id]
+    (told,) = standing.judge((), [weak, reference]).raised[weak.evaluation_id]
     assert told.evidence == "pgd eps 0.1, bfloat16: 52.1 %, fgsm eps 0.1, bfloat16: 50.0 %"
     blackbox = {"kind": "blackbox", "plugin": "blackbox", "attack": "blackbox", "settings": {}, "measurements": {}}
     assert raised(row(500), row(470, **coarse), row(480, **blackbox)) == [
@@ -191,8 +199,8 @@ def test_only_results_of_one_precision_are_compared_and_another_than_float32_is_
 def test_the_audit_names_the_precision(files: Any, db: Any, tmp_path: Path) -> None:
     folder, ids = files.run(), {}
     masked = {"attacked": 8, "zero_gradients": 8}
-    for number, settings in enumerate(({"steps": 50}, {"steps": 50, "precision": "bfloat16"})):
-        path = files.evaluation(folder, [True] * 9, [True] * 9, settings=settings, measurements=masked)
+    for number, harness in enumerate(({}, {"precision": "bfloat16"})):
+        path = files.evaluation(folder, [True] * 9, [True] * 9, measurements=masked, **harness)
         ids[path.stem[:12]] = number
     files.ingest_all(db)
     told = json.loads(bench("audit", "--results", tmp_path, "--json")[1])["flags"]
@@ -201,7 +209,7 @@ def test_the_audit_names_the_precision(files: Any, db: Any, tmp_path: Path) -> N
 
 
 def test_what_was_not_run_in_a_precision_is_told_as_not_checked() -> None:
-    coarse = {"settings": {"steps": 50, "precision": "bfloat16"}}
+    coarse = {"precision": "bfloat16"}
     fgsm = row(plugin="fgsm", settings={})
     told = "weaker-than-fgsm: FGSM was not run"
     assert told in flags.unchecked([row()])
@@ -221,9 +229,10 @@ def test_invalid_and_replaced_results_are_compared_with_nothing() -> None:
     fgsm = {"plugin": "fgsm", "attack": "fgsm", "settings": {}, "attack_key": "fgsm"}
     broken = row(500, **fgsm, measurements=measured(largest_excess=0.01))
     assert raised(row(521), broken) == [set(), {"outside-budget"}]
-    old, new = row(400, **fgsm, attack_version=1), row(521, **fgsm, attack_version=2)
+    old, new = row(400, **fgsm, attack_version=0), row(521, **fgsm, attack_version=1)
     assert raised(row(521), old, new) == [set(), set(), set()]
-    assert raised(row(521), old) == [{"weaker-than-fgsm"}, set()]
+    assert raised(row(521), new) == [set(), set()]
+    assert raised(row(521), row(400, **fgsm, attack_version=1)) == [{"weaker-than-fgsm"}, set()]
 
 
 def test_attacks_without_gradients_say_nothing_about_masked_ones(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -247,16 +256,16 @@ def test_black_box_stronger_than_white_box() -> None:
 def test_random_output_speaks_of_the_whole_run() -> None:
     clean = {"kind": "clean", "attack": "clean", "plugin": "clean", "budget": None, "budget_name": None}
     noisy = row(None, **clean, measurements={"random_output": 3})
-    assert raised(noisy, row(), row(run_id="another")) == [{"random-output"}, {"random-output"}, set()]
+    assert raised(noisy, row(), row(run_id="a" * 24, seed=1)) == [{"random-output"}, {"random-output"}, set()]
     assert raised(row(None, **clean, measurements={"random_output": 0}), row()) == [set(), set()]
 
 
 def test_spread_over_seeds() -> None:
-    wide = [row(400, seed=0), row(500, seed=1, run_id="b"), row(450, seed=2, run_id="c")]  # 45 ± 5
+    wide = [row(400, seed=0), row(500, seed=1, run_id="b" * 24), row(450, seed=2, run_id="c" * 24)]  # 45 ± 5
     assert raised(*wide) == [{"spread-over-seeds"}] * 3
-    narrow = [row(410, seed=0), row(490, seed=1, run_id="b"), row(450, seed=2, run_id="c")]  # 45 ± 4
+    narrow = [row(410, seed=0), row(490, seed=1, run_id="b" * 24), row(450, seed=2, run_id="c" * 24)]  # 45 ± 4
     assert raised(*narrow) == [set()] * 3
-    tiny = [row(1, seed=0), row(15, seed=1, run_id="b")]  # .8 ± .99: less than a point
+    tiny = [row(1, seed=0), row(15, seed=1, run_id="b" * 24)]  # .8 ± .99: less than a point
     assert raised(*tiny) == [set()] * 2
 
 

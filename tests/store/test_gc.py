@@ -8,8 +8,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from exchanged import attack, fill, place, spec, tree, write_evaluation, write_failure, write_run
+from exchanged import attack, brought_up, fill, place, spec, tree, write_evaluation, write_failure, write_run
 
+from bench.core import registry
 from bench.core.errors import BenchError
 from bench.jobs import journal, tidy
 from bench.jobs.locks import Locks
@@ -36,7 +37,7 @@ def db(results: Path) -> Any:
 
 
 def contents(db: Database) -> dict[str, list[str]]:
-    with db.read() as connection:
+    with brought_up(db).read() as connection:
         return {
             table.name: sorted(map(repr, connection.execute(table.select())))
             for table in Base.metadata.sorted_tables
@@ -115,16 +116,17 @@ def test_remains_go_and_what_may_be_in_use_stays(results: Path, db: Database) ->
     assert {name: kind for name, kind in tree(results).items() if name in before} == before
 
 
-def test_stale_evaluations_go_only_when_asked_for(results: Path, db: Database) -> None:
+def test_stale_evaluations_go_only_when_asked_for(results: Path, db: Database, monkeypatch: pytest.MonkeyPatch) -> None:
     tidy.remove(db, place(results), tidy.rubbish(db, place(results)))
+    monkeypatch.setattr(registry.load("attacks", "pgd"), "version", 2)
     newer = attack(spec(seed=1), 0.1).model_copy(update={"versions": {"attack": 2, "evaluator": 1}})
     write_evaluation(results, newer, draw=8, attack_version=2)
     ingest.sync(db, results / "runs")
     assert tidy.rubbish(db, place(results)) == []
-    items = tidy.rubbish(db, place(results), stale=True)
+    items = tidy.rubbish(brought_up(db), place(results), stale=True)
     older = {attack(run, budget).evaluation_id for run in (RUN, spec(seed=1)) for budget in (0.1, 0.2)}
     assert {item.evaluation_id for item in items} == older
-    assert all("attack version 1, the newest is 2" in item.label for item in items)
+    assert all("attack pgd is version 1, today 2" in item.label for item in items)
     tidy.remove(db, place(results), items)
     assert {row.evaluation_id for row in queries.evaluations(db, kinds="attack")} == {newer.evaluation_id}
     assert contents(db) == rebuilt(results)

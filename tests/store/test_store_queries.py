@@ -7,8 +7,11 @@ from typing import Any
 import numpy as np
 import pytest
 
+from bench.core import registry, versions
 from bench.core.errors import BenchError
-from bench.store import queries
+from bench.experiment.protocols import Part, Standard
+from bench.experiment.spec import EvaluationSpec
+from bench.store import derived, queries
 from bench.store.database import Database
 from bench.store.ingest import ingest_evaluation, ingest_run
 
@@ -116,47 +119,83 @@ def test_asking_the_wrong_evaluation_is_one_line(db: Database, files: Any) -> No
         queries.transfer(db, "0" * 24)
 
 
-def test_table_and_leaderboard_average_over_seeds_and_leave_stale_results_out(db: Database, files: Any) -> None:
+def of_pgd(files: Any, images: int = 10, **budgets: float) -> Standard:
+    """A standard of PGD at these budgets on the first images of digits."""
+    run = files.spec()
+    parts = tuple(
+        Part(EvaluationSpec(
+            kind="attack", run=run, attack="pgd", plugin="pgd", settings={"steps": 50}, budget_name="eps",
+            budget=budget, stop="first_success", versions={"attack": 1, "evaluator": 1},
+        ))
+        for budget in budgets.values()
+    )  # fmt: skip
+    return Standard(
+        name="pgd", version=1, title="PGD", dataset="digits", plugin="digits", norm="linf", eps=max(budgets.values()),
+        images=images, size=10, seeds=1, suite="pgd", parts=parts,
+    )  # fmt: skip
+
+
+def test_table_and_leaderboard_average_over_seeds_and_leave_stale_results_out(
+    db: Database, files: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    standard = of_pgd(files, low=0.1, high=0.2)
     for seed, (low, high) in enumerate(((2, 6), (4, 7))):
         folder = files.run(seed)
         ingest_run(db, folder)
         ingest_evaluation(db, files.evaluation(folder, some(9 - seed), kind="clean"))
         ingest_evaluation(db, files.evaluation(folder, CLEAN, some(high), budget=0.1))
         ingest_evaluation(db, files.evaluation(folder, CLEAN, some(low), budget=0.2))
+    derived.refresh(db, [standard])
     table = {row["budget"]: row for row in view(db, "table1")}
     assert sorted(table) == [0.1, 0.2]
     assert (table[0.1]["robust_percent"], table[0.1]["seeds"], table[0.1]["n"]) == (65.0, 2, 10)
     assert (table[0.2]["lowest_percent"], table[0.2]["robust_percent"], table[0.2]["highest_percent"]) == (20, 30, 40)
     (leader,) = view(db, "leaderboard")
-    assert (leader["method"], leader["clean_percent"], leader["attacks"], leader["seeds"]) == ("trs", 85.0, 2, 2)
-    assert (leader["robust_percent_mean"], leader["robust_percent_lowest"]) == (47.5, 30.0)
+    assert (leader["rank"], leader["method"], leader["seeds"], leader["n"]) == (1, "trs", 2, 10)
+    assert (leader["clean_percent"], leader["robust_percent"], leader["lowest_known_percent"]) == (80.0, 30.0, 30.0)
     assert view(db, "stale") == []
 
-    # a newer version of the attack on one seed: the older results of that plug-in, budgets alike, are stale
+    # Another version of the attack is installed: what was measured with the older one is stale, until it is measured.
+    monkeypatch.setattr(registry.load("attacks", "pgd"), "version", 2)
+    derived.refresh(db, [standard])
+    assert view(db, "table1") == []
+    assert [(row["kind"], row["name"], row["state"]) for row in view(db, "stale")] == [
+        ("evaluation", "pgd", "stale")
+    ] * 4
+    (leader,) = view(db, "leaderboard")
+    assert (leader["rank"], leader["provisional"], leader["robust_percent"]) == (None, 1, 30.0)
     folder = files.root / files.spec().run_id
     ingest_evaluation(db, files.evaluation(folder, CLEAN, some(1), budget=0.1, attack_version=2))
+    derived.refresh(db, [standard])
     assert [(row["budget"], row["robust_percent"], row["seeds"]) for row in view(db, "table1")] == [(0.1, 10.0, 1)]
-    assert [(row["kind"], row["name"], row["part"], row["version"], row["newest"]) for row in view(db, "stale")] == [
-        ("evaluation", "pgd", "attack", 1, 2)
-    ] * 4
+    assert sorted(row["state"] for row in view(db, "stale")) == ["stale"] * 3 + ["superseded"]
 
-    # a newer version of the method: the older runs are stale, and what was measured on them counts no more
+    # Another version of the method: what was trained and measured with the older one counts no more.
+    monkeypatch.setattr(registry.load("methods", "trs"), "version", 2)
     ingest_run(db, files.run(0, method_version=2))
-    stale = {row["run_id"] for row in view(db, "stale") if row["kind"] == "run" and row["part"] == "method"}
-    assert stale == {files.spec(seed).run_id for seed in (0, 1)}
+    derived.refresh(db, [standard])
+    stale = {row["run_id"]: row["why"] for row in view(db, "stale") if row["kind"] == "run"}
+    assert stale.keys() == {files.spec(seed).run_id for seed in (0, 1)}
+    assert all("method trs is version 1, today 2" in why for why in stale.values())
     assert view(db, "table1") == []
 
 
-def test_views_tell_precisions_apart_and_the_leaderboard_holds_float32(db: Database, files: Any) -> None:
+def test_views_tell_precisions_and_targets_apart_and_the_leaderboard_holds_what_is_declared(
+    db: Database, files: Any
+) -> None:
     folder = files.run()
     ingest_run(db, folder)
     ingest_evaluation(db, files.evaluation(folder, CLEAN, kind="clean"))
     ingest_evaluation(db, files.evaluation(folder, CLEAN, some(5), budget=0.1))
-    coarse = {"settings": {"steps": 50, "precision": "bfloat16"}, "attack": "coarse"}
-    ingest_evaluation(db, files.evaluation(folder, CLEAN, some(3), budget=0.1, **coarse))
-    assert {row["precision"]: row["robust_percent"] for row in view(db, "table1")} == {"float32": 50, "bfloat16": 30}
+    for more, right in (({"precision": "bfloat16"}, 3), ({"targets": "random"}, 4)):
+        about = {"budget": 0.1, "attack": "other", "plugin": "pgd", **more}
+        ingest_evaluation(db, files.evaluation(folder, CLEAN, some(right), **about))
+    derived.refresh(db, [of_pgd(files, low=0.1)])
+    assert {(row["precision"], row["targets"]): row["robust_percent"] for row in view(db, "table1")} == {
+        ("float32", None): 50, ("bfloat16", None): 30, ("float32", "random"): 40,
+    }  # fmt: skip
     (leader,) = view(db, "leaderboard")
-    assert (leader["attacks"], leader["robust_percent_lowest"], leader["clean_percent"]) == (1, 50.0, 80.0)
+    assert (leader["robust_percent"], leader["lowest_known_percent"], leader["clean_percent"]) == (50.0, 30.0, 80.0)
 
 
 def test_results_of_another_limit_or_family_never_share_a_cell(db: Database, files: Any) -> None:
@@ -165,23 +204,33 @@ def test_results_of_another_limit_or_family_never_share_a_cell(db: Database, fil
     ingest_evaluation(db, files.evaluation(folder, CLEAN, some(4), attack="pgd"))
     limited = files.run(1)
     ingest_run(db, limited)
-    ingest_evaluation(db, files.evaluation(limited, CLEAN, some(6), attack="pgd", limit=10))
+    ingest_evaluation(db, files.evaluation(limited, CLEAN[:5], [True] * 3 + [False] * 2, attack="pgd", limit=5))
     other = files.run(2, settings={"lambda_a": 7.0})
     ingest_run(db, other)
     ingest_evaluation(db, files.evaluation(other, CLEAN, some(8), attack="pgd"))
+    derived.refresh(db, [of_pgd(files, low=0.1)])
     rows = {(row["family_id"], row["image_limit"]): row["robust_percent"] for row in view(db, "table1")}
     family, another = files.spec().family_id, files.spec(settings={"lambda_a": 7.0}).family_id
-    assert rows == {(family, None): 40.0, (family, 10): 60.0, (another, None): 80.0}
-    assert len(view(db, "leaderboard")) == 3
+    assert rows == {(family, None): 40.0, (family, 5): 60.0, (another, None): 80.0}
+    # Five images are not those of the standard: that seed is on no board, and changes no mean.
+    assert [(row["family_id"], row["robust_percent"], row["seeds"]) for row in view(db, "leaderboard")] == [
+        (another, 80.0, 1), (family, 40.0, 1),
+    ]  # fmt: skip
 
 
-def test_a_newer_evaluator_or_trainer_makes_older_results_stale(db: Database, files: Any) -> None:
+@pytest.mark.parametrize("part", ["EVALUATOR", "TRAINER"])
+def test_a_newer_evaluator_or_trainer_makes_older_results_stale(
+    db: Database, files: Any, part: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(versions, part, 2)
+    name = f"{part.lower()}_version"
     for seed in (0, 1):
-        folder = files.run(seed, trainer_version=1 + seed)
+        of_run, of_evaluation = ({name: 1 + seed}, {}) if part == "TRAINER" else ({}, {name: 1 + seed})
+        folder = files.run(seed, **of_run)
         ingest_run(db, folder)
-        ingest_evaluation(db, files.evaluation(folder, CLEAN, some(5), evaluator_version=1 + seed))
-    assert {(row["kind"], row["part"]) for row in view(db, "stale")} == {
-        ("run", "trainer"),
-        ("evaluation", "evaluator"),
-    }
+        ingest_evaluation(db, files.evaluation(folder, CLEAN, some(5), **of_evaluation))
+    derived.refresh(db, [])
+    kinds = ["evaluation", "run"] if part == "TRAINER" else ["evaluation"]
+    assert sorted(row["kind"] for row in view(db, "stale")) == kinds
+    assert all(f"{part.lower()} is version 1, today 2" in row["why"] for row in view(db, "stale"))
     assert [row["seeds"] for row in view(db, "table1")] == [1]

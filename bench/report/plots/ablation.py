@@ -11,16 +11,17 @@ from bench.core.config import Loaded
 from bench.core.errors import BenchError
 from bench.core.identity import canonical
 from bench.core.settings import completed
+from bench.experiment.spec import RunSpec
 from bench.jobs import select
 from bench.jobs.select import Selection
-from bench.jobs.spec import RunSpec
+from bench.report.cells import Cell, outcome_of
 from bench.report.plots import style
-from bench.report.results import Cell, row_of
+from bench.report.results import row_of
 from bench.report.tables import budget_text
 from bench.report.titles import Titles
 from bench.report.worst import KIND as WORST
 from bench.report.worst import with_worst_case
-from bench.store import flags, queries
+from bench.store import queries, standing
 from bench.store.answers import RunRow
 from bench.store.database import Database
 
@@ -140,13 +141,15 @@ def _alike(db: Database, spec: RunSpec) -> list[RunRow]:
     """Runs of the same plug-in, data, model, members, training and versions; of equal ones the latest."""
     training = canonical(spec.training.model_dump(mode="json"))
     found = {}
-    for run in queries.runs(db, plugin=spec.plugin, dataset=spec.dataset, model=spec.model):
+    runs = queries.runs(db, plugin=spec.plugin, dataset=spec.dataset, model=spec.model)
+    standings = standing.judge(runs)
+    for run in runs:
         same = (
             run.members == spec.members
             and run.validation == spec.validation
             and canonical(run.model_settings) == canonical(spec.model_settings)
             and canonical(run.training) == training
-            and (run.method_version, run.trainer_version) == (spec.versions["method"], spec.versions["trainer"])
+            and standings.of(run.run_id).is_current
         )
         if same:
             found[run.family_id, run.seed] = run
@@ -170,19 +173,12 @@ def _text(value: Any) -> str:
 def _results(loaded: Loaded, selection: Selection, spec: RunSpec, run: RunRow, db: Database) -> list[dict[str, Any]]:
     """The table's column of one run, today's versions only."""
     wanted = {each.attack_key: each for each in select.evaluations(loaded, selection, spec) if each.kind != "transfer"}
-    measured = queries.evaluations(db, run_ids=run.run_id)
-    raised = flags.find(measured)
-    cells = {}
-    for row in measured:
-        of = wanted.get(row.attack_key)
-        current = of and (row.attack_version, row.evaluator_version) == (
-            of.versions["attack"],
-            of.versions["evaluator"],
-        )
-        if current and not flags.is_invalid(raised.get(row.evaluation_id, ())):
-            right = row.n_clean if row.kind == "clean" else row.n_robust
-            share = (right or 0) / row.n
-            cells[row.attack_key, run.run_id] = Cell({run.seed: 100 * share}, row.n, evaluations=(row.evaluation_id,))
+    measured = standing.read(db, run_ids=run.run_id)
+    cells = {
+        (row.attack_key, run.run_id): Cell({run.seed: outcome})
+        for row in measured.standings.current(measured.rows)
+        if row.attack_key in wanted and (outcome := outcome_of(row)) is not None
+    }
     rows, titles = [], Titles(loaded)
     for each in wanted.values():
         rows.append(row_of(each, titles, each.attack_key))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from typing import TYPE_CHECKING
 
-from bench.core.precision import USUAL, titled
+from bench.core.precision import titled
 from bench.report.plots import style
 from bench.report.tables import budget_text
 
@@ -13,7 +13,6 @@ if TYPE_CHECKING:
     import pandas as pd
     from matplotlib.figure import Figure
 
-    from bench.core.specs import Precision
 
 COLUMNS = ("panel", "title", "seed", "steps", "robust_accuracy")
 
@@ -25,7 +24,7 @@ def with_several_steps(frame: pd.DataFrame) -> pd.DataFrame:
     frame = frame[frame["steps"].notna()].copy()
     if frame.empty:
         return frame.assign(panel="")
-    frame["other"] = [_other(row["settings"], row["precision"]) for row in frame.to_dict("records")]
+    frame["other"] = [_other(row["settings"], row["targets"]) for row in frame.to_dict("records")]
     group = ["plugin", "precision", "other", "budget_name", "budget"]
     # A method belongs in a panel only with two points or more: one point is no line.
     numbers = frame.groupby([*group, "method"])["steps"].transform("nunique")
@@ -75,10 +74,8 @@ def draw(frame: pd.DataFrame, *titles: str) -> Figure:
         return figure
 
 
-def _other(settings: str, precision: Precision) -> str:
-    """The settings but `steps`, and but the precision where it is named apart."""
-    values = json.loads(settings)
+def _other(settings: str, targets: str) -> str:
+    """The settings but `steps`, with the classes that the attack was led to; the precision is named apart."""
+    values = json.loads(settings) | ({"targets": targets} if targets else {})
     values.pop("steps", None)
-    if precision != USUAL:
-        values.pop("precision")
     return json.dumps(values, sort_keys=True)

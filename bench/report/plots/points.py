@@ -2,21 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from bench.core import registry, versions
 from bench.core.config import Loaded
 from bench.core.errors import BenchError
 from bench.core.precision import titled
+from bench.experiment.spec import EvaluationSpec
 from bench.jobs import select
 from bench.jobs.select import Selection
-from bench.jobs.spec import EvaluationSpec, RunSpec
-from bench.report.results import KINDS, Planned, run_specs
+from bench.report.results import KINDS, run_specs
 from bench.report.titles import Titles
-from bench.store import flags, queries
+from bench.store import standing
 from bench.store.answers import EvaluationRow
 from bench.store.database import Database
 
@@ -24,8 +23,8 @@ if TYPE_CHECKING:
     import pandas as pd
 
 COLUMNS = (
-    "method", "title", "seed", "attack", "attack_title", "plugin", "precision", "budget_name", "budget", "steps",
-    "settings", "n", "n_clean", "n_robust", "clean_accuracy", "robust_accuracy", "run_id", "evaluation_id",
+    "method", "title", "seed", "attack", "attack_title", "plugin", "precision", "targets", "budget_name", "budget",
+    "steps", "settings", "n", "n_clean", "n_robust", "clean_accuracy", "robust_accuracy", "run_id", "evaluation_id",
 )  # fmt: skip
 
 
@@ -37,15 +36,11 @@ def white_box(
     Invalid results (`bench audit`) are left out. Columns: `COLUMNS`; accuracies are shares of all n images.
     """
     limit = select.test_limit(loaded, selection)
-    runs: dict[tuple[str, int], RunSpec] = {}
 
-    def is_current(name: str, row: EvaluationRow) -> bool:
-        if (name, row.seed) not in runs:
-            runs[name, row.seed] = select.run_spec(loaded, selection, name, row.seed)
-        specs = _specs_of(row, runs[name, row.seed], selection, limit)
-        return row.evaluation_id in [spec.evaluation_id for spec in specs]
+    def chosen(row: EvaluationRow) -> bool:
+        return (row.kind, row.split, row.image_limit) == ("attack", selection.split, limit)
 
-    return _frame(loaded, _rows(loaded, selection, db, "attack", seeds, is_current))
+    return _frame(loaded, _rows(loaded, selection, db, seeds, chosen))
 
 
 def black_box(
@@ -60,10 +55,9 @@ def black_box(
     if not loaded.config.suites[name].blackbox:
         having = ", ".join(key for key, suite in loaded.config.suites.items() if suite.blackbox)
         raise BenchError(f"suite {name} has no black-box part; these have: {having or 'none'}")
-    planned = Planned(loaded, selection)
-    return _frame(
-        loaded, _rows(loaded, selection, db, "blackbox", seeds, lambda method, row: planned.is_current(row, method))
-    )
+    run = next(iter(run_specs(loaded, selection).values()))
+    keys = {spec.attack_key for spec in select.evaluations(loaded, selection, run) if spec.kind == "blackbox"}
+    return _frame(loaded, _rows(loaded, selection, db, seeds, lambda row: row.attack_key in keys))
 
 
 def of_suite(loaded: Loaded, selection: Selection, frame: pd.DataFrame) -> pd.DataFrame:
@@ -71,31 +65,29 @@ def of_suite(loaded: Loaded, selection: Selection, frame: pd.DataFrame) -> pd.Da
     run = next(iter(run_specs(loaded, selection).values()))
     wanted = {spec.attack: spec for spec in select.evaluations(loaded, selection, run) if spec.kind == "attack"}
     keep = [
-        row["attack"] in wanted and row["settings"] == _plain(wanted[row["attack"]].recorded_settings)
+        row["attack"] in wanted and (row["settings"], row["targets"], row["precision"]) == _asked(wanted[row["attack"]])
         for row in frame.to_dict("records")
     ]
     return frame.loc[np.array(keep, dtype=bool)].reset_index(drop=True)
 
 
 def _rows(
-    loaded: Loaded, selection: Selection, db: Database, kind: str, seeds: tuple[int, ...] | None, is_current: Any
+    loaded: Loaded,
+    selection: Selection,
+    db: Database,
+    seeds: tuple[int, ...] | None,
+    chosen: Callable[[EvaluationRow], bool],
 ) -> Iterator[tuple[str, EvaluationRow]]:
     names: dict[str, list[str]] = {}
     for name, run in run_specs(loaded, selection).items():
         names.setdefault(run.family_id, []).append(name)
-    measured = queries.evaluations(db, family_ids=list(names))
-    raised = flags.find(measured)
+    measured = standing.read(db, family_ids=list(names))
     methods, attacks = list(loaded.config.methods), [*loaded.config.attacks, *KINDS]
     found = [
         (name, row)
-        for row in measured
-        if row.kind == kind
-        and row.n
-        and row.n_robust is not None
-        and (seeds is None or row.seed in seeds)
-        and not flags.is_invalid(raised.get(row.evaluation_id, ()))
+        for row in measured.standings.current(measured.rows)
+        if chosen(row) and row.n_robust is not None and (seeds is None or row.seed in seeds)
         for name in names[row.family_id]
-        if is_current(name, row)
     ]
 
     def place(item: tuple[str, EvaluationRow]) -> tuple[Any, ...]:
@@ -104,20 +96,6 @@ def _rows(
         return methods.index(name), known, row.attack, row.seed, row.budget or 0.0, row.evaluation_id
 
     yield from sorted(found, key=place)
-
-
-def _specs_of(row: EvaluationRow, run: RunSpec, selection: Selection, limit: int | None) -> list[EvaluationSpec]:
-    """What may be measured today with the settings of a stored attack; nothing where its plug-in is gone."""
-    try:
-        version = registry.load("attacks", row.plugin).version
-    except BenchError:
-        return []
-    record = {
-        "kind": row.kind, "attack": row.attack, "plugin": row.plugin, "settings": row.settings,
-        "budget_name": row.budget_name, "budget": row.budget, "stop": row.stop, "limit": limit,
-        "split": selection.split, "attack_version": version, "evaluator_version": versions.EVALUATOR,
-    }  # fmt: skip
-    return EvaluationSpec.readings(record, run)
 
 
 def _frame(loaded: Loaded, rows: Iterator[tuple[str, EvaluationRow]]) -> pd.DataFrame:
@@ -129,15 +107,20 @@ def _frame(loaded: Loaded, rows: Iterator[tuple[str, EvaluationRow]]) -> pd.Data
             **{name: getattr(row, name) for name in COLUMNS if hasattr(row, name)},
             "method": name,
             "title": methods[name].title or name,
-            "attack_title": titled(titles.attack(row.attack, row.plugin, row.settings), row.precision),
+            "attack_title": titled(titles.of(row), row.precision),
             "steps": row.steps,
             "settings": _plain(row.settings),
+            "targets": row.targets or "",
             "clean_accuracy": row.n_clean / row.n,
             "robust_accuracy": (row.n_robust or 0) / row.n,
         }
         for name, row in rows
     ]
     return pd.DataFrame(lines, columns=list(COLUMNS)).astype({"steps": "Int64"})
+
+
+def _asked(spec: EvaluationSpec) -> tuple[str, str, str]:
+    return _plain(spec.settings), spec.targets or "", spec.precision
 
 
 def _plain(settings: dict[str, Any]) -> str:

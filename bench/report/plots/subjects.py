@@ -9,8 +9,8 @@ from sqlalchemy import select
 
 from bench.core.errors import BenchError
 from bench.core.identity import short
+from bench.experiment.spec import RunSpec
 from bench.jobs import work
-from bench.jobs.spec import RunSpec
 from bench.jobs.workplace import Workplace
 from bench.report.plots.boundary import Subject
 from bench.store import queries

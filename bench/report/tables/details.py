@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import replace
 
-from bench.report.results import Cell, Results, Row
+from bench.report.cells import Cell, Outcome
+from bench.report.results import Results, Row
 from bench.store import queries
 from bench.store.answers import EvaluationRow
 from bench.store.database import Database
@@ -37,9 +38,13 @@ def with_details(results: Results, db: Database, *, members: bool = False) -> Re
         for position, (name, title) in enumerate(titles.items()):
             added.append(replace(clean, attack=name, title=title, key=name, kind="members"))
             for method, many in accuracies.items():
-                values = {seed: _pick(each, position - 1) for seed, each in many.items() if len(each) >= position}
-                if values:
-                    cells[name, method] = replace(by_method[method], values=values, flags=())
+                known = {
+                    seed: _of_members(by_method[method].seeds[seed], each, position - 1)
+                    for seed, each in many.items()
+                    if len(each) >= position
+                }
+                if known:
+                    cells[name, method] = replace(by_method[method], seeds=known, flags=())
     cells |= _training(results, rows, db)
     place = 0 if clean is None else results.rows.index(clean) + 1
     rows_shown = (*results.rows[:place], *added, *results.rows[place:], training)
@@ -49,18 +54,20 @@ def with_details(results: Results, db: Database, *, members: bool = False) -> Re
 def _members(cell: Cell, rows: Mapping[str, EvaluationRow]) -> dict[int, list[float]]:
     """Clean accuracy of every member in percent, by seed."""
     measured = {
-        seed: rows[identifier].measurements.get("member_accuracy")
-        for seed, identifier in zip(cell.values, cell.evaluations, strict=True)
-        if identifier in rows
+        seed: rows[outcome.evaluations[0]].measurements.get("member_accuracy")
+        for seed, outcome in cell.seeds.items()
+        if outcome.evaluations[0] in rows
     }
     return {
         seed: [100 * float(value) for value in each] for seed, each in measured.items() if each and None not in each
     }
 
 
-def _pick(accuracies: list[float], member: int) -> float:
-    """Of one member; -1 stands for the mean over all."""
-    return sum(accuracies) / len(accuracies) if member < 0 else accuracies[member]
+def _of_members(whole: Outcome, accuracies: list[float], member: int) -> Outcome:
+    """Of one member; -1 stands for the mean over all, which counts no images."""
+    if member < 0:
+        return replace(whole, value=sum(accuracies) / len(accuracies), right=None)
+    return replace(whole, value=accuracies[member], right=round(accuracies[member] * whole.n / 100))
 
 
 def _training(results: Results, rows: Mapping[str, EvaluationRow], db: Database) -> dict[tuple[str, str], Cell]:
@@ -77,6 +84,6 @@ def _training(results: Results, rows: Mapping[str, EvaluationRow], db: Database)
         known = [(runs[run_id], stale) for run_id, stale in mine if runs[run_id].plugin != OUTSIDE]
         fresh = [run for run, stale in known if not stale] or [run for run, _ in known]
         if fresh:
-            values = {run.seed: run.seconds for run in sorted(fresh, key=lambda run: run.seed)}
-            cells[TRAINING, method] = Cell(values, stale=all(stale for _, stale in known))
+            took = {run.seed: Outcome(run.seconds) for run in sorted(fresh, key=lambda run: run.seed)}
+            cells[TRAINING, method] = Cell(took, stale=all(stale for _, stale in known))
     return cells

@@ -8,7 +8,8 @@ from dataclasses import dataclass, field
 from itertools import pairwise
 from typing import Literal
 
-from bench.report.results import Cell, Results, Row
+from bench.report.cells import Cell
+from bench.report.results import Results, Row
 from bench.report.tables.words import budget_text, footnotes, heading, number
 
 BESIDE = 3  # at most so many methods have their published values in columns of their own unless asked for

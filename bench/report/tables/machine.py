@@ -9,7 +9,8 @@ from typing import Any
 
 from bench.core.csv_text import field
 from bench.core.precision import USUAL
-from bench.report.results import Cell, Results, Row
+from bench.report.cells import Cell
+from bench.report.results import Results, Row
 from bench.report.tables.layout import Marks
 
 LONG_COLUMNS = (
@@ -73,7 +74,7 @@ def long_rows(results: Results, marks: Marks | None = None) -> list[dict[str, An
                     "std": cell.std,
                     "seeds": seeds,
                     "values": [cell.values[seed] for seed in seeds],
-                    "counts": _counts(row, cell, seeds),
+                    "counts": _counts(cell, seeds),
                     "n": cell.n or None,
                     "published": results.published.get((row.key, method)),
                     "difference": _difference(results, row, method),
@@ -111,11 +112,10 @@ def _rounded(value: float | None) -> float | None:
     return None if value is None else round(value, 4)
 
 
-def _counts(row: Row, cell: Cell, seeds: list[int]) -> list[int] | None:
+def _counts(cell: Cell, seeds: list[int]) -> list[int] | None:
     """Images that are right; a mean over members counts none."""
-    if not cell.n or row.kind == "training" or row.attack == "clean_members_mean":
-        return None
-    return [round(cell.values[seed] * cell.n / 100) for seed in seeds]
+    counts = [right for seed in seeds if (right := cell.seeds[seed].right) is not None]
+    return counts if counts and len(counts) == len(seeds) else None
 
 
 def _tied(row: Row, method: str, cell: Cell, marks: Marks | None) -> bool | None:

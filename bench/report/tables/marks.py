@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 
 import numpy as np
 from numpy.typing import NDArray
 
 from bench.report import statistics
-from bench.report.results import Cell, Results, Row
-from bench.report.statistics import ALPHA, Bools
+from bench.report.cells import Bits
+from bench.report.results import Results
+from bench.report.statistics import ALPHA
 from bench.report.tables.layout import RANKED, Marks
-from bench.store import queries
-from bench.store.answers import Outcomes
 from bench.store.database import Database
 
 Leads = NDArray[np.int64]
@@ -30,13 +29,11 @@ def find_ties(results: Results, db: Database) -> Marks:
         (row.key, method): cell
         for row in rows
         for method in results.methods
-        if (cell := results.cell(row, method)).values and not cell.stale
+        if (cell := results.cell(row, method)).seeds and not cell.stale
     }
-    wanted = [identifier for cell in cells.values() for identifier in cell.evaluations]
     if len({method for _, method in cells}) < 2:
         return Marks()
-    outcomes = queries.outcomes(db, wanted)
-    digests = {row.evaluation_id: row.images_digest for row in queries.evaluations(db, evaluation_ids=wanted)}
+    known = Bits(db, cells.values())
     tied: set[tuple[str, str]] = set()
     unpaired: dict[str, None] = {}
     compared: set[tuple[str, str]] = set()
@@ -45,8 +42,8 @@ def find_ties(results: Results, db: Database) -> Marks:
         if len(here) < 2:
             continue
         best = max(here, key=lambda method: here[method].mean or 0.0)
-        bits = {method: _bits(row, cell, outcomes) for method, cell in here.items()}
-        images = {method: {digests[each] for each in cell.evaluations} for method, cell in here.items()}
+        bits = {method: known.by_seed(cell) for method, cell in here.items()}
+        images = {method: {outcome.images_digest for outcome in cell.seeds.values()} for method, cell in here.items()}
         leads: dict[str, list[Leads]] = {}
         for method in here:
             if method == best:
@@ -72,17 +69,3 @@ def _holds_over_seeds(leads: Sequence[Leads]) -> bool:
     """Whether the best leads beyond the scatter over seeds; one seed says nothing about that."""
     differences = [float(lead.mean()) for lead in leads]
     return len(differences) < 2 or statistics.t_interval(differences).excludes_zero()
-
-
-def _bits(row: Row, cell: Cell, outcomes: Mapping[str, Outcomes]) -> dict[int, Bools]:
-    """What is right, [n], by seed: clean, or after every one of the attacks of a worst case."""
-    each = len(cell.evaluations) // len(cell.values)
-    found = {}
-    for index, seed in enumerate(cell.values):
-        ids = cell.evaluations[index * each : (index + 1) * each]
-        if not all(identifier in outcomes for identifier in ids):
-            continue
-        parts = [outcomes[identifier] for identifier in ids]
-        right = [part.clean if row.kind == "clean" else part.robust for part in parts]
-        found[seed] = np.logical_and.reduce([bits for bits in right if bits is not None])
-    return found

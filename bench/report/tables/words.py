@@ -6,9 +6,10 @@ import math
 import re
 from collections.abc import Iterator
 
+from bench.report.cells import Cell
 from bench.report.matrices import Matrix
 from bench.report.recipes import phrase
-from bench.report.results import Cell, Results, joined
+from bench.report.results import Results, joined
 from bench.store import flags
 
 
