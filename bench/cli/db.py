@@ -7,7 +7,16 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from bench.cli.options import Named, at_work, existing_or_scratch, reading, where, with_published, workplace
+from bench.cli.options import (
+    Named,
+    at_work,
+    bring_up,
+    existing_or_scratch,
+    reading,
+    where,
+    with_published,
+    workplace,
+)
 from bench.cli.parameters import InputFile, Once, Real, Seeds
 from bench.cli.say import say
 from bench.core import numbers
@@ -51,7 +60,7 @@ def rebuild(results: Path, db: str | None) -> int:
     from bench.jobs import damage, journal, names
 
     place = workplace(results, Path("data"))
-    counts = journal.rebuild(db, place, defaults("published"), names.configured())
+    counts = journal.rebuild(db, place, defaults("published"), names.configured(), bring_up)
     _faults(counts.damaged)
     say(
         f"{_shown(results, db)}: {counts.runs} runs, {counts.evaluations} evaluations, "
@@ -128,6 +137,7 @@ def import_(archive: Path, max_total: float, max_file: float, results: Path, db:
     place = workplace(results, Path("data"))
     with Database(db if db is not None else results / "bench.db") as base:
         base.names = names.configured()
+        base.derive = bring_up
         done = import_archive(archive, place, base, limits)
         with_published(base)
     for note in done.notes:
@@ -175,6 +185,7 @@ def upgrade(yes: bool, results: Path, db: str | None) -> None:
       bench db upgrade
       bench db upgrade --db postgresql://me@server/bench --yes
     """
+    from bench.store import ingest
     from bench.store.database import Database
     from bench.store.schema import REVISIONS
     from bench.store.sqlite import back_up
@@ -187,6 +198,9 @@ def upgrade(yes: bool, results: Path, db: str | None) -> None:
 
     with Database(db if db is not None else results / "bench.db") as base:
         old = base.upgrade(before)
+        if old.revision != REVISIONS[-1]:
+            ingest.note_provenance(base, workplace(results, Path("data")).runs)
+        bring_up(base)
     told = f"now, it was {old.revision}"
     if old.revision == REVISIONS[-1]:
         told = "already, its SQL views made anew" if old.views else "already, nothing to do"
@@ -194,7 +208,7 @@ def upgrade(yes: bool, results: Path, db: str | None) -> None:
 
 
 @command.command("gc", cls=Once, context_settings=HELP)
-@click.option("--stale", is_flag=True, help="Also evaluations of an older attack or evaluator than others here.")
+@click.option("--stale", is_flag=True, help="Also evaluations that are stale or superseded.")
 @click.option("--dry-run", is_flag=True, help="List what would go, and stop.")
 @yes_option
 @where

@@ -298,7 +298,18 @@ def open_database(db: str | None, results: Path, *, create: bool = False) -> Dat
 
     if create and db is None:
         results.mkdir(parents=True, exist_ok=True)
-    return Database(db if db is not None else results / "bench.db").open(create=create)
+    base = Database(db if db is not None else results / "bench.db")
+    base.derive = bring_up
+    return base.open(create=create)
+
+
+def bring_up(base: Database) -> None:
+    """Standings and scores as they follow from the rows, the installed versions and the protocols of bench.toml."""
+    from bench.core import config
+    from bench.experiment import protocols
+    from bench.store import derived
+
+    derived.refresh(base, protocols.standards(config.load()))
 
 
 @contextlib.contextmanager

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 @click.option("--host", metavar="ADDRESS", help="Address of --serve.  [default: 127.0.0.1, this machine only]")
 @where
 def command(output: Path, serve: bool, port: int | None, host: str | None, results: Path, db: str | None) -> None:
-    """Write the leaderboard: rankings by worst case, a page for each run, published values beside them.
+    """Write the leaderboard: a board for each protocol of bench.toml, pages of methods and runs, published values.
 
     The pages need no network and no server: open index.html, or copy the folder to any web space. The same command
     again makes only the pages that changed. The same database gives the same bytes.
@@ -107,6 +107,6 @@ def _serve(
 
 def _mark(base: Database) -> object:
     """Another value whenever results came in."""
-    from bench.report.site.ledger import mark
+    from bench.report.ledger import mark
 
     return mark(base)

@@ -366,3 +366,5 @@ def _check_names(config: Config, path: Path) -> None:
     for name, method in config.methods.items():
         for dataset_name in method.datasets:
             check("data set", dataset_name, config.datasets, f"methods.{name}.datasets")
+        if method.publication is not None:
+            check("publication", method.publication, config.publications, f"methods.{name}")

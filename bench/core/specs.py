@@ -72,6 +72,17 @@ class ModelSpec(_WithSettings):
     description: str = ""
 
 
+class PublicationSpec(Spec):
+    """`[publications.NAME]`: a paper that methods are from; facts for readers, part of no identity."""
+
+    title: str
+    authors: tuple[str, ...] = Field(min_length=1)
+    venue: str
+    year: int = Field(ge=1900, le=3000)
+    url: str = ""
+    code: str = Field("", description="address of the authors' code")
+
+
 class MethodSpec(_WithSettings):
     """`[methods.NAME]`: a configured method; `datasets.D` holds what differs on one data set.
 
@@ -83,6 +94,8 @@ class MethodSpec(_WithSettings):
     description: str = ""
     paper: bool = Field(False, description="a column of the paper's Table 1")
     published: str | None = Field(None, description="column of the published table to stand beside; own name if paper")
+    publication: str | None = Field(None, description="a name in [publications]: the paper that it is from")
+    adversarial: bool = Field(False, description="it trains on attacked images (a fact for readers, no setting)")
     datasets: dict[str, Settings] = Field(default_factory=dict)
 
     @field_validator("datasets")
@@ -157,6 +170,27 @@ class BlackboxSpec(Spec):
     budgets: dict[str, Budgets]
 
 
+class ProtocolSpec(Spec):
+    """`[protocols.NAME]`: what a board ranks by: a data set, a threat, attacks, images. One board for each ε.
+
+    At one ε the attacks of `suite` in the ball of `norm` count that have a budget of at most ε there; those without a
+    ball (CW, EAD) never do. Any change of what counts asks for a higher `version`; the older one may stay beside it
+    under another name, with `succeeded_by`.
+    """
+
+    version: int = Field(ge=1, le=1_000_000)
+    title: str = ""
+    dataset: str
+    norm: Literal["linf", "l2"] = "linf"
+    eps: tuple[Budget, ...] = Field(min_length=1)
+    suite: str = Field(description="whose attacks count, with their settings and budgets")
+    stop: Literal["first_success", "last"] = "first_success"
+    images: int = Field(ge=1, description="how many test images count, the first in the fixed order")
+    blackbox: bool = Field(False, description="whether the black-box suite at this ε counts too")
+    seeds: int = Field(1, ge=1, le=1000, description="trainings that a rank asks for")
+    succeeded_by: str | None = Field(None, description="the protocol that took the place of this one")
+
+
 class Training(Spec):
     """How members are trained. Rates are multiplied by `decay` at each of `decay_at` (shares of the epochs)."""
 
@@ -219,3 +253,5 @@ class Config(Spec):
     matrix: MatrixSpec
     blackbox: BlackboxSpec | None = None
     suites: dict[str, SuiteSpec]
+    protocols: dict[str, ProtocolSpec] = Field(default_factory=dict)
+    publications: dict[str, PublicationSpec] = Field(default_factory=dict)

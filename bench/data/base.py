@@ -153,8 +153,7 @@ def load_splits(
     # Both ends of one permutation: images are held out from its start, a limit counts from its end.
     held, left = order[:validation].sort().values, order[validation:].flip(0)
     kept = left[: _limit("training_limit", training_limit, len(left), f"{name}'s training set")].sort().values
-    chosen = torch.randperm(len(test), generator=generator("test subset", name))
-    chosen = chosen[: _limit("test_limit", test_limit, len(test), f"{name}'s test set")].sort().values
+    chosen = test_subset(name, len(test), _limit("test_limit", test_limit, len(test), f"{name}'s test set"))
     return Splits(
         train=train.take(kept).to(device),
         validation=train.take(held).to(device) if validation else None,
@@ -180,6 +179,16 @@ def verify(name: str, *, folder: Path, dataset: Dataset | None = None) -> Splits
                 f"{name} in {folder}: no {part} image has label {told}; are these the labels of its images?"
             )
     return splits
+
+
+def test_subset(name: str, size: int, limit: int | None) -> Tensor:
+    """Which of the `size` test images of the data set `name` a limit keeps, int64 [limit], in order of the files.
+
+    A smaller limit keeps a part of what a larger one keeps; None keeps all.
+    """
+    return (
+        torch.randperm(size, generator=generator("test subset", name))[: size if limit is None else limit].sort().values
+    )
 
 
 def _limit(option: str, limit: int | None, size: int, where: str) -> int:

@@ -1,7 +1,7 @@
 """Views for people, in SQL that SQLite and PostgreSQL share; a writer makes them anew where a database has others.
 
-Results of an older version (`stale`) are left out of `table1` and `leaderboard`, those of attacks that asked in
-bfloat16 of `leaderboard`. Rates are in percent.
+They read what `bench.store.derived` wrote: what is not current (`stale`) is left out of `table1`, `leaderboard` holds
+the scores under declared protocols. Rates are in percent.
 """
 
 from __future__ import annotations
@@ -13,80 +13,67 @@ from bench.core.identity import content_id
 PATIENCE = 10  # seconds that PostgreSQL waits for those who read the views (a dump, say)
 
 STALE = """
-SELECT 'run' AS kind, r.run_id AS id, r.run_id AS run_id, r.method AS name, 'method' AS part,
-       r.method_version AS version, newest.version AS newest
-FROM run r
-JOIN (SELECT plugin, origin, MAX(method_version) AS version FROM run GROUP BY plugin, origin) newest
-  ON newest.plugin = r.plugin AND newest.origin = r.origin
-WHERE r.method_version < newest.version
-UNION ALL
-SELECT 'run', r.run_id, r.run_id, r.method, 'trainer', r.trainer_version, newest.version
-FROM run r CROSS JOIN (SELECT MAX(trainer_version) AS version FROM run) newest
-WHERE r.trainer_version < newest.version
-UNION ALL
-SELECT 'evaluation', e.evaluation_id, e.run_id, e.attack, 'attack', e.attack_version, newest.version
-FROM evaluation e
-JOIN attack a ON a.attack_key = e.attack_key
-JOIN (SELECT a.plugin AS plugin, MAX(e.attack_version) AS version
-      FROM evaluation e JOIN attack a ON a.attack_key = e.attack_key GROUP BY a.plugin) newest
-  ON newest.plugin = a.plugin
-WHERE e.attack_version < newest.version
-UNION ALL
-SELECT 'evaluation', e.evaluation_id, e.run_id, e.attack, 'evaluator', e.evaluator_version, newest.version
-FROM evaluation e CROSS JOIN (SELECT MAX(evaluator_version) AS version FROM evaluation) newest
-WHERE e.evaluator_version < newest.version
+SELECT w.kind AS kind, w.id AS id, w.run_id AS run_id,
+       CASE WHEN w.kind = 'run' THEN r.method ELSE e.attack END AS name, w.state AS state, w.why AS why
+FROM standing w
+JOIN run r ON r.run_id = w.run_id
+LEFT JOIN evaluation e ON e.evaluation_id = w.id
 """
 
 _PERCENT = "100 * CAST(CASE WHEN e.kind = 'clean' THEN e.n_clean ELSE e.n_robust END AS DOUBLE PRECISION) / e.n"
 
-# In the text of a record's settings, as both databases keep it: their functions for JSON differ.
-_COARSE = """CAST(a.settings AS TEXT) LIKE '%"precision": "bfloat16"%'"""
-_PRECISION = f"CASE WHEN {_COARSE} THEN 'bfloat16' ELSE 'float32' END"
-
-# One row per table cell: current evaluations of one family under one protocol on the same images, over its seeds.
-_CELLS = f"""
-SELECT e.kind AS kind, r.dataset AS dataset, r.model AS model, r.recipe AS recipe,
+TABLE1 = f"""
+SELECT r.dataset AS dataset, MIN(r.method) AS method, MIN(e.attack) AS attack, a.precision AS precision,
+       a.targets AS targets, a.budget_name AS budget_name, a.budget AS budget, a.stop AS stop,
+       AVG({_PERCENT}) AS robust_percent, MIN({_PERCENT}) AS lowest_percent, MAX({_PERCENT}) AS highest_percent,
+       COUNT(DISTINCT r.seed) AS seeds, MAX(e.n) AS n, r.model AS model, r.members AS members, r.recipe AS recipe,
        MIN(CAST(r.recipe_changes AS TEXT)) AS recipe_changes, r.training_limit AS training_limit,
-       e.image_limit AS image_limit, MIN(r.method) AS method, r.members AS members, r.family_id AS family_id,
-       MIN(e.attack) AS attack, {_PRECISION} AS precision,
-       a.budget_name AS budget_name, a.budget AS budget, a.stop AS stop,
-       COUNT(DISTINCT r.seed) AS seeds, MAX(e.n) AS n,
-       AVG({_PERCENT}) AS mean,
-       MIN({_PERCENT}) AS lowest,
-       MAX({_PERCENT}) AS highest
+       e.image_limit AS image_limit, r.family_id AS family_id
 FROM evaluation e
 JOIN run r ON r.run_id = e.run_id
 JOIN attack a ON a.attack_key = e.attack_key
-WHERE e.kind IN ('clean', 'attack')
-  AND e.n > 0
-  AND e.run_id NOT IN (SELECT id FROM stale WHERE kind = 'run')
-  AND e.evaluation_id NOT IN (SELECT id FROM stale WHERE kind = 'evaluation')
-GROUP BY e.kind, r.dataset, r.model, r.recipe, r.training_limit, e.image_limit, r.members, r.family_id,
-         a.protocol_id, {_PRECISION}, a.budget_name, a.budget, a.stop, e.images_digest
+WHERE e.kind = 'attack' AND e.split = 'test' AND e.n > 0
+  AND NOT EXISTS (SELECT 1 FROM standing w WHERE w.id = e.evaluation_id)
+GROUP BY r.dataset, r.model, r.recipe, r.training_limit, e.image_limit, r.members, r.family_id,
+         a.setting_id, a.precision, a.targets, a.budget_name, a.budget, a.stop, e.images_digest
 """
 
-TABLE1 = f"""
-SELECT dataset, method, attack, precision, budget_name, budget, stop, mean AS robust_percent, lowest AS lowest_percent,
-       highest AS highest_percent, seeds, n, model, members, recipe, recipe_changes,
-       training_limit, image_limit, family_id
-FROM ({_CELLS}) cell
-WHERE kind = 'attack'
-"""
+_SHARE = "100 * CAST({} AS DOUBLE PRECISION) / one.n"
 
+# Of several runs of a seed the one with most parts; of a family its complete seeds, or where there is none all.
 LEADERBOARD = f"""
-SELECT dataset, MIN(method) AS method, AVG(CASE WHEN kind = 'clean' THEN mean END) AS clean_percent,
-       AVG(CASE WHEN kind = 'attack' THEN mean END) AS robust_percent_mean,
-       MIN(CASE WHEN kind = 'attack' THEN mean END) AS robust_percent_lowest,
-       COUNT(CASE WHEN kind = 'attack' THEN 1 END) AS attacks, MIN(seeds) AS seeds, model, members, recipe,
-       MIN(recipe_changes) AS recipe_changes, training_limit, image_limit, family_id
-FROM ({_CELLS}) cell
-WHERE precision = 'float32'
-GROUP BY dataset, model, members, recipe, training_limit, image_limit, family_id
+SELECT one.protocol AS protocol, one.version AS version, one.eps AS eps, one.recipes AS recipes,
+       MIN(one.dataset) AS dataset,
+       CASE WHEN MAX(one.n_lacking) = 0 AND COUNT(*) >= MAX(one.seeds_demanded)
+            THEN RANK() OVER (PARTITION BY one.protocol, one.version, one.eps, one.recipes,
+                                           CASE WHEN MAX(one.n_lacking) = 0 AND COUNT(*) >= MAX(one.seeds_demanded)
+                                                THEN 1 ELSE 0 END
+                              ORDER BY ROUND(CAST(AVG({_SHARE.format("one.n_robust")}) AS NUMERIC), 9) DESC)
+       END AS rank,
+       MIN(one.method) AS method,
+       AVG({_SHARE.format("one.n_robust")}) AS robust_percent,
+       AVG({_SHARE.format("one.n_clean")}) AS clean_percent,
+       AVG({_SHARE.format("one.n_lowest")}) AS lowest_known_percent,
+       CASE WHEN MAX(one.n_lacking) = 0 AND COUNT(*) >= MAX(one.seeds_demanded) THEN 0 ELSE 1 END AS provisional,
+       COUNT(*) AS seeds, MAX(one.n) AS n, MIN(one.model) AS model, MIN(one.members) AS members,
+       MIN(one.recipe) AS recipe, MIN(one.recipe_changes) AS recipe_changes, one.family_id AS family_id
+FROM (
+  SELECT s.*, r.dataset AS dataset, r.method AS method, r.model AS model, r.members AS members, r.recipe AS recipe,
+         CAST(r.recipe_changes AS TEXT) AS recipe_changes, r.family_id AS family_id,
+         MIN(s.n_lacking) OVER (PARTITION BY s.protocol, s.version, s.eps, s.recipes, r.family_id) AS fewest,
+         ROW_NUMBER() OVER (PARTITION BY s.protocol, s.version, s.eps, s.recipes, r.family_id, r.seed
+                            ORDER BY s.n_lacking, r.started DESC, r.run_id DESC) AS place
+  FROM score s
+  JOIN run r ON r.run_id = s.run_id
+) one
+WHERE one.place = 1 AND (one.n_lacking = 0 OR one.fewest > 0)
+GROUP BY one.protocol, one.version, one.eps, one.recipes, one.family_id
 """
 
-TRANSFER_RATE = f"""
+TRANSFER_RATE = """
 SELECT t.evaluation_id AS evaluation_id, r.run_id AS run_id, r.dataset AS dataset, r.method AS method, r.seed AS seed,
-       e.attack AS attack, {_PRECISION} AS precision, a.budget_name AS budget_name, a.budget AS budget,
+       e.attack AS attack, a.precision AS precision, a.targets AS targets, a.budget_name AS budget_name,
+       a.budget AS budget, COALESCE(w.state, 'current') AS state,
        t.source AS source, t.target AS target, e.n AS n, t.n_missed AS n_missed, t.n_correct_all AS n_correct_all,
        t.n_missed_correct_all AS n_missed_correct_all, t.n_correct_both AS n_correct_both,
        t.n_missed_correct_both AS n_missed_correct_both, t.n_definition6 AS n_definition6,
@@ -100,6 +87,7 @@ FROM transfer t
 JOIN evaluation e ON e.evaluation_id = t.evaluation_id
 JOIN run r ON r.run_id = e.run_id
 JOIN attack a ON a.attack_key = e.attack_key
+LEFT JOIN standing w ON w.id = t.evaluation_id
 """
 
 # In the order in which they can be made: later ones read earlier ones.

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterator, Sequence
+from functools import cache
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from sqlalchemy import insert
 
+from bench.core import config
 from bench.core.identity import content_id
+from bench.experiment.protocols import Part, standards
 from bench.store.database import Database
 from bench.store.schema import (
     Attack,
@@ -34,6 +37,20 @@ def hex_id(*parts: Any) -> str:
     return hashlib.sha256(repr(parts).encode()).hexdigest()[:24]
 
 
+CORE = ("fgsm", "bim", "pgd", "mim")  # of the protocol core-digits
+
+
+@cache
+def protocol_parts() -> dict[tuple[str, str, float | None, int, int | None], Part]:
+    """The attacks of the protocols that come with `bench`, by data set, attack, budget, number of images and limit."""
+    every = standards(config.load(config.defaults("bench.toml")))
+    return {
+        (one.dataset, part.spec.attack, part.spec.budget, one.images, one.limit): part
+        for one in every
+        for part in one.parts
+    }
+
+
 class Writer:
     """Collects rows and inserts them many at a time."""
 
@@ -41,6 +58,7 @@ class Writer:
         self.db, self.n, self.members, self.started = db, n, members, started
         self.rows: dict[type[Base], list[dict[str, Any]]] = {}
         self.known: set[str] = set()
+        self.datasets: dict[str, str] = {}
         environment_id = content_id(ENVIRONMENT)
         self.environment_id = environment_id
         self._once(Environment, environment_id, {"environment_id": environment_id, "record": ENVIRONMENT})
@@ -79,6 +97,7 @@ class Writer:
             "activation": "relu", "method_version": 1, "trainer_version": 1, "source_digest": "0" * 24,
             "requires": {}, "weights_digest": None, "environment_id": self.environment_id, "started": self.started,
             "finished": self.started, "seconds": 12.5, "config": {"method": method, "seed": seed}, "notes": [],
+            "provenance": "measured", "versions": {},
         } | changes  # fmt: skip
         self.put(Run, {name: value for name, value in row.items() if name in Run.__table__.columns})
         for number in range(self.members):
@@ -89,6 +108,7 @@ class Writer:
                 "loss": 2.0 / epoch, "terms": {"ce": 1.5 / epoch, "cosine": 0.5 / epoch},
                 "member_accuracy": [0.5] * self.members, "ensemble_accuracy": 0.8, "accuracy_on": "training sample",
             })  # fmt: skip
+        self.datasets[run_id] = dataset
         self._job("train", run_id, run_id, row["attempt_id"])
         return str(run_id)
 
@@ -96,24 +116,42 @@ class Writer:
         self, run_id: str, robust: Any = None, *, clean: Any = None, kind: str = "attack", attack: str = "pgd",
         budget: float | None = 0.1, **changes: Any,
     ) -> str:  # fmt: skip
-        """An evaluation with these outcomes per image; returns its id."""
+        """An evaluation with these outcomes per image; returns its id.
+
+        On as many images as a protocol has, with settings and precision left alone, it serves the protocol.
+        """
         clean = np.ones(self.n, bool) if clean is None else np.asarray(clean, bool)
         robust = None if robust is None else np.asarray(robust, bool)
+        limit = changes.get("image_limit")
+        place = self.datasets.get(run_id, ""), attack, budget, len(clean), limit
+        part = protocol_parts().get(place) if kind == "attack" else None
+        if part is not None and not changes.keys() & {"settings", "precision", "attack_key"}:
+            changes |= {"settings": part.spec.settings, "attack_key": part.key(limit)}
         usual = {} if attack == "fgsm" else {"steps": 50}
         spec = {"plugin": attack, "settings": changes.pop("settings", usual), "budget_name": "eps",
-                "budget": budget, "stop": "first_success"}  # fmt: skip
+                "budget": budget, "stop": "first_success", "targets": None,
+                "precision": changes.pop("precision", "float32")}  # fmt: skip
         if kind == "clean":
             attack, spec = (
                 "clean",
-                {"plugin": "clean", "settings": {}, "budget_name": None, "budget": None, "stop": None},
+                {
+                    "plugin": "clean",
+                    "settings": {},
+                    "budget_name": None,
+                    "budget": None,
+                    "stop": None,
+                    "targets": None,
+                    "precision": "float32",
+                },
             )
-        key = hex_id(kind, spec, len(clean))
-        self._once(Attack, key, spec | {"attack_key": key, "protocol_id": content_id(spec)})
+        key = changes.pop("attack_key", None) or hex_id(kind, spec, len(clean))
+        self._once(Attack, key, spec | {"attack_key": key, "setting_id": content_id(spec)})
         evaluation_id = hex_id(run_id, key, changes.get("attack_version", 1))
         row = {
             "evaluation_id": evaluation_id, "attack_key": key, "run_id": run_id,
             "attempt_id": hex_id("try", evaluation_id), "kind": kind, "status": "done", "attack": attack,
-            "image_limit": None, "images_digest": "d" * 24, "n": len(clean), "n_clean": int(clean.sum()),
+            "image_limit": None, "split": "test", "provenance": "measured",
+            "images_digest": "d" * 24, "n": len(clean), "n_clean": int(clean.sum()),
             "n_robust": None if robust is None else int(robust.sum()),
             "measurements": {"unmoved": 0, "loss_curve": [0.1, 0.4, 0.6, 0.7]}, "forwards": 1000, "backwards": 900,
             "seconds": 1.5, "attack_version": 1, "evaluator_version": 1, "source_digest": "1" * 24,
@@ -127,6 +165,11 @@ class Writer:
         })  # fmt: skip
         self._job(kind, evaluation_id, run_id, row["attempt_id"])
         return evaluation_id
+
+    def complete(self, run_id: str, robust: Any, *, attacks: Sequence[str] = CORE, **changes: Any) -> None:
+        """Every attack of core-digits at ε = 0.1, all with these outcomes."""
+        for attack in attacks:
+            self.evaluation(run_id, robust, attack=attack, **changes)
 
     def matrix(self, run_id: str, clean: Any, missed: Any, **changes: Any) -> str:
         """A transferability matrix of clean [N+1, n] and missed [N, N+1, n]."""
@@ -148,10 +191,11 @@ class Writer:
                 })  # fmt: skip
         return evaluation_id
 
-    def failure(self, run_id: str, error: str) -> None:
-        """A failed attempt at an attack."""
-        self._job("attack", hex_id("failed", run_id), run_id, hex_id("attempt", run_id, error), status="failed",
-                  error=error, error_type="JobError", traceback="Traceback …", describe={"attack": "pgd"})  # fmt: skip
+    def failure(self, run_id: str, error: str, *, kind: str = "attack", **describe: Any) -> None:
+        """A failed attempt at an attack, or at what `kind` says."""
+        self._job(kind, hex_id("failed", run_id), run_id, hex_id("attempt", run_id, error), status="failed",
+                  error=error, error_type="JobError", traceback="Traceback …",
+                  describe=describe or {"attack": "pgd"})  # fmt: skip
 
     def _job(self, kind: str, job_id: str, run_id: str, attempt_id: str, **changes: Any) -> None:
         self.put(Job, {
@@ -162,8 +206,8 @@ class Writer:
 
 
 def fill(
-    db: Database, *, methods: Sequence[str] = ("trs", "ece", "adp"), settings: int = 1, seeds: int = 3, n: int = 40,
-    attacks: Sequence[str] = ("fgsm", "pgd", "mim"), budgets: Sequence[float] = (0.1, 0.2), datasets: Sequence[str] =
+    db: Database, *, methods: Sequence[str] = ("trs", "ece", "adp"), settings: int = 1, seeds: int = 3, n: int = 500,
+    attacks: Sequence[str] = CORE, budgets: Sequence[float] = (0.1, 0.15), datasets: Sequence[str] =
     ("digits",), epochs: int = 3, together: int = 200,
 ) -> int:  # fmt: skip
     """Random results of every method × setting × seed on every data set; returns the number of evaluations."""

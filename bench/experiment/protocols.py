@@ -1,0 +1,162 @@
+"""Protocols: what a board ranks by. Declared in `bench.toml`, versioned, never inferred from what happens to be there.
+
+A protocol is a data set, a threat (norm and ε), attacks with their settings, a stop rule, and images; at each of its ε
+it makes one `Standard`. The score of a training is the worst case over exactly the attacks of the standard.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+from bench.core import registry, settings
+from bench.core.config import Loaded
+from bench.core.errors import BenchError
+from bench.core.identity import content_id
+from bench.core.specs import AttackRows, ProtocolSpec, Training
+from bench.experiment.spec import EvaluationSpec, RunSpec
+
+
+@dataclass(frozen=True, eq=False)
+class Part:
+    """One attack of a standard at one budget; `spec` is its evaluation on no run in particular."""
+
+    spec: EvaluationSpec
+
+    @property
+    def label(self) -> str:
+        """`pgd ε=0.1`."""
+        return self.spec.label
+
+    def key(self, limit: int | None) -> str:
+        """The `attack_key` of this attack on so many test images."""
+        # A copy would keep the key that the original has computed.
+        fields = {name: getattr(self.spec, name) for name in EvaluationSpec.model_fields}
+        return EvaluationSpec(**fields | {"limit": limit}).attack_key
+
+
+@dataclass(frozen=True)
+class Standard:
+    """A protocol at one ε: what has to be measured, and on which images.
+
+    Attributes:
+        name: of the protocol; `version` is its version.
+        plugin: of the data set.
+        size: of the whole test set, where it is fixed.
+        images: how many count, the first in the fixed order.
+        seeds: trainings that a rank asks for.
+    """
+
+    name: str
+    version: int
+    title: str
+    dataset: str
+    plugin: str
+    norm: str
+    eps: float
+    images: int
+    size: int | None
+    seeds: int
+    suite: str
+    parts: tuple[Part, ...]
+    succeeded_by: str | None = None
+
+    @cached_property
+    def standard_id(self) -> str:
+        """Content hash of all that counts: another under the same name and version is another standard."""
+        return content_id(
+            {
+                "norm": self.norm,
+                "eps": self.eps,
+                "images": self.images,
+                "parts": sorted(part.key(None) for part in self.parts),
+            }
+        )
+
+    @property
+    def label(self) -> str:
+        """`table1-digits v1, ε = 0.1`."""
+        return f"{self.name} v{self.version}, ε = {self.eps:g}"
+
+    def limits(self, measured: Collection[int | None]) -> list[int | None]:
+        """Those of the measured numbers of test images (None: all) that hold the images of this standard, best first.
+
+        A smaller number of images is always a part of a larger one.
+        """
+        exact = None if self.size == self.images else self.images
+        fitting = [n for n in measured if n == exact or (n is None and self._has(self.size)) or self._has(n)]
+        return sorted(fitting, key=lambda n: (n != exact, n is None, n or 0))
+
+    def _has(self, n: int | None) -> bool:
+        return n is not None and n >= self.images
+
+    @property
+    def limit(self) -> int | None:
+        """As `--limit` takes it: None where all test images count."""
+        return None if self.size == self.images else self.images
+
+
+def standards(loaded: Loaded, dataset: str | None = None) -> list[Standard]:
+    """Every standard that is configured (for one data set), in the order of `bench.toml`; superseded ones last.
+
+    One whose data set or an attack is of a plug-in that is not installed here is left out.
+    """
+    found = []
+    for name, spec in loaded.config.protocols.items():
+        if dataset is None or spec.dataset == dataset:
+            try:
+                found += [standard(loaded, name, eps) for eps in spec.eps]
+            except BenchError:
+                continue
+    return sorted(found, key=lambda each: each.succeeded_by is not None)
+
+
+def standard(loaded: Loaded, name: str, eps: float) -> Standard:
+    """A protocol at one ε.
+
+    Raises:
+        BenchError: nothing of its suite lies in the ball, or a plug-in cannot be used.
+    """
+    spec = loaded.config.protocols[name]
+    configured = loaded.config.datasets[spec.dataset]
+    plugin = registry.load("datasets", configured.plugin)
+    values = settings.plain(settings.build(plugin, configured.settings, f"datasets.{spec.dataset}"))
+    run = RunSpec(  # nobody's: what an attack is called does not depend on who is attacked
+        method="", plugin="", settings={}, dataset=spec.dataset, dataset_plugin=configured.plugin,
+        dataset_settings=values, model="", model_plugin="", model_settings={}, members=1, recipe="",
+        training=Training(epochs=1), seed=0, versions={},
+    )  # fmt: skip
+    parts = tuple(_parts(loaded, spec, run, eps))
+    if not parts:
+        raise BenchError(f"protocols.{name}: no attack of the suite {spec.suite} lies within {spec.norm} {eps:g}")
+    return Standard(
+        name=name, version=spec.version, title=spec.title or name, dataset=spec.dataset,
+        plugin=configured.plugin, norm=spec.norm, eps=eps, images=min(spec.images, plugin.test_images or spec.images),
+        size=plugin.test_images, seeds=spec.seeds, suite=spec.suite, parts=parts, succeeded_by=spec.succeeded_by,
+    )  # fmt: skip
+
+
+def _parts(loaded: Loaded, protocol: ProtocolSpec, run: RunSpec, eps: float) -> list[Part]:
+    from bench.jobs import select
+
+    found: list[Part] = []
+    for row in loaded.config.suites[protocol.suite].attacks:
+        name, own = (row, None) if isinstance(row, str) else _budgets(row, protocol.dataset)
+        spec = loaded.config.attacks[name]
+        plugin = registry.load("attacks", spec.plugin)
+        if plugin.norm != protocol.norm or spec.targets is not None:
+            continue
+        selection = select.Selection(dataset=protocol.dataset)
+        for each in select.attack_rows(loaded, selection, run, name, own):
+            if each.budget is not None and each.budget <= eps:
+                fields: dict[str, Any] = {key: getattr(each, key) for key in EvaluationSpec.model_fields}
+                usual = EvaluationSpec(**fields | {"limit": None, "stop": protocol.stop, "precision": "float32"})
+                found.append(Part(usual))
+    return found
+
+
+def _budgets(row: AttackRows, dataset: str) -> tuple[str, tuple[float, ...] | None]:
+    own = row.budgets
+    return row.attack, own.get(dataset) if isinstance(own, dict) else own
