@@ -57,7 +57,10 @@ class Table(HTMLParser):
             self._cell.append(data)
 
 
-def board_rows(folder: Path, which: str = "*") -> dict[str, dict[str, str]]:
+CORE = "core-digits-v1-0.1-complete"
+
+
+def board_rows(folder: Path, which: str = CORE) -> dict[str, dict[str, str]]:
     """Method → column → text of a board's ranking."""
     (path,) = folder.glob(f"boards/{which}.html")
     head, *rows = Table(path.read_text()).rows

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import html
 import http.client
 import io
 import json
@@ -14,7 +15,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from site_pages import LOADED, Table, board_rows, contents, make
+from site_pages import CORE, LOADED, Table, board_rows, contents, make
 from site_records import Writer, fill, new_database
 from sqlalchemy import delete, update
 
@@ -23,14 +24,17 @@ from bench.core import config, tensors
 from bench.core.errors import BenchError
 from bench.jobs import select
 from bench.jobs.select import Selection
-from bench.report.site import Built, build, charts, ledger, samples, serve
+from bench.report import ledger
+from bench.report.ranking import standings
+from bench.report.site import Built, build, charts, samples, serve
 from bench.report.site.again import Commands
-from bench.report.site.ranking import standings
 from bench.store import queries
 from bench.store.database import Database
 from bench.store.ingest import load_published
 from bench.store.schema import Evaluation, Run
 
+N = 500  # images of core-digits
+CORE_ATTACKS = ("fgsm", "bim", "pgd", "mim")
 EVIL = '<script>alert("x")</script>'
 
 
@@ -39,16 +43,16 @@ EVIL = '<script>alert("x")</script>'
 
 def test_the_headline_is_the_share_of_images_that_withstand_every_attack(db: Database, tmp_path: Path) -> None:
     random = np.random.default_rng(1)
-    writer = Writer(db, n=200)
+    writer = Writer(db, n=N)
     expected = {}
     for method in ("trs", "ece"):
         worst = []
         for seed in range(3):
             run_id = writer.run(method, seed)
-            outcomes = {attack: random.random(200) < 0.8 for attack in ("fgsm", "pgd", "mim")}
+            outcomes = {attack: random.random(N) < 0.8 for attack in ("fgsm", "bim", "pgd", "mim")}
             for attack, robust in outcomes.items():
                 writer.evaluation(run_id, robust, attack=attack)
-            worst.append(100 * sum(all(bits) for bits in zip(*outcomes.values(), strict=True)) / 200)
+            worst.append(100 * sum(all(bits) for bits in zip(*outcomes.values(), strict=True)) / N)
         expected[method] = worst
     writer.flush()
     make(db, tmp_path / "site")
@@ -59,67 +63,58 @@ def test_the_headline_is_the_share_of_images_that_withstand_every_attack(db: Dat
 
 
 def test_other_threats_and_other_images_do_not_enter(db: Database, tmp_path: Path) -> None:
-    writer = Writer(db, n=10)
+    writer = Writer(db, n=N)
     run_id = writer.run("trs", 0)
-    right, wrong = np.ones(10, bool), np.zeros(10, bool)
-    writer.evaluation(run_id, right, attack="pgd", budget=0.1)
+    right, wrong = np.ones(N, bool), np.zeros(N, bool)
+    writer.complete(run_id, right)
     writer.evaluation(run_id, wrong, attack="pgd", budget=0.2)
     writer.evaluation(run_id, wrong, attack="pgd_l2", budget=0.1)
     writer.evaluation(
         run_id, wrong[:5], clean=right[:5], attack="fgsm", budget=0.1, image_limit=5, images_digest="e" * 24
     )
+    writer.flush()
+    make(db, tmp_path / "site")
+    row = board_rows(tmp_path / "site")["TRS"]
+    assert (row["Worst case"], row["Lowest known"], row["Rank"]) == ("100.0", "100.0", "1")
     writer.evaluation(run_id, wrong, attack="bim", budget=0.1, kind="blackbox")
     writer.flush()
     make(db, tmp_path / "site")
-    assert len(list((tmp_path / "site/boards").iterdir())) == 4
-    (page,) = [
-        path
-        for path in (tmp_path / "site/boards").glob("digits-linf-eps0.1-*.html")
-        if "ranked, 1 run, 10 held-out images" in path.read_text()
-    ]
-    row = board_rows(tmp_path / "site", page.stem)["TRS"]
-    assert row["Worst case"] == "100.0"
-    assert row["Black box"] == "0.0"
+    row = board_rows(tmp_path / "site")["TRS"]
+    assert (row["Worst case"], row["Black box"], row["Rank"]) == ("100.0", "0.0", "1")
+    assert row["Lowest known"].startswith("0.0 black-box suite")
 
 
 def test_attacks_in_a_smaller_ball_count_for_the_larger_one(db: Database, tmp_path: Path) -> None:
-    writer = Writer(db, n=10)
+    writer = Writer(db, n=N)
     run_id = writer.run("trs", 0)
-    writer.evaluation(run_id, np.arange(10) != 3, budget=0.1)
-    writer.evaluation(run_id, np.arange(10) >= 5, budget=0.2)
-    writer.evaluation(run_id, np.arange(10) != 9, budget=0.1, attack="pgd_l2")
+    writer.complete(run_id, np.arange(N) >= 50)
+    writer.complete(run_id, np.arange(N) < 400, budget=0.15)
+    writer.evaluation(run_id, np.zeros(N, bool), budget=0.1, attack="pgd_l2")
     writer.flush()
     make(db, tmp_path / "site")
-    assert board_rows(tmp_path / "site", "digits-linf-eps0.1-*")["TRS"]["Worst case"] == "90.0"
-    assert board_rows(tmp_path / "site", "digits-linf-eps0.2-*")["TRS"]["Worst case"] == "50.0"
-    page = (tmp_path / f"site/runs/{run_id}.html").read_text()
-    writer.evaluation(run_id, np.arange(10) != 7, budget=0.1, attack="mim")
-    writer.flush()
-    make(db, tmp_path / "site")
-    assert board_rows(tmp_path / "site", "digits-linf-eps0.1-*")["TRS"]["Worst case"] == "80.0"
-    assert board_rows(tmp_path / "site", "digits-linf-eps0.2-*")["TRS"]["Worst case"] == "40.0"
-    assert page != (tmp_path / f"site/runs/{run_id}.html").read_text()
+    assert board_rows(tmp_path / "site", CORE)["TRS"]["Worst case"] == "90.0"
+    assert board_rows(tmp_path / "site", "core-digits-v1-0.15-complete")["TRS"]["Worst case"] == "70.0"
 
 
 def test_an_invalid_result_enters_nothing_and_a_doubtful_one_is_marked(db: Database, tmp_path: Path) -> None:
-    writer = Writer(db, n=1000)
-    for method, measured in (("trs", {"largest_excess": 0.5}), ("ece", {"zero_gradients": 500, "attacked": 900})):
+    writer = Writer(db, n=N)
+    for method, measured in (("trs", {"largest_excess": 0.5}), ("ece", {"zero_gradients": 250, "attacked": 450})):
         run_id = writer.run(method, 0)
-        writer.evaluation(run_id, np.arange(1000) < 600, attack="fgsm", measurements={})
-        writer.evaluation(run_id, np.arange(1000) < 500, attack="pgd", measurements=measured)
+        writer.complete(run_id, np.arange(N) < 300, attacks=("fgsm", "bim", "mim"), measurements={})
+        writer.evaluation(run_id, np.arange(N) < 250, attack="pgd", measurements=measured)
     writer.flush()
     make(db, tmp_path / "site")
     rows = board_rows(tmp_path / "site")
-    invalid = next(row for name, row in rows.items() if name.startswith("TRS"))
-    assert invalid["Rank"] == "–"
-    assert "lacks PGD" in invalid["Method"]
-    assert invalid["Worst case"] == "60.0"
+    assert (rows["TRS"]["Rank"], rows["TRS"]["Lead"], rows["TRS"]["Worst case"]) == (
+        "○", "lacks 1 of 4 attacks", "60.0"
+    )  # fmt: skip
+    assert "Not measured: PGD (50) at ε 0.1" in (tmp_path / f"site/boards/{CORE}.html").read_text()
     assert rows["ECE"]["Rank"] == "1"
     assert rows["ECE"]["PGD (50)"] == "50.0 †"
     assert rows["ECE"]["Flags"] == "zero gradient"
     pages = {run.method: (tmp_path / f"site/runs/{run.run_id}.html").read_text() for run in queries.runs(db)}
     assert "enters no mean" in pages["trs"]
-    assert "500 of 900 attacked images" in pages["ece"]
+    assert "250 of 450 attacked images" in pages["ece"]
 
 
 def test_a_flag_that_another_seed_raises_reaches_the_pages_of_its_family(db: Database, tmp_path: Path) -> None:
@@ -138,13 +133,14 @@ def test_a_flag_that_another_seed_raises_reaches_the_pages_of_its_family(db: Dat
 
 
 def test_results_on_other_weights_than_the_run_has_do_not_enter(db: Database, tmp_path: Path) -> None:
-    writer = Writer(db, n=10)
+    writer = Writer(db, n=N)
     run_id = writer.run("trs", 0, weights_digest="a" * 24)
-    writer.evaluation(run_id, np.arange(10) < 9, attack="pgd", weights_digest="a" * 24)
-    writer.evaluation(run_id, np.zeros(10, bool), attack="mim", weights_digest="b" * 24)
+    writer.complete(run_id, np.arange(N) < 450, weights_digest="a" * 24)
+    writer.evaluation(run_id, np.zeros(N, bool), attack="apgd_ce", weights_digest="b" * 24)
     writer.flush()
     make(db, tmp_path / "site")
-    assert board_rows(tmp_path / "site")["TRS"]["Worst case"] == "90.0"
+    row = board_rows(tmp_path / "site")["TRS"]
+    assert (row["Worst case"], row["Lowest known"]) == ("90.0", "90.0")
 
 
 def test_ranks_and_intervals_agree_with_a_plain_bootstrap() -> None:
@@ -187,78 +183,90 @@ def test_equal_competitors_share_a_rank_and_the_seed_decides_the_draws() -> None
     assert standings(list(many), seed=1) != standings(list(many), seed=2)
 
 
-def test_who_lacks_a_standard_attack_is_shown_but_not_ranked(db: Database, tmp_path: Path) -> None:
-    writer = Writer(db, n=10)
-    for method in ("trs", "ece", "adp"):
+def test_who_lacks_an_attack_stands_in_its_place_hollow_with_the_command(db: Database, tmp_path: Path) -> None:
+    writer = Writer(db, n=N)
+    for method, stands in (("trs", 400), ("ece", 300), ("adp", 350)):
         run_id = writer.run(method, 0)
-        for attack in ("fgsm", "pgd") if method != "adp" else ("fgsm",):
-            writer.evaluation(run_id, np.arange(10) < 5, attack=attack)
-        if method == "trs":  # more than the standard set does no harm
-            writer.evaluation(run_id, np.arange(10) < 4, attack="mim")
+        writer.complete(run_id, np.arange(N) < stands, attacks=("fgsm", "pgd") if method == "adp" else CORE_ATTACKS)
+        if method == "trs":  # more than the protocol asks moves nobody
+            writer.evaluation(run_id, np.arange(N) < 10, attack="apgd_ce")
     writer.flush()
     make(db, tmp_path / "site")
     rows = board_rows(tmp_path / "site")
-    assert {name: row["Rank"] for name, row in rows.items()}.keys() >= {"TRS", "ECE"}
-    lacking = next(row for name, row in rows.items() if name.startswith("ADP"))
-    assert lacking["Rank"] == "–"
-    assert "not ranked: lacks PGD" in lacking["Method"]
-    assert rows["ECE"]["Rank"].startswith("1")
-    assert rows["TRS"]["Rank"].startswith("2")
+    assert [(name, row["Rank"], row["Worst case"]) for name, row in rows.items()] == [
+        ("TRS", "1", "80.0"), ("ADP", "○", "70.0"), ("ECE", "2", "60.0")
+    ]  # fmt: skip
+    assert rows["ADP"]["Lead"] == "lacks 2 of 4 attacks"
+    assert rows["TRS"]["Lead"] == "≫ +20.0 p < .001"
+    assert rows["TRS"]["Lowest known"].startswith("2.0 APGD-CE")
+    page = (tmp_path / f"site/boards/{CORE}.html").read_text()
+    assert page.count('<details class="evaluation" id="complete-') == 1
+    assert "--suite core" in page.partition('id="complete-')[2]
+    front = (tmp_path / "site/index.html").read_text()
+    assert "TRS leads the next by 20.0 points (p\u00a0<\u00a0.001)." in html.unescape(front)
 
 
 def test_results_of_an_older_version_enter_neither_mean_nor_rank(db: Database, tmp_path: Path) -> None:
-    writer = Writer(db, n=10)
-    for seed, robust in ((0, 9), (1, 8)):
-        writer.evaluation(writer.run("trs", seed, method_version=2), np.arange(10) < robust)
-    writer.evaluation(writer.run("trs", 2, method_version=1), np.zeros(10, bool))
-    writer.evaluation(writer.run("ece", 0, method_version=1), np.ones(10, bool))
+    writer = Writer(db, n=N)
+    today, old = {"methods/trs": 1, "trainer": 1}, {"methods/trs": 0, "trainer": 1}
+    for seed, robust in ((0, 450), (1, 400)):
+        writer.complete(writer.run("trs", seed, versions=today), np.arange(N) < robust)
+    writer.complete(writer.run("trs", 2, versions=old), np.zeros(N, bool))
+    writer.complete(writer.run("ece", 0, versions=old), np.ones(N, bool))
     writer.flush()
     make(db, tmp_path / "site")
     rows = board_rows(tmp_path / "site")
     assert rows["TRS"]["Worst case"].startswith("85.0")
-    old = next(row for name, row in rows.items() if name.startswith("ECE"))
-    assert "older version" in old["Method"]
-    assert old["Rank"] == "–"
+    assert (rows["ECE"]["Rank"], rows["ECE"]["Lead"]) == ("○", "outdated 4 of 4 attacks")
 
 
 def test_published_values_are_shown_and_never_ranked(db: Database, tmp_path: Path) -> None:
     load_published(db, config.defaults("published"))
-    budget = next(ref.budget for ref in queries.references(db, dataset="mnist") if ref.attack == "fgsm")
-    writer = Writer(db, n=10)
-    writer.evaluation(writer.run("ece", 0, dataset="mnist"), np.ones(10, bool), attack="fgsm", budget=budget)
+    printed = {(ref.attack, ref.budget): ref.value for ref in queries.references(db, dataset="mnist", method="trs")}
+    writer = Writer(db, n=1000)
+    run_id = writer.run("trs", 0, dataset="mnist")
+    for attack in ("fgsm", "bim", "pgd", "mim", "apgd_dlr", "apgd_ce"):
+        writer.evaluation(run_id, np.arange(1000) < 900, attack=attack, image_limit=1000)
     writer.flush()
     make(db, tmp_path / "site")
-    assert board_rows(tmp_path / "site").keys() == {"ECE"}
-    (page,) = (tmp_path / "site/boards").glob("*.html")
-    assert "published, not ranked" in page.read_text()
-    printed = (tmp_path / "site/published/mnist.html").read_text()
+    board = "table1-mnist-v1-0.1-complete"
+    rows = board_rows(tmp_path / "site", board)
+    assert rows.keys() == {"TRS"}
+    lowest = min(value for (_, budget), value in printed.items() if budget == 0.1)
+    assert rows["TRS"]["Δ published"] == f"{90 - lowest:+.1f} to {lowest:.1f}"
+    assert "published, not ranked" in (tmp_path / f"site/boards/{board}.html").read_text()
+    page = (tmp_path / "site/published/mnist.html").read_text()
     for ref in queries.references(db, dataset="mnist"):
-        assert f">{ref.value:.1f}</td>" in printed or f">{ref.value:g}</td>" in printed
+        assert f">{ref.value:.1f}</td>" in page or f">{ref.value:g}</td>" in page
 
 
 # ---------------------------------------------------------------------------------------------------- pages and files
 
 
 def test_text_from_outside_is_shown_as_text(db: Database, tmp_path: Path) -> None:
-    writer = Writer(db, n=10)
+    writer = Writer(db, n=N)
     run_id = writer.run(EVIL, 0, notes=[f"note {EVIL}"], recipe=EVIL, recipe_changes=[EVIL], model=f"'\"><b>{EVIL}",
                         settings={EVIL: EVIL}, config={"a": EVIL}, dataset=f"../{EVIL}")  # fmt: skip
-    writer.evaluation(run_id, np.ones(10, bool), attack=f"pgd{EVIL}", settings={EVIL: 1}, measurements={EVIL: EVIL})
+    writer.evaluation(run_id, np.ones(N, bool), attack=f"pgd{EVIL}", settings={EVIL: 1}, measurements={EVIL: EVIL})
     writer.failure(run_id, EVIL)
+    ranked = writer.run(EVIL, 1, recipe=EVIL, model=EVIL)
+    writer.complete(ranked, np.ones(N, bool))
+    writer.failure(f"../{EVIL}", EVIL, kind=EVIL, method=EVIL, dataset=EVIL)
     writer.flush()
     make(db, tmp_path / "site")
     pages = list((tmp_path / "site").rglob("*.html"))
-    assert len(pages) == 5
+    assert {page.parent.name for page in pages} == {"site", "runs", "methods", "boards"}
+    assert len(pages) == 12
     for page in pages:
         text = page.read_text()
         assert "<script>alert" not in text, page
-        assert "<b>&lt;script" not in text
+        assert "'\"><b>" not in text
     assert "&lt;script&gt;alert(&#34;x&#34;)&lt;/script&gt;" in (tmp_path / f"site/runs/{run_id}.html").read_text()
     assert {path.parent.parent for path in pages} <= {tmp_path, tmp_path / "site"}
 
 
 def test_every_link_leads_to_a_file_of_the_site(db: Database, tmp_path: Path) -> None:
-    fill(db, n=20)
+    fill(db)
     load_published(db, config.defaults("published"))
     make(db, tmp_path / "site")
     for page in (tmp_path / "site").rglob("*.html"):
@@ -267,6 +275,8 @@ def test_every_link_leads_to_a_file_of_the_site(db: Database, tmp_path: Path) ->
         for link in re.findall(r'(?:href|src)="([^"]+)"', text):
             if link.startswith("data:"):
                 continue
+            if link.startswith("https://") and page.parent.name == "methods":  # of a paper and of its code
+                continue
             address, _, anchor = link.partition("#")
             assert "://" not in address
             assert not address or (page.parent / address).resolve().is_file(), f"{page}: {link}"
@@ -274,18 +284,18 @@ def test_every_link_leads_to_a_file_of_the_site(db: Database, tmp_path: Path) ->
 
 
 def test_the_same_database_gives_the_same_bytes(db: Database, tmp_path: Path) -> None:
-    fill(db, n=20)
+    fill(db)
     make(db, tmp_path / "one")
     make(db, tmp_path / "two")
     assert contents(tmp_path / "one") == contents(tmp_path / "two")
 
 
 def test_only_what_changed_is_made_again_and_the_outcome_is_that_of_a_fresh_build(db: Database, tmp_path: Path) -> None:
-    fill(db, n=20, methods=("trs", "ece"), budgets=(0.1, 0.2))
+    fill(db, methods=("trs", "ece"))
     make(db, tmp_path / "site")
     before = contents(tmp_path / "site")
     assert make(db, tmp_path / "site") == Built(len(before) - 1, (), ())
-    writer = Writer(db, n=20, started="2026-11-22T10:00:00Z")
+    writer = Writer(db, n=N, started="2026-11-22T10:00:00Z")
     writer.rows = {}
     runs = queries.runs(db)
     with db.write() as connection:
@@ -304,7 +314,7 @@ def test_only_what_changed_is_made_again_and_the_outcome_is_that_of_a_fresh_buil
 
 
 def test_a_page_that_was_lost_or_cut_is_made_again(db: Database, tmp_path: Path) -> None:
-    fill(db, n=20, methods=("trs",))
+    fill(db, methods=("trs",), budgets=(0.1,))
     make(db, tmp_path / "site")
     before = contents(tmp_path / "site")
     lost, cut = sorted((tmp_path / "site/runs").iterdir())[:2]
@@ -315,7 +325,7 @@ def test_a_page_that_was_lost_or_cut_is_made_again(db: Database, tmp_path: Path)
 
 
 def test_a_build_that_was_cut_short_is_finished_by_the_next(db: Database, tmp_path: Path) -> None:
-    fill(db, n=20, methods=("trs",))
+    fill(db, methods=("trs",), budgets=(0.1,))
 
     def stop(done: int, total: int, label: str) -> None:
         if label == "runs":
@@ -491,7 +501,7 @@ def test_text_on_a_heatmap_can_be_read() -> None:
 
 
 def test_bench_report_writes_a_site(db: Database, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    fill(db, n=20, methods=("trs",))
+    fill(db, methods=("trs",), budgets=(0.1,))
     where = ["--results", str(tmp_path)]
     assert bench(["report", "-o", str(tmp_path / "site"), *where]) == 0
     assert "files written" in capsys.readouterr().out
@@ -515,7 +525,7 @@ def ask(server: serve.Server, path: str, host: str | None = None) -> tuple[int, 
 
 
 def test_the_server_shows_the_site_and_nothing_else(db: Database, tmp_path: Path) -> None:
-    fill(db, n=20, methods=("trs",))
+    fill(db, methods=("trs",), budgets=(0.1,))
     make(db, tmp_path / "site")
     (tmp_path / "secret.html").write_text("secret")
     with serve.Server(tmp_path / "site") as server:
@@ -569,14 +579,14 @@ def test_results_that_come_in_are_noticed(db: Database) -> None:
 def test_a_hundred_thousand_evaluations(tmp_path: Path) -> None:
     """First build, nothing new, one run more: the numbers are printed (pytest -s), the pages counted."""
     with new_database(tmp_path / "bench.db") as db:
-        count = fill(db, methods=[f"method_{index}" for index in range(25)], settings=31, n=1000, epochs=40,
+        count = fill(db, methods=[f"method_{index}" for index in range(25)], settings=31, epochs=40,
                      attacks=("fgsm", "bim", "pgd", "mim"), budgets=(0.05, 0.1, 0.15, 0.2, 0.25),
                      datasets=("digits", "mnist"))  # fmt: skip
         assert count > 100_000
         taken = []
         for step in range(3):
             if step == 2:
-                writer = Writer(db, n=1000, started="2026-11-22T10:00:00Z")
+                writer = Writer(db, n=N, started="2026-11-22T10:00:00Z")
                 writer.rows = {}
                 writer.run("method_0", 99)
                 writer.flush()
@@ -584,5 +594,5 @@ def test_a_hundred_thousand_evaluations(tmp_path: Path) -> None:
             built = make(db, tmp_path / "site")
             taken.append(time.monotonic() - start)
             print(f"{count} evaluations: {len(built.written)} of {built.pages} pages in {taken[-1]:.1f} s")
-            assert len(built.written) == (built.pages if step == 0 else 0 if step == 1 else 3)
+            assert len(built.written) == (built.pages if step == 0 else 0 if step == 1 else 4)
     assert (tmp_path / "site/index.html").stat().st_size < 100_000

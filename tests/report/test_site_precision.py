@@ -8,29 +8,31 @@ from typing import Any
 import numpy as np
 from exchanged import write_evaluation, write_run
 from site_pages import LOADED, Table, board_rows, contents, make
-from site_records import Writer
+from site_records import CORE, Writer
 
 from bench.core import config
+from bench.experiment.spec import EvaluationSpec
 from bench.jobs import select
 from bench.jobs.select import Selection
-from bench.jobs.spec import EvaluationSpec
 from bench.report.site.again import Commands
 from bench.store import ingest, queries
 from bench.store.database import Database
 
-COARSE: dict[str, Any] = {"settings": {"steps": 50, "precision": "bfloat16"}}
+COARSE: dict[str, Any] = {"precision": "bfloat16"}
+N = 500  # images of core-digits
 WHY = "asked in a coarser one than float32"
 
 
 def stands(count: int) -> Any:
-    return np.arange(10) < count
+    """Right on so many tenths of the images."""
+    return np.arange(N) < count * N // 10
 
 
-def test_the_same_attacks_in_bfloat16_change_no_board(db: Database, tmp_path: Path) -> None:
-    writer = Writer(db, n=10)
+def test_the_same_attacks_in_bfloat16_change_no_score_and_no_rank(db: Database, tmp_path: Path) -> None:
+    writer = Writer(db, n=N)
     runs = [writer.run(method, 0) for method in ("trs", "ece")]
     for run in runs:
-        for attack, count in (("fgsm", 8), ("pgd", 6)):
+        for attack, count in (("fgsm", 8), ("bim", 7), ("pgd", 6), ("mim", 7)):
             writer.evaluation(run, stands(count), attack=attack)
     writer.flush()
     make(db, tmp_path / "before")
@@ -38,16 +40,19 @@ def test_the_same_attacks_in_bfloat16_change_no_board(db: Database, tmp_path: Pa
         writer.evaluation(runs[0], stands(3), attack=attack, **COARSE)
     writer.flush()
     make(db, tmp_path / "after")
-    assert board_rows(tmp_path / "before") == board_rows(tmp_path / "after")
-    (page,) = (tmp_path / "after/boards").glob("*.html")
-    assert page.read_text() == (tmp_path / "before/boards" / page.name).read_text()
-    assert "· 2 attacks" in (tmp_path / "after/index.html").read_text()
+    before, after = board_rows(tmp_path / "before"), board_rows(tmp_path / "after")
+    assert before["TRS"].pop("Lowest known") == "60.0"
+    lowest = after["TRS"].pop("Lowest known")  # float32 judged what it found
+    assert lowest.startswith("30.0 ")
+    assert lowest.endswith(" at ε = 0.1, bfloat16")
+    assert before == after
+    assert "· 4 attacks" in (tmp_path / "after/index.html").read_text()
 
 
 def test_methods_measured_in_different_precisions_are_ranked_by_what_is_float32(db: Database, tmp_path: Path) -> None:
-    writer = Writer(db, n=10)
+    writer = Writer(db, n=N)
     first, second = writer.run("trs", 0), writer.run("ece", 0)
-    for attack in ("fgsm", "pgd"):
+    for attack in CORE:
         writer.evaluation(first, stands(7), attack=attack)
         writer.evaluation(second, stands(7), attack=attack, **COARSE)
     writer.flush()
@@ -58,13 +63,13 @@ def test_methods_measured_in_different_precisions_are_ranked_by_what_is_float32(
 
 
 def test_the_page_of_a_run_names_it_and_says_why_it_is_on_no_board(db: Database, tmp_path: Path) -> None:
-    random, writer = np.random.default_rng(0), Writer(db, n=10)
+    random, writer = np.random.default_rng(0), Writer(db, n=N)
     run, other = writer.run("trs", 0), writer.run("ece", 0)
     for one in (run, other):
         writer.evaluation(one, stands(6))
         writer.evaluation(one, stands(7), attack="fgsm")
     writer.evaluation(run, stands(2), **COARSE)
-    writer.matrix(run, random.random((4, 10)) < 0.9, random.random((3, 4, 10)) < 0.5, **COARSE)
+    writer.matrix(run, random.random((4, N)) < 0.9, random.random((3, 4, N)) < 0.5, **COARSE)
     writer.flush()
     make(db, tmp_path / "site")
     page = (tmp_path / f"site/runs/{run}.html").read_text()
@@ -79,17 +84,17 @@ def test_the_page_of_a_run_names_it_and_says_why_it_is_on_no_board(db: Database,
 
 
 def test_a_run_attacked_in_bfloat16_only_has_its_page_and_no_board(db: Database, tmp_path: Path) -> None:
-    writer = Writer(db, n=10)
+    writer = Writer(db, n=N)
     run = writer.run("trs", 0)
     writer.evaluation(run, kind="clean")
     writer.evaluation(run, stands(4), **COARSE)
-    writer.evaluation(run, stands(5), attack="fgsm", **{**COARSE, "settings": {"precision": "bfloat16"}})
+    writer.evaluation(run, stands(5), attack="fgsm", **COARSE)
     writer.flush()
     make(db, tmp_path / "site")
     assert not [name for name in contents(tmp_path / "site") if name.startswith("boards/")]
     index = (tmp_path / "site/index.html").read_text()
     assert "Nothing has been attacked" not in index
-    assert 'on the pages of <a href="runs.html">their runs</a>' in index
+    assert 'on the pages of <a href="runs.html">the runs</a>' in index
     assert f'href="runs/{run}.html"' in (tmp_path / "site/runs.html").read_text()
     page = (tmp_path / f"site/runs/{run}.html").read_text()
     assert WHY in page

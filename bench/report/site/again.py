@@ -5,15 +5,15 @@ from __future__ import annotations
 import shlex
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any
 
 from bench.core import config, registry, settings
 from bench.core.config import Loaded
 from bench.core.errors import BenchError
 from bench.core.specs import Training, added_to
+from bench.experiment.spec import EvaluationSpec, RunSpec
 from bench.jobs import select
 from bench.jobs.select import DEFAULT_RECIPE, Selection
-from bench.jobs.spec import EvaluationSpec, RunSpec
 from bench.store.answers import EvaluationRow, RunRow
 from bench.training.outside import OUTSIDE
 
@@ -48,6 +48,10 @@ class Commands:
                 made, changes = again, more
         return Command(_join(parts, changes), made is not None and made.run_id == run.run_id)
 
+    def run_of(self, run: RunRow) -> str:
+        """The command that goes on with the run, as its record names it."""
+        return _join(_selectors(run), [] if run.plugin == OUTSIDE else list(run.recipe_changes))
+
     def evaluation(self, run: RunRow, row: EvaluationRow, base: Command) -> Command:
         """The command that makes one white-box evaluation, given the one of its run."""
         key = (run.dataset, run.recipe, run.validation, row.attack, row.attack_key, row.image_limit, row.n)
@@ -60,22 +64,16 @@ class Commands:
         parts = ["--attack", row.attack, f"--{row.budget_name}", f"{row.budget!r}"]
         if row.image_limit is not None:
             parts += ["--limit", str(row.image_limit)]
-        splits: list[Literal["test", "validation"]] = ["test"]
-        if run.validation and row.n == run.validation and row.image_limit is None:
-            splits.append("validation")
-        for split in splits:
-            found = self._evaluation(run, row, split, [])
-            changes = _attack_changes(row, found)
-            if found is not None and found.attack_key != row.attack_key and changes:
-                found = self._evaluation(run, row, split, changes)
-            if found is not None and found.attack_key == row.attack_key:
-                tail = [] if split == "test" else ["--split", split]
-                return [*parts, *tail, *(word for change in changes for word in ("--set", change))], True
-        return parts, False
+        tail = [] if row.split == "test" else ["--split", row.split]
+        found = self._evaluation(run, row, [])
+        changes = _attack_changes(row, found)
+        if found is not None and found.attack_key != row.attack_key and changes:
+            found = self._evaluation(run, row, changes)
+        if found is not None and found.attack_key == row.attack_key:
+            return [*parts, *tail, *(word for change in changes for word in ("--set", change))], True
+        return [*parts, *tail], False
 
-    def _evaluation(
-        self, run: RunRow, row: EvaluationRow, split: Literal["test", "validation"], changes: list[str]
-    ) -> EvaluationSpec | None:
+    def _evaluation(self, run: RunRow, row: EvaluationRow, changes: list[str]) -> EvaluationSpec | None:
         loaded = self._config((*run.recipe_changes, *changes))
         spec = self._spec(run, [*run.recipe_changes, *changes])
         if loaded is None or spec is None:
@@ -84,7 +82,7 @@ class Commands:
         eps, c = (budget if row.budget_name == name else () for name in ("eps", "c"))
         chosen = Selection(
             methods=(run.method,), dataset=run.dataset, recipe=run.recipe, limit=row.image_limit,
-            attacks=(row.attack,), eps=eps, c=c, split=split,
+            attacks=(row.attack,), eps=eps, c=c, split=row.split,
         )  # fmt: skip
         try:
             return select.evaluations(loaded, chosen, spec)[-1]
@@ -146,8 +144,8 @@ def _attack_changes(row: EvaluationRow, found: EvaluationSpec | None) -> list[st
     if found is None or found.plugin != row.plugin:
         return []
     plugin = registry.load("attacks", found.plugin)
-    today = {"precision": found.precision, **settings.completed(plugin, found.settings)}
-    stored = {"precision": row.precision, **settings.completed(plugin, row.settings)}
+    today = {"precision": found.precision, "targets": found.targets, **settings.completed(plugin, found.settings)}
+    stored = {"precision": row.precision, "targets": row.targets, **settings.completed(plugin, row.settings)}
     return _changed(f"attacks.{row.attack}", today, stored)
 
 

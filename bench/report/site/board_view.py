@@ -1,21 +1,24 @@
-"""A board as its template shows it."""
+"""A board as its template shows it, and as files for other programs."""
 
 from __future__ import annotations
 
-from collections import defaultdict
-from collections.abc import Iterable, Mapping
+import csv
+import io
+import json
 from typing import Any
 
-from bench.core.identity import short
-from bench.report.site import charts
-from bench.report.site.boards import Board, Family, Place
-from bench.report.site.flags import Raised
-from bench.report.site.ledger import Light, norm_of
-from bench.report.site.names import Names, differences, exact, mean_std, percent, plus_minus, recipe_text, seconds
+from bench.core.csv_text import field
+from bench.core.release import described
+from bench.report.boards import Board
+from bench.report.site.names import Names
 from bench.report.site.published import beside
+from bench.report.site.rows import About, columns, rows
+from bench.report.site.scatter import plots
+from bench.report.site.threats import NORMS
 from bench.report.tables import budget_text
-from bench.store.answers import ReferenceRow
-from bench.training.outside import OUTSIDE
+
+SINGLE = ("members", "model", "recipe", "provenance", "adversarial", "parameters_text")
+"""Columns that tell nothing where every row says the same: then the heading of the board says it."""
 
 
 def images_text(n: int, limit: int | None, size: int | None) -> str:
@@ -25,161 +28,132 @@ def images_text(n: int, limit: int | None, size: int | None) -> str:
     return f"{n:,} test images" if size is None or n == size else f"{n:,} held-out images"
 
 
-def board_view(
-    board: Board, places: list[Place], names: Names, flags: Raised, references: Iterable[ReferenceRow], size: int | None
-) -> dict[str, Any]:
-    """Everything `board.html` needs; values in percent."""
-    columns = _columns(board, names)
-    marks = _apart([place.family for place in places], names)
-    rows = [_row(board, place, names, flags, mark) for place, mark in zip(places, marks, strict=True)]
-    _mark_best(rows)
+def address(board: Board, ending: str = "html") -> str:
+    """Where the page of a board lies, and the files beside it."""
+    return f"boards/{board.board_id}.{ending}"
+
+
+def threat_title(board: Board) -> str:
+    """`ℓ∞, ε = 0.1`."""
+    standard = board.standard
+    return f"{NORMS[standard.norm]}, {budget_text('eps', standard.eps)}"
+
+
+def board_view(board: Board, about: About) -> dict[str, Any]:
+    """Everything `board.html` and the files need; values in percent."""
+    standard, names = board.standard, about.names
+    made = rows(board, about)
+    same = {name: made[0][name] for name in SINGLE if len({row[name] for row in made}) == 1}
+    references = [ref for ref in about.references if ref.dataset == standard.dataset]
     return {
-        "threat": board.threat,
-        "images": images_text(board.threat.n, board.threat.image_limit, size),
-        "columns": columns,
-        "rows": rows,
-        "ranked": sum(row["rank"] is not None for row in rows),
-        "runs": sum(len(family.seeds) for family in board.families),
-        "has_blackbox": any(row["blackbox"]["values"] for row in rows),
-        "has_flags": any(row["flags"] for row in rows),
+        "board_id": board.board_id,
+        "title": standard.title,
+        "protocol": standard.name,
+        "version": standard.version,
+        "standard_id": standard.standard_id,
+        "succeeded_by": standard.succeeded_by,
+        "dataset": standard.dataset,
+        "threat": threat_title(board),
+        "norm": standard.norm,
+        "eps": standard.eps,
+        "seeds_demanded": standard.seeds,
+        "recipes": board.recipes,
+        "n": standard.images,
+        "images": images_text(standard.images, standard.limit, standard.size),
+        "standard": [f"{names.attack(part.spec)} at {budget_text('eps', part.spec.budget)}" for part in standard.parts],
+        "columns": _titles(board, names),
+        "rows": made,
+        "plots": plots(made),
+        "same": same,
+        "ranked": len(board.ranked),
+        "runs": sum(len(entry.scores) for entry in board.entries),
+        "has_blackbox": any(row["blackbox"]["mean"] is not None for row in made),
+        "has_flags": any(row["flags"] for row in made),
+        "has_published": any(row["published"] for row in made),
         "published": beside(
             references,
             names,
             lambda ref: (
-                (ref.budget_name, ref.budget) == (board.threat.budget_name, board.threat.budget)
-                and norm_of(names.attack_plugin(ref.attack)) == board.threat.norm
+                (ref.budget_name, ref.budget) == ("eps", standard.eps) and names.norm(ref.attack) == standard.norm
             ),
         ),
     }
 
 
-def summary(board: Board, view: Mapping[str, Any]) -> dict[str, Any]:
-    """What the front page says of a board."""
-    return {
-        "slug": board.threat.slug,
-        "dataset": board.threat.dataset,
-        "title": board.threat.title,
-        "images": view["images"],
-        "methods": len(view["rows"]),
-        "runs": view["runs"],
-        "attacks": len(board.standard),
-        "top": [
-            {"title": row["title"], "rank": row["rank"], "interval": row["interval"], "score": row["worst"]["mean"],
-             "low": row["worst"]["low"], "high": row["worst"]["high"], "href": row["seeds"][0]["href"]}
-            for row in view["rows"][:3]
-            if row["rank"] is not None
-        ],
-    }  # fmt: skip
+def _titles(board: Board, names: Names) -> list[str]:
+    return [names.attack(part.spec) for part in columns(board)]
 
 
-def _columns(board: Board, names: Names) -> list[dict[str, Any]]:
-    titles = [names.attack(row) for row in board.columns]
-    return [
+def as_json(view: dict[str, Any]) -> bytes:
+    """The board for other programs: what it is, then its rows; accuracies in percent."""
+    text = json.dumps(
         {
-            "title": f"{title} [{row.protocol_id[:4]}]" if titles.count(title) > 1 else title,
-            "standard": row.protocol_id in board.standard,
-        }
-        for row, title in zip(board.columns, titles, strict=True)
-    ]
-
-
-def _apart(families: list[Family], names: Names) -> list[str]:
-    """What tells rows apart that would read alike."""
-    alike: dict[Any, list[int]] = defaultdict(list)
-    for index, family in enumerate(families):
-        run = family.seeds[0].run
-        alike[names.method(run.method), run.model, run.members, recipe_text(run)].append(index)
-    marks = [""] * len(families)
-    for indices in alike.values():
-        if len(indices) > 1:
-            texts = differences([families[index].seeds[0].run for index in indices])
-            for index, text in zip(indices, texts, strict=True):
-                marks[index] = text
-    return marks
-
-
-def _row(board: Board, place: Place, names: Names, flags: Raised, mark: str) -> dict[str, Any]:
-    family, standing = place.family, place.standing
-    run = family.seeds[0].run
-    values = place.values
-    mean, std = mean_std(values)
-    assert mean is not None
-    low, high = (100 * standing.low, 100 * standing.high) if standing else (min(values), max(values))
-    keys = [column.protocol_id for column in board.columns]
-    rows = {key: [s.attacks[key] for s in family.seeds if key in s.attacks] for key in keys}
-    took = None if run.plugin == OUTSIDE else sum(s.run.seconds for s in family.seeds) / len(family.seeds)
-    clean = [100 * s.clean.n_clean / s.clean.n for s in family.seeds if s.clean is not None]
-    raised = [flag for s in family.seeds for flag in flags.of(s.run.run_id, s.rows)]
-    flagged = {flag.evaluation_id for flag in raised}
-    reason = ""
-    if family.void:
-        reason = "its results are invalid" if any(flag.is_invalid for flag in raised) else "made by an older version"
-    elif family.lacking:
-        reason = f"lacks {', '.join(dict.fromkeys(_attack_name(board, row, names) for row in family.lacking))}"
-    return {
-        "rank": standing.rank if standing else None,
-        "interval": _interval(standing.best, standing.worst) if standing else "",
-        "best": standing.best if standing else None,
-        "worst_rank": standing.worst if standing else None,
-        "reason": reason,
-        "stale": family.void,
-        "method": run.method,
-        "title": names.method(run.method),
-        "mark": mark,
-        "worst": {
-            "mean": mean, "std": std, "text": plus_minus(mean, std), "low": low, "high": high,
-            "picture": charts.interval(low, mean, high),
+            "dataset": view["dataset"],
+            "threat": {"norm": view["norm"], "eps": view["eps"]},
+            "protocol": {"name": view["protocol"], "version": view["version"], "title": view["title"]},
+            "standard_id": view["standard_id"],
+            "attacks": view["standard"],
+            "images": view["n"],
+            "seeds_demanded": view["seeds_demanded"],
+            "recipes": view["recipes"],
+            "made_by": f"bench {described()}",
+            "rows": [_record(view, row) for row in view["rows"]],
         },
-        "clean": _cell(clean),
-        "cells": [_cell(_robust(rows[key]), any(row.evaluation_id in flagged for row in rows[key])) for key in keys],
-        "blackbox": _cell([min(_robust(s.blackbox)) for s in family.seeds if s.blackbox])
-        | {"images": sorted({row.n for s in family.seeds for row in s.blackbox})},
-        "seeds": [{"seed": s.run.seed, "href": f"../runs/{s.run.run_id}.html", "id": short(s.run.run_id)}
-                  for s in family.seeds],
-        "model": run.model,
-        "members": run.members,
-        "recipe": recipe_text(run),
-        "seconds": exact(took),
-        "time": "–" if took is None else seconds(took),
-        "flags": sorted({flag.name for flag in raised}),
-    }  # fmt: skip
+        indent=1,
+    )
+    return (text + "\n").encode()
 
 
-def _attack_name(board: Board, row: Light, names: Names) -> str:
-    smaller = row.budget != board.threat.budget
-    return f"{names.attack(row)} at {budget_text(row.budget_name, row.budget)}" if smaller else names.attack(row)
+def as_csv(view: dict[str, Any]) -> bytes:
+    """The same rows as a table: one line an entry, no nested values."""
+    records = []
+    for row in view["rows"]:
+        record = _record(view, row)
+        cells = record.pop("attacks")
+        flat = record | {f"at {title}": value for title, value in cells.items()}
+        records.append({
+            name: "; ".join(map(str, value)) if isinstance(value, list) else value for name, value in flat.items()
+        })  # fmt: skip
+    out = io.StringIO()
+    writer = csv.writer(out, lineterminator="\n")
+    writer.writerow([field(name) for name in records[0]])
+    writer.writerows([[field(value) for value in record.values()] for record in records])
+    return out.getvalue().encode()
 
 
-def _robust(rows: Iterable[Light]) -> list[float]:
-    return [100 * row.n_robust / row.n for row in rows if row.n_robust is not None]
-
-
-def _cell(values: list[float], flagged: bool = False) -> dict[str, Any]:
-    mean, std = mean_std(values)
+def _record(view: dict[str, Any], row: dict[str, Any]) -> dict[str, Any]:
+    verdict, lacking, published = row["verdict"] or {}, row["lacking"] or {}, row["published"] or {}
     return {
-        "values": values,
-        "mean": mean,
-        "text": plus_minus(mean, std) + (" †" if flagged else ""),
-        "best": False,
-        "csv": exact(mean),
-        "std": exact(std),
+        "rank": row["rank"],
+        "rank_low": row["best"],
+        "rank_high": row["worst_rank"],
+        "method": row["method"],
+        "title": row["title"],
+        "variant": row["mark"],
+        "worst_case": row["worst"]["mean"],
+        "worst_case_std": row["worst"]["std"],
+        "low": row["worst"]["low"],
+        "high": row["worst"]["high"],
+        "provisional": row["rank"] is None,
+        "lacking": lacking.get("parts", []),
+        "lead": float(verdict["csv"]) if verdict else None,
+        "lead_p": float(verdict["p_csv"]) if verdict else None,
+        "lead_is_significant": verdict.get("significant"),
+        "lowest_known": row["lowest"]["mean"],
+        "lowest_found_by": row["lowest"]["found_by"],
+        "published": published.get("value"),
+        "clean": row["clean"]["mean"],
+        "attacks": {title: cell["mean"] for title, cell in zip(view["columns"], row["cells"], strict=True)},
+        "black_box": row["blackbox"]["mean"],
+        "seeds": [seed["seed"] for seed in row["seeds"]],
+        "runs": [seed["run"] for seed in row["seeds"]],
+        "members": row["members"],
+        "model": row["model"],
+        "parameters": row["parameters"],
+        "recipe": row["recipe"],
+        "adversarially_trained": row["adversarial"],
+        "training_seconds": float(row["seconds"]) if row["seconds"] else None,
+        "provenance": row["provenance"],
+        "stale": row["stale"],
+        "flags": row["flags"],
     }
-
-
-def _interval(best: int, worst: int) -> str:
-    return str(best) if best == worst else f"{best}–{worst}"
-
-
-def _mark_best(rows: list[dict[str, Any]]) -> None:
-    """Best of each column, as printed, among those that compete."""
-    competing = [row for row in rows if row["rank"] is not None]
-    if len(competing) < 2:
-        return
-    count = len(competing[0]["cells"])
-    for cells in (
-        [row["clean"] for row in competing],
-        *([row["cells"][index] for row in competing] for index in range(count)),
-    ):
-        means = [cell["mean"] for cell in cells if cell["mean"] is not None]
-        for cell in cells:
-            cell["best"] = bool(means) and cell["mean"] is not None and percent(cell["mean"]) == percent(max(means))

@@ -6,11 +6,12 @@ from collections import defaultdict
 from dataclasses import dataclass
 from typing import Any
 
-from sqlalchemy import select
+from sqlalchemy import func, select
 
 from bench.store import queries
-from bench.store.answers import EvaluationRow, Outcomes
+from bench.store.answers import EvaluationRow
 from bench.store.database import Database, Query
+from bench.store.images import Images
 from bench.store.schema import CleanRow, Evaluation, Member, Run
 
 Row = dict[str, Any]
@@ -22,8 +23,8 @@ class Details:
 
     config: dict[str, Any]
     evaluations: list[EvaluationRow]
-    outcomes: dict[str, Outcomes]
-    """Of attacks, by evaluation id."""
+    images: Images
+    """Which images stand after its attacks."""
     members: list[Row]
     curve: list[Row]
     cells: dict[str, list[Row]]
@@ -36,9 +37,7 @@ def read(db: Database, run_ids: list[str]) -> dict[str, Details]:
     """Details by run id."""
     rows = queries.evaluations(db, run_ids=run_ids)
     attacks = [row.evaluation_id for row in rows if row.kind == "attack"]
-    outcomes: dict[str, Outcomes] = {}
-    for start in range(0, len(attacks), 400):
-        outcomes |= queries.outcomes(db, attacks[start : start + 400])
+    images = Images(db, attacks)
     config = {
         row["run_id"]: row["config"] if isinstance(row["config"], dict) else {}
         for row in db.rows(select(Run.run_id, Run.config).where(Run.run_id.in_(run_ids)))
@@ -62,7 +61,7 @@ def read(db: Database, run_ids: list[str]) -> dict[str, Details]:
         run_id: Details(
             config=config[run_id],
             evaluations=own[run_id],
-            outcomes={r.evaluation_id: outcomes[r.evaluation_id] for r in own[run_id] if r.evaluation_id in outcomes},
+            images=images,
             members=[row for row in members[run_id] if type(row["parameters"]) is int],
             curve=curve.get(run_id, []),  # none where it was trained elsewhere
             cells={
@@ -81,6 +80,12 @@ def read(db: Database, run_ids: list[str]) -> dict[str, Details]:
         for run_id in run_ids
         if run_id in config
     }
+
+
+def parameters(db: Database) -> dict[str, int]:
+    """Parameters of all members together, by run id."""
+    query = select(Member.run_id, func.sum(Member.parameters).label("total")).group_by(Member.run_id)
+    return {row["run_id"]: row["total"] for row in db.rows(query) if type(row["total"]) is int}
 
 
 def _all(table: Any, but: str = "") -> Any:

@@ -24,8 +24,7 @@ def fingerprint(value: Any) -> str:
 class Folder:
     """A folder that holds a site and nothing else.
 
-    A page is made from ingredients; their digest stands in the manifest, with the page's size. `facts` are small
-    values that other pages need of a page that is not made anew; `notes` are left from build to build.
+    A page is made from ingredients; their digest stands in the manifest, with the page's size.
 
     Raises:
         BenchError: the folder holds other files, or cannot be written.
@@ -34,7 +33,6 @@ class Folder:
     def __init__(self, path: Path) -> None:
         self.path = path
         self.pages: dict[str, dict[str, Any]] = {}
-        self.notes: dict[str, Any] = {}
         self.written: list[str] = []
         self.removed: list[str] = []
         try:
@@ -49,14 +47,9 @@ class Folder:
             found = files.read_json(path) if path.is_file() else None
             if not isinstance(found, dict) or not isinstance(found.get("pages"), dict) or found.get("format") != FORMAT:
                 raise BenchError(f"{self.path} holds other files; give -o a new or empty folder")
-            self.notes = found.get("notes") or {}
             return dict(found["pages"])
         self._save({})
         return {}
-
-    def facts(self, name: str) -> Any:
-        """What was noted of a page by this build, or by the one before."""
-        return (self.pages.get(name) or self._old.get(name) or {}).get("facts")
 
     def stands(self, name: str, digest: str) -> bool:
         """Whether the page is there, made from these ingredients; then it stays."""
@@ -67,10 +60,10 @@ class Folder:
             return True
         return False
 
-    def write(self, name: str, digest: str, content: bytes, facts: Any = None) -> None:
+    def write(self, name: str, digest: str, content: bytes) -> None:
         """Put a page in its place; one that reads the same already is not touched."""
         path = self.path / name
-        self.pages[name] = {"from": digest, "size": len(content)} | ({} if facts is None else {"facts": facts})
+        self.pages[name] = {"from": digest, "size": len(content)}
         if path.is_file() and path.read_bytes() == content:
             return
         with files.atomic(path, synced=False) as temporary:  # a page can be made again
@@ -91,12 +84,7 @@ class Folder:
         self._save(self.pages)
 
     def _save(self, pages: dict[str, dict[str, Any]]) -> None:
-        text = (
-            json.dumps(
-                {"format": FORMAT, "notes": self.notes, "pages": pages}, indent=1, sort_keys=True, ensure_ascii=False
-            )
-            + "\n"
-        )
+        text = json.dumps({"format": FORMAT, "pages": pages}, indent=1, sort_keys=True, ensure_ascii=False) + "\n"
         path = self.path / MANIFEST
         if not path.is_file() or path.read_text(encoding="utf-8") != text:
             files.write_text(path, text)

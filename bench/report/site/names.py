@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
 from bench.core.config import Loaded
+from bench.core.identity import safe_name
+from bench.experiment.spec import EvaluationSpec
 from bench.report.recipes import recipe_label
-from bench.report.site.ledger import Light
 from bench.report.titles import Titles
 from bench.store.answers import EvaluationRow, RunRow
+from bench.store.scores import norm
 from bench.training.outside import OUTSIDE
 
 
@@ -21,8 +23,6 @@ class Names:
     """Titles of bench.toml; a name that is not configured there stands for itself."""
 
     loaded: Loaded
-    settings: Mapping[str, dict[str, Any]] = field(default_factory=dict)
-    """The settings of each protocol."""
 
     @cached_property
     def _titles(self) -> Titles:
@@ -33,18 +33,27 @@ class Names:
         spec = self.loaded.config.methods.get(name)
         return (spec.title if spec else "") or name
 
-    def attack(self, row: Light | EvaluationRow) -> str:
+    def page(self, name: str) -> str:
+        """Where the page of a method lies."""
+        return f"methods/{safe_name(name)}.html"
+
+    def attack(self, row: EvaluationSpec | EvaluationRow) -> str:
         """The title of the attack that a result was made with."""
-        return self._titles.attack(row.attack, row.plugin, self.settings.get(row.protocol_id))
+        return self._titles.of(row)
 
     def published_attack(self, name: str) -> str:
         """The title of an attack of a published table, as it is configured."""
         return self._titles.attack(name)
 
-    def attack_plugin(self, name: str) -> str:
-        """The plug-in of a configured attack; an unknown name stands for itself."""
+    def norm(self, name: str) -> str | None:
+        """The norm of a configured attack's ball (`bench.store.scores.norm`); an unknown name is taken as a plug-in."""
         spec = self.loaded.config.attacks.get(name)
-        return spec.plugin if spec else name
+        return norm(spec.plugin if spec else name)
+
+    def published(self, name: str) -> str | None:
+        """The column of the published tables that a method stands beside; None without one."""
+        spec = self.loaded.config.methods.get(name)
+        return spec.published_as(name) if spec else None
 
 
 def percent(value: float | None) -> str:

@@ -3,37 +3,30 @@
 from __future__ import annotations
 
 import json
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from bench.core import registry
 from bench.core.config import Loaded
-from bench.core.errors import BenchError
 from bench.core.identity import short
 from bench.core.precision import USUAL, titled
+from bench.experiment.spec import SURROGATE_SEEDS
+from bench.report.ledger import Ledger
 from bench.report.recipes import phrase
-from bench.report.site import charts, samples
+from bench.report.site import charts, heatmaps, samples, tiles
 from bench.report.site.again import Command, Commands
 from bench.report.site.board_view import images_text
-from bench.report.site.boards import NORMS, Threat, threat_of, worst_case
 from bench.report.site.details import Details
-from bench.report.site.flags import Raised, Shown
-from bench.report.site.ledger import Ledger
 from bench.report.site.names import Names, exact, percent, plain, recipe_text, seconds, settings_text
+from bench.report.site.threats import NORMS, Threat, threat_of
 from bench.report.site.training import training_charts, training_table
 from bench.report.tables import budget_text
 from bench.store.answers import EvaluationRow, RunRow
-from bench.store.flags import unchecked
+from bench.store.flags import Raised, unchecked
+from bench.store.scores import norm_of
 from bench.training.outside import OUTSIDE
 
-POPULATIONS = {
-    "correct_all": "images that every member gets right",
-    "correct_both": "images that source and target get right",
-    "all": "all images",
-}
 LONG = {"loss_curve", "loss_stages", "sources"}  # measurements drawn or shown elsewhere
 
 
@@ -44,10 +37,9 @@ class Setting:
     loaded: Loaded
     names: Names
     ledger: Ledger
-    boards: Mapping[Threat, str]
-    """Threat → the address of its board."""
+    places: Mapping[str, list[dict[str, Any]]]
+    """Run → what it came to on each board (`places`)."""
     commands: Commands
-    flags: Raised
     environments: Mapping[str, dict[str, Any]]
     sizes: Mapping[str, int | None]
     siblings: Mapping[str, list[RunRow]]
@@ -62,16 +54,19 @@ def run_view(run: RunRow, details: Details, about: Setting, pictures: list[Path]
         "run": run,
         "title": about.names.method(run.method),
         "short": short(run.run_id),
-        "stale": run.run_id in about.ledger.stale,
+        "stale": not about.ledger.standings.of(run.run_id).is_current,
+        "why": about.ledger.standings.of(run.run_id).why,
         "made": phrase(recipe_text(run)),
+        "method_href": f"../{about.names.page(run.method)}",
+        "surrogate": run.seed >= SURROGATE_SEEDS,
         "command": command,
-        "tiles": _tiles(run, details, about),
-        "flags": [_flag(flag, titles) for flag in about.flags.of(run.run_id)],
+        "tiles": tiles.tiles(run, details, about.places.get(run.run_id, [])),
+        "flags": [_flag(row, item, titles) for row, item in about.ledger.flags(run.run_id)],
         "unchecked": unchecked(details.evaluations),
         "notes": [str(note) for note in run.notes],
         "siblings": [
             {"seed": other.seed, "href": f"{other.run_id}.html", "here": other.run_id == run.run_id,
-             "stale": other.run_id in about.ledger.stale, "id": short(other.run_id)}
+             "stale": not about.ledger.standings.of(other.run_id).is_current, "id": short(other.run_id)}
             for other in about.siblings[run.family_id]
         ],
         "requires": [
@@ -94,50 +89,24 @@ def run_view(run: RunRow, details: Details, about: Setting, pictures: list[Path]
     }  # fmt: skip
 
 
-def _tiles(run: RunRow, details: Details, about: Setting) -> list[dict[str, str]]:
-    clean = [row for row in details.evaluations if row.kind == "clean"]
-    tiles = []
-    if clean:
-        largest = max(clean, key=lambda row: row.n)
-        tiles.append({"name": "clean accuracy", "value": percent(100 * largest.n_clean / largest.n), "unit": "%"})
-        members = details.clean.get(largest.evaluation_id, {})
-        single = [100 * count / largest.n for target, count in sorted(members.items()) if target >= 0]
-        if len(single) > 1:
-            tiles.append({"name": "single members, clean", "value": " · ".join(map(percent, single)), "unit": "%"})
-    parameters = sorted({row["parameters"] for row in details.members})
-    if parameters:
-        text = f"{parameters[0]:,}" if len(parameters) == 1 else f"{parameters[0]:,} to {parameters[-1]:,}"
-        tiles.append({"name": "parameters a member", "value": text, "unit": ""})
-    if run.plugin != OUTSIDE:
-        tiles.append({"name": "training took", "value": seconds(run.seconds), "unit": ""})
-    return tiles
-
-
 def _threats(run: RunRow, details: Details, about: Setting) -> list[dict[str, Any]]:
     """White-box attacks by threat, each group closed by its pointwise worst case over those in float32."""
-    flagged = {flag.evaluation_id: flag for flag in reversed(about.flags.of(run.run_id))}
-    void = about.ledger.stale | {key for key, flag in flagged.items() if flag.is_invalid}
     groups: dict[Threat, list[EvaluationRow]] = {}
     for row in details.evaluations:
-        threat = threat_of(row, run.dataset, about.ledger.norms[row.protocol_id])
+        threat = threat_of(row)
         if threat is not None:
             groups.setdefault(threat, []).append(row)
     shown = []
     for threat in sorted(groups, key=lambda item: item.order):
         within = [row for other, rows in groups.items() if other.lies_in(threat) for row in rows]
-        fresh = [row for row in within if row.evaluation_id not in void and row.precision == USUAL]
-        bits = [details.outcomes[row.evaluation_id].robust for row in fresh if row.evaluation_id in details.outcomes]
-        known = [each for each in bits if each is not None]
-        worst = int(worst_case(known).sum()) if known else None
+        counted = [row for row in about.ledger.standings.current(within) if row.precision == USUAL]
+        bits = details.images.robust([row.evaluation_id for row in counted]) if counted else None
         shown.append(
             {
                 "title": threat.title,
-                "href": about.boards.get(threat),
                 "images": images_text(threat.n, threat.image_limit, about.sizes.get(run.dataset)),
-                "rows": [
-                    _attack(row, about, flagged.get(row.evaluation_id)) for row in sorted(groups[threat], key=_coarse)
-                ],
-                "worst": None if worst is None else _share(worst, threat.n),
+                "rows": [_attack(row, about) for row in sorted(groups[threat], key=_coarse)],
+                "worst": None if bits is None else _share(int(bits.sum()), threat.n),
                 "smaller": any(row.budget != threat.budget and not _coarse(row) for row in within),
             }
         )
@@ -153,14 +122,15 @@ def _share(count: int, n: int) -> dict[str, Any]:
     return {"text": percent(value), "csv": exact(value), "count": count, "n": n, "width": f"{value:.2f}"}
 
 
-def _attack(row: EvaluationRow, about: Setting, flag: Shown | None) -> dict[str, Any]:
+def _attack(row: EvaluationRow, about: Setting) -> dict[str, Any]:
+    flag = next((item for _, item in about.ledger.flags(row.run_id, [row])), None)
     loss = row.measurements.get("loss_curve")
     passes = None if row.forwards is None else (row.forwards + (row.backwards or 0)) / row.n
     return {
         "id": row.evaluation_id,
         "title": titled(about.names.attack(row), row.precision),
         "coarse": _coarse(row),
-        "flag": flag,
+        "flag": flag and {"name": flag.flag.id, "seen": flag.evidence, "invalid": flag.flag.severity == "invalid"},
         "robust": _share(row.n_robust or 0, row.n),
         "stop": {"first_success": "first success", "last": "last step"}.get(row.stop or "", row.stop or ""),
         "settings": settings_text(row.settings),
@@ -168,7 +138,7 @@ def _attack(row: EvaluationRow, about: Setting, flag: Shown | None) -> dict[str,
         "seconds": seconds(row.seconds),
         "raw_seconds": exact(row.seconds),
         "spark": charts.sparkline(loss) if isinstance(loss, list) and all(_number(v) for v in loss) else "",
-        "stale": row.evaluation_id in about.ledger.stale,
+        "stale": not about.ledger.standings.of(row.evaluation_id).is_current,
     }
 
 
@@ -180,8 +150,8 @@ def _evaluation(run: RunRow, row: EvaluationRow, base: Command, about: Setting) 
     name = about.names.attack(row)
     kinds = {"clean": "clean accuracy", "transfer": f"transferability, {name}", "blackbox": "black-box suite"}
     title = kinds.get(row.kind, name)
-    norm = about.ledger.norms[row.protocol_id] if row.kind in ("attack", "blackbox") else "?"
-    right = row.n_clean if row.kind == "clean" else row.n_robust
+    norm = norm_of(row) if row.kind in ("attack", "blackbox") else "?"
+    right = row.n_right
     facts = {
         "norm": NORMS.get(norm, norm) if norm != "?" else None,
         "settings": settings_text(row.settings) or None,
@@ -203,7 +173,7 @@ def _evaluation(run: RunRow, row: EvaluationRow, base: Command, about: Setting) 
         "share": None if right is None else _share(right, row.n),
         "facts": {name: text for name, text in facts.items() if text},
         "measured": {k: plain(v) for k, v in sorted(row.measurements.items()) if k not in LONG},
-        "stale": row.evaluation_id in about.ledger.stale,
+        "stale": not about.ledger.standings.of(row.evaluation_id).is_current,
         "command": about.commands.evaluation(run, row, base) if row.kind == "attack" else None,
         "elsewhere": {}
         if row.environment_id == run.environment_id
@@ -213,60 +183,18 @@ def _evaluation(run: RunRow, row: EvaluationRow, base: Command, about: Setting) 
 
 def _matrix(run: RunRow, row: EvaluationRow, details: Details, about: Setting) -> dict[str, Any]:
     population = about.loaded.config.matrix.population
-    cells = {(cell["source"], cell["target"]): cell for cell in details.cells[row.evaluation_id]}
-    members = 1 + max(source for source, _ in cells)
-    targets = [*range(members), -1]
-    grid = [[_heat(cells[source, target], row.n, population) for target in targets] for source in range(members)]
-    off = [c["value"] for s, line in enumerate(grid) for t, c in enumerate(line[:-1]) if s != t]
-    known = [value for value in off if value is not None]
+    grid, mean = heatmaps.full(details.cells[row.evaluation_id], row.n, population)
     return {
         "title": titled(f"{about.names.attack(row)}, {budget_text(row.budget_name, row.budget)}", row.precision),
-        "counted": f"led to a class ({row.settings['targets']}) and give it"
-        if "targets" in row.settings
-        else "misclassified",
-        "population": POPULATIONS[population],
-        "heads": [*(str(index + 1) for index in range(members)), "all"],
+        "counted": f"led to a class ({row.targets}) and give it" if row.targets else "misclassified",
+        "population": heatmaps.POPULATIONS[population],
+        "heads": [*(str(index + 1) for index in range(len(grid))), "all"],
         "grid": grid,
-        "mean": percent(sum(known) / len(known) if known else None),
+        "mean": percent(mean),
         "images": images_text(row.n, row.image_limit, about.sizes.get(run.dataset)),
-        "remark": _remark(run),
-        "stale": row.evaluation_id in about.ledger.stale,
+        "remark": heatmaps.remark(run),
+        "stale": not about.ledger.standings.of(row.evaluation_id).is_current,
     }
-
-
-def _heat(cell: Mapping[str, Any], n: int, population: str) -> dict[str, Any]:
-    counts = {
-        "correct_all": (cell["n_missed_correct_all"], cell["n_correct_all"]),
-        "correct_both": (cell["n_missed_correct_both"], cell["n_correct_both"]),
-        "all": (cell["n_missed"], n),
-    }
-    hits, among = counts[population]
-    share = hits / among if among else math.nan
-    source, target = cell["source"], cell["target"]
-    colour, white = charts.heat(0.0 if math.isnan(share) else share)
-    where = "the whole ensemble" if target < 0 else "itself" if source == target else f"member {target + 1}"
-    lines = [f"crafted on member {source + 1}, evaluated on {where}"]
-    lines += [
-        f"{percent(100 * h / a if a else None)} % of {POPULATIONS[name]} ({h:,} of {a:,})"
-        for name, (h, a) in counts.items()
-    ]
-    lines.append(f"Definition 6: both fooled on {cell['n_definition6']:,} of {n:,}")
-    return {
-        "text": "–" if math.isnan(share) else f"{100 * share:.0f}",
-        "value": None if math.isnan(share) else 100 * share,
-        "csv": "" if math.isnan(share) else exact(100 * share),
-        "colour": colour, "white": white, "own": source == target, "tip": "\n".join(lines),
-    }  # fmt: skip
-
-
-def _remark(run: RunRow) -> str:
-    """What the method says a reader of its matrix must know; empty for most, and for a plug-in that is not here."""
-    if run.plugin not in registry.entries("methods"):
-        return ""
-    try:
-        return str(getattr(registry.load("methods", run.plugin), "remark", ""))
-    except BenchError:
-        return ""
 
 
 def _configuration(run: RunRow, details: Details) -> list[dict[str, Any]]:
@@ -318,12 +246,13 @@ def _environment(record: Mapping[str, Any]) -> dict[str, str]:
     return flat
 
 
-def _flag(flag: Shown, titles: Mapping[str, str]) -> dict[str, Any]:
+def _flag(row: EvaluationRow, item: Raised, titles: Mapping[str, str]) -> dict[str, Any]:
+    flag = item.flag
     return {
-        "name": flag.name.replace("-", " "),
-        "seen": flag.seen,
-        "meaning": flag.meaning,
-        "invalid": flag.is_invalid,
-        "where": titles.get(flag.evaluation_id, ""),
-        "id": flag.evaluation_id,
+        "name": flag.id.replace("-", " "),
+        "seen": item.evidence,
+        "meaning": f"Raised when {flag.when}. {flag.explanation}",
+        "invalid": flag.severity == "invalid",
+        "where": titles.get(row.evaluation_id, ""),
+        "id": row.evaluation_id,
     }

@@ -1,4 +1,4 @@
-// Search, filters, copying and hints for tables and charts. Sorting is sortable.min.js. Without scripts the pages still read.
+// Hints of matrices, values of curves, links into folded parts. Tables are table.js. Without scripts the pages still read.
 "use strict";
 (() => {
   const all = (selector, root = document) => [...root.querySelectorAll(selector)];
@@ -7,133 +7,6 @@
     element.append(...children);
     return element;
   };
-  const text = (element) => element.textContent.replace(/\s+/g, " ").trim();
-
-  // ---------------------------------------------------------------- what a table gives away
-  const NUMBER = /^[-+−]?(\d+\.?\d*|\.\d+)(e[-+]?\d+)?$/i;
-  const csvField = (value) => {
-    // A spreadsheet must not take text from outside for a formula.
-    const safe = /^ *[=+\-@\t\r\n]/.test(value) && !NUMBER.test(value) ? "'" + value : value;
-    return /[",\n\r]/.test(safe) ? '"' + safe.replaceAll('"', '""') + '"' : safe;
-  };
-  const TEX = {
-    "\\": "\\textbackslash{}", "&": "\\&", "%": "\\%", "$": "\\$", "#": "\\#", "_": "\\_", "{": "\\{", "}": "\\}",
-    "~": "\\textasciitilde{}", "^": "\\textasciicircum{}", "<": "\\textless{}", ">": "\\textgreater{}", "|": "\\textbar{}",
-    "[": "{[}", "]": "{]}", "*": "{*}", "`": "\\textasciigrave{}",
-    "±": "$\\pm$", "–": "--", "—": "---", "−": "$-$", "×": "$\\times$", "→": "$\\rightarrow$", "↓": "$\\downarrow$", "∞": "$\\infty$",
-    "ℓ": "$\\ell$", "ε": "$\\varepsilon$", "λ": "$\\lambda$", "δ": "$\\delta$", "α": "$\\alpha$", "β": "$\\beta$",
-    "✗": "$\\times$", "†": "$\\dagger$", "≤": "$\\le$", "²": "$^2$", "·": "$\\cdot$", "…": "\\ldots{}", '"': "''",
-  };
-  const tex = (value) => [...value]
-    .map((letter, at, every) => (letter + every[at + 1] === "--" ? "-{}" : TEX[letter] ?? letter)).join("");
-
-  const columns = (table) => [...table.tHead.rows[0].cells].map((cell, index) => ({ cell, index }))
-    .filter(({ cell }) => cell.dataset.copy !== "no");
-  const shown = (table) => [...table.tBodies].flatMap((body) => [...body.rows]).filter((row) => !row.hidden);
-  const copied = (cell) => cell.dataset.copy ?? text(cell);
-  const heading = (cell) => cell.dataset.head ?? text(cell);
-
-  const csv = (table) => {
-    const wanted = columns(table);
-    const heads = wanted.flatMap(({ cell }) => cell.dataset.csv?.split("|") ?? [heading(cell)]);
-    const lines = shown(table).map((row) => wanted.flatMap(({ cell, index }) => {
-      const own = row.cells[index];
-      if (cell.dataset.csv === undefined) return [own.dataset.csv ?? copied(own)];
-      const values = (own.dataset.csv ?? copied(own)).split("|");
-      const width = cell.dataset.csv.split("|").length;
-      return Array.from({ length: width }, (_, place) => values[place] ?? "");
-    }));
-    return [heads, ...lines].map((line) => line.map(csvField).join(",")).join("\n") + "\n";
-  };
-  const latex = (table) => {
-    const wanted = columns(table);
-    const line = (cells) => "  " + cells.join(" & ") + " \\\\";
-    const rows = shown(table).map((row) => line(wanted.map(({ index }) => {
-      const cell = row.cells[index], value = tex(copied(cell));
-      return cell.classList.contains("best") ? `\\textbf{${value}}` : value;
-    })));
-    const shape = wanted.map(({ cell }) => (cell.classList.contains("number") || table.classList.contains("heat") ? "r" : "l"));
-    return ["\\begin{tabular}{" + shape.join("") + "}", "  \\toprule", line(wanted.map(({ cell }) => tex(heading(cell)))),
-      "  \\midrule", ...rows, "  \\bottomrule", "\\end{tabular}", ""].join("\n");
-  };
-
-  const toClipboard = async (value) => {
-    try {
-      await navigator.clipboard.writeText(value);
-      return true;
-    } catch { // an older browser, or one that allows it to secure pages only
-      const area = make("textarea", { value });
-      document.body.append(area);
-      area.select();
-      const done = document.execCommand("copy");
-      area.remove();
-      return done;
-    }
-  };
-  const copyButton = (button, value) => {
-    const label = button.textContent;
-    button.addEventListener("click", async () => {
-      button.textContent = (await toClipboard(value())) ? "Copied" : "Not allowed";
-      setTimeout(() => { button.textContent = label; }, 1400);
-    });
-    return button;
-  };
-
-  // ---------------------------------------------------------------- search and filters
-  const NONE = "(none)";
-  const enhance = (table) => {
-    const bar = make("div", { className: "tools" });
-    const count = make("span", { className: "count" });
-    count.setAttribute("role", "status");
-    const filters = [];
-    let search = null;
-    const apply = () => {
-      const words = search ? search.value.toLowerCase().split(/\s+/).filter(Boolean) : [];
-      const rows = [...table.tBodies].flatMap((body) => [...body.rows]);
-      for (const row of rows) {
-        const content = text(row).toLowerCase();
-        row.hidden = !words.every((word) => content.includes(word))
-          || filters.some(({ select, index }) => select.value && (text(row.cells[index]) || NONE) !== select.value);
-      }
-      const left = rows.filter((row) => !row.hidden).length;
-      count.textContent = left === rows.length ? `${rows.length} rows` : `${left} of ${rows.length} rows`;
-    };
-    if (table.dataset.search !== undefined && table.tBodies[0].rows.length > 1) {
-      search = make("input", { type: "search", placeholder: "Search (press /)" });
-      search.setAttribute("aria-label", "Search the table");
-      search.addEventListener("input", apply);
-      bar.append(search);
-      all("th[data-filter]", table.tHead).forEach((head) => {
-        const index = head.cellIndex;
-        const values = [...new Set([...table.tBodies[0].rows].map((row) => text(row.cells[index]) || NONE))].sort();
-        if (values.length < 2) return;
-        const select = make("select", {}, make("option", { value: "", textContent: "all" }),
-          ...values.map((value) => make("option", { value, textContent: value })));
-        select.addEventListener("change", apply);
-        filters.push({ select, index });
-        bar.append(make("label", {}, heading(head), select));
-      });
-      bar.append(count);
-      apply();
-    }
-    const push = make("span", { className: "push" },
-      copyButton(make("button", { type: "button", textContent: "Copy CSV" }), () => csv(table)),
-      copyButton(make("button", { type: "button", textContent: "Copy LaTeX" }), () => latex(table)));
-    bar.append(push);
-    table.closest("figure").querySelector(".scroll").before(bar);
-  };
-  all("table.data").forEach(enhance);
-  all("button.copy").forEach((button) => {
-    button.hidden = false;
-    copyButton(button, () => button.dataset.text);
-  });
-  document.addEventListener("keydown", (event) => {
-    const field = document.querySelector(".tools input[type=search]");
-    if (event.key === "/" && field && !/^(INPUT|SELECT|TEXTAREA)$/.test(document.activeElement.tagName)) {
-      event.preventDefault();
-      field.focus();
-    }
-  });
 
   // ---------------------------------------------------------------- matrices: hints by pointer and by keys
   const tip = make("div", { id: "tip", hidden: true });
@@ -209,8 +82,11 @@
 
   // ---------------------------------------------------------------- a link to an evaluation opens it
   const open = () => {
-    const target = location.hash.length > 1 ? document.getElementById(decodeURIComponent(location.hash.slice(1))) : null;
+    const anchor = location.hash.startsWith("#?") ? "" : decodeURIComponent(location.hash.slice(1));
+    const target = anchor && document.getElementById(anchor);
+    if (!target) return;
     if (target instanceof HTMLDetailsElement) target.open = true;
+    target.scrollIntoView();
   };
   addEventListener("hashchange", open);
   open();
