@@ -198,8 +198,7 @@ def upgrade(yes: bool, results: Path, db: str | None) -> None:
 
     with Database(db if db is not None else results / "bench.db") as base:
         old = base.upgrade(before)
-        if old.revision != REVISIONS[-1]:
-            ingest.note_provenance(base, workplace(results, Path("data")).runs)
+        ingest.note_provenance(base, workplace(results, Path("data")).runs)
         bring_up(base)
     told = f"now, it was {old.revision}"
     if old.revision == REVISIONS[-1]:

@@ -358,6 +358,11 @@ def _check_names(config: Config, path: Path) -> None:
                 check("method", method_name, config.methods, f"recipes.{name}.{dataset_name}.methods")
             if part.extends is not None:
                 check("data set", part.extends, recipe, f"recipes.{name}.{dataset_name}")
+    for name, protocol in config.protocols.items():
+        check("data set", protocol.dataset, config.datasets, f"protocols.{name}")
+        check("suite", protocol.suite, config.suites, f"protocols.{name}")
+        if protocol.succeeded_by is not None:
+            check("protocol", protocol.succeeded_by, config.protocols, f"protocols.{name}")
     for dataset_name in config.matrix.budgets:
         check("data set", dataset_name, config.datasets, "matrix.budgets")
     for name, attack in config.attacks.items():

@@ -190,6 +190,13 @@ class ProtocolSpec(Spec):
     seeds: int = Field(1, ge=1, le=1000, description="trainings that a rank asks for")
     succeeded_by: str | None = Field(None, description="the protocol that took the place of this one")
 
+    @field_validator("eps")
+    @classmethod
+    def _once(cls, eps: tuple[float, ...]) -> tuple[float, ...]:
+        if len(set(eps)) != len(eps):
+            raise ValueError("an ε stands there twice; each makes one board")
+        return eps
+
 
 class Training(Spec):
     """How members are trained. Rates are multiplied by `decay` at each of `decay_at` (shares of the epochs)."""

@@ -6,6 +6,7 @@ it makes one `Standard`. The score of a training is the worst case over exactly 
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Collection
 from dataclasses import dataclass
 from functools import cached_property
@@ -17,6 +18,8 @@ from bench.core.errors import BenchError
 from bench.core.identity import content_id
 from bench.core.specs import AttackRows, ProtocolSpec, Training
 from bench.experiment.spec import EvaluationSpec, RunSpec
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, eq=False)
@@ -130,7 +133,9 @@ def standard(loaded: Loaded, name: str, eps: float) -> Standard:
     )  # fmt: skip
     parts = tuple(_parts(loaded, spec, run, eps))
     if not parts:
-        raise BenchError(f"protocols.{name}: no attack of the suite {spec.suite} lies within {spec.norm} {eps:g}")
+        told = f"protocols.{name}: no attack of the suite {spec.suite} lies within {spec.norm} {eps:g}: no board of it"
+        log.warning(told)
+        raise BenchError(told)
     return Standard(
         name=name, version=spec.version, title=spec.title or name, dataset=spec.dataset,
         plugin=configured.plugin, norm=spec.norm, eps=eps, images=min(spec.images, plugin.test_images or spec.images),

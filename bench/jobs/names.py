@@ -109,7 +109,7 @@ class Configured:
     def _method(self, spec: RunSpec, dataset: str, both: Iterable[Loaded]) -> str:
         def tables(loaded: Loaded) -> dict[str, Any]:
             return {
-                name: method.model_copy(update={"settings": {**method.settings, **method.datasets.get(dataset, {})}})
+                name: method.model_copy(update={"settings": method.settings_on(dataset, spec.members)})
                 for name, method in loaded.config.methods.items()
             }
 

@@ -238,7 +238,10 @@ class Database:
 
     @contextlib.contextmanager
     def batch(self) -> Iterator[None]:
-        """All writes of this block in one transaction (a rebuild: all or nothing, and fast)."""
+        """All writes of this block in one transaction (a rebuild: all or nothing, and fast), and what it reads."""
+        if self._batch is not None:  # part of a larger one
+            yield
+            return
         with self.write() as connection:
             self._batch = connection
             try:

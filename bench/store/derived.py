@@ -50,13 +50,14 @@ def refresh(db: Database, standards: Sequence[Standard]) -> None:
     else:
         return
     for part in _parts(families):
-        measured = standing.read(db, family_ids=part)
-        rows: dict[str, list[Any]] = {run.run_id: [] for run in measured.runs}
-        for row in measured.rows:
-            rows[row.run_id].append(light(row))
-        found = list(scores(db, standards, measured.runs, rows, measured.standings))
-        with db.write() as connection:
-            _replace(connection, [run.run_id for run in measured.runs], _standings(measured), map(_score, found))
+        with db.batch():  # nobody changes between what is read and what is written of it
+            measured = standing.read(db, family_ids=part)
+            rows: dict[str, list[Any]] = {run.run_id: [] for run in measured.runs}
+            for row in measured.rows:
+                rows[row.run_id].append(light(row))
+            found = list(scores(db, standards, measured.runs, rows, measured.standings))
+            with db.write() as connection:
+                _replace(connection, [run.run_id for run in measured.runs], _standings(measured), map(_score, found))
     with db.write() as connection:
         table, meta = _table(schema.Pending), _table(schema.Meta)
         for stamps in _parts(pending):

@@ -262,7 +262,7 @@ def _check_settings(kind: str, plugin: str, version: int | None, given: dict[str
 def _settings_fault(kind: str, plugin: str, version: int | None, given: str) -> str:
     """Why a plug-in that is installed cannot have these settings; empty if it can, or is not here.
 
-    Of another version of the plug-in only those settings are looked at that it has today.
+    What another version of the plug-in takes is not known here.
     """
     if plugin not in registry.entries(kind):
         return ""
@@ -271,7 +271,9 @@ def _settings_fault(kind: str, plugin: str, version: int | None, given: str) -> 
     except BenchError:  # a broken plug-in is told where it is used
         return ""
     recorded = json.loads(given)
-    if version != cls.version:
+    if version not in (None, cls.version):
+        return ""
+    if version is None:
         recorded = {name: value for name, value in recorded.items() if name in getattr(cls, "__dataclass_fields__", {})}
     try:
         made = settings.build(cls, recorded, f"{kind}.{plugin}")

@@ -17,9 +17,11 @@ from bench.core import registry
 from bench.core.errors import BenchError
 from bench.experiment.protocols import Part, Standard
 from bench.experiment.spec import SURROGATE_SEEDS
+from bench.store import standing
 from bench.store.answers import Bools, EvaluationRow, RunRow
 from bench.store.database import Database
 from bench.store.images import Images
+from bench.store.names import MARK
 from bench.store.standing import Standings, on_other_weights, suite_plugins
 
 
@@ -59,7 +61,8 @@ def recipe_class(run: RunRow) -> str:
     """`complete`: all training images and nothing changed, or trained elsewhere; `reduced`: all else."""
     if run.plugin == "outside":
         return "complete"
-    whole = run.training_limit is None and not run.validation and not run.recipe_changes
+    told = run.recipe.endswith(MARK)  # what was changed is not known
+    whole = run.training_limit is None and not run.validation and not run.recipe_changes and not told
     return "complete" if whole else "reduced"
 
 
@@ -88,6 +91,8 @@ def scores(
         if run.seed >= SURROGATE_SEEDS:
             continue
         own = [row for row in rows.get(run.run_id, ()) if standings.of(row.evaluation_id).state != "invalid"]
+        own.sort(key=standing.age, reverse=True)
+        own.sort(key=lambda row: standings.of(row.evaluation_id).state == "superseded")  # as cells: the newest counts
         bits: Images | None = None
         for standard in standards:
             if standard.dataset != run.dataset:
@@ -95,7 +100,7 @@ def scores(
             found: dict[Part, EvaluationRow] = {}
             for limit in standard.limits({row.image_limit for row in own}):
                 parts = parts_by_key(standard, limit)
-                for row in sorted(own, key=lambda row: (not standings.of(row.evaluation_id).is_current, row.started)):
+                for row in own:
                     part = parts.get(row.attack_key)
                     if part is not None and _whole(row, standard) and _better(row, found.get(part), standings):
                         found[part] = row

@@ -119,6 +119,10 @@ def test_fractions_are_budgets() -> None:
         (["suites.core.attacks=['pdg']"], "did you mean pgd"),
         (["datasets.mnist.suite=none_such"], "unknown suite"),
         (["methods.trs=3"], "methods.trs"),
+        (["protocols.core-digits.suite=cor"], "unknown suite 'cor'"),
+        (["protocols.core-digits.dataset=digit"], "unknown data set 'digit'"),
+        (["protocols.core-digits.eps=[0.1, '1/10']"], "an ε stands there twice"),
+        (["protocols.core-digits.succeeded_by=core"], "unknown protocol 'core'"),
     ],
 )
 def test_a_fault_names_its_place_and_the_nearest_name(changes: list[str], words: str) -> None:

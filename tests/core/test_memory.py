@@ -34,13 +34,12 @@ print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
     platform.libc_ver()[0] != "glibc" or "LD_PRELOAD" in os.environ, reason="only glibc is told to keep memory"
 )
 def test_large_tensors_that_come_and_go_need_no_new_pages() -> None:
-    faults = {
-        mode: int(subprocess.check_output([sys.executable, "-c", FAULTS, mode], text=True))
-        for mode in ("keep", "leave")
-    }
+    faults: dict[str, list[int]] = {"keep": [], "leave": []}
+    for mode in ("keep", "leave") * 4:  # what the C library does by itself depends on where its heap happens to lie
+        faults[mode].append(int(subprocess.check_output([sys.executable, "-c", FAULTS, mode], text=True)))
     pages = 24 * 8 * 2**20 // mmap.PAGESIZE
-    assert faults["keep"] < pages / 10
-    assert faults["leave"] > faults["keep"]
+    assert max(faults["keep"]) < pages / 10
+    assert max(faults["leave"]) > max(faults["keep"])
 
 
 def test_another_c_library_or_system_is_left_alone(monkeypatch: pytest.MonkeyPatch) -> None:

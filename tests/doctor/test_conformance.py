@@ -47,7 +47,7 @@ def test_data_sets_conform(name: str) -> None:
     try:
         load_splits(OURS.datasets[name].plugin, folder=DATA)
     except MissingDataError:
-        pytest.skip(f"{name} is not in {DATA}")
+        pytest.skip(f"set BENCH_DATA to a folder with {name}; {DATA} has none")
     assert not faults(name)
 
 

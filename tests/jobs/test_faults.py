@@ -402,10 +402,10 @@ def test_truncated_files_are_named_and_made_again(peace: Peace, tmp_path: Path, 
         path.unlink()
     capsys.readouterr()
     assert main.run(command(folder)) == 0
-    out = capsys.readouterr().out
-    assert out.count("left out: ") == 2
-    assert f"{first} is damaged" in out
-    assert "2 of 11 jobs to do" in out
+    told = capsys.readouterr()
+    assert told.err.count("left out: ") == 2
+    assert f"{first} is refused: not JSON" in told.err
+    assert "2 of 11 jobs to do" in told.out
     check(folder, peace.numbers)
 
 

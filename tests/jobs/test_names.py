@@ -69,6 +69,15 @@ def test_a_run_under_the_names_of_another_is_stored_under_its_own(tmp_path: Path
             assert (stored["method"], stored["dataset"]) == ("ece", "digits")
 
 
+def test_every_configured_method_keeps_its_name_on_every_data_set(names: Namer) -> None:
+    for recipe, parts in LOADED.config.recipes.items():
+        for dataset in parts:
+            for method in LOADED.config.methods:
+                for members in (3, 5):
+                    run = select.run_spec(LOADED, Selection(dataset=dataset, recipe=recipe, members=members), method, 0)
+                    assert names.run(run)[:4] == (method, dataset, run.model, recipe)
+
+
 def test_names_that_are_true_stay(names: Namer) -> None:
     for run in (
         made("trs", "cifar10"), made("dverge"), made("adp", "mnist", recipe="quick"), made(model="timm/resnet18"),

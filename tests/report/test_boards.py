@@ -209,6 +209,23 @@ def test_the_built_in_protocols_are_what_their_versions_say(loaded: Loaded) -> N
     assert found["table1-cifar10 v1, ε = 0.02"] == "d32a8e90048bf81aa5312dbf"
 
 
+def test_a_recipe_that_is_only_claimed_stands_among_the_reduced(hand: Hand, loaded: Loaded) -> None:
+    hand.complete(hand.run("trs"), 0.9)
+    claimed = hand.complete(hand.run("adp", recipe="published (claimed)"), 0.95)
+    hand.done()
+    assert [method for _, method, _ in places(board_of(hand.db, loaded))] == ["trs"]
+    assert (1, "adp", round(100 * float(claimed.mean()), 6)) in places(board_of(hand.db, loaded, "reduced"))
+
+
+def test_of_stale_results_of_one_attack_the_newest_counts(hand: Hand, loaded: Loaded) -> None:
+    run_id = hand.run("trs")
+    for version, share in ((-2, 0.9), (-1, 0.6)):  # older versions than today's: both stale
+        for part in reversed(hand.one.parts):
+            hand.attack(run_id, part, np.arange(N) < share * N, attack_version=version)
+    hand.done()
+    assert places(board_of(hand.db, loaded)) == [(None, "trs", 60.0)]
+
+
 def test_flags_that_only_cast_doubt_take_no_rank(hand: Hand, loaded: Loaded) -> None:
     run_id = hand.run("trs")
     for part in hand.one.parts:
