@@ -178,10 +178,11 @@ def campaign(tmp_path: Path, number: int, shown: int) -> Counter[str]:
                 one_line(str(error))
                 counts["merge refused"] += 1
     usual = codes(valid)
-    assert {words[:2] for words, code in usual.items() if code} == {("plot", "convergence")}  # the rest has its rows
+    without_rows = {words for words, code in usual.items() if code}
+    assert {words[:2] for words in without_rows} == {("plot", "convergence")}
     read_each(valid, 3)
     for name in ("rebuilt", "imported", "merged"):
-        assert codes(tmp_path / name) == usual, name
+        assert {words for words, code in codes(tmp_path / name).items() if code} <= without_rows, name
         read_each(tmp_path / name, shown)
     return counts
 
