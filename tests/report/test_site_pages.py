@@ -86,6 +86,16 @@ def test_a_training_that_failed_has_a_page_and_is_counted(db: Database, tmp_path
     assert "1 failed job" in (tmp_path / "site/index.html").read_text()
 
 
+def test_a_run_whose_later_training_failed_keeps_its_page(db: Database, tmp_path: Path) -> None:
+    writer = Writer(db, n=N)
+    run_id = writer.run("trs", 0)
+    writer.complete(run_id, np.ones(N, bool))
+    writer.failure(run_id, "out of memory", kind="train", method="trs", dataset="digits", seed=0)
+    writer.flush()
+    make(db, tmp_path / "site")
+    assert "✗ train</span> out of memory" in (tmp_path / f"site/runs/{run_id}.html").read_text()
+
+
 def test_a_surrogate_is_named_as_such(db: Database, tmp_path: Path) -> None:
     writer = Writer(db, n=N)
     surrogate, other = writer.run("ece", SURROGATE_SEEDS + 3), writer.run("ece", 0)
