@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import re
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -42,7 +43,7 @@ def parse(data: bytes | str, *, numbers: bool = True) -> Any:
         raise
     _shallow(value, DEPTH)
     if _SUSPECT.search(text):
-        _check(value)
+        visit(value, _bounded)
     return value
 
 
@@ -53,7 +54,7 @@ def check(value: Any) -> None:
         ValueError: it is beyond them.
     """
     _shallow(value, DEPTH)
-    _check(value)
+    visit(value, _bounded)
 
 
 def read(path: Path, limit: int = BYTES) -> Any:
@@ -90,7 +91,20 @@ def _shallow(value: Any, depth: int) -> None:
             _shallow(item, depth - 1)
 
 
-def _check(value: Any) -> None:
+def visit(value: Any, look: Callable[[Any], object]) -> None:
+    """Show `look` every key and every value that is no list or object, in order."""
+    if isinstance(value, dict):
+        for key, item in value.items():
+            look(key)
+            visit(item, look)
+    elif isinstance(value, list):
+        for item in value:
+            visit(item, look)
+    else:
+        look(value)
+
+
+def _bounded(value: Any) -> None:
     if isinstance(value, str):
         try:
             value.encode("utf-8")
@@ -99,16 +113,8 @@ def _check(value: Any) -> None:
     elif isinstance(value, float):
         if not math.isfinite(value):
             raise ValueError("a number that is not finite")
-    elif isinstance(value, int):
-        if not -(2**63) <= value < 2**63:
-            raise ValueError("a whole number of over 63 bits")
-    elif isinstance(value, dict):
-        for key, item in value.items():
-            _check(key)
-            _check(item)
-    elif isinstance(value, list):
-        for item in value:
-            _check(item)
+    elif isinstance(value, int) and not -(2**63) <= value < 2**63:
+        raise ValueError("a whole number of over 63 bits")
 
 
 def _refused(text: str) -> Any:

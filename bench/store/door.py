@@ -293,21 +293,9 @@ def clean_line(text: str) -> str:
 def _clean(value: Any, where: str) -> None:
     """No text in a record, known to the schema or not, moves a cursor."""
     try:
-        _walk(value)
+        strict_json.visit(value, lambda part: clean(part) if isinstance(part, str) else None)
     except ValueError as error:
         raise refused(where, str(error)) from error
-
-
-def _walk(value: Any) -> None:
-    if isinstance(value, str):
-        clean(value)
-    elif isinstance(value, dict):
-        for key, item in value.items():
-            clean(key)
-            _walk(item)
-    elif isinstance(value, list):
-        for item in value:
-            _walk(item)
 
 
 def refused(where: str, why: str) -> BenchError:
