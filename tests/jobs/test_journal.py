@@ -110,8 +110,8 @@ def test_many_are_beside_each_other_and_one_is_alone(results: Path) -> None:
         assert locks.owner("database")
         with pytest.raises(BenchError, match="rebuilds or tidies"), beside(place(results)):
             raise AssertionError
-    with beside(place(results)):
-        assert True
+    with beside(place(results)), pytest.raises(BenchError, match="at work"), alone(place(results), "nothing was done"):
+        raise AssertionError
 
 
 @pytest.mark.parametrize("path", ["/etc/passwd", "../other", "runs/../../other"])
