@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import json
 import os
 import re
@@ -10,13 +9,12 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
-from contextlib import redirect_stderr, redirect_stdout
 from pathlib import Path
 from typing import Any
 
 import pytest
+from in_process import command
 
-from bench.cli import main
 from bench.core import registry
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -100,14 +98,6 @@ def installed(sites: list[Path], bench_toml: Path, monkeypatch: pytest.MonkeyPat
     registry.entries.cache_clear()
     yield
     registry.entries.cache_clear()
-
-
-def command(*arguments: object) -> tuple[int, str, str]:
-    """`bench` in this process; exit code, stdout, stderr."""
-    out, err = io.StringIO(), io.StringIO()
-    with redirect_stdout(out), redirect_stderr(err):
-        code = main.run([str(argument) for argument in arguments])
-    return code, out.getvalue(), err.getvalue()
 
 
 def listed(kind: str) -> dict[tuple[str, str], dict[str, Any]]:

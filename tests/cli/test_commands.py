@@ -15,6 +15,7 @@ from pathlib import Path
 
 import pytest
 from exchanged import attack, spec, write_evaluation, write_run
+from in_process import command
 
 from bench.cli import main
 
@@ -30,16 +31,6 @@ def results(tmp_path_factory: pytest.TempPathFactory) -> Path:
     code, out, err = command("run", "-m", "ece", "-m", "trs", *QUICK, "--results", folder, "--threads", 1)
     assert code == 0, out + err
     return folder
-
-
-def command(*arguments: object) -> tuple[int, str, str]:
-    """Run `bench` in this process; exit code, stdout, stderr."""
-    from contextlib import redirect_stderr, redirect_stdout
-
-    out, err = io.StringIO(), io.StringIO()
-    with redirect_stdout(out), redirect_stderr(err):
-        code = main.run([str(argument) for argument in arguments])
-    return code, out.getvalue(), err.getvalue()
 
 
 def process(*arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import io
 import json
 import os
 import re
@@ -11,31 +10,18 @@ import shutil
 import sqlite3
 import subprocess
 import sys
-from contextlib import redirect_stderr, redirect_stdout
 from pathlib import Path
 from typing import Any
 
 import pytest
 from exchanged import attack, fill, spec, tree, write_evaluation, write_run
+from in_process import command
 
-from bench.cli import main
 from bench.store import schema, sqlite
 from bench.store.database import Database
 
 RUN = spec()
 TODAY = schema.REVISIONS[-1]
-
-
-def command(*arguments: object, typed: str = "") -> tuple[int, str, str]:
-    """Run `bench` in this process, with `typed` on its stdin; exit code, stdout, stderr."""
-    out, err, before = io.StringIO(), io.StringIO(), sys.stdin
-    sys.stdin = io.StringIO(typed)
-    try:
-        with redirect_stdout(out), redirect_stderr(err):
-            code = main.run([str(argument) for argument in arguments])
-    finally:
-        sys.stdin = before
-    return code, out.getvalue(), err.getvalue()
 
 
 def refused(words: str, *arguments: object, code: int = 2, typed: str = "") -> str:

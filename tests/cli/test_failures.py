@@ -4,33 +4,23 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from in_process import told as command
 
-from bench.cli import main
 from bench.core.errors import BenchError
 
 SHORT = ("--set", "training.epochs=1", "--set", "training.limit=128", "--limit", "30", "--threads", "1")
-Command = Callable[..., tuple[int, str]]
 
 
-@pytest.fixture
-def command(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Command:
-    """Runs `bench`; exit code and everything printed."""
+@pytest.fixture(autouse=True)
+def wide(monkeypatch: pytest.MonkeyPatch) -> None:
+    """No line is folded."""
     monkeypatch.setenv("COLUMNS", "300")
 
-    def run(*arguments: object) -> tuple[int, str]:
-        capsys.readouterr()
-        code = main.run([str(argument) for argument in arguments])
-        printed = capsys.readouterr()
-        return code, printed.out + printed.err
 
-    return run
-
-
-def test_a_failed_training_is_listed_and_shown_by_the_id_that_run_prints(tmp_path: Path, command: Command) -> None:
+def test_a_failed_training_is_listed_and_shown_by_the_id_that_run_prints(tmp_path: Path) -> None:
     diverges = (*SHORT, "--set", "training.lr=1e30")
     code, text = command("run", "-m", "ece", *diverges, "--results", tmp_path)
     assert code == 1
@@ -61,7 +51,7 @@ def test_a_failed_training_is_listed_and_shown_by_the_id_that_run_prints(tmp_pat
 
 
 def test_a_failed_attack_is_shown_by_its_id_and_is_no_failed_run(
-    tmp_path: Path, command: Command, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from bench.attacks.fgsm import FGSM
 
@@ -84,7 +74,7 @@ def test_a_failed_attack_is_shown_by_its_id_and_is_no_failed_run(
     assert "of run" in command("show", failure["job_id"][:12], *place)[1]  # the evaluation itself by now
 
 
-def test_a_data_set_without_a_matrix_budget_has_its_table(tmp_path: Path, command: Command) -> None:
+def test_a_data_set_without_a_matrix_budget_has_its_table(tmp_path: Path) -> None:
     changes = ("--set", "matrix.budgets={mnist=0.3}", "--set", "suites.core.matrix=false",
                "--set", "suites.core.attacks=['fgsm']")  # fmt: skip
     code, text = command("run", "-m", "ece", *SHORT, *changes, "--results", tmp_path)
@@ -103,7 +93,7 @@ def test_a_data_set_without_a_matrix_budget_has_its_table(tmp_path: Path, comman
 
 @pytest.mark.parametrize("error", [OSError(28, "No space left on device"), BenchError("a picture is .png or .svg")])
 def test_a_heatmap_that_cannot_be_saved_costs_neither_table_nor_matrix(
-    tmp_path: Path, command: Command, monkeypatch: pytest.MonkeyPatch, error: Exception
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: Exception
 ) -> None:
     from bench.report import heatmap
 

@@ -2,23 +2,13 @@
 
 from __future__ import annotations
 
-import contextlib
-import io
 import json
 from pathlib import Path
 
 import pytest
-
-from bench.cli import main
+from in_process import command
 
 TINY = ["run", "--method", "ece", "--dataset", "digits", "--recipe", "quick", "--dry-run", "--probe", "--device", "cpu"]
-
-
-def command(*arguments: object) -> tuple[int, str, str]:
-    out, err = io.StringIO(), io.StringIO()
-    with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
-        code = main.run([str(argument) for argument in arguments])
-    return code, out.getvalue(), err.getvalue()
 
 
 def test_the_time_is_told_and_nothing_is_done(tmp_path: Path) -> None:

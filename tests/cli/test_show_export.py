@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+from in_process import told as command
 from safetensors import safe_open
 
 from bench.cli import main
@@ -17,20 +17,6 @@ from bench.core import bits
 from bench.data.base import load_splits
 
 QUICK = ["--set", "training.epochs=2", "--set", "training.limit=200", "--limit", "40"]
-Command = Callable[..., tuple[int, str]]
-
-
-@pytest.fixture
-def command(capsys: pytest.CaptureFixture[str]) -> Command:
-    """Runs `bench`; exit code and everything printed."""
-
-    def run(*arguments: object) -> tuple[int, str]:
-        capsys.readouterr()
-        code = main.run([str(argument) for argument in arguments])
-        printed = capsys.readouterr()
-        return code, printed.out + printed.err
-
-    return run
 
 
 @pytest.fixture(scope="module")
@@ -63,7 +49,7 @@ def read(path: Path) -> tuple[dict[str, np.ndarray[Any, Any]], dict[str, Any]]:
 
 @pytest.mark.parametrize(("attack", "budget"), [("pgd", 0.1), ("fgsm", 0.15), ("pgd_targeted", 0.15)])
 def test_the_file_holds_the_images_that_were_measured(
-    results: Path, command: Command, tmp_path: Path, attack: str, budget: float
+    results: Path, tmp_path: Path, attack: str, budget: float
 ) -> None:
     _, stored = record(results, "attack", attack, budget)
     target = tmp_path / "images.safetensors"
@@ -90,7 +76,7 @@ def test_the_file_holds_the_images_that_were_measured(
     assert told["versions"]["attack"] == stored["attack_version"]
 
 
-def test_the_stored_ensemble_sees_the_images_as_the_file_says(results: Path, command: Command, tmp_path: Path) -> None:
+def test_the_stored_ensemble_sees_the_images_as_the_file_says(results: Path, tmp_path: Path) -> None:
     import torch
 
     from bench.experiment.spec import RunSpec
@@ -108,9 +94,7 @@ def test_the_stored_ensemble_sees_the_images_as_the_file_says(results: Path, com
     assert np.array_equal(seen, images["adversarial_prediction"])
 
 
-def test_other_outcomes_than_the_stored_ones_write_nothing_and_exit_with_1(
-    results: Path, command: Command, tmp_path: Path
-) -> None:
+def test_other_outcomes_than_the_stored_ones_write_nothing_and_exit_with_1(results: Path, tmp_path: Path) -> None:
     path, stored = record(results, "attack", "pgd", 0.1)
     robust = bits.from_text(stored["robust_bits"], 40)
     robust[np.flatnonzero(robust)[:3]] = False
@@ -124,7 +108,7 @@ def test_other_outcomes_than_the_stored_ones_write_nothing_and_exit_with_1(
     assert not target.exists()
 
 
-def test_other_weights_are_told_before_anything_is_attacked(results: Path, command: Command, tmp_path: Path) -> None:
+def test_other_weights_are_told_before_anything_is_attacked(results: Path, tmp_path: Path) -> None:
     from bench.training import checkpoint
 
     path, stored = record(results, "attack", "pgd", 0.1)
@@ -137,7 +121,7 @@ def test_other_weights_are_told_before_anything_is_attacked(results: Path, comma
     assert not (tmp_path / "x.safetensors").exists()
 
 
-def test_what_cannot_be_exported_says_why_in_one_line(results: Path, command: Command, tmp_path: Path) -> None:
+def test_what_cannot_be_exported_says_why_in_one_line(results: Path, tmp_path: Path) -> None:
     target = tmp_path / "images.safetensors"
     path, pgd = record(results, "attack", "pgd", 0.1)
     clean, matrix = (record(results, kind, name)[1] for kind, name in (("clean", "clean"), ("transfer", "pgd")))

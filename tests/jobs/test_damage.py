@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from in_process import told as command
 from safetensors.torch import save_file
 
 from bench.cli import main
@@ -15,21 +15,12 @@ from bench.training import checkpoint
 
 SHORT = ("--set", "training.epochs=1", "--set", "training.limit=128", "--limit", "30", "--threads", "1")
 FGSM = ("--attack", "fgsm", "--eps", "0.1")
-Command = Callable[..., tuple[int, str]]
 
 
-@pytest.fixture
-def command(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Command:
-    """Runs `bench`; exit code and everything printed."""
+@pytest.fixture(autouse=True)
+def wide(monkeypatch: pytest.MonkeyPatch) -> None:
+    """No line is folded."""
     monkeypatch.setenv("COLUMNS", "400")
-
-    def run(*arguments: object) -> tuple[int, str]:
-        capsys.readouterr()
-        code = main.run([str(argument) for argument in arguments])
-        printed = capsys.readouterr()
-        return code, printed.out + printed.err
-
-    return run
 
 
 @pytest.fixture(scope="module")
@@ -65,7 +56,7 @@ def unsealed(path: Path) -> None:
 
 @pytest.mark.parametrize("old", [False, True], ids=["sealed", "without a digest of its own"])
 def test_changed_weights_are_told_set_aside_and_trained_again_before_anything_is_measured(
-    results: Path, command: Command, old: bool
+    results: Path, old: bool
 ) -> None:
     weights = weights_of(results)
     whole = weights.read_bytes()
@@ -83,7 +74,7 @@ def test_changed_weights_are_told_set_aside_and_trained_again_before_anything_is
     assert "2 of 3 jobs to do" in text
 
 
-def test_a_forged_header_counts_as_damage(results: Path, command: Command) -> None:
+def test_a_forged_header_counts_as_damage(results: Path) -> None:
     weights = weights_of(results)
     whole = weights.read_bytes()
     changed = whole.replace(b"mean_probability", b"mean_logits     ")
@@ -95,9 +86,7 @@ def test_a_forged_header_counts_as_damage(results: Path, command: Command) -> No
 
 
 @pytest.mark.parametrize("verb", ["export", "boundary"])
-def test_every_command_that_loads_weights_compares_them(
-    results: Path, command: Command, tmp_path: Path, verb: str
-) -> None:
+def test_every_command_that_loads_weights_compares_them(results: Path, tmp_path: Path, verb: str) -> None:
     weights = weights_of(results)
     spoil(weights)
     run = weights.parent.name
@@ -120,7 +109,7 @@ def test_every_command_that_loads_weights_compares_them(
     assert weights.with_suffix(".damaged").exists()
 
 
-def test_doctor_and_rebuild_name_damaged_weights_and_touch_nothing(results: Path, command: Command) -> None:
+def test_doctor_and_rebuild_name_damaged_weights_and_touch_nothing(results: Path) -> None:
     assert command("db", "rebuild", "--results", results)[0] == 0
     code, text = command("doctor", "--results", results)
     assert code == 0, text
@@ -139,9 +128,7 @@ def test_doctor_and_rebuild_name_damaged_weights_and_touch_nothing(results: Path
     assert weights.exists()
 
 
-def test_runs_from_before_digests_were_kept_are_measured_and_doctor_counts_them(
-    results: Path, command: Command
-) -> None:
+def test_runs_from_before_digests_were_kept_are_measured_and_doctor_counts_them(results: Path) -> None:
     weights = weights_of(results)
     unsealed(weights)
     record = json.loads((weights.parent / "run.json").read_text())
@@ -156,9 +143,7 @@ def test_runs_from_before_digests_were_kept_are_measured_and_doctor_counts_them(
     assert "1 of them from before digests were kept, which cannot be checked" in text
 
 
-def test_damaged_weights_from_elsewhere_say_how_to_bring_them_and_are_brought(
-    results: Path, command: Command, tmp_path: Path
-) -> None:
+def test_damaged_weights_from_elsewhere_say_how_to_bring_them_and_are_brought(results: Path, tmp_path: Path) -> None:
     tensors, _ = checkpoint.load(weights_of(results))
     files = []
     for number in range(3):

@@ -3,19 +3,17 @@
 from __future__ import annotations
 
 import hashlib
-import io
 import json
 import sys
 from collections.abc import Iterator
-from contextlib import redirect_stderr, redirect_stdout
 from pathlib import Path
 
 import pytest
 from exchanged import place
+from in_process import told as command
 from safetensors.torch import save_file
 from torch import nn
 
-from bench.cli import main
 from bench.core.errors import BenchError
 from bench.experiment.spec import RunSpec
 from bench.jobs import exchange
@@ -32,13 +30,6 @@ def make():
     Path({called!r}).touch()
     return nn.Sequential(nn.Flatten(), nn.Linear(64, 10))
 """
-
-
-def command(*arguments: object) -> tuple[int, str]:
-    told = io.StringIO()
-    with redirect_stdout(told), redirect_stderr(told):
-        code = main.run([str(argument) for argument in arguments])
-    return code, told.getvalue()
 
 
 @pytest.fixture

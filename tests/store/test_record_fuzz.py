@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import io
 import json
 import random
 import shutil
@@ -13,11 +12,11 @@ from pathlib import Path
 
 import pytest
 from exchanged import place
+from in_process import told as command
 from mutated import LOADED, VALUES, Mutant, write
 from sqlalchemy import select
 
 import bench
-from bench.cli import main
 from bench.core import config
 from bench.core.errors import BenchError
 from bench.jobs import exchange
@@ -40,14 +39,6 @@ READING: tuple[tuple[str, ...], ...] = (
     ("plot", "ablation", "-m", "trs", *AT, "-o", "OUT/ablation.png"), ("db", "gc", "--dry-run"),
     ("report", "-o", "OUT/site"),
 )  # fmt: skip
-
-
-def command(*arguments: object) -> tuple[int, str]:
-    """Exit code and all that is said; what is no exit code is raised."""
-    told = io.StringIO()
-    with contextlib.redirect_stdout(told), contextlib.redirect_stderr(told):
-        code = main.run([str(argument) for argument in arguments])
-    return code, told.getvalue()
 
 
 def codes(results: Path) -> dict[tuple[str, ...], int]:
