@@ -16,9 +16,9 @@ from bench.core import settings as plugin_settings
 from bench.core.settings import added
 from bench.core.specs import Training
 from bench.core.specs import added as added_field
+from bench.experiment import select
+from bench.experiment.select import Selection
 from bench.experiment.spec import EvaluationSpec, RunSpec
-from bench.jobs import select
-from bench.jobs.select import Selection
 
 TESTS = Path(__file__).parent
 CONFIGURATIONS = [config.defaults("bench.toml"), *sorted((TESTS / "releases").glob("*.toml"))]

@@ -21,7 +21,7 @@ from click.testing import CliRunner
 
 from bench.cli.main import cli
 from bench.core import config
-from bench.jobs.select import Selection
+from bench.experiment.select import Selection
 from bench.store.database import Database
 
 ROOT = Path(__file__).resolve().parents[1]

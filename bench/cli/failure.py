@@ -6,7 +6,7 @@ import shlex
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-from bench.training.outside import OUTSIDE
+from bench.experiment.spec import OUTSIDE
 
 if TYPE_CHECKING:
     from rich.console import Console

@@ -43,7 +43,7 @@ def command(
       bench heatmap --diff trs ece --dataset digits              where attacks on trs transfer less
     """
     from bench.core.errors import BenchError
-    from bench.jobs.select import matrix_budget
+    from bench.experiment.select import matrix_budget
     from bench.report.console import console, print_matrix
     from bench.report.heatmap import file_name, save_difference, save_heatmap
     from bench.report.hints import command_of

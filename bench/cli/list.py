@@ -158,7 +158,7 @@ def _models() -> Rows:
 def _recipes() -> Rows:
     from bench.core import config
     from bench.core.errors import BenchError
-    from bench.jobs.select import resolved_recipe
+    from bench.experiment.select import resolved_recipe
 
     rows: Rows = []
     loaded = config.load()
@@ -201,9 +201,9 @@ def _suites() -> Rows:
 def _runs(results: Path, db: str | None) -> Rows:
     from bench.cli.failure import failed_training
     from bench.core.identity import short
+    from bench.experiment.spec import OUTSIDE
     from bench.report.recipes import recipe_label
     from bench.store import queries
-    from bench.training.outside import OUTSIDE
 
     if db is None and not (results / "bench.db").exists():
         return []

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from click.shell_completion import CompletionItem
 
     from bench.core.config import Loaded
-    from bench.jobs.select import Selection
+    from bench.experiment.select import Selection
     from bench.jobs.workplace import Workplace
     from bench.store.database import Database
 
@@ -183,7 +183,7 @@ def choose(*, needs_method: bool = False, suite: str | None = None, **given: Any
     """
     from bench.core import config
     from bench.core.errors import unknown_name
-    from bench.jobs.select import Selection, method_names, suite_name, test_limit
+    from bench.experiment.select import Selection, method_names, suite_name, test_limit
 
     loaded = config.load(changes=given["changes"]).with_outside(_outside())
     loaded = loaded.with_precision(given["precision"])
@@ -252,7 +252,7 @@ def _usable(loaded: Loaded, selection: Selection) -> tuple[tuple[str, ...], tupl
     it is, for the command to refuse.
     """
     from bench.core import registry
-    from bench.jobs.select import Selection, method_names, run_spec
+    from bench.experiment.select import Selection, method_names, run_spec
 
     names = method_names(loaded, selection.methods)
     entries = registry.entries("methods")

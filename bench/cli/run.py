@@ -322,7 +322,8 @@ def _check_data(plan: Plan, place: Workplace, chosen: Chosen) -> None:
     Raises:
         BenchError: a data set of a missing job is not there.
     """
-    from bench.jobs import select, work
+    from bench.experiment import select
+    from bench.jobs import work
 
     for run in {job.run.run_id: job.run for job in plan.missing}.values():
         work.splits_of(run, place, limit=select.test_limit(chosen.loaded, chosen.selection))

@@ -13,7 +13,7 @@ from bench.cli.options import RunId, allow_factory, reading, where, workplace
 from bench.cli.parameters import IMAGES, JOBS, Once
 from bench.cli.say import say_json
 from bench.core.errors import BenchError
-from bench.training.outside import OUTSIDE
+from bench.experiment.spec import OUTSIDE
 
 if TYPE_CHECKING:
     from rich.console import Console

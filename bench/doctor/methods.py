@@ -23,8 +23,9 @@ from bench.data.base import ImageSet, load_splits
 from bench.doctor.method_steps import RULES as STEP_RULES
 from bench.doctor.method_steps import Watched
 from bench.doctor.rules import Checks, Faults, Rule, judged, listed, unlike, world
+from bench.experiment import select
 from bench.experiment.spec import Job, RunSpec
-from bench.jobs import ensembles, select, work
+from bench.jobs import ensembles, work
 from bench.jobs.health import Check
 from bench.jobs.workplace import Workplace
 from bench.training import checkpoint

@@ -17,6 +17,7 @@ from bench.core.config import Loaded
 from bench.core.errors import BenchError
 from bench.core.identity import content_id
 from bench.core.specs import AttackRows, ProtocolSpec, Training
+from bench.experiment import select
 from bench.experiment.spec import EvaluationSpec, RunSpec
 
 log = logging.getLogger(__name__)
@@ -144,8 +145,6 @@ def standard(loaded: Loaded, name: str, eps: float) -> Standard:
 
 
 def _parts(loaded: Loaded, protocol: ProtocolSpec, run: RunSpec, eps: float) -> list[Part]:
-    from bench.jobs import select
-
     found: list[Part] = []
     for row in loaded.config.suites[protocol.suite].attacks:
         name, own = (row, None) if isinstance(row, str) else _budgets(row, protocol.dataset)

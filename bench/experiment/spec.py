@@ -13,6 +13,7 @@ from bench.core.identity import content_id
 from bench.core.precision import USUAL, titled
 from bench.core.specs import Precision, Settings, Spec, Training, added, added_to
 
+OUTSIDE = "outside"  # plug-in and recipe of ensembles that were trained elsewhere
 SURROGATE_SEEDS = 1_000_000  # a surrogate of N members has this seed plus N: no member, nor data order, is shared
 
 FORMAT = 2  # of an evaluation's record: targets and precision are fields of their own

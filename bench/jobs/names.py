@@ -12,11 +12,10 @@ from bench.core.config import Loaded
 from bench.core.errors import BenchError
 from bench.core.identity import canonical
 from bench.core.specs import AttackSpec, Training
-from bench.experiment.spec import EvaluationSpec, RunSpec
-from bench.jobs import select
-from bench.jobs.select import Selection
+from bench.experiment import select
+from bench.experiment.select import Selection
+from bench.experiment.spec import OUTSIDE, EvaluationSpec, RunSpec
 from bench.store.names import Names, claimed, unmarked
-from bench.training.outside import OUTSIDE
 
 FIXED = {"clean": "clean", "craft": "blackbox", "blackbox": "blackbox"}  # kinds whose attack has no name of its own
 

@@ -20,8 +20,9 @@ from bench.core.specs import Training
 from bench.core.tensors import set_aside
 from bench.data.base import Dataset, ImageSet
 from bench.evaluation.chance import guessed
-from bench.experiment.spec import Job, RunSpec
-from bench.jobs import ensembles, journal, select
+from bench.experiment import select
+from bench.experiment.spec import OUTSIDE, Job, RunSpec
+from bench.jobs import ensembles, journal
 from bench.jobs.executors.task import intent_of
 from bench.jobs.locks import Locks, Owner
 from bench.jobs.workplace import Workplace
@@ -30,7 +31,7 @@ from bench.models.build import build_member
 from bench.models.ensemble import Ensemble
 from bench.models.normalise import Normalise
 from bench.training import checkpoint
-from bench.training.outside import OUTSIDE, Outside
+from bench.training.outside import Outside
 
 LOOK = 500  # test images of the first look at a new ensemble
 

@@ -10,10 +10,10 @@ from typing import Literal
 from bench.core.config import Loaded
 from bench.core.files import write_json
 from bench.core.identity import content_id
+from bench.experiment import select
+from bench.experiment.select import Selection
 from bench.experiment.spec import EvaluationSpec, Job, RunSpec
-from bench.jobs import select
 from bench.jobs.executors.task import lost
-from bench.jobs.select import Selection
 from bench.jobs.workplace import Workplace
 from bench.store import queries, standing
 from bench.store.database import Database

@@ -10,9 +10,9 @@ from bench.core.errors import BenchError
 from bench.core.files import read_json
 from bench.core.identity import short
 from bench.data.base import ImageSet
+from bench.experiment.select import Selection, run_spec
 from bench.experiment.spec import Job, RunSpec
 from bench.jobs.ensembles import load_ensemble, splits_of
-from bench.jobs.select import Selection, run_spec
 from bench.jobs.work import perform
 from bench.jobs.workplace import Workplace
 from bench.models.ensemble import Ensemble

@@ -14,7 +14,7 @@ from bench.attacks.iterative import PGD
 from bench.attacks.judge import attack_images
 from bench.core.config import Loaded
 from bench.core.numerics import numerics
-from bench.jobs.select import model_spec
+from bench.experiment.select import model_spec
 from bench.perf.steps import ensemble_of, images_of, networks, pictures, run_of, short_training
 from bench.perf.timing import Clock, alternate
 

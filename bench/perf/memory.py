@@ -14,7 +14,7 @@ from typing import Any
 
 from bench.core.config import Loaded
 from bench.core.errors import BenchError, unknown_name
-from bench.jobs.select import method_names
+from bench.experiment.select import method_names
 
 NOISE = 2.0  # MiB by which resident memory may differ without anything being kept
 JUMPS = 3.0  # median differences of neighbouring samples that are noise too

@@ -11,9 +11,9 @@ from bench.core import registry, seeds
 from bench.core.config import Loaded
 from bench.core.progress import Progress
 from bench.data.base import ImageSet
+from bench.experiment.select import Selection, run_spec
 from bench.experiment.spec import RunSpec
 from bench.jobs.ensembles import dataset_of, fresh_ensemble, method_of
-from bench.jobs.select import Selection, run_spec
 from bench.models.build import build_member
 from bench.models.ensemble import Ensemble
 from bench.training.trainer import Loss, Trainer

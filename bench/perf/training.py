@@ -14,9 +14,9 @@ from torch import Tensor, nn
 from bench.core import seeds
 from bench.core.config import Loaded
 from bench.data.base import ImageSet
+from bench.experiment.select import Selection, run_spec
 from bench.experiment.spec import RunSpec
 from bench.jobs.ensembles import fresh_ensemble, method_of
-from bench.jobs.select import Selection, run_spec
 from bench.methods.trs import Trs
 from bench.models.ensemble import Ensemble
 from bench.models.features import pre_activation_points

@@ -8,11 +8,11 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from bench.experiment.spec import OUTSIDE
 from bench.report.recipes import recipe_label
 from bench.store import queries, standing
 from bench.store.answers import CurveRow, ReferenceRow, RunRow
 from bench.store.database import Database
-from bench.training.outside import OUTSIDE
 
 if TYPE_CHECKING:
     import pandas as pd

@@ -6,9 +6,9 @@ import shlex
 from collections.abc import Mapping
 
 from bench.core.config import Loaded
+from bench.experiment import select
+from bench.experiment.select import Selection
 from bench.experiment.spec import RunSpec
-from bench.jobs import select
-from bench.jobs.select import Selection
 from bench.store import queries
 from bench.store.database import Database
 from bench.store.names import MARK

@@ -11,9 +11,9 @@ from bench.core.config import Loaded
 from bench.core.errors import BenchError
 from bench.core.precision import USUAL, Precision, titled
 from bench.evaluation import rates
+from bench.experiment import select
+from bench.experiment.select import Selection
 from bench.experiment.spec import RunSpec
-from bench.jobs import select
-from bench.jobs.select import Selection
 from bench.report.recipes import recipe_label
 from bench.report.results import changes_shown, images_label, run_notes, run_specs
 from bench.report.titles import Titles

@@ -12,7 +12,7 @@ from bench.core.config import Loaded
 from bench.core.errors import BenchError
 from bench.core.identity import short
 from bench.core.precision import USUAL, Precision
-from bench.jobs.select import Selection
+from bench.experiment.select import Selection
 from bench.report import hints, statistics
 from bench.report.cells import Bits, Cell, outcome_of
 from bench.report.recipes import phrase, recipe_label

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from bench.training.outside import OUTSIDE
+from bench.experiment.spec import OUTSIDE
 
 ELSEWHERE = "trained elsewhere"
 

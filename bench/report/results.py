@@ -11,9 +11,9 @@ from bench.core import registry, settings
 from bench.core.config import Loaded
 from bench.core.errors import BenchError
 from bench.core.precision import USUAL, Precision, titled
-from bench.experiment.spec import EvaluationSpec, RunSpec
-from bench.jobs import select
-from bench.jobs.select import Selection
+from bench.experiment import select
+from bench.experiment.select import Selection
+from bench.experiment.spec import OUTSIDE, EvaluationSpec, RunSpec
 from bench.report import hints
 from bench.report.cells import Cell, outcome_of
 from bench.report.recipes import ELSEWHERE, recipe_label
@@ -23,7 +23,6 @@ from bench.store import queries, standing
 from bench.store.answers import EvaluationRow
 from bench.store.database import Database
 from bench.store.standing import Standings
-from bench.training.outside import OUTSIDE
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

@@ -11,8 +11,6 @@ from bench.training.method import Method
 if TYPE_CHECKING:
     from bench.training.trainer import Trainer
 
-OUTSIDE = "outside"  # the name of the plug-in and of the recipe
-
 
 @dataclass(frozen=True, kw_only=True)
 class Outside(Method):

@@ -418,8 +418,8 @@ def test_a_failing_attack_fails_its_rows_only(tmp_path: Path, monkeypatch: pytes
 def test_exec_does_one_job_from_its_file(tmp_path: Path) -> None:
     from bench.core import config
     from bench.core.files import write_json
+    from bench.experiment import select
     from bench.experiment.spec import Job
-    from bench.jobs import select
 
     loaded = config.load(changes=["training.epochs=1", "training.limit=64"])
     run = select.run_spec(loaded, select.Selection(methods=("ece",)), "ece", 0)

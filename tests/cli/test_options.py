@@ -13,7 +13,7 @@ from command_tree import commands
 
 from bench.cli import main
 from bench.cli.parameters import Budgets, InputFile, Integer, Number, Numbers, Once, Real, Seeds
-from bench.jobs.select import Selection
+from bench.experiment.select import Selection
 
 TREE = list(commands())
 HUGE = (

@@ -9,8 +9,8 @@ import pytest
 from bench.core import config, numbers
 from bench.core.errors import BenchError
 from bench.core.specs import Training
-from bench.jobs import select
-from bench.jobs.select import Selection
+from bench.experiment import select
+from bench.experiment.select import Selection
 
 ROOT = Path(__file__).resolve().parents[2]
 

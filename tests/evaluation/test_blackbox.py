@@ -19,9 +19,10 @@ from bench.core.errors import BenchError, JobError
 from bench.data.base import ImageSet
 from bench.evaluation import blackbox
 from bench.evaluation.rates import blackbox_rates
-from bench.jobs import select, work
+from bench.experiment import select
+from bench.experiment.select import Selection
+from bench.jobs import work
 from bench.jobs.plan import make_plan
-from bench.jobs.select import Selection
 from bench.jobs.workplace import Workplace
 from bench.models.ensemble import Ensemble
 from bench.store import ingest, queries

@@ -17,12 +17,12 @@ from bench.cli import main
 from bench.core import config
 from bench.core.errors import BenchError
 from bench.core.progress import Progress
+from bench.experiment import select
+from bench.experiment.select import Selection
 from bench.experiment.spec import Job
-from bench.jobs import select
 from bench.jobs.driver import Driver
 from bench.jobs.executors import Setting, executor_class, local
 from bench.jobs.plan import Plan, Planned, make_plan
-from bench.jobs.select import Selection
 from bench.jobs.workplace import Workplace
 from bench.store import queries
 from bench.store.database import Database

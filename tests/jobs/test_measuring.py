@@ -12,9 +12,10 @@ from safetensors.torch import load_file
 
 from bench.attacks.attempts import Attempts
 from bench.core import config
+from bench.experiment import select
+from bench.experiment.select import Selection
 from bench.experiment.spec import Job
-from bench.jobs import select, work
-from bench.jobs.select import Selection
+from bench.jobs import work
 from bench.jobs.workplace import Workplace
 
 pytestmark = pytest.mark.usefixtures("_one_thread")

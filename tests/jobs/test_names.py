@@ -11,10 +11,11 @@ from exchanged import place, write_evaluation, write_run
 
 from bench.cli import main
 from bench.core import config
+from bench.experiment import select
+from bench.experiment.select import Selection
 from bench.experiment.spec import EvaluationSpec, RunSpec
-from bench.jobs import exchange, importing, select
+from bench.jobs import exchange, importing
 from bench.jobs.names import Configured
-from bench.jobs.select import Selection
 from bench.store import ingest, queries
 from bench.store.database import Database
 from bench.store.names import Namer

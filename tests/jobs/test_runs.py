@@ -14,8 +14,8 @@ import pytest
 
 from bench.cli import main
 from bench.core import config
-from bench.jobs import select
-from bench.jobs.select import Selection
+from bench.experiment import select
+from bench.experiment.select import Selection
 
 ROOT = Path(__file__).resolve().parents[2]
 

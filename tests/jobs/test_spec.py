@@ -10,9 +10,9 @@ from exchanged import attack, spec
 from pydantic import ValidationError
 
 from bench.core import config
+from bench.experiment import select
+from bench.experiment.select import Selection
 from bench.experiment.spec import FORMAT, EvaluationSpec, Job, RunSpec
-from bench.jobs import select
-from bench.jobs.select import Selection
 
 
 def record_of(evaluation: EvaluationSpec, written: int = FORMAT) -> dict[str, Any]:

@@ -10,9 +10,10 @@ from torch import nn
 
 from bench.core import config, registry
 from bench.core.config import PACKAGE
+from bench.experiment import select
+from bench.experiment.select import Selection
 from bench.experiment.spec import Job
-from bench.jobs import select, work
-from bench.jobs.select import Selection
+from bench.jobs import work
 from bench.jobs.workplace import Workplace
 
 PAPER = ["adaboost", "gradientboost", "ckae", "adp", "gal", "dverge", "cos_only", "cos_l2", "trs"]

@@ -12,8 +12,8 @@ from bench.attacks.iterative import PGD
 from bench.attacks.judge import attack_images, predictions
 from bench.core import config, registry
 from bench.core.progress import Progress
-from bench.jobs import select
-from bench.jobs.select import Selection
+from bench.experiment import select
+from bench.experiment.select import Selection
 from bench.models.build import build_member
 from bench.models.ensemble import Ensemble
 from bench.models.fast import fast_copy

@@ -15,8 +15,8 @@ import pytest
 from bench.cli import main
 from bench.core import config
 from bench.core.errors import BenchError, JobError
+from bench.experiment.select import Selection
 from bench.jobs.plan import jobs_of
-from bench.jobs.select import Selection
 from bench.perf import jobs, processes
 from bench.perf.jobs import AtOnce, Found
 from bench.perf.timing import spread

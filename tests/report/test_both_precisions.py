@@ -19,9 +19,9 @@ from small_results import QUICK, bench
 from bench.core import config
 from bench.core.bits import from_text
 from bench.core.precision import titled
+from bench.experiment import select
+from bench.experiment.select import Selection
 from bench.experiment.spec import EvaluationSpec
-from bench.jobs import select
-from bench.jobs.select import Selection
 from bench.report import frames
 from bench.report.plots import convergence, points
 from bench.report.results import collect

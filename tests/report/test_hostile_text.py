@@ -295,8 +295,8 @@ def test_figures_and_their_numbers_hold_text(tmp_path: Path, text: str) -> None:
 
 
 def _matrix(text: str) -> Any:
-    from bench.jobs import select
-    from bench.jobs.select import Selection
+    from bench.experiment import select
+    from bench.experiment.select import Selection
     from bench.report.matrices import Matrix
 
     loaded = config.load()

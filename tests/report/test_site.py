@@ -22,8 +22,8 @@ from sqlalchemy import delete, update
 from bench.cli.main import run as bench
 from bench.core import config, tensors
 from bench.core.errors import BenchError
-from bench.jobs import select
-from bench.jobs.select import Selection
+from bench.experiment import select
+from bench.experiment.select import Selection
 from bench.report import ledger
 from bench.report.ranking import standings
 from bench.report.site import Built, build, charts, samples, serve

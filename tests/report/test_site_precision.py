@@ -11,9 +11,9 @@ from site_pages import LOADED, Table, board_rows, contents, make
 from site_records import CORE, Writer
 
 from bench.core import config
+from bench.experiment import select
+from bench.experiment.select import Selection
 from bench.experiment.spec import EvaluationSpec
-from bench.jobs import select
-from bench.jobs.select import Selection
 from bench.report.site.again import Commands
 from bench.store import ingest, queries
 from bench.store.database import Database

@@ -69,7 +69,7 @@ def test_budgets_in_words(budget: float, text: str) -> None:
 
 def test_the_mean_of_a_matrix_leaves_diagonal_and_ensemble_out() -> None:
     from bench.core import config
-    from bench.jobs import select
+    from bench.experiment import select
 
     run = select.run_spec(config.load(), select.Selection(), "ece", 0)
     rates = np.array([[100.0, 10.0, 99.0], [30.0, 100.0, 99.0]])

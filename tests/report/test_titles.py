@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 
 from bench.core import config
-from bench.jobs import select
-from bench.jobs.select import Selection
+from bench.experiment import select
+from bench.experiment.select import Selection
 from bench.report import results
 from bench.report.titles import Titles
 

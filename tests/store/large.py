@@ -13,8 +13,8 @@ from sqlalchemy import insert
 
 from bench.core import config
 from bench.core.identity import content_id
+from bench.experiment import select
 from bench.experiment.spec import EvaluationSpec, RunSpec
-from bench.jobs import select
 from bench.store import schema
 from bench.store.database import Database
 from bench.store.ingest import load_published

@@ -14,9 +14,9 @@ import numpy as np
 from exchanged import bits
 
 from bench.core import config
+from bench.experiment import select
+from bench.experiment.select import Selection
 from bench.experiment.spec import FORMAT, EvaluationSpec, RunSpec
-from bench.jobs import select
-from bench.jobs.select import Selection
 from bench.store.door import DESCRIBED
 
 LOADED = config.load(config.defaults("bench.toml"))

@@ -14,7 +14,7 @@ from large import make
 from sqlalchemy import text
 
 from bench.core import config
-from bench.jobs import select
+from bench.experiment import select
 from bench.store import queries
 from bench.store.database import Database
 

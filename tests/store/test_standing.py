@@ -11,7 +11,8 @@ from exchanged import brought_up, place, write_evaluation, write_run
 from sqlalchemy import text
 
 from bench.core import config, registry, versions
-from bench.jobs import plan, select
+from bench.experiment import select
+from bench.jobs import plan
 from bench.report import frames, ledger, results
 from bench.report.plots import points
 from bench.store import derived, gc, ingest, standing

@@ -57,8 +57,8 @@ def command(
 
     from bench.cli.device import free_cores, pick
     from bench.core import config
+    from bench.experiment.select import Selection, method_names
     from bench.jobs.plan import jobs_of
-    from bench.jobs.select import Selection, method_names
     from bench.perf import jobs
     from bench.report.console import console
 

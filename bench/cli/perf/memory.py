@@ -57,7 +57,7 @@ def command(
     from bench.cli.device import pick
     from bench.core import config
     from bench.core.errors import BenchError
-    from bench.jobs.select import resolved_recipe
+    from bench.experiment.select import resolved_recipe
     from bench.perf import memory
     from bench.report.console import console
 

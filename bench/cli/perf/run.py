@@ -52,7 +52,7 @@ def command(
 
     from bench.cli.device import pick
     from bench.core import config
-    from bench.jobs.select import method_names
+    from bench.experiment.select import method_names
     from bench.perf import whole
     from bench.report.console import console
 

@@ -58,7 +58,7 @@ def command(
     from bench.core import config
     from bench.core.numerics import numerics
     from bench.data.base import load_splits
-    from bench.jobs.select import method_names
+    from bench.experiment.select import method_names
     from bench.perf import printing
     from bench.perf import training as perf
     from bench.perf.roofline import measure_rates

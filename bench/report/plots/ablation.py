@@ -11,9 +11,9 @@ from bench.core.config import Loaded
 from bench.core.errors import BenchError
 from bench.core.identity import canonical
 from bench.core.settings import completed
+from bench.experiment import select
+from bench.experiment.select import Selection
 from bench.experiment.spec import RunSpec
-from bench.jobs import select
-from bench.jobs.select import Selection
 from bench.report.cells import Cell, outcome_of
 from bench.report.plots import style
 from bench.report.results import row_of

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from bench.core.config import Loaded
-from bench.jobs.select import Selection
+from bench.experiment.select import Selection
 from bench.report.plots import style
 from bench.report.results import Planned, run_specs
 from bench.store import queries

@@ -10,9 +10,9 @@ import numpy as np
 from bench.core.config import Loaded
 from bench.core.errors import BenchError
 from bench.core.precision import titled
+from bench.experiment import select
+from bench.experiment.select import Selection
 from bench.experiment.spec import EvaluationSpec
-from bench.jobs import select
-from bench.jobs.select import Selection
 from bench.report.results import KINDS, run_specs
 from bench.report.titles import Titles
 from bench.store import standing

@@ -11,11 +11,10 @@ from bench.core import config, registry, settings
 from bench.core.config import Loaded
 from bench.core.errors import BenchError
 from bench.core.specs import Training, added_to
-from bench.experiment.spec import EvaluationSpec, RunSpec
-from bench.jobs import select
-from bench.jobs.select import DEFAULT_RECIPE, Selection
+from bench.experiment import select
+from bench.experiment.select import DEFAULT_RECIPE, Selection
+from bench.experiment.spec import OUTSIDE, EvaluationSpec, RunSpec
 from bench.store.answers import EvaluationRow, RunRow
-from bench.training.outside import OUTSIDE
 
 
 @dataclass(frozen=True)

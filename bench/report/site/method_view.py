@@ -8,7 +8,7 @@ from typing import Any
 from bench.core.config import Loaded
 from bench.core.identity import short
 from bench.core.specs import PublicationSpec
-from bench.experiment.spec import SURROGATE_SEEDS
+from bench.experiment.spec import OUTSIDE, SURROGATE_SEEDS
 from bench.report.boards import Board
 from bench.report.ledger import Ledger
 from bench.report.site import front
@@ -17,7 +17,6 @@ from bench.report.site.names import Names, exact, percent, recipe_text, settings
 from bench.report.tables import budget_text
 from bench.store.answers import ReferenceRow, RunRow
 from bench.store.database import Database
-from bench.training.outside import OUTSIDE
 
 MATRICES = 12  # families shown
 

@@ -10,12 +10,11 @@ from typing import Any
 
 from bench.core.config import Loaded
 from bench.core.identity import safe_name
-from bench.experiment.spec import EvaluationSpec
+from bench.experiment.spec import OUTSIDE, EvaluationSpec
 from bench.report.recipes import recipe_label
 from bench.report.titles import Titles
 from bench.store.answers import EvaluationRow, RunRow
 from bench.store.scores import norm
-from bench.training.outside import OUTSIDE
 
 
 @dataclass(frozen=True)

@@ -10,6 +10,7 @@ from typing import Any
 from bench.core.identity import short
 from bench.core.precision import titled
 from bench.experiment.protocols import Part
+from bench.experiment.spec import OUTSIDE
 from bench.report.boards import Board, Entry
 from bench.report.ledger import Ledger
 from bench.report.site import charts
@@ -19,7 +20,6 @@ from bench.report.statistics import ALPHA
 from bench.report.tables import budget_text
 from bench.store.answers import EvaluationRow, ReferenceRow
 from bench.store.scores import norm_of
-from bench.training.outside import OUTSIDE
 
 
 @dataclass(frozen=True)

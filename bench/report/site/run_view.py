@@ -11,7 +11,7 @@ from typing import Any
 from bench.core.config import Loaded
 from bench.core.identity import short
 from bench.core.precision import USUAL, titled
-from bench.experiment.spec import SURROGATE_SEEDS
+from bench.experiment.spec import OUTSIDE, SURROGATE_SEEDS
 from bench.report.ledger import Ledger
 from bench.report.recipes import phrase
 from bench.report.site import charts, heatmaps, samples, tiles
@@ -25,7 +25,6 @@ from bench.report.tables import budget_text
 from bench.store.answers import EvaluationRow, RunRow
 from bench.store.flags import Raised, unchecked
 from bench.store.scores import norm_of
-from bench.training.outside import OUTSIDE
 
 LONG = {"loss_curve", "loss_stages", "sources"}  # measurements drawn or shown elsewhere
 

@@ -5,11 +5,10 @@ from __future__ import annotations
 from typing import Any
 
 from bench.core.identity import safe_name, short
-from bench.experiment.spec import SURROGATE_SEEDS
+from bench.experiment.spec import OUTSIDE, SURROGATE_SEEDS
 from bench.report.ledger import Ledger
 from bench.report.site.names import Names, exact, percent, plain, recipe_text, seconds
 from bench.store.answers import RunRow
-from bench.training.outside import OUTSIDE
 
 
 def run_row(run: RunRow, ledger: Ledger, names: Names) -> dict[str, Any]:

@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from typing import Any
 
+from bench.experiment.spec import OUTSIDE
 from bench.report.boards import Board
 from bench.report.site.board_view import address, threat_title
 from bench.report.site.details import Details
 from bench.report.site.names import percent, seconds
 from bench.store.answers import RunRow
-from bench.training.outside import OUTSIDE
 
 
 def places(boards: Iterable[Board]) -> dict[str, list[dict[str, Any]]]:

@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import replace
 
+from bench.experiment.spec import OUTSIDE
 from bench.report.cells import Cell, Outcome
 from bench.report.results import Results, Row
 from bench.store import queries
 from bench.store.answers import EvaluationRow
 from bench.store.database import Database
-from bench.training.outside import OUTSIDE
 
 MEAN = "clean_members_mean"
 TRAINING = "training_seconds"

@@ -12,8 +12,7 @@ from bench.core.config import Loaded
 from bench.core.errors import BenchError, unknown_name
 from bench.core.numbers import MEMBERS, shown
 from bench.core.specs import RecipeSpec, Training
-from bench.experiment.spec import SURROGATE_SEEDS, EvaluationSpec, RunSpec
-from bench.training.outside import OUTSIDE
+from bench.experiment.spec import OUTSIDE, SURROGATE_SEEDS, EvaluationSpec, RunSpec
 
 DEFAULT_RECIPE = "published"
 
