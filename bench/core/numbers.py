@@ -18,6 +18,7 @@ EPOCHS = 1_000_000
 IMAGES = 1_000_000_000
 """Of a data set or a limit."""
 MEMBERS = 1000
+ENSEMBLE = -1  # the place of the ensemble among its members, in matrices and tables
 MOST = 1000
 """Of things that one command names or repeats: seeds, budgets, rounds."""
 SEED = 2**31 - 1

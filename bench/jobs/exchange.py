@@ -13,6 +13,7 @@ from bench.core.errors import BenchError
 from bench.core.files import read_json, write_json
 from bench.core.identity import short
 from bench.core.traces import relative
+from bench.experiment.records import ImportedRecord, read_record
 from bench.jobs.recheck import check_tensors, check_weights
 from bench.jobs.workplace import Workplace
 from bench.store import door, ingest, queries
@@ -21,7 +22,6 @@ from bench.store.database import Database
 from bench.store.door import CheckedRun
 from bench.store.merge import Merged, merge
 from bench.store.names import AS_RECORDED
-from bench.store.records import ImportedRecord, read_record
 
 RUN = "run.json"
 CURVE = "train.jsonl"

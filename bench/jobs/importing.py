@@ -15,6 +15,7 @@ from sqlalchemy import select
 from bench.core.errors import BenchError
 from bench.core.files import read_json, write_json
 from bench.core.identity import short
+from bench.experiment.records import EvaluationRecord, parse_record
 from bench.jobs import journal
 from bench.jobs.exchange import CURVE, RUN, WEIGHTS, check_file
 from bench.jobs.presence import beside
@@ -23,7 +24,6 @@ from bench.store import door, provenance, schema
 from bench.store.archive import Archive, Limits
 from bench.store.database import Database
 from bench.store.door import CheckedRun
-from bench.store.records import EvaluationRecord, parse_record
 
 STAGE = ".import-"
 OUTCOMES = (

@@ -22,7 +22,7 @@ from pathlib import Path
 
 from bench.core import strict_json
 from bench.core.errors import BenchError
-from bench.store.records import LockRecord
+from bench.experiment.records import LockRecord
 
 HEARTBEAT = 20.0  # seconds between two refreshments
 LOCK_BYTES = 64 << 10

@@ -11,13 +11,13 @@ from bench.core.config import Loaded
 from bench.core.files import write_json
 from bench.core.identity import content_id
 from bench.experiment import select
+from bench.experiment.records import PassRecord, read_record
 from bench.experiment.select import Selection
 from bench.experiment.spec import EvaluationSpec, Job, RunSpec
 from bench.jobs.executors.task import lost
 from bench.jobs.workplace import Workplace
 from bench.store import queries, standing
 from bench.store.database import Database
-from bench.store.records import PassRecord, read_record
 
 State = Literal["new", "done", "stale", "failed"]
 

@@ -115,7 +115,7 @@ class Frames:
         """
         import pandas as pd
 
-        from bench.store.schema import ENSEMBLE
+        from bench.core.numbers import ENSEMBLE
 
         about = self._about("transfer")
         with Database(self.where).open() as db, db.snapshot():

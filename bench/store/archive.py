@@ -25,9 +25,9 @@ import bench
 from bench.core import strict_json
 from bench.core.errors import BenchError
 from bench.core.files import atomic
+from bench.experiment.fields import Count, Id, Name
+from bench.experiment.records import parse_record
 from bench.store.door import RECORD_BYTES
-from bench.store.fields import Count, Id, Name
-from bench.store.records import parse_record
 
 MANIFEST = "manifest.json"
 CHUNK = 1 << 20

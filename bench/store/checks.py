@@ -12,10 +12,10 @@ from typing import Annotated, Any, Literal, get_type_hints
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, create_model
 from pydantic import model_validator as validator
 
+from bench.experiment.fields import Count, Id, Images, Number, Positive, Share, Small, fault_of
+from bench.experiment.measurements import KINDS
+from bench.experiment.records import MEMBERS
 from bench.store import answers
-from bench.store.fields import Count, Id, Images, Number, Positive, Share, Small, fault_of
-from bench.store.measurements import KINDS
-from bench.store.records import MEMBERS
 
 
 class _Known(BaseModel):

@@ -19,9 +19,9 @@ from pydantic import Field, ValidationError
 from bench.core import registry, settings, strict_json
 from bench.core.errors import BenchError
 from bench.core.identity import canonical, short
+from bench.experiment.fields import Id, Name, Strict, Table, clean, fault_of
+from bench.experiment.records import EpochRecord, EvaluationRecord, FailureRecord, RunRecord, parse_record
 from bench.experiment.spec import EvaluationSpec, RunSpec
-from bench.store.fields import Id, Name, Strict, Table, clean, fault_of
-from bench.store.records import EpochRecord, EvaluationRecord, FailureRecord, RunRecord, parse_record
 
 RECORD_BYTES = 16 << 20  # of one JSON file: a black-box suite on 50,000 images has under 1 MB
 

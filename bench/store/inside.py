@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 from sqlalchemy import ColumnElement, and_, case, func, literal, select
 
-from bench.store.schema import ENSEMBLE, CleanRow, Evaluation, Outcome, Run, Transfer
+from bench.core.numbers import ENSEMBLE
+from bench.store.schema import CleanRow, Evaluation, Outcome, Run, Transfer
 from bench.store.sound import evaluation_named, set_aside
 
 if TYPE_CHECKING:

@@ -18,12 +18,12 @@ from sqlalchemy import Connection, Table, insert, select
 from bench.core import strict_json
 from bench.core.errors import BenchError
 from bench.core.identity import short
+from bench.experiment.records import EvaluationRecord, RunRecord
 from bench.experiment.spec import FORMAT
 from bench.store import door, schema
 from bench.store.database import Database
 from bench.store.names import AS_RECORDED, Namer
 from bench.store.put import put_evaluation, put_failure, put_run, stored_run
-from bench.store.records import EvaluationRecord, RunRecord
 from bench.store.rows import Row, curve_rows_of
 
 CHUNK = 500  # keys of one query: SQLite takes no more than some thousand values

@@ -9,8 +9,8 @@ from pathlib import Path
 
 from bench.core.errors import BenchError
 from bench.core.files import write_json
+from bench.experiment.records import EvaluationRecord, ImportedAttempts, ImportedRecord, RunRecord, read_record
 from bench.store.answers import Provenance
-from bench.store.records import EvaluationRecord, ImportedAttempts, ImportedRecord, RunRecord, read_record
 
 log = logging.getLogger(__name__)
 

@@ -9,11 +9,11 @@ from sqlalchemy import Connection, FromClause, Table, delete, exists, insert, se
 
 from bench.core.errors import BenchError
 from bench.core.identity import canonical, content_id
+from bench.experiment.records import FailureRecord
 from bench.store import derived, schema
 from bench.store.answers import Provenance
 from bench.store.door import CheckedEvaluation, CheckedRun, Known, known_run
 from bench.store.names import Namer
-from bench.store.records import FailureRecord
 from bench.store.rows import Children, Row, outcome_rows
 from bench.store.standing import run_versions
 

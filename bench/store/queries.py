@@ -13,6 +13,7 @@ from sqlalchemy.orm import aliased
 from bench.core import bits
 from bench.core.errors import BenchError
 from bench.core.identity import short
+from bench.core.numbers import ENSEMBLE
 from bench.core.traces import relative
 from bench.store import inside
 from bench.store.answers import (
@@ -32,7 +33,6 @@ from bench.store.answers import (
 from bench.store.database import Database, Query, StoreError
 from bench.store.lookup import find
 from bench.store.schema import (
-    ENSEMBLE,
     Attack,
     Blackbox,
     CleanRow,

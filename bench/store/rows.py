@@ -11,10 +11,11 @@ import numpy as np
 
 from bench.core import bits, strict_json
 from bench.core.errors import BenchError
+from bench.core.numbers import ENSEMBLE
 from bench.evaluation.rates import transfer_rates
+from bench.experiment.records import EpochRecord, EvaluationRecord
 from bench.store import schema
 from bench.store.door import epoch_of
-from bench.store.records import EpochRecord, EvaluationRecord
 
 log = logging.getLogger(__name__)
 
@@ -90,7 +91,7 @@ def _transfer(record: EvaluationRecord, clean: dict[int, Any]) -> Iterator[Row]:
     missed = np.zeros((members, members + 1, record.n), dtype=bool)
     for cell in record.cells:
         missed[cell.source, cell.target] = bits.from_text(cell.bits, record.n)
-    rows = np.stack([clean[target] for target in (*range(members), schema.ENSEMBLE)])
+    rows = np.stack([clean[target] for target in (*range(members), ENSEMBLE)])
     everything, correct_all, correct_both = (
         transfer_rates(rows, missed, population)[1] for population in ("all", "correct_all", "correct_both")
     )
@@ -100,7 +101,7 @@ def _transfer(record: EvaluationRecord, clean: dict[int, Any]) -> Iterator[Row]:
             at = source, column
             yield {
                 "source": source,
-                "target": schema.ENSEMBLE if column == members else column,
+                "target": ENSEMBLE if column == members else column,
                 "n_missed": int(everything.hits[at]),
                 "n_correct_all": int(correct_all.population[at]),
                 "n_missed_correct_all": int(correct_all.hits[at]),

@@ -13,8 +13,6 @@ from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 
 REVISIONS = ("0001", "0002")  # oldest first; stands here so that reading a database needs no alembic
 
-ENSEMBLE = -1  # `target` of rows that speak of the whole ensemble
-
 Json = JSON(none_as_null=True)
 
 

@@ -15,10 +15,10 @@ from pydantic import AfterValidator, AliasChoices, BaseModel, Field, RootModel, 
 from bench.core import bits
 from bench.core.errors import BenchError
 from bench.core.files import read_json
+from bench.core.numbers import ENSEMBLE
 from bench.core.precision import Precision
-from bench.experiment.spec import Targets
-from bench.store import measurements
-from bench.store.fields import (
+from bench.experiment import measurements
+from bench.experiment.fields import (
     Attempt,
     Count,
     Digest,
@@ -41,7 +41,7 @@ from bench.store.fields import (
     bounded,
     fault_of,
 )
-from bench.store.schema import ENSEMBLE
+from bench.experiment.spec import Targets
 
 Bools = NDArray[np.bool_]
 MEMBERS = 10_000

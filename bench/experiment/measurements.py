@@ -7,7 +7,7 @@ from typing import Annotated, Any
 from pydantic import Field, ValidationError
 
 from bench.core.precision import Precision
-from bench.store.fields import (
+from bench.experiment.fields import (
     LONGEST,
     Count,
     Digest,
