@@ -62,7 +62,7 @@ def place(results: Path) -> Workplace:
 
 def write_run(results: Path, run: RunSpec, *, weights: int = 0, started: str = "2026-11-21T10:00:00Z") -> Path:
     """Weights drawn from `weights`, curve and record of a run; returns its folder."""
-    folder = place(results).run_folder(run.run_id)
+    folder = place(results).run(run.run_id).path
     folder.mkdir(parents=True, exist_ok=True)
     generator = torch.Generator().manual_seed(weights)
     tensors = {
@@ -102,7 +102,7 @@ def write_evaluation(results: Path, evaluation: EvaluationSpec, *, draw: int = 0
     attacked = evaluation.kind in ("attack", "craft", "blackbox")
     names = {"kind", "attack", "plugin", "budget_name", "budget", "stop", "limit", "split"}
     told = evaluation.model_dump(mode="json", include=names) | {"settings": evaluation.settings, **evaluation.later()}
-    run = json.loads(place(results).run_file(evaluation.run.run_id).read_text())
+    run = json.loads(place(results).run(evaluation.run.run_id).record.read_text())
     record = told | {
         "format": FORMAT, "evaluation_id": evaluation.evaluation_id, "attack_key": evaluation.attack_key,
         "run_id": evaluation.run.run_id, "attempt_id": _hex(evaluation.evaluation_id, "done"), "status": "done",
@@ -116,7 +116,7 @@ def write_evaluation(results: Path, evaluation: EvaluationSpec, *, draw: int = 0
     if evaluation.kind in ("craft", "blackbox"):
         tries = [{"surrogate": "own", "attack": "pgd", "restart": 0, "bits": bits(clean & ~robust)}]
         record |= {"attempts": tries, "measurements": {}}
-    path = place(results).evaluation_file(evaluation.run.run_id, evaluation.evaluation_id)
+    path = place(results).run(evaluation.run.run_id).evaluation(evaluation.evaluation_id)
     path.parent.mkdir(exist_ok=True)
     path.write_text(json.dumps(record | changes))
     return path
@@ -125,7 +125,7 @@ def write_evaluation(results: Path, evaluation: EvaluationSpec, *, draw: int = 0
 def write_failure(results: Path, run: RunSpec, job_id: str, *, started: str = "2026-11-21T09:00:00Z") -> Path:
     """A failed attempt at a job of a run; returns its path."""
     attempt = _hex(job_id, "failed", started)
-    path = place(results).failure_file(run.run_id, attempt)
+    path = place(results).run(run.run_id).failure(attempt)
     path.parent.mkdir(parents=True, exist_ok=True)
     record = {
         "format": 1, "attempt_id": attempt, "job_id": job_id, "kind": "attack", "run_id": run.run_id,

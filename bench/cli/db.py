@@ -21,6 +21,7 @@ from bench.cli.parameters import InputFile, Once, Real, Seeds
 from bench.cli.say import say
 from bench.core import numbers
 from bench.core.errors import BenchError
+from bench.experiment.folder import RUNS
 
 if TYPE_CHECKING:
     from bench.jobs.workplace import Workplace
@@ -66,7 +67,7 @@ def rebuild(results: Path, db: str | None) -> int:
         f"{_shown(results, db)}: {counts.runs} runs, {counts.evaluations} evaluations, "
         f"{counts.failures} failures, {counts.references} published values"
     )
-    faults = [item.fault for item in damage.look(results / "runs", weights_only=True) if item.fault]
+    faults = [item.fault for item in damage.look(results / RUNS, weights_only=True) if item.fault]
     for fault in faults:
         say(fault, fg="yellow", err=True)
     return 1 if counts.damaged or faults else 0

@@ -256,7 +256,7 @@ def _report(
         out.print()
         print_matrix(matrix, out)
     out.print()
-    folders = [str(place.run_folder(run_id)) for run_id in run_ids]
+    folders = [str(place.run(run_id).path) for run_id in run_ids]
     out.print(f"runs      {folders[0]}" + (f" and {len(folders) - 1} more" if len(folders) > 1 else ""), soft_wrap=True)
     out.print(f"database  {base}", soft_wrap=True)
     if figure:

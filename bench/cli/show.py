@@ -13,6 +13,7 @@ from bench.cli.options import RunId, allow_factory, reading, where, workplace
 from bench.cli.parameters import IMAGES, JOBS, Once
 from bench.cli.say import say_json
 from bench.core.errors import BenchError
+from bench.experiment.folder import RUNS
 from bench.experiment.spec import OUTSIDE
 
 if TYPE_CHECKING:
@@ -194,7 +195,7 @@ def _print_run(run: dict[str, Any], out: Console, results: Path) -> None:
         "taken in" if run["plugin"] == OUTSIDE else "trained": f"{run['started']}, {run['seconds']:.1f} s",
         "made by": _made_by(run),
         **_came(run["imported"]),
-        "folder": str(results / "runs" / run["run_id"]),
+        "folder": str(results / RUNS / run["run_id"]),
         "again": again(run),
     }
     if run["curve"]:

@@ -207,7 +207,7 @@ def _job(run: RunSpec) -> Checks:
 
 
 def _terms(place: Workplace, run: RunSpec) -> list[str]:
-    lines = (place.run_folder(run.run_id) / "train.jsonl").read_text().splitlines()
+    lines = place.run(run.run_id).curve.read_text().splitlines()
     return [f"{name} {value:.3g}" for name, value in json.loads(lines[-1])["terms"].items()]
 
 

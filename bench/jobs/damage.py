@@ -10,8 +10,7 @@ from typing import Any
 from bench.core import tensors
 from bench.core.errors import BenchError
 from bench.core.files import read_json
-
-WEIGHTS = "members.safetensors"
+from bench.experiment.folder import WEIGHTS, RunFolder
 
 
 @dataclass(frozen=True)
@@ -45,12 +44,11 @@ def _expected(path: Path) -> str | None:
     record: Any
     try:
         if path.name == WEIGHTS:
-            record = read_json(path.parent / "run.json").get("weights_digest")
-        elif path.parent.parent.name == "crafted":
-            evaluation = path.parents[2] / "evaluations" / f"{path.parent.name}.json"
-            record = read_json(evaluation)["measurements"]["files"].get(path.name)
+            record = read_json(RunFolder(path.parent).record).get("weights_digest")
+        elif path.parent == (folder := RunFolder(path.parents[2])).crafted(path.parent.name):
+            record = read_json(folder.evaluation(path.parent.name))["measurements"]["files"].get(path.name)
         else:
             return None
-    except (BenchError, AttributeError, KeyError, TypeError):
+    except (BenchError, AttributeError, LookupError, TypeError):
         return None  # no record yet, or one that is told as damaged elsewhere
     return record if isinstance(record, str) else None

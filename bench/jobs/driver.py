@@ -237,7 +237,7 @@ class Driver:
         return None
 
     def _failure_files(self, job: Job) -> set[Path]:
-        return set((self._place.run_folder(job.run.run_id) / "failures").glob("*.json"))
+        return set(self._place.run(job.run.run_id).failures())
 
 
 def _failed_job(path: Path) -> str:

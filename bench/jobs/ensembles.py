@@ -59,8 +59,8 @@ def load_ensemble(run: RunSpec, place: Workplace) -> Ensemble:
     Raises:
         JobError: the weights are missing, of another model, or damaged: then the file is moved aside.
     """
-    path = place.weights_file(run.run_id)
-    if not path.exists() or not (run.weights or place.run_file(run.run_id).exists()):
+    path = place.run(run.run_id).weights
+    if not path.exists() or not (run.weights or place.run(run.run_id).record.exists()):
         raise JobError(f"weights are missing: {path.parent} is not a complete run; {mend(run)}")
     try:
         tensors, metadata = checkpoint.load(path, expected=expected_weights(run, place))
@@ -77,7 +77,7 @@ def load_ensemble(run: RunSpec, place: Workplace) -> Ensemble:
 
 def weights_fault(run: RunSpec, place: Workplace) -> str:
     """What is wrong with the weights of a run that is done: `gone`, `damaged`; empty when they can be used."""
-    path = place.weights_file(run.run_id)
+    path = place.run(run.run_id).weights
     if not path.exists():
         return "gone"
     try:
@@ -116,7 +116,7 @@ def check_factory(run: RunSpec, place: Workplace) -> None:
     function = run.model_settings.get("function")
     if run.model_plugin != FACTORY or function in place.factories:
         return
-    made_here = run.weights is None or place.run_file(run.run_id).exists()
+    made_here = run.weights is None or place.run(run.run_id).record.exists()
     if made_here and not place.imported_file(run.run_id).exists():
         return
     raise BenchError(
@@ -181,7 +181,7 @@ def weights_metadata(run: RunSpec, *, fusion: str, activation: str) -> dict[str,
 
 def recorded_weights(run: RunSpec, place: Workplace) -> str | None:
     """Digest of the weights of a trained run; None where its record is from before digests were kept."""
-    digest: str | None = read_json(place.run_file(run.run_id)).get("weights_digest")
+    digest: str | None = read_json(place.run(run.run_id).record).get("weights_digest")
     return digest
 
 

@@ -86,7 +86,7 @@ def find(db: Database, place: Workplace, evaluation_id: str) -> Stored:
             "only attacks on the ensemble can be exported"
         )
     if row.kind == "craft":
-        folder = place.crafted_folder(row.run_id, evaluation_id)
+        folder = place.run(row.run_id).crafted(evaluation_id)
         raise BenchError(f"the images of evaluation {short(evaluation_id)} lie in {folder}, as safetensors already")
     if row.kind != "attack":
         raise BenchError(
@@ -94,9 +94,9 @@ def find(db: Database, place: Workplace, evaluation_id: str) -> Stored:
             f"they lie in the folder crafted of each surrogate's run"
         )
     for path, what in (
-        (place.weights_file(row.run_id), "weights"),
-        (place.run_file(row.run_id), "record"),
-        (place.evaluation_file(row.run_id, evaluation_id), "evaluation's record"),
+        (place.run(row.run_id).weights, "weights"),
+        (place.run(row.run_id).record, "record"),
+        (place.run(row.run_id).evaluation(evaluation_id), "evaluation's record"),
     ):
         if not path.is_file():
             raise BenchError(f"the images of {name} cannot be made again here: there is no {path} ({what})")
@@ -121,7 +121,7 @@ def write(stored: Stored, place: Workplace, path: Path, progress: Progress | Non
     """
     row, spec = stored.row, stored.spec
     if row.weights_digest not in (None, recorded_weights(spec.run, place)):
-        raise JobError(f"the weights in {place.weights_file(row.run_id)} are not those that were measured")
+        raise JobError(f"the weights in {place.run(row.run_id).weights} are not those that were measured")
     ensemble = load_ensemble(spec.run, place)
     splits = splits_of(spec.run, place, limit=spec.limit)
     images = splits.test if spec.split == "test" else splits.validation
@@ -151,13 +151,13 @@ def _spec(row: EvaluationRow, place: Workplace) -> EvaluationSpec:
     Raises:
         BenchError: they do not, because another version wrote them.
     """
-    record = read_json(place.evaluation_file(row.run_id, row.evaluation_id))
+    record = read_json(place.run(row.run_id).evaluation(row.evaluation_id))
     fault = BenchError(
-        f"evaluation {short(row.evaluation_id)} does not fit its record in {place.run_folder(row.run_id)}; "
+        f"evaluation {short(row.evaluation_id)} does not fit its record in {place.run(row.run_id).path}; "
         "was it made by another version of bench?"
     )
     try:
-        run = RunSpec.model_validate(read_json(place.run_file(row.run_id))["config"])
+        run = RunSpec.model_validate(read_json(place.run(row.run_id).record)["config"])
         spec = EvaluationSpec.of_record(record, run)
     except (KeyError, TypeError, ValueError) as error:
         raise fault from error

@@ -10,6 +10,7 @@ from pathlib import Path
 from bench.core import config, registry
 from bench.core.errors import BenchError
 from bench.core.lazy import torch
+from bench.experiment.folder import RUNS
 
 
 @dataclass(frozen=True)
@@ -134,7 +135,7 @@ def _tensors(results: Path) -> list[Check]:
     """One line for each file of weights or images that does not hold what was written, or one for all."""
     from bench.jobs.damage import look
 
-    looked = list(look(results / "runs"))
+    looked = list(look(results / RUNS))
     faults = [
         Check("weights and images", False, f"{item.fault}; the same `bench run` sets it aside and makes it again")
         for item in looked

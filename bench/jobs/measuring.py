@@ -53,10 +53,10 @@ def evaluate(evaluation: EvaluationSpec, place: Workplace, progress: Progress) -
         return _attacked(evaluation, ensemble, images, place, progress, batch_size, sources)
 
     result = _within_memory(measured, place, place.batch_size or batches.batch_size(ensemble, images), progress)
-    path = place.evaluation_file(run.run_id, evaluation.evaluation_id)
+    path = place.run(run.run_id).evaluation(evaluation.evaluation_id)
     samples = result.pop("samples", None)
     if samples is not None:
-        checkpoint.save(place.samples_file(run.run_id, evaluation.evaluation_id), samples, {"attack": evaluation.label})
+        checkpoint.save(place.run(run.run_id).samples(evaluation.evaluation_id), samples, {"attack": evaluation.label})
     told = evaluation.model_dump(
         mode="json", include={"kind", "attack", "plugin", "budget_name", "budget", "stop", "limit", "split"}
     )
@@ -94,7 +94,7 @@ def _attacked(
         "budget": budget, "seed_axes": data_axes(run), "batch_size": batch_size, "progress": progress
     }  # fmt: skip
     if evaluation.kind == "craft":
-        folder = place.crafted_folder(run.run_id, evaluation.evaluation_id)
+        folder = place.run(run.run_id).crafted(evaluation.evaluation_id)
         attacks = {}
         for name, part in evaluation.settings["attacks"].items():
             attacks[name] = _attack(part["plugin"], part["settings"], name, sources)
@@ -114,7 +114,7 @@ def _attacked(
 def _known_clean(evaluation: EvaluationSpec, images: ImageSet, place: Workplace) -> Tensor | None:
     """Which images the clean evaluation of the same weights found right, bool [n]; None before it is done."""
     spec = EvaluationSpec.of_clean(evaluation.run, limit=evaluation.limit, split=evaluation.split)
-    path = place.evaluation_file(evaluation.run.run_id, spec.evaluation_id)
+    path = place.run(evaluation.run.run_id).evaluation(spec.evaluation_id)
     if not path.exists():
         return None
     record = read_json(path)
@@ -138,8 +138,8 @@ def _blackbox(
     crafted = []
     used = {}
     for craft in evaluation.crafts:
-        record = read_json(place.evaluation_file(craft.run.run_id, craft.evaluation_id))
-        folder = place.crafted_folder(craft.run.run_id, craft.evaluation_id)
+        record = read_json(place.run(craft.run.run_id).evaluation(craft.evaluation_id))
+        folder = place.run(craft.run.run_id).crafted(craft.evaluation_id)
         digests = record["measurements"]["files"]
         used[craft.evaluation_id] = digests
         for attempt in blackbox.attempts(list(evaluation.settings["attacks"]), evaluation.settings["restarts"]):

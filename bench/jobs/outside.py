@@ -115,13 +115,13 @@ def adopt(given: Given, loaded: Loaded, place: Workplace, tell: Callable[[str], 
         weights=digest,
     )  # fmt: skip
     _check_other_weights(run, loaded)
-    folder = place.run_folder(run.run_id)
-    if place.run_file(run.run_id).exists():
+    folder = place.run(run.run_id).path
+    if place.run(run.run_id).record.exists():
         fault = ensembles.weights_fault(run, place)
         if not fault:
             return folder
         if fault == "damaged":
-            weights = place.weights_file(run.run_id)
+            weights = place.run(run.run_id).weights
             tell(f"{weights} is damaged: {set_aside(weights)}, written again from the files given")
     folder.mkdir(parents=True, exist_ok=True)
     test = ensembles.splits_of(run, place, limit=LOOK).test
@@ -131,15 +131,15 @@ def adopt(given: Given, loaded: Loaded, place: Workplace, tell: Callable[[str], 
         owner = locks.acquire(run.run_id)
         if isinstance(owner, Owner):
             raise BenchError(f"{owner} is at work on this ensemble; repeat when that has ended")
-        if place.run_file(run.run_id).exists():
+        if place.run(run.run_id).record.exists():
             journal.note(place, run.run_id, intent_of(Job(run=run), place))
         checkpoint.save(
-            place.weights_file(run.run_id),
+            place.run(run.run_id).weights,
             tensors,
             ensembles.weights_metadata(run, fusion=ensemble.fusion, activation=given.activation),
         )
         write_json(
-            place.run_file(run.run_id),
+            place.run(run.run_id).record,
             {
                 "format": ensembles.FORMAT,
                 "run_id": run.run_id,

@@ -15,6 +15,7 @@ from typing import Any
 
 from bench.core.errors import BenchError
 from bench.core.identity import short
+from bench.experiment.folder import CHECKPOINT, RUNS, RunFolder
 from bench.jobs import journal
 from bench.jobs.presence import alone
 from bench.jobs.workplace import Workplace
@@ -47,13 +48,13 @@ def rubbish(db: Database, place: Workplace, *, stale: bool = False) -> list[Rubb
     """
     found = [*_left_behind(place)]
     for attempt in gc.superseded(db):
-        paths = [place.failure_file(attempt.run_id, attempt.attempt_id)] if attempt.run_id else []
+        paths = [place.run(attempt.run_id).failure(attempt.attempt_id)] if attempt.run_id else []
         here = tuple(path for path in paths if path.exists())
         found.append(Rubbish(f"failure that a later attempt made good ({attempt.label})", here, attempt.attempt_id))
     if stale:
         for row, why in gc.stale_evaluations(db):
             label = f"stale evaluation {short(row.evaluation_id)} ({row.label}: {why})"
-            files = _evaluation_files(place, row.run_id, row.evaluation_id)
+            files = place.run(row.run_id).of_evaluation(row.evaluation_id)
             found.append(Rubbish(label, files, evaluation_id=row.evaluation_id))
     return found
 
@@ -76,8 +77,8 @@ def _left_behind(place: Workplace) -> Iterator[Rubbish]:
                 yield Rubbish("temporary file of a killed process", (path,))
         elif name.endswith(".damaged"):
             yield Rubbish("damaged file that was moved aside", (path,))
-        elif name == "checkpoint.safetensors" and (path.parent / "run.json").exists():
-            if (path.parent / "members.safetensors").exists():
+        elif name == CHECKPOINT and RunFolder(path.parent).record.exists():
+            if RunFolder(path.parent).weights.exists():
                 yield Rubbish("checkpoint of a training that is complete", (path,))
         elif folder and path.parent == place.runs and quiet and not any(part.is_file() for part in path.rglob("*")):
             yield Rubbish("empty folder of a run", (path,))
@@ -123,7 +124,7 @@ class Doomed:
     @property
     def weights(self) -> bool:
         """Whether weights go with it."""
-        return any((path / "members.safetensors").exists() for path in self.paths)
+        return any(RunFolder(path).weights.exists() for path in self.paths)
 
     @property
     def size(self) -> int:
@@ -151,14 +152,14 @@ def doomed(db: Database, place: Workplace, identifier: str) -> Doomed:
         )
     row = next(iter(queries.evaluations(db, evaluation_ids=found.id)), None)  # none where it is damaged
     attempts = gc.attempts_at(db, found.id)
-    files = [place.failure_file(found.run_id, attempt.attempt_id) for attempt in attempts]
+    files = [place.run(found.run_id).failure(attempt.attempt_id) for attempt in attempts]
     return Doomed(
         kind="evaluation",
         id=found.id,
         label=f"{row.label if row else 'a damaged row'} on {found.label}",
         evaluations=1,
         failures=len(attempts),
-        paths=(*_evaluation_files(place, found.run_id, found.id), *(path for path in files if path.exists())),
+        paths=(*place.run(found.run_id).of_evaluation(found.id), *(path for path in files if path.exists())),
         needed_by=(),
     )
 
@@ -181,19 +182,10 @@ def delete(db: Database, place: Workplace, items: list[Doomed]) -> list[str]:
 
 def _gone(place: Workplace, paths: list[Path], **rows: Any) -> journal.Intent:
     """The intent that files and rows go: the files to a folder of their own first, where nobody takes them for runs."""
-    aside = f"runs/.deleted-{uuid.uuid4().hex[:8]}"
+    aside = f"{RUNS}/.deleted-{uuid.uuid4().hex[:8]}"
     names = [path.relative_to(place.results).as_posix() for path in paths if path.exists() or path.is_symlink()]
     moves = tuple((name, f"{aside}/{number}") for number, name in enumerate(names))
     return journal.Intent(moves=moves, removed=(aside,) if moves else (), **rows)
-
-
-def _evaluation_files(place: Workplace, run_id: str, evaluation_id: str) -> tuple[Path, ...]:
-    files = (
-        place.evaluation_file(run_id, evaluation_id),
-        place.samples_file(run_id, evaluation_id),
-        place.crafted_folder(run_id, evaluation_id),
-    )
-    return tuple(path for path in files if path.exists())
 
 
 def _drop(path: Path) -> None:

@@ -73,12 +73,11 @@ def train(run: RunSpec, place: Workplace, progress: Progress) -> Path:
     Raises:
         JobError: the loss became NaN or exploded, or a prerequisite's weights are missing.
     """
-    folder = place.run_folder(run.run_id)
-    folder.mkdir(parents=True, exist_ok=True)
+    folder = place.run(run.run_id)
+    folder.path.mkdir(parents=True, exist_ok=True)
     started, clock = now(), time.perf_counter()
-    if place.run_file(run.run_id).exists() and weights_fault(run, place) == "damaged":
-        weights = place.weights_file(run.run_id)
-        progress.note(f"{weights} is damaged: {set_aside(weights)}")
+    if folder.record.exists() and weights_fault(run, place) == "damaged":
+        progress.note(f"{folder.weights} is damaged: {set_aside(folder.weights)}")
     splits = splits_of(run, place, limit=None)
     plugin, method = method_of(run)
     # Initialisation depends on the method and the number of members, unlike the data order and the attacks.
@@ -92,7 +91,7 @@ def train(run: RunSpec, place: Workplace, progress: Progress) -> Path:
         training=run.training,
         seed_axes=data_axes(run),
         augment=Augmentation(padding=dataset.crop_padding, mirror=dataset.mirror),
-        folder=folder,
+        folder=folder.path,
         progress=progress,
         prerequisites={name: load_ensemble(needed, place) for name, needed in run.requires.items()},
     )
@@ -101,7 +100,7 @@ def train(run: RunSpec, place: Workplace, progress: Progress) -> Path:
     weights_digest = checkpoint.digest(tensors)
     _refuse_others(run, place, weights_digest)
     checkpoint.save(
-        place.weights_file(run.run_id),
+        folder.weights,
         tensors,
         weights_metadata(run, fusion=ensemble.fusion, activation=plugin.activation),
     )
@@ -131,14 +130,14 @@ def train(run: RunSpec, place: Workplace, progress: Progress) -> Path:
         "config": run.model_dump(mode="json"),
         "notes": [*_notes(trainer, dataset.classes), *trainer.notes],
     }  # fmt: skip
-    write_json(place.run_file(run.run_id), record)
-    (folder / "checkpoint.safetensors").unlink(missing_ok=True)
-    return place.run_file(run.run_id)
+    write_json(folder.record, record)
+    folder.checkpoint.unlink(missing_ok=True)
+    return folder.record
 
 
 def _refuse_others(run: RunSpec, place: Workplace, digest: str) -> None:
     """Weights that were lost and trained again must be those that the recorded evaluations were made on."""
-    path = place.run_file(run.run_id)
+    path = place.run(run.run_id).record
     if not path.exists():
         return
     before = read_json(path).get("weights_digest")
@@ -175,7 +174,7 @@ def record_failure(job: Job, place: Workplace, error: Exception, started: str, s
         line = f"out of memory: {str(error).splitlines()[0]}"
     else:
         line = f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else '(no message)'}"
-    path = place.failure_file(job.run.run_id, attempt)
+    path = place.run(job.run.run_id).failure(attempt)
     write_json(
         path,
         {

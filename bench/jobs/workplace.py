@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from bench.core.identity import short
+from bench.experiment.folder import RUNS, RunFolder
 
 
 @dataclass(frozen=True)
@@ -34,39 +35,15 @@ class Workplace:
     @property
     def runs(self) -> Path:
         """`results/runs`."""
-        return self.results / "runs"
+        return self.results / RUNS
 
-    def run_folder(self, run_id: str) -> Path:
-        """The folder of one run, named by its full id."""
-        return (self.results / "again" if run_id == self.again else self.runs) / run_id
-
-    def run_file(self, run_id: str) -> Path:
-        """`run.json`: written last, its presence says that the training is done."""
-        return self.run_folder(run_id) / "run.json"
+    def run(self, run_id: str) -> RunFolder:
+        """The files of one run, by its full id."""
+        return RunFolder((self.results / "again" if run_id == self.again else self.runs) / run_id)
 
     def imported_file(self, run_id: str) -> Path:
-        """`imported.json`: there where the run came out of an archive; says of which."""
-        return self.runs / run_id / "imported.json"
-
-    def weights_file(self, run_id: str) -> Path:
-        """`members.safetensors`."""
-        return self.run_folder(run_id) / "members.safetensors"
-
-    def evaluation_file(self, run_id: str, evaluation_id: str) -> Path:
-        """`evaluations/ID.json`."""
-        return self.run_folder(run_id) / "evaluations" / f"{evaluation_id}.json"
-
-    def crafted_folder(self, run_id: str, evaluation_id: str) -> Path:
-        """`crafted/ID/`: the images of a surrogate, one file an attempt."""
-        return self.run_folder(run_id) / "crafted" / evaluation_id
-
-    def samples_file(self, run_id: str, evaluation_id: str) -> Path:
-        """`samples/ID.safetensors`: a few adversarial images beside their originals."""
-        return self.run_folder(run_id) / "samples" / f"{evaluation_id}.safetensors"
-
-    def failure_file(self, run_id: str, attempt_id: str) -> Path:
-        """`failures/ATTEMPT.json`."""
-        return self.run_folder(run_id) / "failures" / f"{attempt_id}.json"
+        """The note that a run came out of an archive, there or not."""
+        return RunFolder(self.runs / run_id).imported
 
     def figure(self, kind: str, run_id: str, suffix: str = "png") -> Path:
         """Where a figure of a run is saved by default."""

@@ -41,7 +41,7 @@ def recorded(place: Workplace, run_id: str) -> RunSpec:
     Raises:
         BenchError: its folder is not there.
     """
-    path = place.run_file(run_id)
+    path = place.run(run_id).record
     if not path.is_file():
         raise BenchError(f"the files of run {short(run_id)} are not in {place.runs}; give its folder with --results")
     return RunSpec.model_validate(read_json(path)["config"])
@@ -67,14 +67,14 @@ def subject(
     if images > len(splits.test):
         raise BenchError(f"{run.dataset} has {len(splits.test):,} test images; --images {images} is more")
     for needed in (*run.requires.values(), run):
-        if place.weights_file(needed.run_id).is_file():
+        if place.run(needed.run_id).weights.is_file():
             continue
         tell(f"training {needed.method} × {needed.members} {needed.model} on {needed.dataset} ({needed.recipe}) first")
         done, path = perform(Job(run=needed), place)
         if not done:
             raise BenchError(f"training {needed.method} failed: {read_json(path)['error']}")
         with database() as base:
-            ingest.ingest_run(base, place.run_folder(needed.run_id))
+            ingest.ingest_run(base, place.run(needed.run_id).path)
     return Subject(run, load_ensemble(run, place), splits.test.take(slice(0, images)))
 
 

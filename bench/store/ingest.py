@@ -12,6 +12,7 @@ from sqlalchemy import Connection, delete, select, update
 
 from bench.core.errors import BenchError
 from bench.core.identity import short
+from bench.experiment.folder import RECORD, RunFolder
 from bench.store import door, provenance, schema
 from bench.store.database import Database, StoreError
 from bench.store.names import AS_RECORDED, Namer
@@ -25,11 +26,6 @@ __all__ = [
     "rebuild", "sync",
 ]  # fmt: skip
 
-RUN_FILE = "run.json"
-CURVE_FILE = "train.jsonl"
-EVALUATIONS = "evaluations"
-FAILURES = "failures"
-
 
 def ingest_run(db: Database, folder: Path) -> str:
     """Take in `run.json` and `train.jsonl` of a run's folder; returns the run id.
@@ -37,9 +33,9 @@ def ingest_run(db: Database, folder: Path) -> str:
     Raises:
         BenchError: a file is missing, damaged or refused; the message names it and the fault.
     """
-    path = folder / RUN_FILE
+    path = RunFolder(folder).record
     run = door.check_run(door.read(path, str(path)), str(path), folder.name)
-    curve = curve_rows(folder / CURVE_FILE, run.record.run_id)
+    curve = curve_rows(RunFolder(folder).curve, run.record.run_id)
     source = provenance.of(folder, run.record.attempt_id, run.record.started)
     with _file(db, path) as connection:
         put_run(connection, run, curve, db.names or AS_RECORDED, provenance=source)
@@ -56,9 +52,7 @@ def ingest_evaluation(db: Database, path: Path) -> str:
     with _file(db, path) as connection:
         run = stored_run(connection, path.parent.parent.name, str(path))
         if run is None:
-            told = (
-                f"{path}: its run {short(path.parent.parent.name)} is not in the database; is its {RUN_FILE} damaged?"
-            )
+            told = f"{path}: its run {short(path.parent.parent.name)} is not in the database; is its {RECORD} damaged?"
             raise BenchError(told)
         evaluation = door.check_evaluation(value, str(path), path.stem, run)
         record = evaluation.record
@@ -85,9 +79,10 @@ def ingest_file(db: Database, path: Path) -> str:
     Raises:
         BenchError: as for these.
     """
-    if path.name == RUN_FILE:
+    if path.name == RECORD:
         return ingest_run(db, path.parent)
-    return ingest_failure(db, path) if path.parent.name == FAILURES else ingest_evaluation(db, path)
+    is_failure = path == RunFolder(path.parent.parent).failure(path.stem)
+    return ingest_failure(db, path) if is_failure else ingest_evaluation(db, path)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -197,18 +192,16 @@ def _take_in(db: Database, runs_root: Path, known: set[str]) -> Counts:
         except BenchError as error:
             damaged.append(str(error))
 
-    for folder in sorted(path for path in runs_root.iterdir() if path.is_dir()):
-        if folder.name not in known and (folder / RUN_FILE).exists():
-            take("run", ingest_run, folder)
-        for path in _unknown(folder / EVALUATIONS, known):
-            take("evaluation", ingest_evaluation, path)
-        for path in _unknown(folder / FAILURES, known):
-            take("failure", ingest_failure, path)
+    for folder in map(RunFolder, sorted(path for path in runs_root.iterdir() if path.is_dir())):
+        if folder.run_id not in known and folder.record.exists():
+            take("run", ingest_run, folder.path)
+        for path in folder.evaluations():
+            if path.stem not in known:
+                take("evaluation", ingest_evaluation, path)
+        for path in folder.failures():
+            if path.stem not in known:
+                take("failure", ingest_failure, path)
     return Counts(runs=done["run"], evaluations=done["evaluation"], failures=done["failure"], damaged=tuple(damaged))
-
-
-def _unknown(folder: Path, known: set[str]) -> list[Path]:
-    return [path for path in sorted(folder.glob("*.json")) if path.stem not in known]
 
 
 @contextlib.contextmanager

@@ -21,6 +21,7 @@ from bench.core.specs import Training
 from bench.core.tensors import set_aside
 from bench.data.base import ImageSet
 from bench.data.loader import batches
+from bench.experiment.folder import RunFolder
 from bench.models.ensemble import Ensemble
 from bench.models.passes import passes_on
 from bench.training import checkpoint
@@ -73,7 +74,7 @@ class Trainer:
         self._trained: set[int] = set()
         self._axes = seed_axes
         self._augment = augment if training.augment else None
-        self._folder = folder
+        self._folder = None if folder is None else RunFolder(folder)
         self._progress = progress or Progress()
         self._phase = 0
         self._restored: dict[str, Any] | None = None
@@ -81,8 +82,8 @@ class Trainer:
         self.measured_on = validation if validation is not None else _sample(images)
         """The images that the curve's accuracies are of."""
         self._measured_name = "validation" if validation is not None else "training sample"
-        if folder is not None:
-            self._restore(folder / "checkpoint.safetensors")
+        if self._folder is not None:
+            self._restore(self._folder.checkpoint)
 
     def note(self, text: str) -> None:
         """Tell people something about the run, now and in its record."""
@@ -239,12 +240,12 @@ class Trainer:
         if self._folder is None:
             return
         lines = "".join(json.dumps(record) + "\n" for record in self.curve)
-        write_text(self._folder / "train.jsonl", lines)
+        write_text(self._folder.curve, lines)
         tensors, rest = checkpoint.optimizer_tensors(optimizer)
         tensors.update(checkpoint.member_tensors(self.ensemble.members))
         tensors.update({f"memory.{name}": tensor for name, tensor in self.memory.items()})
         metadata = {"phase": phase, "epoch": epoch, "optimizer": rest, "curve": self.curve}
-        checkpoint.save(self._folder / "checkpoint.safetensors", tensors, metadata)
+        checkpoint.save(self._folder.checkpoint, tensors, metadata)
 
     def _restore(self, path: Path) -> None:
         if not path.exists():

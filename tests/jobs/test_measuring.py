@@ -84,20 +84,20 @@ def test_other_errors_are_not_tried_again(
 def test_records_name_the_weights_and_leave_samples(trained: tuple[Workplace, list[Job]]) -> None:
     place, (clean, attack) = trained
     run = attack.run.run_id
-    wanted = json.loads(place.run_file(run).read_text())["weights_digest"]
+    wanted = json.loads(place.run(run).record.read_text())["weights_digest"]
     for job in (clean, attack):
         ok, path = work.perform(job, place)
         assert ok
         assert json.loads(path.read_text())["weights_digest"] == wanted
-    samples = load_file(place.samples_file(run, attack.job_id))
+    samples = load_file(place.run(run).samples(attack.job_id))
     assert samples["adversarial"].shape == samples["clean"].shape == (8, 1, 8, 8)
-    assert not place.samples_file(run, clean.job_id).exists()
+    assert not place.run(run).samples(clean.job_id).exists()
 
 
 def test_the_clean_evaluation_saves_later_ones_a_pass_and_changes_nothing(trained: tuple[Workplace, list[Job]]) -> None:
     place, (clean, attack) = trained
     assert clean.evaluation is not None
-    file = place.evaluation_file(clean.run.run_id, clean.evaluation.evaluation_id)
+    file = place.run(clean.run.run_id).evaluation(clean.evaluation.evaluation_id)
     file.unlink(missing_ok=True)
     before = json.loads(work.perform(attack, place)[1].read_text())
     assert work.perform(clean, place)[0]

@@ -295,10 +295,10 @@ def _inputs(job: Job, place: Workplace) -> list[str]:
     """Files that a job may read, below the results folder: its run's, weights and images of all that it needs."""
     sources = [file for part in ("runs", "again") for file in (place.results / part / job.run.run_id).glob("*")]
     for need in job.needs:
-        sources += [place.weights_file(need), place.imported_file(need)]
+        sources += [place.run(need).weights, place.imported_file(need)]
     for craft in job.evaluation.crafts if job.evaluation else ():
-        sources.append(place.evaluation_file(craft.run.run_id, craft.evaluation_id))
-        sources += place.crafted_folder(craft.run.run_id, craft.evaluation_id).glob("*")
+        sources.append(place.run(craft.run.run_id).evaluation(craft.evaluation_id))
+        sources += place.run(craft.run.run_id).crafted(craft.evaluation_id).glob("*")
     files = {file for file in sources if file.is_file()}
     return sorted(file.relative_to(place.results).as_posix() for file in files if not file.name.startswith("."))
 

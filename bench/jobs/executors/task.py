@@ -12,13 +12,12 @@ from typing import Any
 from bench.core.errors import BenchError, JobError
 from bench.core.files import read_json
 from bench.core.progress import Progress
+from bench.experiment.folder import RUNS, TRAINED
 from bench.experiment.spec import Job
 from bench.jobs import journal
 from bench.jobs.journal import Intent
 from bench.jobs.workplace import Workplace
 from bench.store.standing import on_other_weights
-
-TRAINED = ("train.jsonl", "members.safetensors", "run.json")  # the last one says that the others are there
 
 
 @dataclass(frozen=True)
@@ -111,8 +110,8 @@ class Relay(Progress):
 def record_path(job: Job, place: Workplace) -> Path:
     """The file that says that a job is done."""
     if job.evaluation is None:
-        return place.run_file(job.run.run_id)
-    return place.evaluation_file(job.run.run_id, job.evaluation.evaluation_id)
+        return place.run(job.run.run_id).record
+    return place.run(job.run.run_id).evaluation(job.evaluation.evaluation_id)
 
 
 def lost(job: Job, place: Workplace) -> str:
@@ -124,7 +123,7 @@ def lost(job: Job, place: Workplace) -> str:
         fault = weights_fault(run, place)
         return f"its weights are {fault}" if fault else ""
     if job.evaluation.kind == "craft":
-        folder = place.crafted_folder(run.run_id, job.evaluation.evaluation_id)
+        folder = place.run(run.run_id).crafted(job.evaluation.evaluation_id)
         files = [f"{name}-{restart}.safetensors" for name in job.evaluation.settings["attacks"]
                  for restart in range(job.evaluation.settings["restarts"])]  # fmt: skip
         if not all((folder / file).exists() for file in files):
@@ -143,7 +142,7 @@ def done_attempt(job: Job, place: Workplace) -> str:
     try:
         record = read_json(path)
         if job.evaluation is not None:
-            own = read_json(place.run_file(job.run.run_id)).get("weights_digest")
+            own = read_json(place.run(job.run.run_id).record).get("weights_digest")
             if on_other_weights(record.get("weights_digest"), own):
                 return ""
         return str(record["attempt_id"])
@@ -176,23 +175,23 @@ def carry_out(task: Task, place: Workplace, progress: Progress) -> tuple[bool, P
     beside = dataclasses.replace(place, again=run_id)
     ok, path = work.perform(task.job, beside, progress)
     if not ok:
-        target = place.failure_file(run_id, path.stem)
+        target = place.run(run_id).failure(path.stem)
         target.parent.mkdir(parents=True, exist_ok=True)
         return False, path.replace(target)
-    folder, target = beside.run_folder(run_id), place.run_folder(run_id)
-    before, after = (read_json(part / "run.json").get("weights_digest") for part in (target, folder))
-    if before is not None and before != after and place.weights_file(run_id).exists():
+    again, first = beside.run(run_id), place.run(run_id)
+    before, after = (read_json(part.record).get("weights_digest") for part in (first, again))
+    if before is not None and before != after and first.weights.exists():
         error = JobError(
             f"training again gave other weights than before (another device, number of threads or torch?), so the "
-            f"recorded evaluations are of other weights; they stay, the new ones are in {folder}; delete {target} and "
-            f"`bench db rebuild` to start over"
+            f"recorded evaluations are of other weights; they stay, the new ones are in {again.path}; "
+            f"delete {first.path} and `bench db rebuild` to start over"
         )
         return False, fail(task.job, place, error)
-    moves = [(f"again/{run_id}/{name}", f"runs/{run_id}/{name}") for name in TRAINED]
+    moves = [(f"again/{run_id}/{name}", f"{RUNS}/{run_id}/{name}") for name in TRAINED]
     journal.note(place, run_id, intent.model_copy(update={"moves": tuple(moves)}))
     for source, goal in moves:
         (place.results / source).replace(place.results / goal)
-    return True, target / "run.json"
+    return True, first.record
 
 
 def fail(job: Job, place: Workplace, error: Exception, seconds: float = 0.0) -> Path:

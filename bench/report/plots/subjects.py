@@ -42,8 +42,8 @@ def subjects_of(
             raise BenchError(
                 f"run {short(run.run_id)} does not say how its ensemble was made: {error.errors()[0]['msg']}"
             ) from error
-        if not place.weights_file(run.run_id).exists():
-            raise BenchError(f"the weights of {short(run.run_id)} are not in {place.run_folder(run.run_id)}")
+        if not place.run(run.run_id).weights.exists():
+            raise BenchError(f"the weights of {short(run.run_id)} are not in {place.run(run.run_id).path}")
         specs.append(spec)
     splits = work.splits_of(specs[0], place, limit=None)
     subjects = [

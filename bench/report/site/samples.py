@@ -16,8 +16,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bench.core.traces import relative
+from bench.experiment.folder import RUNS, RunFolder
 
-FOLDER = "samples"
 SHOWN = 12  # images of one file
 
 
@@ -47,8 +47,7 @@ def files(results: Path | None, run_id: str) -> list[Path]:
     """The sample files of a run, by name."""
     if results is None:
         return []
-    folder = results / "runs" / run_id / FOLDER
-    return sorted(folder.glob("*.safetensors")) if folder.is_dir() else []
+    return RunFolder(results / RUNS / run_id).all_samples()
 
 
 def fingerprint(paths: list[Path]) -> list[Any]:
