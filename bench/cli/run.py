@@ -183,15 +183,14 @@ def _expectation(plan: Plan, base: Database, place: Workplace, chosen: Chosen, e
     from rich.text import Text
 
     from bench.cli.status import time_line
-    from bench.jobs.estimate import LONG, estimate
-    from bench.jobs.plan import expected_seconds
+    from bench.jobs.estimate import LONG, estimate, from_earlier
 
     kinds = {"new": "new", "stale": "of an older version", "failed": "failed before"}
     counts = [f"{plan.count(key)} {text}" for key, text in kinds.items() if plan.count(key)]  # type: ignore[arg-type]
     counts += [f"{again} once more"] if (again := sum(item.again for item in plan.planned)) else []
     line = f"{len(plan.missing)} of {len(plan.planned)} jobs to do ({', '.join(counts)})"
     if not executor.here:
-        known = expected_seconds(plan, base)
+        known = from_earlier(plan, base)
         return Text(f"{line}. {time_line([value for value in known.values() if value is not None], len(known))}")
     expected = estimate(plan, base, place)
     line += _told(expected, f"{place.device}{f', {executor.slots} workers at once' if executor.slots > 1 else ''}")

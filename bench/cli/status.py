@@ -74,9 +74,9 @@ def command(results: Path, db: str | None, as_json: bool, **given: Any) -> None:
 
 def plan_rows(plan: Plan, db: Database) -> list[dict[str, Any]]:
     """Jobs of a plan for machines; `seconds` is what one to do should take, null where that is unknown."""
-    from bench.jobs.plan import expected_seconds
+    from bench.jobs.estimate import from_earlier
 
-    seconds = expected_seconds(plan, db)
+    seconds = from_earlier(plan, db)
     return [
         {
             "id": item.job.job_id,
@@ -98,10 +98,9 @@ def print_plan(plan: Plan, db: Database, out: Console) -> None:
     from rich.text import Text
 
     from bench.core.identity import short
-    from bench.jobs.estimate import spoken
-    from bench.jobs.plan import expected_seconds
+    from bench.jobs.estimate import from_earlier, spoken
 
-    seconds = expected_seconds(plan, db)
+    seconds = from_earlier(plan, db)
     colours = {"done": "green", "new": "cyan", "stale": "dim", "failed": "red"}
     table = Table(header_style="bold")
     for name in ("state", "job", "id", "time", "why"):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import time
+from collections import defaultdict
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -11,6 +12,7 @@ from typing import TYPE_CHECKING
 from bench.core.errors import BenchError
 from bench.core.lazy import torch
 from bench.core.numerics import numerics
+from bench.store import queries
 
 if TYPE_CHECKING:
     from bench.experiment.spec import EvaluationSpec, RunSpec
@@ -38,23 +40,69 @@ class Estimate:
         return self.training + self.attacks
 
 
-def estimate(plan: Plan, db: Database, place: Workplace) -> Estimate:
-    """Expected time for the missing jobs of a plan.
+def from_earlier(plan: Plan, db: Database) -> dict[str, float | None]:
+    """Seconds that each missing job should take, from finished ones of the same kind; None where there is none.
 
-    A finished run of the same family (another seed) gives its own time; otherwise a step on 32 images (GPU: a batch) is
-    timed and scaled by the batch size and the number of steps.
+    Of the same kind is another seed of the same cell, else a training of the same method, data set and model (scaled
+    by epochs and images), or a measurement with the same attack on as many members of the same model (by images).
+    """
+    missing = plan.missing
+    datasets = {job.run.dataset for job in missing}
+    attacks = {job.evaluation.attack for job in missing if job.evaluation}
+    runs, evaluations = defaultdict(list), defaultdict(list)
+    for row in queries.runs(db, dataset=datasets):
+        runs[row.plugin, row.dataset, row.model, row.members].append(row)
+    for found in queries.evaluations(db, dataset=datasets, attack=attacks) if attacks else ():
+        evaluations[found.kind, found.attack, found.dataset, found.model, found.members].append(found)
+
+    def training(run: RunSpec) -> float | None:
+        like = runs[run.plugin, run.dataset, run.model, run.members]
+        same = [row.seconds for row in like if row.family_id == run.family_id]
+        if same:
+            return sum(same) / len(same)
+        limit, epochs = run.training.limit, run.training.epochs
+        scaled = [
+            row.seconds
+            * epochs
+            / row.training["epochs"]
+            * ((limit or 0) / row.training_limit if row.training_limit else 1)
+            for row in like
+            if (row.training_limit is None) == (limit is None) and row.training.get("epochs")
+        ]
+        return sum(scaled) / len(scaled) if scaled else None
+
+    def measuring(evaluation: EvaluationSpec) -> float | None:
+        run, limit = evaluation.run, evaluation.limit
+        like = evaluations[evaluation.kind, evaluation.attack, run.dataset, run.model, run.members]
+        exact = [row for row in like if row.attack_key == evaluation.attack_key]
+        best = [row for row in exact if row.family_id == run.family_id] or exact
+        times = [row.seconds for row in best]
+        if not best and limit:
+            times = [row.seconds / row.n * limit for row in like if row.settings == evaluation.settings and row.n]
+        return sum(times) / len(times) if times else None
+
+    known: dict[tuple[str, str], float | None] = {}  # the seeds of a cell take the same time
+    for job in missing:
+        key = (job.run.family_id, job.evaluation.attack_key if job.evaluation else "")
+        if key not in known:
+            known[key] = measuring(job.evaluation) if job.evaluation else training(job.run)
+    return {
+        job.job_id: known[job.run.family_id, job.evaluation.attack_key if job.evaluation else ""] for job in missing
+    }
+
+
+def estimate(plan: Plan, db: Database, place: Workplace) -> Estimate:
+    """Expected time for the missing jobs of a plan: from earlier ones (`from_earlier`), else from timed steps.
+
+    A step on 32 images (GPU: a batch) is timed and scaled by the batch size and the number of steps.
 
     Raises:
         BenchError: no run of the plan can be built (a network for other images, say).
     """
-    from bench.store import queries
-
     training = attacks = 0.0
     unknown: dict[str, None] = {}
     refused: list[BenchError] = []
-    families = {job.run.family_id for job in plan.missing}
-    past_runs = {row.family_id: row.seconds for row in queries.runs(db, family_ids=families)}
-    past = {(row.family_id, row.attack_key): row.seconds for row in queries.evaluations(db, family_ids=families)}
+    earlier = from_earlier(plan, db)
     probes: dict[str, Probe] = {}
 
     def timed(run: RunSpec, evaluation: EvaluationSpec | None) -> float:
@@ -72,11 +120,10 @@ def estimate(plan: Plan, db: Database, place: Workplace) -> Estimate:
             return 0.0
 
     for job in plan.missing:
+        known = earlier[job.job_id]
         if job.evaluation is None:
-            known = past_runs.get(job.run.family_id)
             training += known if known is not None else timed(job.run, None)
         elif job.evaluation.kind != "clean":
-            known = past.get((job.run.family_id, job.evaluation.attack_key))
             attacks += known if known is not None else timed(job.run, job.evaluation)
     if refused and len(unknown) == len({job.run.method for job in plan.missing}):
         raise refused[0]  # nothing could be done at all: a mistake in the selection

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import defaultdict
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from typing import Literal
@@ -13,7 +12,7 @@ from bench.core.identity import content_id
 from bench.experiment import select
 from bench.experiment.records import PassRecord, read_record
 from bench.experiment.select import Selection
-from bench.experiment.spec import EvaluationSpec, Job, RunSpec
+from bench.experiment.spec import Job, RunSpec
 from bench.jobs.executors.task import lost
 from bench.jobs.workplace import Workplace
 from bench.store import queries, standing
@@ -182,54 +181,3 @@ def _join(jobs: list[Job], db: Database, place: Workplace) -> Plan:
         if item.state != "done":
             needed.update(item.job.needs)
     return Plan(tuple(planned))
-
-
-def expected_seconds(plan: Plan, db: Database) -> dict[str, float | None]:
-    """Seconds that each missing job should take, from finished ones of the same kind; None where there is none.
-
-    Of the same kind is another seed of the same cell, else a training of the same method, data set and model (scaled
-    by epochs and images), or a measurement with the same attack on as many members of the same model (by images).
-    """
-    missing = plan.missing
-    datasets = {job.run.dataset for job in missing}
-    attacks = {job.evaluation.attack for job in missing if job.evaluation}
-    runs, evaluations = defaultdict(list), defaultdict(list)
-    for row in queries.runs(db, dataset=datasets):
-        runs[row.plugin, row.dataset, row.model, row.members].append(row)
-    for found in queries.evaluations(db, dataset=datasets, attack=attacks) if attacks else ():
-        evaluations[found.kind, found.attack, found.dataset, found.model, found.members].append(found)
-
-    def training(run: RunSpec) -> float | None:
-        like = runs[run.plugin, run.dataset, run.model, run.members]
-        same = [row.seconds for row in like if row.family_id == run.family_id]
-        if same:
-            return sum(same) / len(same)
-        limit, epochs = run.training.limit, run.training.epochs
-        scaled = [
-            row.seconds
-            * epochs
-            / row.training["epochs"]
-            * ((limit or 0) / row.training_limit if row.training_limit else 1)
-            for row in like
-            if (row.training_limit is None) == (limit is None) and row.training.get("epochs")
-        ]
-        return sum(scaled) / len(scaled) if scaled else None
-
-    def measuring(evaluation: EvaluationSpec) -> float | None:
-        run, limit = evaluation.run, evaluation.limit
-        like = evaluations[evaluation.kind, evaluation.attack, run.dataset, run.model, run.members]
-        exact = [row for row in like if row.attack_key == evaluation.attack_key]
-        best = [row for row in exact if row.family_id == run.family_id] or exact
-        times = [row.seconds for row in best]
-        if not best and limit:
-            times = [row.seconds / row.n * limit for row in like if row.settings == evaluation.settings and row.n]
-        return sum(times) / len(times) if times else None
-
-    known: dict[tuple[str, str], float | None] = {}  # the seeds of a cell take the same time
-    for job in missing:
-        key = (job.run.family_id, job.evaluation.attack_key if job.evaluation else "")
-        if key not in known:
-            known[key] = measuring(job.evaluation) if job.evaluation else training(job.run)
-    return {
-        job.job_id: known[job.run.family_id, job.evaluation.attack_key if job.evaluation else ""] for job in missing
-    }
