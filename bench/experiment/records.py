@@ -14,7 +14,7 @@ from pydantic import AfterValidator, AliasChoices, BaseModel, Field, RootModel, 
 
 from bench.core import bits
 from bench.core.errors import BenchError
-from bench.core.files import read_json
+from bench.core.files import read_json, write_json
 from bench.core.numbers import ENSEMBLE
 from bench.core.precision import Precision
 from bench.experiment import measurements
@@ -77,7 +77,7 @@ class _Described(Open):
     budget_name: Name | None = None
     precision: Name | None = None
     members: Annotated[int, Field(ge=1, lt=MEMBERS)] | None = None
-    recipe_changes: Annotated[list[Name], Field(max_length=LINES)] = []
+    recipe_changes: Annotated[list[Line], Field(max_length=LINES)] = []
     settings: Table = {}
 
 
@@ -120,6 +120,9 @@ class RunRecord(_Record):
     requires: dict[Name, Id]
     weights_digest: Digest | None = None
     parameters: Annotated[list[Count], Field(max_length=MEMBERS)]
+    training_images: Count | None = None
+    training_digest: Digest | None = None
+    """Of the training images; None of a training elsewhere."""
     environment: Environment
     started: Time
     finished: Time
@@ -312,6 +315,15 @@ def _counted(name: str, text: str, n: int, count: int | None) -> None:
 
 
 R = TypeVar("R", bound=BaseModel)
+
+
+def write_record(path: Path, record: BaseModel) -> None:
+    """Write a record, whole or not at all: the fields that were given, no defaults.
+
+    Raises:
+        OSError: the file cannot be written.
+    """
+    write_json(path, record.model_dump(mode="json", exclude_unset=True))
 
 
 def read_record(kind: type[R], path: Path) -> R:

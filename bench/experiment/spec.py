@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from functools import cached_property
-from typing import Any, Literal
+from typing import Any, Final, Literal
 
 from pydantic import Field, ValidationError
 
@@ -16,7 +16,7 @@ from bench.core.specs import Precision, Settings, Spec, Training, added, added_t
 OUTSIDE = "outside"  # plug-in and recipe of ensembles that were trained elsewhere
 SURROGATE_SEEDS = 1_000_000  # a surrogate of N members has this seed plus N: no member, nor data order, is shared
 
-FORMAT = 2  # of an evaluation's record: targets and precision are fields of their own
+FORMAT: Final = 2  # of an evaluation's record: targets and precision are fields of their own
 
 Targets = Literal["random", "least_likely"]
 Kind = Literal["clean", "attack", "transfer", "craft", "blackbox"]
@@ -198,7 +198,7 @@ class Job(Spec):
         return self.evaluation.evaluation_id if self.evaluation else self.run.run_id
 
     @property
-    def kind(self) -> str:
+    def kind(self) -> Literal["train", "clean", "attack", "transfer", "craft", "blackbox"]:
         """`train`, or the kind of the evaluation."""
         return self.evaluation.kind if self.evaluation else "train"
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shlex
 from datetime import UTC, datetime
-from typing import Any
+from typing import Any, Final
 
 import torch
 
@@ -22,7 +22,7 @@ from bench.models.ensemble import Ensemble
 from bench.training import checkpoint
 from bench.training.method import Method
 
-FORMAT = 1
+FORMAT: Final = 1  # of a run's record, a failure's, and what stands beside weights
 FACTORY = "factory"  # the model plug-in that calls a function by its name
 
 

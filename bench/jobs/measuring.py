@@ -14,11 +14,12 @@ from bench.attacks.base import Attack
 from bench.core import environment, registry, settings
 from bench.core.bits import from_text
 from bench.core.errors import JobError
-from bench.core.files import read_json, write_json
+from bench.core.files import read_json
 from bench.core.identity import source_digest
 from bench.core.progress import Progress
 from bench.data.base import ImageSet
 from bench.evaluation import blackbox, measure
+from bench.experiment.records import EvaluationRecord, write_record
 from bench.experiment.spec import FORMAT, EvaluationSpec
 from bench.jobs import batches
 from bench.jobs.ensembles import data_axes, load_ensemble, now, recorded_weights, splits_of
@@ -60,26 +61,26 @@ def evaluate(evaluation: EvaluationSpec, place: Workplace, progress: Progress) -
     told = evaluation.model_dump(
         mode="json", include={"kind", "attack", "plugin", "budget_name", "budget", "stop", "limit", "split"}
     )
-    record = {
-        "format": FORMAT,
-        "evaluation_id": evaluation.evaluation_id,
-        "attack_key": evaluation.attack_key,
-        "run_id": run.run_id,
-        "attempt_id": uuid.uuid4().hex[:24],
-        "status": "done",
+    record = EvaluationRecord(
+        format=FORMAT,
+        evaluation_id=evaluation.evaluation_id,
+        attack_key=evaluation.attack_key,
+        run_id=run.run_id,
+        attempt_id=uuid.uuid4().hex[:24],
+        status="done",
         **told,
-        "settings": evaluation.settings,
+        settings=evaluation.settings,
         **evaluation.later(),
-        "weights_digest": recorded_weights(run, place),
-        "images_digest": images.digest,
+        weights_digest=recorded_weights(run, place),
+        images_digest=images.digest,
         **result,
-        "attack_version": evaluation.versions["attack"],
-        "evaluator_version": evaluation.versions["evaluator"],
-        "source_digest": source_digest(*sources),
-        "environment": environment.describe(place.device),
-        "started": started,
-    }
-    write_json(path, record)
+        attack_version=evaluation.versions["attack"],
+        evaluator_version=evaluation.versions["evaluator"],
+        source_digest=source_digest(*sources),
+        environment=environment.describe(place.device),
+        started=started,
+    )
+    write_record(path, record)
     return path
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from bench.core import environment, registry, seeds
 from bench.core.errors import BenchError, JobError
-from bench.core.files import read_json, write_json
+from bench.core.files import read_json
 from bench.core.identity import source_digest
 from bench.core.memory import keep_freed_memory
 from bench.core.numerics import numerics
@@ -18,6 +18,7 @@ from bench.core.tensors import set_aside
 from bench.core.traces import relative
 from bench.data.augment import Augmentation
 from bench.evaluation.chance import guessed
+from bench.experiment.records import FailureRecord, RunRecord, write_record
 from bench.experiment.spec import Job, RunSpec
 from bench.jobs.ensembles import (
     FORMAT,
@@ -104,33 +105,33 @@ def train(run: RunSpec, place: Workplace, progress: Progress) -> Path:
         tensors,
         weights_metadata(run, fusion=ensemble.fusion, activation=plugin.activation),
     )
-    record = {
-        "format": FORMAT,
-        "run_id": run.run_id,
-        "family_id": run.family_id,
-        "attempt_id": uuid.uuid4().hex[:24],
-        "status": "done",
-        "origin": registry.entry("methods", run.plugin).origin,
+    record = RunRecord(
+        format=FORMAT,
+        run_id=run.run_id,
+        family_id=run.family_id,
+        attempt_id=uuid.uuid4().hex[:24],
+        status="done",
+        origin=registry.entry("methods", run.plugin).origin,
         **described(run),
-        "fusion": ensemble.fusion,
-        "fusion_weights": None if ensemble.weights is None else ensemble.weights.tolist(),
-        "activation": plugin.activation,
-        "method_version": run.versions["method"],
-        "trainer_version": run.versions["trainer"],
-        "source_digest": source_digest(plugin, Trainer),
-        "requires": {name: needed.run_id for name, needed in run.requires.items()},
-        "parameters": [sum(p.numel() for p in member.parameters()) for member in ensemble.members],
-        "weights_digest": weights_digest,
-        "training_images": len(splits.train),
-        "training_digest": splits.train.digest,
-        "environment": environment.describe(place.device),
-        "started": started,
-        "finished": now(),
-        "seconds": sum(line["seconds"] for line in trainer.curve) or time.perf_counter() - clock,
-        "config": run.model_dump(mode="json"),
-        "notes": [*_notes(trainer, dataset.classes), *trainer.notes],
-    }  # fmt: skip
-    write_json(folder.record, record)
+        fusion=ensemble.fusion,
+        fusion_weights=None if ensemble.weights is None else ensemble.weights.tolist(),
+        activation=plugin.activation,
+        method_version=run.versions["method"],
+        trainer_version=run.versions["trainer"],
+        source_digest=source_digest(plugin, Trainer),
+        requires={name: needed.run_id for name, needed in run.requires.items()},
+        parameters=[sum(p.numel() for p in member.parameters()) for member in ensemble.members],
+        weights_digest=weights_digest,
+        training_images=len(splits.train),
+        training_digest=splits.train.digest,
+        environment=environment.describe(place.device),
+        started=started,
+        finished=now(),
+        seconds=sum(line["seconds"] for line in trainer.curve) or time.perf_counter() - clock,
+        config=run.model_dump(mode="json"),
+        notes=[*_notes(trainer, dataset.classes), *trainer.notes],
+    )
+    write_record(folder.record, record)
     folder.checkpoint.unlink(missing_ok=True)
     return folder.record
 
@@ -175,22 +176,22 @@ def record_failure(job: Job, place: Workplace, error: Exception, started: str, s
     else:
         line = f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else '(no message)'}"
     path = place.run(job.run.run_id).failure(attempt)
-    write_json(
+    write_record(
         path,
-        {
-            "format": FORMAT,
-            "attempt_id": attempt,
-            "job_id": job.job_id,
-            "kind": job.kind,
-            "run_id": job.run.run_id,
-            "family_id": job.run.family_id,
-            "describe": job.describe(),
-            "error": relative(line),
-            "error_type": type(error).__name__,
-            "traceback": "" if told else relative("".join(traceback.format_exception(error))),
-            "started": started,
-            "seconds": seconds,
-            "environment": environment.describe(place.device),
-        },
+        FailureRecord(
+            format=FORMAT,
+            attempt_id=attempt,
+            job_id=job.job_id,
+            kind=job.kind,
+            run_id=job.run.run_id,
+            family_id=job.run.family_id,
+            describe=job.describe(),
+            error=relative(line),
+            error_type=type(error).__name__,
+            traceback="" if told else relative("".join(traceback.format_exception(error))),
+            started=started,
+            seconds=seconds,
+            environment=environment.describe(place.device),
+        ),
     )
     return path

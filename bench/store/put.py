@@ -24,7 +24,7 @@ def put_run(
     """Rows of a run, under the names that its content has."""
     record = run.record
     found = names.run(run.spec)
-    values = record.model_dump(exclude={"format", "parameters", "environment"})
+    values = record.model_dump(exclude={"format", "parameters", "environment", "training_images", "training_digest"})
     words = {**found._asdict(), "recipe_changes": list(found.recipe_changes)}
     values |= words | {"config": {**record.config, **words}}
     weights = record.fusion_weights or itertools.repeat(None, record.members)
