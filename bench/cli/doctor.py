@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from bench.cli.options import where
+from bench.cli.options import data_option, where
 from bench.cli.parameters import Once
 from bench.cli.say import say
 
@@ -17,8 +17,7 @@ if TYPE_CHECKING:
 
 
 @click.command("doctor", cls=Once)
-@click.option("--data", type=click.Path(file_okay=False, path_type=Path), default=Path("data"), show_default=True,
-              envvar="BENCH_DATA", show_envvar=True, help="Folder of the data sets.")  # fmt: skip
+@data_option()
 @click.option(
     "--plugin", metavar="NAME", help="Check one method, attack, data set or model against what every plug-in must do."
 )

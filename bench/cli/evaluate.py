@@ -8,8 +8,8 @@ from typing import Any
 import click
 
 from bench.cli import run
-from bench.cli.options import Named, at_work, attack_options, choose, precision_option, where, workplace
-from bench.cli.parameters import IMAGES, JOBS, InputFile, Integer, Numbers, Once, ParamType
+from bench.cli.options import Named, at_work, attack_options, choose, machine, precision_option, where, workplace
+from bench.cli.parameters import IMAGES, InputFile, Integer, Numbers, Once, ParamType
 from bench.cli.say import say
 from bench.core import numbers
 from bench.core.errors import BenchError
@@ -53,12 +53,7 @@ class Renamed(ParamType):
 @click.option("--limit", type=IMAGES, help="Use this many test images only.")
 @precision_option("As for `bench run`.", default=None)
 @click.option("--set", "changes", multiple=True, metavar="KEY=VALUE", help="As for `bench run`.")
-@click.option("--data", type=click.Path(file_okay=False, path_type=Path), default=Path("data"), show_default=True,
-              envvar="BENCH_DATA", show_envvar=True, help="Folder of the data sets.")  # fmt: skip
-@click.option("--device", envvar="BENCH_DEVICE", show_envvar=True, help="cpu, cuda, cuda:1; a GPU if there is one.")
-@click.option("--threads", type=JOBS, envvar="BENCH_THREADS", show_envvar=True, help="CPU threads.")
-@click.option("--batch", type=IMAGES, help="Images a batch in evaluations; changes no result. Unless given, "
-              "what memory allows, at most 250 (GPU: 1,000).")  # fmt: skip
+@machine()
 @click.option("-q", "--quiet", is_flag=True, help="Print nothing but errors.")
 @click.option("--json", "as_json", is_flag=True, help="Print the outcome as JSON, progress on stderr.")
 @where

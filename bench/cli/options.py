@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
-from bench.cli.parameters import IMAGES, MEMBERS, Budgets, ParamType, Seeds, several
+from bench.cli.parameters import IMAGES, JOBS, MEMBERS, Budgets, ParamType, Seeds, several
 from bench.cli.say import complain, say
 from bench.core.errors import BenchError
 from bench.core.plain import visible
@@ -101,6 +101,46 @@ def where(function: F) -> F:
         show_envvar=True,
         help="Folder of runs, figures and the database.",
     )(function)
+
+
+def data_option(only: str = "") -> Callable[[F], F]:
+    """`--data`; `only` stands before its help, as in `For --export: `."""
+    return click.option(
+        "--data", type=click.Path(file_okay=False, path_type=Path), default=Path("data"), show_default=True,
+        envvar="BENCH_DATA", show_envvar=True, help=_begun(only, "Folder of the data sets."),
+    )  # fmt: skip
+
+
+def machine(*, batch: bool = True, only: str = "", otherwise: str = "") -> Callable[[F], F]:
+    """`--data`, `--device`, `--threads` and `--batch`: the machine's settings, in no id.
+
+    `only` stands before their helps; `otherwise` says what device and threads are unless given.
+    """
+    device = f"cpu, cuda, cuda:1; {otherwise or 'a GPU if there is one'}."
+    threads = f"CPU threads{f'; {otherwise}' if otherwise else ''}."
+    images = (
+        "Images a batch in evaluations; changes no result. Unless given, what memory allows, at most 250 (GPU: 1,000)."
+    )
+    options = [
+        data_option(only),
+        click.option("--device", envvar="BENCH_DEVICE", show_envvar=True, help=_begun(only, device)),
+        click.option("--threads", type=JOBS, envvar="BENCH_THREADS", show_envvar=True, help=_begun(only, threads)),
+    ]
+    if batch:
+        options.append(click.option("--batch", type=IMAGES, help=_begun(only, images)))
+
+    def added(function: F) -> F:
+        for option in reversed(options):
+            function = option(function)
+        return function
+
+    return added
+
+
+def _begun(only: str, text: str) -> str:
+    """A help behind what it is for; an abbreviation such as CPU stays large."""
+    small = text[0].lower() + text[1:] if text[1:2].islower() else text
+    return f"{only}{small}" if only else text
 
 
 def precision_option(text: str, default: str | None = "float32") -> Callable[[F], F]:

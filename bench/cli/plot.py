@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
-from bench.cli.options import Chosen, RunId, allow_factory, choose, reading, selectors, where, workplace
-from bench.cli.parameters import JOBS, Once, Real, Seeds
+from bench.cli.options import Chosen, RunId, allow_factory, choose, machine, reading, selectors, where, workplace
+from bench.cli.parameters import Once, Real, Seeds
 from bench.core import numbers
 
 if TYPE_CHECKING:
@@ -223,10 +223,7 @@ def ablation(over: tuple[str, ...], output: Path | None, results: Path, db: str 
               help="How far the plane reaches, ℓ2.")  # fmt: skip
 @click.option("--step", type=Real(numbers.BUDGET), default=0.2, show_default=True,
               help="Distance between two points, ℓ2.")  # fmt: skip
-@click.option("--data", type=click.Path(file_okay=False, path_type=Path), default=Path("data"), show_default=True,
-              envvar="BENCH_DATA", show_envvar=True, help="Folder of the data sets.")  # fmt: skip
-@click.option("--device", envvar="BENCH_DEVICE", show_envvar=True, help="cpu, cuda, cuda:1; a GPU if there is one.")
-@click.option("--threads", type=JOBS, envvar="BENCH_THREADS", show_envvar=True, help="CPU threads.")
+@machine(batch=False)
 @allow_factory
 @output
 @where

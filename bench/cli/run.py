@@ -12,18 +12,19 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from bench.cli.executor import EXECUTOR_OPTIONS, Interrupts, executor_options, setting_of
-from bench.cli.options import (
+from bench.cli.options import (  # fmt: skip
     Chosen,
     allow_factory,
     at_work,
     choose,
     existing_or_scratch,
+    machine,
     selectors,
     where,
     with_published,
     workplace,
-)  # fmt: skip
-from bench.cli.parameters import IMAGES, JOBS, Once
+)
+from bench.cli.parameters import Once
 from bench.cli.say import say_json
 from bench.core.errors import BenchError
 
@@ -41,12 +42,7 @@ if TYPE_CHECKING:
 
 @click.command("run", cls=Once)
 @selectors
-@click.option("--data", type=click.Path(file_okay=False, path_type=Path), default=Path("data"), show_default=True,
-              envvar="BENCH_DATA", show_envvar=True, help="Folder of the data sets.")  # fmt: skip
-@click.option("--device", envvar="BENCH_DEVICE", show_envvar=True, help="cpu, cuda, cuda:1; a GPU if there is one.")
-@click.option("--threads", type=JOBS, envvar="BENCH_THREADS", show_envvar=True, help="CPU threads.")
-@click.option("--batch", type=IMAGES, help="Images a batch in evaluations; changes no result. Unless given, "
-              "what memory allows, at most 250 (GPU: 1,000).")  # fmt: skip
+@machine()
 @click.option("--oom-retry/--no-oom-retry", default=True, show_default=True,
               help="Try an evaluation that runs out of memory again with smaller batches.")  # fmt: skip
 @click.option("--deterministic", is_flag=True,

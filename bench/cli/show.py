@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from bench.cli.failure import again, show_failure
-from bench.cli.options import RunId, allow_factory, reading, where, workplace
-from bench.cli.parameters import IMAGES, JOBS, Once
+from bench.cli.options import RunId, allow_factory, machine, reading, where, workplace
+from bench.cli.parameters import Once
 from bench.cli.say import say_json
 from bench.core.errors import BenchError
 from bench.experiment.folder import RUNS
@@ -28,13 +28,7 @@ if TYPE_CHECKING:
 @click.option("--json", "as_json", is_flag=True, help="Print everything as JSON.")
 @click.option("--export", "target", type=click.Path(dir_okay=False, path_type=Path), metavar="FILE.safetensors",
               help="Write the adversarial images of an attack's evaluation.")  # fmt: skip
-@click.option("--data", type=click.Path(file_okay=False, path_type=Path), default=Path("data"), show_default=True,
-              envvar="BENCH_DATA", show_envvar=True, help="For --export: folder of the data sets.")  # fmt: skip
-@click.option("--device", envvar="BENCH_DEVICE", show_envvar=True,
-              help="For --export: cpu, cuda, cuda:1; where the evaluation was made, unless given.")  # fmt: skip
-@click.option("--threads", type=JOBS, envvar="BENCH_THREADS", show_envvar=True,
-              help="For --export: CPU threads; as many as the evaluation had, unless given.")  # fmt: skip
-@click.option("--batch", type=IMAGES, help="For --export: images a batch; as in `bench run` unless given.")
+@machine(only="For --export: ", otherwise="as the evaluation was made, unless given")
 @allow_factory
 @where
 def command(
