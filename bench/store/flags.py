@@ -12,7 +12,7 @@ from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal, NamedTuple, TypeVar
 
 from bench.core import registry
 from bench.core.errors import BenchError
@@ -46,6 +46,31 @@ class Flag:
     explanation: str
 
 
+FLAGS: dict[str, Flag] = {}
+
+Rows = Sequence[EvaluationRow]
+OfOne = Callable[[EvaluationRow], Iterator[str]]
+OfRun = Callable[[Rows], Iterator[tuple[EvaluationRow, str]]]
+OfCell = Callable[[Rows], str]
+_ONE: dict[str, OfOne] = {}
+_RUN: dict[str, OfRun] = {}
+_CELL: dict[str, OfCell] = {}
+R = TypeVar("R", OfOne, OfRun, OfCell)
+
+
+def _rule(
+    where: dict[str, R], identifier: str, severity: Literal["invalid", "suspect"], when: str, explanation: str
+) -> Callable[[R], R]:
+    """A flag beside its rule, which yields the evidence where it is raised."""
+
+    def added(rule: R) -> R:
+        FLAGS[identifier] = Flag(identifier, severity, when, explanation)
+        where[identifier] = rule
+        return rule
+
+    return added
+
+
 class Raised(NamedTuple):
     """A flag and the numbers that raised it."""
 
@@ -53,63 +78,12 @@ class Raised(NamedTuple):
     evidence: str
 
 
-FLAGS = {
-    flag.id: flag
-    for flag in (
-        Flag(
-            "outside-budget", "invalid", "an adversarial image lies outside the ball or [0, 1]",
-            "The attack used more than its budget; the robust accuracy is too low.",
-        ),
-        Flag(
-            "not-finite", "invalid", "a loss was NaN or infinite",
-            "Images whose loss is not a number were not attacked; the robust accuracy is too high.",
-        ),
-        Flag(
-            "robust-above-clean", "invalid", "more images are right after the attack than before",
-            "An image that is wrong when clean was counted as robust.",
-        ),
-        Flag(
-            "zero-gradient", "suspect", "the gradient is exactly zero on more than 1 % of the attacked images",
-            "Gradient masking: quantisation or a saturated softmax stops gradient attacks. Try apgd_dlr, cw, mora and "
-            "the black-box suite.",
-        ),
-        Flag(
-            "unmoved", "suspect", "the attack left more than 1 % of the attacked images as they were",
-            "These images were not attacked at all; the robust accuracy is too high.",
-        ),
-        Flag(
-            "random-output", "suspect", "two passes over the same images give different outputs",
-            "Attacks saw one random gradient a step. They need gradients of the mean over the randomness (EOT).",
-        ),
-        Flag(
-            "rises-with-budget", "suspect", "robust accuracy is higher at a larger budget, by more than .5 points",
-            "A larger ball holds the smaller one, so the attack is at fault, often by masked gradients.",
-        ),
-        Flag(
-            "weaker-than-fgsm", "suspect", "an iterative attack is weaker than FGSM at the same ε, by over 2 points",
-            "Gradient masking: one long step works where many short ones are caught. Do not trust the iterative rows.",
-        ),
-        Flag(
-            "black-box-stronger", "suspect", "images made on other networks do more harm than any white-box attack",
-            "White-box attacks know more and must be stronger: their gradients are masked.",
-        ),
-        Flag(
-            "still-rising", "suspect", "over the last tenth of the steps the loss rises by a tenth of its whole rise",
-            "The attack has not converged; more steps would lower the robust accuracy.",
-        ),
-        Flag(
-            "spread-over-seeds", "suspect", "the standard deviation over seeds is above 10 % of the mean (and 1 point)",
-            "One training says little here; show several seeds.",
-        ),
-    )
-}  # fmt: skip
-
 Found = dict[str, tuple[Raised, ...]]
 
 
 def alone(row: EvaluationRow) -> tuple[Raised, ...]:
     """The flags that an evaluation raises by itself; only these can say that a number means nothing."""
-    return tuple(Raised(FLAGS[name], evidence) for name, evidence in _of_one(row))
+    return tuple(Raised(FLAGS[name], evidence) for name, rule in _ONE.items() for evidence in rule(row))
 
 
 def together(rows: Iterable[EvaluationRow]) -> Found:
@@ -126,13 +100,14 @@ def together(rows: Iterable[EvaluationRow]) -> Found:
         if row.n_robust is not None and row.kind != "craft":
             by_cell[row.family_id, row.attack_key, row.images_digest].append(row)
     for group in by_run.values():
-        for row, name, evidence in _of_run(group):
-            found[row.evaluation_id].append(Raised(FLAGS[name], evidence))
+        for name, of_run in _RUN.items():
+            for row, evidence in of_run(group):
+                found[row.evaluation_id].append(Raised(FLAGS[name], evidence))
     for group in by_cell.values():
-        evidence = _spread(group)
-        if evidence:
-            for row in group:
-                found[row.evaluation_id].append(Raised(FLAGS["spread-over-seeds"], evidence))
+        for name, of_cell in _CELL.items():
+            if evidence := of_cell(group):
+                for row in group:
+                    found[row.evaluation_id].append(Raised(FLAGS[name], evidence))
     return {key: tuple(raised) for key, raised in found.items()}
 
 
@@ -141,7 +116,7 @@ def is_invalid(raised: Iterable[Raised]) -> bool:
     return any(item.flag.severity == "invalid" for item in raised)
 
 
-def unchecked(rows: Sequence[EvaluationRow]) -> list[str]:
+def unchecked(rows: Rows) -> list[str]:
     """What could not be looked at for the rows of one run, and why."""
     kinds = {row.kind for row in rows}
     reasons = []
@@ -164,7 +139,7 @@ def unchecked(rows: Sequence[EvaluationRow]) -> list[str]:
     return reasons
 
 
-def _not_beside_black_box(rows: Sequence[EvaluationRow]) -> list[str]:
+def _not_beside_black_box(rows: Rows) -> list[str]:
     """Why no white-box attack can be held against the black-box suite, where they asked in another precision only."""
     suite = {row.precision for row in rows if row.kind == "blackbox"}
     asked = {row.precision for row in _white_box(rows)}
@@ -176,27 +151,61 @@ def _not_beside_black_box(rows: Sequence[EvaluationRow]) -> list[str]:
 # ---- one evaluation
 
 
-def _of_one(row: EvaluationRow) -> Iterator[tuple[str, str]]:
-    if row.n_robust is not None and row.n_robust > row.n_clean:
-        yield "robust-above-clean", f"{row.n_robust} of {row.n} right after the attack, {row.n_clean} before"
+@_rule(
+    _ONE, "outside-budget", "invalid", "an adversarial image lies outside the ball or [0, 1]",
+    "The attack used more than its budget; the robust accuracy is too low.",
+)  # fmt: skip
+def _outside_budget(row: EvaluationRow) -> Iterator[str]:
     for place, part in _parts(row):
-        excess = part.get("largest_excess") or 0.0
-        if excess > EXCESS:
-            yield "outside-budget", f"{place}outside by {excess:.2g}"
-        curve = part.get("loss_curve") or []
-        if not all(isinstance(value, (int, float)) and math.isfinite(value) for value in curve):
-            yield "not-finite", f"{place}loss is not finite at step {_first_bad(curve)}"
-            continue
-        attacked = part.get("attacked") or 0
-        for name, key in (("zero-gradient", "zero_gradients"), ("unmoved", "unmoved")):
-            count = part.get(key) or 0
-            if row.budget and attacked and count > SHARE * attacked:
-                yield name, f"{place}{count} of {attacked} attacked images"
-        for stage, values in _stages(part, curve):
-            rise = _rise(row, values)
-            if rise:
-                yield "still-rising", place + stage + rise
-                break
+        if (excess := part.get("largest_excess") or 0.0) > EXCESS:
+            yield f"{place}outside by {excess:.2g}"
+
+
+@_rule(
+    _ONE, "not-finite", "invalid", "a loss was NaN or infinite",
+    "Images whose loss is not a number were not attacked; the robust accuracy is too high.",
+)  # fmt: skip
+def _not_finite(row: EvaluationRow) -> Iterator[str]:
+    for place, part in _parts(row):
+        if (bad := _first_bad(part)) is not None:
+            yield f"{place}loss is not finite at step {bad}"
+
+
+@_rule(
+    _ONE, "robust-above-clean", "invalid", "more images are right after the attack than before",
+    "An image that is wrong when clean was counted as robust.",
+)  # fmt: skip
+def _robust_above_clean(row: EvaluationRow) -> Iterator[str]:
+    if row.n_robust is not None and row.n_robust > row.n_clean:
+        yield f"{row.n_robust} of {row.n} right after the attack, {row.n_clean} before"
+
+
+@_rule(
+    _ONE, "zero-gradient", "suspect", "the gradient is exactly zero on more than 1 % of the attacked images",
+    "Gradient masking: quantisation or a saturated softmax stops gradient attacks. Try apgd_dlr, cw, mora and "
+    "the black-box suite.",
+)  # fmt: skip
+def _zero_gradient(row: EvaluationRow) -> Iterator[str]:
+    yield from _many(row, "zero_gradients")
+
+
+@_rule(
+    _ONE, "unmoved", "suspect", "the attack left more than 1 % of the attacked images as they were",
+    "These images were not attacked at all; the robust accuracy is too high.",
+)  # fmt: skip
+def _unmoved(row: EvaluationRow) -> Iterator[str]:
+    yield from _many(row, "unmoved")
+
+
+@_rule(
+    _ONE, "still-rising", "suspect", "over the last tenth of the steps the loss rises by a tenth of its whole rise",
+    "The attack has not converged; more steps would lower the robust accuracy.",
+)  # fmt: skip
+def _still_rising(row: EvaluationRow) -> Iterator[str]:
+    for place, part in _finite(row):
+        rises = (stage + rise for stage, values in _stages(part) if (rise := _rise(row, values)))
+        if (first := next(rises, None)) is not None:
+            yield place + first
 
 
 def _parts(row: EvaluationRow) -> list[tuple[str, Mapping[str, Any]]]:
@@ -206,16 +215,30 @@ def _parts(row: EvaluationRow) -> list[tuple[str, Mapping[str, Any]]]:
     return [("", row.measurements)] if row.kind == "attack" else []
 
 
-def _stages(part: Mapping[str, Any], curve: Sequence[float]) -> Iterator[tuple[str, Sequence[float]]]:
+def _finite(row: EvaluationRow) -> Iterator[tuple[str, Mapping[str, Any]]]:
+    """The parts whose losses are numbers: of the others it is told that they are not, and no more."""
+    return (each for each in _parts(row) if _first_bad(each[1]) is None)
+
+
+def _many(row: EvaluationRow, key: str) -> Iterator[str]:
+    for place, part in _finite(row):
+        attacked, count = part.get("attacked") or 0, part.get(key) or 0
+        if row.budget and attacked and count > SHARE * attacked:
+            yield f"{place}{count} of {attacked} attacked images"
+
+
+def _stages(part: Mapping[str, Any]) -> Iterator[tuple[str, Sequence[float]]]:
     """The loss curve of each stage of an attack, with words that name it; most have one, and so have older records."""
-    start = 0
+    curve, start = part.get("loss_curve") or [], 0
     for name, steps in part.get("loss_stages") or [("", len(curve))]:
         yield f"{name}: " if name else "", curve[start : start + steps]
         start += steps
 
 
-def _first_bad(curve: Sequence[Any]) -> int:
-    return next(i for i, value in enumerate(curve) if not isinstance(value, (int, float)) or not math.isfinite(value))
+def _first_bad(part: Mapping[str, Any]) -> int | None:
+    """The first step whose loss is no number; None without any."""
+    curve = enumerate(part.get("loss_curve") or [])
+    return next((i for i, value in curve if not isinstance(value, (int, float)) or not math.isfinite(value)), None)
 
 
 def _rise(row: EvaluationRow, curve: Sequence[float]) -> str:
@@ -239,35 +262,61 @@ def _rise(row: EvaluationRow, curve: Sequence[float]) -> str:
 # ---- the evaluations of one run
 
 
-def _of_run(rows: Sequence[EvaluationRow]) -> Iterator[tuple[EvaluationRow, str, str]]:
+@_rule(
+    _RUN, "random-output", "suspect", "two passes over the same images give different outputs",
+    "Attacks saw one random gradient a step. They need gradients of the mean over the randomness (EOT).",
+)  # fmt: skip
+def _random_output(rows: Rows) -> Iterator[tuple[EvaluationRow, str]]:
     random = max((row.measurements.get("random_output") or 0 for row in rows if row.kind == "clean"), default=0)
     for row in rows:
         if random and row.kind != "craft":
-            yield row, "random-output", f"{random} images get another output from a second pass"
+            yield row, f"{random} images get another output from a second pass"
+
+
+@_rule(
+    _RUN, "rises-with-budget", "suspect", "robust accuracy is higher at a larger budget, by more than .5 points",
+    "A larger ball holds the smaller one, so the attack is at fault, often by masked gradients.",
+)  # fmt: skip
+def _rises_with_budget(rows: Rows) -> Iterator[tuple[EvaluationRow, str]]:
     for group in _same_attack(rows).values():
         for smaller, larger in pairwise(group):
             if _robust(larger) > _robust(smaller) + NOISE:
-                yield larger, "rises-with-budget", f"{_told(smaller)}, {_told(larger)}"
+                yield larger, f"{_told(smaller)}, {_told(larger)}"
+
+
+@_rule(
+    _RUN, "weaker-than-fgsm", "suspect", "an iterative attack is weaker than FGSM at the same ε, by over 2 points",
+    "Gradient masking: one long step works where many short ones are caught. Do not trust the iterative rows.",
+)  # fmt: skip
+def _weaker_than_fgsm(rows: Rows) -> Iterator[tuple[EvaluationRow, str]]:
     attacks = _white_box(rows)
     one_step = {_alike(row): row for row in attacks if row.plugin == "fgsm"}
-    strongest: dict[tuple[float | None, Precision], list[EvaluationRow]] = defaultdict(list)
     for row in attacks:
-        strongest[row.budget, row.precision].append(row)
         fgsm = one_step.get(_alike(row))
         if fgsm and _trait(row.plugin, "iterative") and _robust(row) > _robust(fgsm) + MASKING:
-            yield row, "weaker-than-fgsm", f"{_told(row)}, {_told(fgsm)}"
+            yield row, f"{_told(row)}, {_told(fgsm)}"
+
+
+@_rule(
+    _RUN, "black-box-stronger", "suspect", "images made on other networks do more harm than any white-box attack",
+    "White-box attacks know more and must be stronger: their gradients are masked.",
+)  # fmt: skip
+def _black_box_stronger(rows: Rows) -> Iterator[tuple[EvaluationRow, str]]:
+    white: dict[tuple[float | None, Precision], list[EvaluationRow]] = defaultdict(list)
+    for row in _white_box(rows):
+        white[row.budget, row.precision].append(row)
     for row in rows:
-        if row.kind != "blackbox" or (row.budget, row.precision) not in strongest:
+        if row.kind != "blackbox" or (row.budget, row.precision) not in white:
             continue
-        best = min(strongest[row.budget, row.precision], key=_robust)
+        best = min(white[row.budget, row.precision], key=_robust)
         if _robust(row) < _robust(best) - NOISE - _chance(row, best):
             on = "" if row.n == best.n else f", on {row.n:,} and on {best.n:,} images"
             evidence = f"{_told(row)}, {_told(best)}{on}"
-            yield row, "black-box-stronger", evidence
-            yield best, "black-box-stronger", evidence
+            yield row, evidence
+            yield best, evidence
 
 
-def _white_box(rows: Sequence[EvaluationRow]) -> list[EvaluationRow]:
+def _white_box(rows: Rows) -> list[EvaluationRow]:
     """The attacks that say something about masked gradients: not those without any, or led to a class (harder)."""
     return [
         row
@@ -290,7 +339,7 @@ def _chance(row: EvaluationRow, best: EvaluationRow) -> float:
     return CHANCE * math.sqrt(variance)
 
 
-def _same_attack(rows: Sequence[EvaluationRow]) -> dict[Any, list[EvaluationRow]]:
+def _same_attack(rows: Rows) -> dict[Any, list[EvaluationRow]]:
     """Rows that differ in nothing but the budget, smallest first."""
     groups: dict[Any, list[EvaluationRow]] = defaultdict(list)
     for row in rows:
@@ -310,7 +359,14 @@ def _same_attack(rows: Sequence[EvaluationRow]) -> dict[Any, list[EvaluationRow]
     return groups
 
 
-def _spread(rows: Sequence[EvaluationRow]) -> str:
+# ---- the seeds of one cell
+
+
+@_rule(
+    _CELL, "spread-over-seeds", "suspect", "the standard deviation over seeds is above 10 % of the mean (and 1 point)",
+    "One training says little here; show several seeds.",
+)  # fmt: skip
+def _spread_over_seeds(rows: Rows) -> str:
     latest = {row.seed: _robust(row) for row in sorted(rows, key=lambda row: row.started)}
     if len(latest) < 2:
         return ""
