@@ -209,7 +209,7 @@ def ablation(over: tuple[str, ...], output: Path | None, results: Path, db: str 
             f"no two values of {over[0] if over else 'any setting'} of {name} were run with these selectors; "
             f"`{_command(chosen)} --set methods.{name}.{setting}=VALUE` adds one"
         )
-    title = chosen.loaded.config.methods[name].title or name
+    title = chosen.loaded.title_of(name)
     head = _heading(f"{title}: one setting changed at a time", chosen, frame)
     stem = _named(f"ablation-{name}-{chosen.selection.dataset}", frame)
     _save(plot.draw(frame, *head), frame, output, results, stem)

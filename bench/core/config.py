@@ -60,6 +60,11 @@ class Loaded:
         """The configuration as the file has it, before changes on the command line."""
         return self.unchanged or self.config
 
+    def title_of(self, method: str) -> str:
+        """What people read of a method: its configured title, else its name."""
+        spec = self.config.methods.get(method)
+        return (spec.title if spec else "") or method
+
     @property
     def blackbox(self) -> BlackboxSpec:
         """`[blackbox]`.

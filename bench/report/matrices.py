@@ -114,7 +114,7 @@ def matrices(
         found.append(
             Matrix(
                 method=name,
-                title=loaded.config.methods[name].title or name,
+                title=loaded.title_of(name),
                 run=run,
                 budget_name=spec.budget_name,
                 budget=spec.budget,

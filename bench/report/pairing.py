@@ -276,10 +276,7 @@ def _place(loaded: Loaded, row: Row) -> tuple[Any, ...]:
 
 
 def _names(loaded: Loaded, runs: Sequence[RunRow]) -> tuple[str, str]:
-    titles = [
-        (loaded.config.methods[run.method].title if run.method in loaded.config.methods else "") or run.method
-        for run in runs
-    ]
+    titles = [loaded.title_of(run.method) for run in runs]
     for detail in ([f"seed {run.seed}" for run in runs], [short(run.run_id) for run in runs]):
         if titles[0] == titles[1]:
             titles = (

@@ -118,7 +118,7 @@ def collect(
         },
         images=images_label(loaded, selection),
         methods=tuple(shown),
-        titles={name: loaded.config.methods[name].title or name for name in shown},
+        titles={name: loaded.title_of(name) for name in shown},
         rows=tuple(rows),
         cells=cells,
         published=_published(loaded, selection, rows, shown, db),
@@ -329,7 +329,7 @@ def _recipe(loaded: Loaded, selection: Selection, shown: Mapping[str, RunSpec], 
     if elsewhere and len(elsewhere) == len(shown):
         return recipe_label(selection.recipe, changes, plugin=OUTSIDE)
     label = recipe_label(selection.recipe, changes)
-    titles = ", ".join(loaded.config.methods[name].title or name for name in elsewhere)
+    titles = ", ".join(loaded.title_of(name) for name in elsewhere)
     return f"{label}; {titles} {ELSEWHERE}" if elsewhere else label
 
 

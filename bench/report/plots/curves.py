@@ -34,7 +34,7 @@ def read(loaded: Loaded, selection: Selection, db: Database, *, seeds: tuple[int
                 continue
             for epoch in queries.curve(db, run.run_id):
                 told = {
-                    "method": name, "title": loaded.config.methods[name].title or name, "seed": run.seed,
+                    "method": name, "title": loaded.title_of(name), "seed": run.seed,
                     "run_id": run.run_id, "phase": epoch.phase, "epoch": epoch.epoch, "step": epoch.position + 1,
                     "accuracy_on": epoch.accuracy_on,
                 }  # fmt: skip

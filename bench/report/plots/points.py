@@ -101,12 +101,12 @@ def _rows(
 def _frame(loaded: Loaded, rows: Iterator[tuple[str, EvaluationRow]]) -> pd.DataFrame:
     import pandas as pd
 
-    methods, titles = loaded.config.methods, Titles(loaded)
+    titles = Titles(loaded)
     lines = [
         {
             **{name: getattr(row, name) for name in COLUMNS if hasattr(row, name)},
             "method": name,
-            "title": methods[name].title or name,
+            "title": loaded.title_of(name),
             "attack_title": titled(titles.of(row), row.precision),
             "steps": row.steps,
             "settings": _plain(row.settings),

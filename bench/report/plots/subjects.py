@@ -57,8 +57,7 @@ def _title(spec: RunSpec, run_id: str, specs: list[RunSpec]) -> str:
     """The method's title, with seed and id where that does not tell runs apart."""
     from bench.core import config
 
-    methods = config.load().config.methods
-    title = (methods[spec.method].title if spec.method in methods else "") or spec.method
+    title = config.load().title_of(spec.method)
     same = [other for other in specs if other.method == spec.method]
     if len(same) > 1:
         title += f" s{spec.seed}"

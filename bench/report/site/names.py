@@ -29,8 +29,7 @@ class Names:
 
     def method(self, name: str) -> str:
         """The title of a configured method."""
-        spec = self.loaded.config.methods.get(name)
-        return (spec.title if spec else "") or name
+        return self.loaded.title_of(name)
 
     def page(self, name: str) -> str:
         """Where the page of a method lies."""
