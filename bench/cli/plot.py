@@ -244,8 +244,9 @@ def boundary(
     """
     from bench.cli.device import pick
     from bench.core.identity import short
+    from bench.evaluation.boundary import chosen_images, measure
+    from bench.jobs.boundary import subjects_of
     from bench.report.plots import boundary as plot
-    from bench.report.plots.subjects import subjects_of
 
     if radius < step:
         raise _wrong(f"--radius {radius:g} is less than one --step of {step:g}")
@@ -254,10 +255,10 @@ def boundary(
     place = workplace(results, data, pick(device, threads), factories=factories)
     with reading(db, results) as base:
         subjects, pixels, labels, dataset = subjects_of(identifiers, base, place)
-    numbers = list(images) if images else plot.chosen_images(subjects, pixels, labels, 3)
+    numbers = list(images) if images else chosen_images(subjects, pixels, labels, 3)
     if numbers and max(numbers) >= len(labels):
         raise _wrong(f"there are {len(labels):,} test images, numbered from 0; {max(numbers)} is none")
-    frame = plot.measure(subjects, pixels, labels, numbers, radius=radius, step=step)
+    frame = measure(subjects, pixels, labels, numbers, radius=radius, step=step)
     head = (
         f"Decision boundaries on {dataset}: predicted class around test images (at the cross)",
         "Thick line: boundary of the true class. Right: the loss rises. Up: a random orthogonal direction.",

@@ -14,7 +14,8 @@ from click.testing import CliRunner
 from small_results import FEW, QUICK, bench
 
 from bench.cli.main import cli
-from bench.report.plots import boundary, style
+from bench.evaluation import boundary
+from bench.report.plots import style
 
 
 def rows_of(path: Path) -> list[dict[str, str]]:

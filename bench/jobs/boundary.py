@@ -1,4 +1,4 @@
-"""What `bench plot boundary` draws: trained ensembles and the test images that they share."""
+"""What decision boundaries are measured on: trained ensembles and the test images that they share."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ from sqlalchemy import select
 
 from bench.core.errors import BenchError
 from bench.core.identity import short
+from bench.evaluation.boundary import Subject
 from bench.experiment.spec import RunSpec
 from bench.jobs import work
 from bench.jobs.workplace import Workplace
-from bench.report.plots.boundary import Subject
 from bench.store import queries
 from bench.store.database import Database
 from bench.store.schema import Run
