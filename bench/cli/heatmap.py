@@ -12,7 +12,7 @@ from bench.cli.options import Named, choose, reading, selectors, where
 from bench.cli.parameters import Once
 
 if TYPE_CHECKING:
-    from bench.evaluation.rates import Population, Rate
+    from bench.store.rates import Population, Rate
 
 
 @click.command("heatmap", cls=Once)

@@ -152,7 +152,7 @@ def _evaluation(base: Database, evaluation_id: str) -> dict[str, Any]:
     if row.kind == "blackbox":
         import numpy as np
 
-        from bench.evaluation.rates import blackbox_rates
+        from bench.store.rates import blackbox_rates
 
         outcomes = queries.outcomes(base, [evaluation_id]).get(evaluation_id)
         missed = [attempt.bits for attempt in queries.blackbox(base, evaluation_id)]

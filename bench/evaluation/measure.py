@@ -119,7 +119,7 @@ def transferability(
 
     Every image is attacked and the last iterate is used (`stop = last`). Bits of cell (source, target) say that the
     target misclassifies the images crafted on the source; rates for any population follow from them and from the
-    clean rows (`bench.evaluation.rates`). With `targets` they say that the target outputs the class that the images
+    clean rows (`bench.store.rates`). With `targets` they say that the target outputs the class that the images
     were led to: the targeted transferability of Definition 6.
     """
     wanted = None if targets is None else target_classes(ensemble, images, targets, seed_axes, batch_size)

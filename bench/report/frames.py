@@ -111,7 +111,7 @@ class Frames:
 
         Members count from 1, the whole ensemble is the target `ensemble`. Shares: misclassified of `all` images, of
         those that all members (`correct_all`) or source and target (`correct_both`) get right when clean;
-        `definition6` and `definition6_conditional` as in `bench.evaluation.rates`.
+        `definition6` and `definition6_conditional` as in `bench.store.rates`.
         """
         import pandas as pd
 

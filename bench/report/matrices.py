@@ -10,14 +10,13 @@ from numpy.typing import NDArray
 from bench.core.config import Loaded
 from bench.core.errors import BenchError
 from bench.core.precision import USUAL, Precision, titled
-from bench.evaluation import rates
 from bench.experiment import select
 from bench.experiment.select import Selection
 from bench.experiment.spec import RunSpec
 from bench.report.recipes import recipe_label
 from bench.report.results import changes_shown, images_label, run_notes, run_specs
 from bench.report.titles import Titles
-from bench.store import queries, standing
+from bench.store import queries, rates, standing
 from bench.store.database import Database
 
 

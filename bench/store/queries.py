@@ -173,7 +173,7 @@ def clean_rows(db: Database, evaluation_id: str) -> Bools:
 
 
 def transfer(db: Database, evaluation_id: str) -> TransferBits:
-    """The matrix of a transfer evaluation, for `bench.evaluation.rates.transfer_rates`.
+    """The matrix of a transfer evaluation, for `bench.store.rates.transfer_rates`.
 
     Raises:
         BenchError: the evaluation is unknown or no transfer matrix.

@@ -12,10 +12,10 @@ import numpy as np
 from bench.core import bits, strict_json
 from bench.core.errors import BenchError
 from bench.core.numbers import ENSEMBLE
-from bench.evaluation.rates import transfer_rates
 from bench.experiment.records import EpochRecord, EvaluationRecord
 from bench.store import schema
 from bench.store.door import epoch_of
+from bench.store.rates import transfer_rates
 
 log = logging.getLogger(__name__)
 

@@ -18,7 +18,6 @@ from bench.core.bits import from_text
 from bench.core.errors import BenchError, JobError
 from bench.data.base import ImageSet
 from bench.evaluation import blackbox
-from bench.evaluation.rates import blackbox_rates
 from bench.experiment import select
 from bench.experiment.select import Selection
 from bench.jobs import work
@@ -27,6 +26,7 @@ from bench.jobs.workplace import Workplace
 from bench.models.ensemble import Ensemble
 from bench.store import ingest, queries
 from bench.store.database import Database
+from bench.store.rates import blackbox_rates
 
 pytestmark = pytest.mark.usefixtures("_one_thread")
 ATTACKS = {"pgd": PGD(steps=5), "pgd_cw": PGDCW(steps=5)}

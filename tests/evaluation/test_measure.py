@@ -16,8 +16,8 @@ from bench.core.bits import from_text
 from bench.core.errors import JobError
 from bench.data.base import ImageSet
 from bench.evaluation import measure
-from bench.evaluation.rates import transfer_rates
 from bench.models.ensemble import Ensemble
+from bench.store.rates import transfer_rates
 
 pytestmark = pytest.mark.usefixtures("_one_thread")
 AXES = ("tests", 0)

@@ -1,4 +1,4 @@
-"""`bench.evaluation.rates` against a loop over images that spells the definitions out."""
+"""`bench.store.rates` against a loop over images that spells the definitions out."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from bench.core.errors import BenchError
-from bench.evaluation.rates import off_diagonal_mean, transfer_rates
+from bench.store.rates import off_diagonal_mean, transfer_rates
 
 
 @st.composite
