@@ -6,7 +6,7 @@ import hashlib
 import json
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -37,26 +37,17 @@ def header(contents: str, metadata: Mapping[str, Any]) -> dict[str, str]:
     return {HEADER: json.dumps({**metadata, SEAL: _seal(contents, metadata)}, sort_keys=True)}
 
 
-def opened(found: Mapping[str, str] | None, contents: str, path: Path) -> tuple[dict[str, Any], bool]:
-    """The metadata of a file with the header `found`, and whether it is sealed; files of older versions are not.
+class Contents(NamedTuple):
+    """What a file holds; `sealed`: it carries a digest, and is what was written. Files of old versions carry none."""
 
-    Raises:
-        DamagedError: no header of ours, or header and tensors are not those that were written.
-    """
-    try:
-        metadata = json.loads((found or {})[HEADER])
-    except (KeyError, ValueError, RecursionError) as error:
-        raise DamagedError(f"{path} is damaged, or none of ours (its header: {error})") from error
-    if not isinstance(metadata, dict):
-        raise DamagedError(f"{path} is damaged, or none of ours (its header)")
-    seal = metadata.pop(SEAL, None)
-    if seal not in (None, _seal(contents, metadata)):
-        raise DamagedError(f"{path} is damaged: it holds other values than were written (its digest differs)")
-    return metadata, seal is not None
+    arrays: dict[str, NDArray[Any]]
+    metadata: dict[str, Any]
+    digest: str
+    sealed: bool
 
 
-def read(path: Path) -> tuple[dict[str, NDArray[Any]], dict[str, Any], bool]:
-    """Arrays and metadata of a file, and whether it is sealed.
+def read(path: Path) -> Contents:
+    """Everything in a file, checked against the digest that it carries.
 
     Raises:
         DamagedError: the file is missing, cut short, not one of ours, or does not hold what was written.
@@ -67,9 +58,19 @@ def read(path: Path) -> tuple[dict[str, NDArray[Any]], dict[str, Any], bool]:
         with safe_open(path, framework="np") as file:
             arrays = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - no mapping
             found = file.metadata()
+        contents = digest(arrays)
     except (OSError, SafetensorError, KeyError, ValueError, TypeError, AttributeError) as error:
         raise DamagedError(f"{path} is missing or damaged ({error})") from error
-    return (arrays, *opened(found, digest(arrays), path))
+    try:
+        metadata = json.loads((found or {})[HEADER])
+    except (KeyError, ValueError, RecursionError) as error:
+        raise DamagedError(f"{path} is damaged, or none of ours (its header: {error})") from error
+    if not isinstance(metadata, dict):
+        raise DamagedError(f"{path} is damaged, or none of ours (its header)")
+    seal = metadata.pop(SEAL, None)
+    if seal not in (None, _seal(contents, metadata)):
+        raise DamagedError(f"{path} is damaged: it holds other values than were written (its digest differs)")
+    return Contents(arrays, metadata, contents, seal is not None)
 
 
 def set_aside(path: Path) -> str:

@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
-from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
@@ -24,7 +23,7 @@ def save(path: Path, tensors: dict[str, Tensor], metadata: dict[str, Any]) -> No
 
 
 class Contents(NamedTuple):
-    """What a file holds; `sealed`: it carries a digest, and is what was written. Files of old versions carry none."""
+    """What a file holds, as `bench.core.tensors.Contents`."""
 
     tensors: dict[str, Tensor]
     metadata: dict[str, Any]
@@ -38,15 +37,9 @@ def read(path: Path) -> Contents:
     Raises:
         DamagedError: the file is missing, cut short, not one of ours, or does not hold what was written.
     """
-    try:
-        with safe_open(path, framework="pt") as file:
-            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - no mapping
-            found = file.metadata()
-        contents = digest(tensors)
-    except (OSError, SafetensorError, KeyError, ValueError, TypeError) as error:
-        raise DamagedError(f"{path} is missing or damaged ({error})") from error
-    metadata, sealed = files.opened(found, contents, path)
-    return Contents(tensors, metadata, contents, sealed)
+    found = files.read(path)
+    tensors = {name: torch.from_numpy(array) for name, array in found.arrays.items()}
+    return Contents(tensors, found.metadata, found.digest, found.sealed)
 
 
 def load(path: Path, *, expected: str | None = None) -> tuple[dict[str, Tensor], dict[str, Any]]:

@@ -60,7 +60,7 @@ def read(path: Path) -> Samples:
     from bench.core import tensors
 
     try:
-        arrays, _, _ = tensors.read(path)
+        arrays = tensors.read(path).arrays
         clean, adversarial = arrays["clean"], arrays["adversarial"]
         numbers = [arrays[name] for name in ("labels", "clean_prediction", "adversarial_prediction")]
         if clean.ndim != 4 or clean.shape != adversarial.shape or clean.shape[1] not in (1, 3):
