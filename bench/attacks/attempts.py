@@ -7,13 +7,14 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from bench.attacks.base import Attack, Stop
+from bench.attacks.ball import ROUNDING, excess, project
+from bench.attacks.base import Attack
 from bench.attacks.counts import Counts
-from bench.attacks.problem import Draws, Problem, excess, project
+from bench.attacks.draws import Draws
+from bench.attacks.problem import Problem
 from bench.core.errors import JobError
+from bench.core.specs import Stop
 from bench.data.base import ImageSet
-
-ROUNDING = 1e-4  # an attack may be this far outside the budget by rounding; it is clipped back
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -70,8 +71,10 @@ class Attempts:
     def _attempt(self, rows: Tensor, restart: int, network: nn.Module) -> tuple[Problem, Tensor, float]:
         """The finished problem, the model's classes [b] for its result, and how far that was outside the budget."""
         clean_images = self.images.floats(rows)
+        name = type(self.attack).__name__
         problem = Problem(
-            attack=self.attack,
+            name=name,
+            norm=self.attack.norm,
             model=self.model,
             images=clean_images.clone(),  # an attack that works in place must not move what it is measured against
             labels=self.images.labels[rows].clone(),
@@ -84,7 +87,6 @@ class Attempts:
             network=network,
             coarse=self.coarse,
         )
-        name = type(self.attack).__name__
         problem.finish(self.attack.run(problem))
         if not bool(problem.result.isfinite().all()):
             raise JobError(f"{name} returned images with NaN or infinite pixels")

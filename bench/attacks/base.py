@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, ClassVar, Literal
+from typing import TYPE_CHECKING, ClassVar
 
 from bench.core.errors import BenchError
 
@@ -11,8 +11,6 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from bench.attacks.problem import Problem
-
-Stop = Literal["first_success", "last"]
 
 
 @dataclass(frozen=True, kw_only=True)

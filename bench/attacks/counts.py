@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from bench.attacks.problem import Problem
-from bench.core.specs import Precision
+from bench.core.precision import Precision
 
 
 class Counts:

@@ -16,12 +16,13 @@ import torch
 from torch import Tensor, nn
 
 from bench.attacks.attempts import Attempts, predicted
-from bench.attacks.base import Attack, Stop
+from bench.attacks.base import Attack
 from bench.attacks.counts import Counts
-from bench.attacks.problem import Draws
+from bench.attacks.draws import Draws
 from bench.core.errors import BenchError
+from bench.core.precision import Precision
 from bench.core.progress import Progress
-from bench.core.specs import Precision
+from bench.core.specs import Stop
 from bench.data.base import ImageSet
 from bench.models.fast import fast_copy
 

@@ -3,57 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Any, NamedTuple, overload
+from typing import Any, NamedTuple, overload
 
 import torch
 from torch import Tensor, nn
 
-from bench.attacks import losses as loss_functions
-from bench.core import seeds
+from bench.attacks.ball import TOLERANCE, excess, project
+from bench.attacks.draws import Draws
+from bench.attacks.losses import LOSSES
 from bench.core.errors import BenchError
+from bench.core.specs import Stop
 from bench.models.ensemble import Ensemble
-
-if TYPE_CHECKING:
-    from bench.attacks.base import Attack, Stop
-
-TOLERANCE = 1e-5  # rounding that an iterate may be outside the ball and still count as inside
-GOLDEN = 0x9E3779B97F4A7C15  # odd, so that the seeds of different images differ
-
-
-class Draws:
-    """Random numbers for the images of an evaluation set, each image with a stream of its own.
-
-    A draw depends on the axes, its name and the image's position in the set: batch size, device, and which images
-    are still attacked change nothing.
-    """
-
-    def __init__(self, axes: tuple[object, ...], shape: tuple[int, ...]) -> None:
-        self.axes = axes
-        self.shape = shape
-        self._generator = torch.Generator()
-
-    def take(self, kind: str, name: object, rows: Tensor) -> Tensor:
-        """The draw `name` for the images at `rows`: `kind` "uniform" (in [-1, 1)) or "normal"."""
-        base = seeds.derive(*self.axes, kind, name)
-        draw = torch.rand if kind == "uniform" else torch.randn
-        values = torch.empty(len(rows), *self.shape)
-        for place, row in enumerate(rows.tolist()):
-            self._generator.manual_seed((base + row * GOLDEN) % 2**63)
-            draw(self.shape, generator=self._generator, out=values[place])
-        return (values * 2 - 1 if kind == "uniform" else values).to(rows.device)
-
-    def shared(self, name: object, size: int) -> list[float]:
-        """`size` uniform numbers in [0, 1), the same for every image of the set."""
-        return torch.rand(size, generator=seeds.generator(*self.axes, "shared", name)).tolist()
-
-
-def gradient_losses() -> dict[str, loss_functions.Loss]:
-    """Losses (scores [b, C], labels [b], targets [b] or None) → [b] that an attack can ascend, by name.
-
-    The output is a log-probability or a logit vector, whichever the fusion rule gives; cross-entropy is right on
-    both, since a log-softmax leaves log-probabilities as they are.
-    """
-    return loss_functions.LOSSES
 
 
 class Answer(NamedTuple):
@@ -82,12 +42,24 @@ class Problem:
             `ask`, or `ascend` for what is no function of the fused output alone.
         network: the same function in less time, or in the precision that was chosen, where there is such a copy: for
             passes inside `ascend`. What it calls broken the model judges again.
+        norm: of the ball: "linf", "l2", or None without a ball.
+        stop: "first_success", where an image is done when an iterate of it is misclassified, or "last".
+        restart: number of this restart, from 0.
+
+    Attributes for the harness, which reads them when `run` has returned:
+        result: float32 [B, C, H, W], what became of all images that the batch began with.
+        places: int64 [b], where the images still attacked stand among these.
+        doubtful: bool [B], called broken by `network` alone, which only rounds otherwise than the model.
+        forwards, backwards: passes made, counted per image.
+        loss_sums: for each call of `ascend`: stage, sum of the values (float64, on the device), number of images.
+        zero_gradients: number of images (a scalar on the device) without any gradient at the first such call.
     """
 
     def __init__(
         self,
         *,
-        attack: Attack,
+        name: str,
+        norm: str | None,
         model: nn.Module,
         images: Tensor,
         labels: Tensor,
@@ -100,27 +72,34 @@ class Problem:
         network: nn.Module | None = None,
         coarse: bool = False,
     ) -> None:
+        """A batch whose images stand at `rows`, int64 [B], in the evaluation set.
+
+        Args:
+            name: of the attack, for messages.
+            coarse: whether `network` computes in less than float32.
+        """
         self.images = images
         self.labels = labels
         self.targets = targets
         self.budget = budget
+        self.norm = norm
         self.stop = stop
         self.restart = restart
-        self._attack = attack
         self.model = model
         self.network = model if network is None else network
-        self._coarse = coarse  # whether `network` computes in less than float32
-        self._draws = draws
-        self._rows = rows  # positions in the evaluation set, for the draws
-        self._places = torch.arange(len(images), device=images.device)  # positions in this batch
-        self._broken = torch.zeros(len(images), dtype=torch.bool, device=images.device)  # of the images still held
-        self.doubtful = self._broken.clone()  # of all images of the batch, for the harness: broken for the copy alone
-        self._droppable = False  # whether any of these may be broken: known without waiting for the device
         self.result = images.clone()
+        self.places = torch.arange(len(images), device=images.device)
+        self.doubtful = torch.zeros(len(images), dtype=torch.bool, device=images.device)
         self.forwards = 0
         self.backwards = 0
-        self.loss_sums: list[tuple[str, Tensor, int]] = []  # stage, sum of losses, images
+        self.loss_sums: list[tuple[str, Tensor, int]] = []
         self.zero_gradients = torch.zeros((), dtype=torch.int64, device=images.device)
+        self._name = name
+        self._coarse = coarse
+        self._draws = draws
+        self._rows = rows
+        self._broken = self.doubtful.clone()  # bool [b], of the images still attacked
+        self._droppable = False  # whether any of these may be broken: known without waiting for the device
         self._asked = False
 
     # ---- asking the model
@@ -140,8 +119,8 @@ class Problem:
 
         Args:
             x: [b, C, H, W], rows as in `images`.
-            loss: a name of `gradient_losses`, or a function (scores [b, C], labels [b]) → [b] to be ascended. A named
-                loss leads to the targets where there are any; a function has to see to that itself.
+            loss: a name in `bench.attacks.losses.LOSSES`, or a function (scores [b, C], labels [b]) → [b] to be
+                ascended. A named loss leads to the targets where there are any; a function sees to that itself.
             curve: as for `ascend`.
         """
         return self.ask(x, loss, curve=curve).gradient
@@ -173,7 +152,7 @@ class Problem:
     def loss(self, scores: Tensor, loss: str | Callable[[Tensor, Tensor], Tensor]) -> Tensor:
         """Each image's loss [b] for fused outputs [b, classes]; `loss` as for `gradient`."""
         if isinstance(loss, str):
-            return gradient_losses()[loss](scores, self.labels, self.targets)
+            return LOSSES[loss](scores, self.labels, self.targets)
         return loss(scores, self.labels)
 
     def ascend(
@@ -215,7 +194,7 @@ class Problem:
         """
         if not isinstance(self.model, Ensemble):
             raise BenchError(
-                f"{type(self._attack).__name__} looks at the members of an ensemble, and {type(self.model).__name__} "
+                f"{self._name} looks at the members of an ensemble, and {type(self.model).__name__} "
                 "is none; attack the ensemble, or take pgd or apgd_ce for a single network"
             )
         return self.model
@@ -235,17 +214,17 @@ class Problem:
 
     def project(self, x: Tensor) -> Tensor:
         """`x` moved into the ball around `images` and into [0, 1]; only into [0, 1] without a ball."""
-        return project(x, self.images, self.budget, self._attack.norm)
+        return project(x, self.images, self.budget, self.norm)
 
     # ---- randomness
 
     def uniform(self, name: object = "start") -> Tensor:
         """Uniform numbers in [-1, 1), shaped as `images`; the same for the same image, restart and name."""
-        return self._draws.take("uniform", (name, self.restart), self._rows[self._places])
+        return self._draws.take("uniform", (name, self.restart), self._rows[self.places])
 
     def normal(self, name: object = "start") -> Tensor:
         """Standard normal numbers, shaped as `images`; the same for the same image, restart and name."""
-        return self._draws.take("normal", (name, self.restart), self._rows[self._places])
+        return self._draws.take("normal", (name, self.restart), self._rows[self.places])
 
     def shared_uniform(self, name: object, size: int) -> list[float]:
         """`size` uniform numbers in [0, 1), the same for every image of the set; for one draw a step."""
@@ -283,12 +262,12 @@ class Problem:
         keep = mask.nonzero().squeeze(1)
         self.images, self.labels = self.images[keep], self.labels[keep]
         self.targets = None if self.targets is None else self.targets[keep]
-        self._places, self._broken = self._places[keep], self._broken[keep]
+        self.places, self._broken = self.places[keep], self._broken[keep]
         return tuple(tensor[keep] for tensor in tensors)
 
     def _store(self, mask: Tensor, x: Tensor) -> None:
         chosen = (mask & ~self._broken).nonzero().squeeze(1)
-        self.result[self._places[chosen]] = x.detach()[chosen].to(self.result.dtype)
+        self.result[self.places[chosen]] = x.detach()[chosen].to(self.result.dtype)
 
     # ---- for the harness
 
@@ -312,7 +291,7 @@ class Problem:
                 broken &= self.fooled(self.model(iterates), chosen)
             self.forwards += len(chosen)
         # Written for all that were chosen, so that nothing waits for the number of those really broken.
-        places, shape = self._places[chosen], (-1, *[1] * (x.dim() - 1))
+        places, shape = self.places[chosen], (-1, *[1] * (x.dim() - 1))
         self.result[places] = torch.where(broken.view(shape), iterates.to(self.result.dtype), self.result[places])
         self._broken[chosen] = broken
         if not exact and not self._coarse:
@@ -321,7 +300,7 @@ class Problem:
 
     def excess(self, x: Tensor, images: Tensor) -> Tensor:
         """How far each image of `x` is outside the ball or [0, 1] (0 or less: inside); NaN counts as infinitely far."""
-        return excess(x, images, self.budget, self._attack.norm)
+        return excess(x, images, self.budget, self.norm)
 
     def finish(self, x: Tensor) -> None:
         """Take what `run` returned: rows for the images still held; broken ones keep their first broken iterate."""
@@ -330,30 +309,3 @@ class Problem:
         if x.shape != self.images.shape:
             raise ValueError(f"run returned shape {tuple(x.shape)} for images of shape {tuple(self.images.shape)}")
         self._store(torch.ones_like(self._broken), x)
-
-
-def project(x: Tensor, images: Tensor, budget: float, norm: str | None) -> Tensor:
-    """`x` moved into the ball of radius `budget` around `images` and into [0, 1]."""
-    if norm == "linf":
-        return torch.clamp(x, (images - budget).clamp_min(0), (images + budget).clamp_max(1))
-    if norm == "l2":
-        # Clipped first: what [0, 1] takes away then uses nothing of the radius. Scaling leads back towards an image in
-        # [0, 1], so it stays there; the last clamp is for rounding.
-        change = x.clamp(0, 1) - images
-        length = change.flatten(1).norm(dim=1).clamp_min(1e-12)
-        factor = (budget / length).clamp_max(1).view(-1, *[1] * (x.dim() - 1))
-        moved: Tensor = (images + change * factor).clamp(0, 1)
-        return moved
-    return x.clamp(0, 1)
-
-
-def excess(x: Tensor, images: Tensor, budget: float, norm: str | None) -> Tensor:
-    """How far each image of `x` is outside the ball or [0, 1] (0 or less: inside); NaN counts as infinitely far."""
-    flat = x.flatten(1)
-    outside = torch.maximum(-flat.amin(1), flat.amax(1) - 1)
-    change = (x - images).flatten(1)
-    if norm == "linf":
-        outside = torch.maximum(outside, change.abs().amax(1) - budget)
-    elif norm == "l2":
-        outside = torch.maximum(outside, change.norm(dim=1) - budget)
-    return torch.where(flat.isfinite().all(1), outside, torch.inf)

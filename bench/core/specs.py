@@ -17,6 +17,8 @@ from bench.core.settings import explain
 Budget = Annotated[float, BeforeValidator(parse_number), Field(ge=0, le=BUDGET, allow_inf_nan=False)]
 Budgets = Annotated[tuple[Budget, ...], Field(max_length=MOST)]
 Settings = dict[str, Any]
+Stop = Literal["first_success", "last"]
+"""When an image is done: as soon as one iterate is misclassified, or by its last iterate."""
 BY_MEMBERS = "by_members"
 
 
@@ -184,7 +186,7 @@ class ProtocolSpec(Spec):
     norm: Literal["linf", "l2"] = "linf"
     eps: tuple[Budget, ...] = Field(min_length=1)
     suite: str = Field(description="whose attacks count, with their settings and budgets")
-    stop: Literal["first_success", "last"] = "first_success"
+    stop: Stop = "first_success"
     images: int = Field(ge=1, description="how many test images count, the first in the fixed order")
     blackbox: bool = Field(False, description="whether the black-box suite at this ε counts too")
     seeds: int = Field(1, ge=1, le=1000, description="trainings that a rank asks for")

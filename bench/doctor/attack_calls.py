@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from bench.attacks.problem import TOLERANCE
+from bench.attacks.ball import TOLERANCE
 from bench.doctor.attack_watch import Call
 from bench.doctor.rules import Rule, listed
 

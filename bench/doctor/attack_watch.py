@@ -13,9 +13,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from bench.attacks.attempts import ROUNDING
+from bench.attacks.ball import ROUNDING, excess, project
 from bench.attacks.base import Attack
-from bench.attacks.problem import Problem, excess, project
+from bench.attacks.problem import Problem
 from bench.core.registry import PluginError
 from bench.doctor.rules import ModelState, random_state, seen
 from bench.models.ensemble import Ensemble
@@ -120,7 +120,7 @@ def _call(plugin: type[Attack], attack: Attack, problem: Problem) -> tuple[Tenso
         direct.watch(problem.model, stack)
         result: Any = plugin.run(attack, problem)
     _check_result(result, problem)
-    here = problem._places
+    here = problem.places
     touched = [name for name, tensor in before.items() if not torch.equal(getattr(problem, name), tensor[here])]
     touched += [name for name, tensor in before.items() if name not in touched and not torch.equal(held[name], tensor)]
     touched += ["budget"] if problem.budget != budget else []

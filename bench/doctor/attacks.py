@@ -9,8 +9,9 @@ from functools import cached_property
 import torch
 from torch import Tensor
 
-from bench.attacks.base import Attack, Stop
+from bench.attacks.base import Attack
 from bench.attacks.judge import Outcome, attack_images
+from bench.core.specs import Stop
 from bench.data.base import ImageSet
 from bench.doctor.attack_calls import RULES as CALL_RULES
 from bench.doctor.attack_watch import watched

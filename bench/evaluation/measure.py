@@ -11,13 +11,14 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from bench.attacks.base import Attack, Stop
+from bench.attacks.base import Attack
 from bench.attacks.judge import Outcome, attack_images, evaluation_mode, predictions
 from bench.core import seeds
 from bench.core.bits import to_text
 from bench.core.errors import JobError
+from bench.core.precision import Precision
 from bench.core.progress import Progress
-from bench.core.specs import Precision
+from bench.core.specs import Stop
 from bench.data.base import ImageSet
 from bench.models.ensemble import Ensemble
 

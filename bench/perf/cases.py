@@ -9,14 +9,15 @@ import torch
 from torch import Tensor, nn
 
 from bench.attacks.apgd import APGDCE, APGDDLR
-from bench.attacks.attempts import ROUNDING
+from bench.attacks.ball import ROUNDING, excess
 from bench.attacks.base import Attack
 from bench.attacks.cw import CW
+from bench.attacks.draws import Draws
 from bench.attacks.ead import EAD
 from bench.attacks.fgsm import FGSM
 from bench.attacks.iterative import BIM, MIM, PGD, PGDL2
 from bench.attacks.judge import Outcome, attack_images, predictions
-from bench.attacks.problem import Draws, Problem, excess
+from bench.attacks.problem import Problem
 from bench.core.errors import BenchError
 from bench.core.specs import Precision
 from bench.data.base import ImageSet
@@ -83,8 +84,8 @@ class Case:
         rows = torch.arange(len(self.images), device=self.images.device)
         images = self.images.floats()
         problem = Problem(
-            attack=self.attack, model=self.model, images=images, labels=self.images.labels, rows=rows,
-            budget=self.budget, stop="last", restart=0, draws=self._draws(),
+            name=type(self.attack).__name__, norm=self.attack.norm, model=self.model, images=images,
+            labels=self.images.labels, rows=rows, budget=self.budget, stop="last", restart=0, draws=self._draws(),
         )  # fmt: skip
         return self.attack.start(problem)
 

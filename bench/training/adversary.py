@@ -6,6 +6,7 @@ import contextlib
 from collections.abc import Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING, Literal
 
+from bench.attacks.ball import project
 from bench.core.errors import BenchError
 from bench.core.lazy import torch
 from bench.training.gradients import search_mode
@@ -41,8 +42,6 @@ def pgd(
         step: length of a step: of its sign for ℓ∞, along the normalised gradient for ℓ2.
         noise: the batch whose generator draws the start, uniform in the ball; None starts at the image.
     """
-    from bench.attacks.problem import project
-
     points = images.detach()
     if noise is not None:
         points = project(points + _start(points, radius, norm, noise), images, radius, norm)

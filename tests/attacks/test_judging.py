@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from bench.attacks.base import Attack, Stop
+from bench.attacks.base import Attack
 from bench.attacks.fgsm import FGSM
 from bench.attacks.iterative import BIM, MIM, PGD, PGDL2
 from bench.attacks.judge import Outcome, attack_images, predictions
@@ -19,6 +19,7 @@ from bench.attacks.problem import Problem
 from bench.core.errors import JobError
 from bench.core.progress import Progress
 from bench.core.seeds import generator
+from bench.core.specs import Stop
 from bench.data.base import ImageSet
 
 pytestmark = pytest.mark.usefixtures("_one_thread")

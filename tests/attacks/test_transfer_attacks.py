@@ -154,13 +154,14 @@ class Product(nn.Module):
 
 def test_the_gradient_is_that_of_the_interaction_of_the_sampled_cells():
     """By finite differences of CE − λ·[v(δ) − v(δ outside) − v(δ inside) + v(0)], cells drawn as the attack does."""
-    from bench.attacks.problem import Draws, Problem
+    from bench.attacks.draws import Draws
+    from bench.attacks.problem import Problem
 
     images = ImageSet(torch.full((1, 1, 8, 8), 128, dtype=torch.uint8), torch.zeros(1, dtype=torch.long))
     which, model = IR(strength=0.7, samples=3), Product().double()
     clean = images.floats().double()
     problem = Problem(
-        attack=which, model=model, images=clean, labels=images.labels, rows=torch.arange(1), budget=0.2,
+        name="ir", norm=which.norm, model=model, images=clean, labels=images.labels, rows=torch.arange(1), budget=0.2,
         stop="last", restart=0, draws=Draws(("tests",), (1, 8, 8)),
     )  # fmt: skip
     x = clean + 0.2 * (2 * torch.rand(clean.shape, generator=generator("x"), dtype=torch.float64) - 1)

@@ -12,13 +12,15 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 from torch.nn import functional
 
-from bench.attacks.base import Attack, Stop
+from bench.attacks.base import Attack
+from bench.attacks.draws import Draws
 from bench.attacks.fgsm import FGSM
 from bench.attacks.iterative import BIM, MIM, PGD, PGDL2
 from bench.attacks.judge import Outcome, attack_images
-from bench.attacks.problem import Draws, Problem
+from bench.attacks.problem import Problem
 from bench.core.errors import BenchError
 from bench.core.seeds import generator
+from bench.core.specs import Stop
 from bench.data.base import ImageSet
 
 pytestmark = pytest.mark.usefixtures("_one_thread")
