@@ -1,4 +1,4 @@
-"""What is counted while attacks run: passes, and what flags are derived from."""
+"""What is counted while an attack runs: passes, and what flags are derived from."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from bench.attacks.problem import Problem
 from bench.core.precision import Precision
 
 
-class Counts:
+class AttackCounts:
     """Sums over batches: passes, and what flags are derived from."""
 
     def __init__(self) -> None:

@@ -15,9 +15,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from bench.attacks.attempts import Attempts, predicted
 from bench.attacks.base import Attack
-from bench.attacks.counts import Counts
+from bench.attacks.batched import BatchedAttack, predicted
+from bench.attacks.counts import AttackCounts
 from bench.attacks.draws import Draws
 from bench.core.errors import BenchError
 from bench.core.precision import Precision
@@ -31,7 +31,7 @@ SAMPLE = 4  # images on which a fast copy of the model is compared with it
 
 
 @dataclass(frozen=True)
-class Outcome:
+class AttackOutcome:
     """What an attack did to a set of n images.
 
     Attributes:
@@ -99,7 +99,7 @@ def attack_images(
     clean: Tensor | None = None,
     precision: Precision = "float32",
     progress: Progress | None = None,
-) -> Outcome:
+) -> AttackOutcome:
     """Attack every image of a set and judge the result.
 
     Under `first_success` images that are misclassified when clean are not attacked; an image is broken as soon as one
@@ -115,9 +115,9 @@ def attack_images(
         seed_axes: axes of the attack's random numbers.
         keep_images: whether the outcome holds the adversarial images.
         targets: int64 [n], the class that each image should be taken for. The attack then succeeds where the model
-            outputs it, and only that lets an image leave under `first_success`; `Outcome.hit` says where. `robust`
-            still means classified correctly. Images of the target class itself succeed without a change: leave them
-            out of the population.
+            outputs it, and only that lets an image leave under `first_success`; `hit` of the outcome says where.
+            `robust` still means classified correctly. Images of the target class itself succeed without a change:
+            leave them out of the population.
         clean: bool [n], images that are known to be classified correctly without attack; found out when not given.
         precision: of the passes that the attack asks for. What they call broken is judged by the float32 model, and so
             is the result; with "bfloat16" an image may stand that float32 gradients would have broken.
@@ -130,11 +130,11 @@ def attack_images(
     if targets is not None:
         targets = _checked_targets(targets, attack, images)
     started = time.perf_counter()
-    count = Counts()
+    counts = AttackCounts()
     with evaluation_mode(model):
         if clean is None:
             clean = predictions(model, images, batch_size=batch_size) == images.labels
-            count.forwards += len(images)
+            counts.forwards += len(images)
         clean = clean.to(images.device)
         robust = clean.clone()
         hit = None if targets is None else torch.zeros_like(clean)
@@ -142,8 +142,8 @@ def attack_images(
         adversarial = images.floats(slice(None)).cpu() if keep_images else None
         network, coarse = _network(attack, model, images, precision, progress)
         if precision != "float32":
-            count.asked_in = precision if coarse else "float32"
-        attempts = Attempts(
+            counts.asked_in = precision if coarse else "float32"
+        batched = BatchedAttack(
             attack=attack,
             model=model,
             images=images,
@@ -153,15 +153,15 @@ def attack_images(
             draws=Draws((*seed_axes, "attack"), tuple(images.images.shape[1:])),
             network=network,
             coarse=coarse,
-            count=count,
+            counts=counts,
         )
         for restart in range(attack.restarts):
             done = 0
             for rows in todo.split(batch_size):  # type: ignore[no-untyped-call]
                 if not len(rows):
                     continue
-                result, output = attempts.batch(rows, restart, clean[rows])
-                wrong, success = output != images.labels[rows], attempts.fooled(output, rows)
+                result, output = batched.run(rows, restart, clean[rows])
+                wrong, success = output != images.labels[rows], batched.fooled(output, rows)
                 if adversarial is not None:
                     # Later restarts replace an image only where they break what stood before.
                     standing = robust[rows] if hit is None else ~hit[rows]
@@ -174,14 +174,14 @@ def attack_images(
                 progress.images(done, len(todo), standing=int(robust.sum()))
             if stop == "first_success":
                 todo = (robust if hit is None else clean & ~hit).nonzero().squeeze(1)
-    return Outcome(
+    return AttackOutcome(
         clean=clean.cpu(),
         robust=robust.cpu(),
         adversarial=adversarial,
-        forwards=count.forwards,
-        backwards=count.backwards,
+        forwards=counts.forwards,
+        backwards=counts.backwards,
         seconds=time.perf_counter() - started,
-        measurements=count.measurements(),
+        measurements=counts.measurements(),
         hit=None if hit is None else hit.cpu(),
     )
 

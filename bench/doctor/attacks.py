@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from bench.attacks.base import Attack
-from bench.attacks.judge import Outcome, attack_images
+from bench.attacks.judge import AttackOutcome, attack_images
 from bench.core.specs import Stop
 from bench.data.base import ImageSet
 from bench.doctor.attack_calls import RULES as CALL_RULES
@@ -52,7 +52,7 @@ class Trials:
         batch: int = IMAGES,
         budget: float | None = None,
         targets: Tensor | None = None,
-    ) -> Outcome:
+    ) -> AttackOutcome:
         """One run; `place` names the global random state."""
         ensemble, images = victim(self.seed)
         ensemble = copy.deepcopy(ensemble)  # whatever an attack does to it
@@ -63,12 +63,12 @@ class Trials:
             )  # fmt: skip
 
     @cached_property
-    def first(self) -> Outcome:
+    def first(self) -> AttackOutcome:
         """All images in one batch, each kept to the end."""
         return self.run()
 
     @cached_property
-    def leaving(self) -> Outcome:
+    def leaving(self) -> AttackOutcome:
         """All images in one batch, which they leave as they break."""
         return self.run(stop="first_success")
 
@@ -83,12 +83,12 @@ class Trials:
             return float(torch.nn.functional.cross_entropy(victim(self.seed)[0](images), labels))
 
 
-def _images(outcome: Outcome) -> Tensor:
+def _images(outcome: AttackOutcome) -> Tensor:
     assert outcome.adversarial is not None
     return outcome.adversarial
 
 
-def _apart(one: Outcome, other: Outcome) -> int:
+def _apart(one: AttackOutcome, other: AttackOutcome) -> int:
     """How many images differ by more than rounding."""
     return int((_images(one) - _images(other)).abs().flatten(1).amax(1).gt(SAME).sum())
 

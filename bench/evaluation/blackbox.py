@@ -26,30 +26,30 @@ from bench.training import checkpoint
 KEY = "adversarial"
 
 
-class Attempt(NamedTuple):
-    """One of the attempts: which attack of the suite, and which of its random starts (from 0)."""
+class TransferAttack(NamedTuple):
+    """One attack on a surrogate: its name in the suite, and which of its random starts (from 0)."""
 
-    attack: str
+    name: str
     restart: int
 
+    @property
+    def file_name(self) -> str:
+        """`pgd-0.safetensors`."""
+        return f"{self.name}-{self.restart}.safetensors"
 
-class Images(NamedTuple):
-    """Where the images of one attempt lie, and the digest they must have."""
+
+class TransferImages(NamedTuple):
+    """Where the images of one attack on a surrogate lie, and the digest they must have."""
 
     surrogate: str
-    attempt: Attempt
+    attack: TransferAttack
     path: Path
     digest: str
 
 
-def attempts(names: Sequence[str], restarts: int) -> list[Attempt]:
+def transfer_attacks(names: Sequence[str], restarts: int) -> list[TransferAttack]:
     """Every attack with every random start, in the order of the names."""
-    return [Attempt(name, restart) for name in names for restart in range(restarts)]
-
-
-def file_name(attempt: Attempt) -> str:
-    """`pgd-0.safetensors`."""
-    return f"{attempt.attack}-{attempt.restart}.safetensors"
+    return [TransferAttack(name, restart) for name in names for restart in range(restarts)]
 
 
 def craft(
@@ -66,31 +66,31 @@ def craft(
 ) -> dict[str, Any]:
     """Attack every image on a surrogate, once an attack and random start, and keep the last iterates.
 
-    Each attempt is one file in `folder`: float32 [n, C, H, W] in [0, 1]. A file that is there and belongs to these
-    images is kept, so that a killed job goes on after its last finished attempt.
+    The images of each are one file in `folder`: float32 [n, C, H, W] in [0, 1]. A file that is there and belongs to
+    these clean images is kept, so that a killed job goes on after the last attack that it finished.
 
     Returns:
-        The measurement: bits of each attempt (the surrogate misclassifies the image), digests of the files.
+        The measurement: bits of each attack (the surrogate misclassifies the image), digests of the files.
 
     Raises:
         JobError: an attack is at fault.
     """
     started = time.perf_counter()
-    wanted = attempts(list(attacks), restarts)
+    wanted = transfer_attacks(list(attacks), restarts)
     broken: list[Tensor] = []
     digests: dict[str, str] = {}
     forwards = backwards = 0
-    for place, attempt in enumerate(wanted):
-        path = folder / file_name(attempt)
+    for place, attack in enumerate(wanted):
+        path = folder / attack.file_name
         made = _kept(path, images, budget)
         if made is None:
             outcome = attack_images(
-                attacks[attempt.attack],
+                attacks[attack.name],
                 surrogate,
                 images,
                 budget=budget,
                 stop="last",
-                seed_axes=(*seed_axes, "blackbox", attempt.restart),
+                seed_axes=(*seed_axes, "blackbox", attack.restart),
                 batch_size=batch_size,
                 keep_images=True,
                 progress=progress,
@@ -105,7 +105,7 @@ def craft(
         broken.append(_misclassified(surrogate, made, images, batch_size))
         if progress is not None:
             progress.images(place + 1, len(wanted))
-    rows = [("own", attempt, bits) for attempt, bits in zip(wanted, broken, strict=True)]
+    rows = [("own", attack, bits) for attack, bits in zip(wanted, broken, strict=True)]
     return _record(surrogate, images, rows, batch_size, started) | {
         "measurements": {"files": digests, "bytes": sum((folder / name).stat().st_size for name in digests)},
         "forwards": forwards,
@@ -113,18 +113,20 @@ def craft(
     }
 
 
-def judge(victim: Ensemble, images: ImageSet, crafted: Sequence[Images], *, batch_size: int = 250) -> dict[str, Any]:
-    """Try the images of all attempts on a victim. An image is broken as soon as one attempt breaks it.
+def judge(
+    victim: Ensemble, images: ImageSet, crafted: Sequence[TransferImages], *, batch_size: int = 250
+) -> dict[str, Any]:
+    """Try the images of all attacks on a victim. An image is broken as soon as one attack breaks it.
 
     Returns:
-        The measurement: bits of each attempt (the victim misclassifies the image); `robust` are the images that are
-        right when clean and survive every attempt.
+        The measurement: bits of each attack (the victim misclassifies the image); `robust` are the images that are
+        right when clean and survive every attack.
 
     Raises:
-        JobError: the images of an attempt are missing, damaged, or of other clean images.
+        JobError: the images of an attack are missing, damaged, or of other clean images.
     """
     started = time.perf_counter()
-    rows: list[tuple[str, Attempt, Tensor]] = []
+    rows: list[tuple[str, TransferAttack, Tensor]] = []
     for item in crafted:
         try:
             tensors, metadata = checkpoint.load(item.path, expected=item.digest)
@@ -133,7 +135,7 @@ def judge(victim: Ensemble, images: ImageSet, crafted: Sequence[Images], *, batc
             raise JobError(f"{error}; {told}") from error
         if metadata.get("images_digest") != images.digest:
             raise JobError(f"{item.path} was crafted from other clean images than these")
-        rows.append((item.surrogate, item.attempt, _misclassified(victim, tensors[KEY], images, batch_size)))
+        rows.append((item.surrogate, item.attack, _misclassified(victim, tensors[KEY], images, batch_size)))
     return _record(victim, images, rows, batch_size, started) | {
         "measurements": {"attempts": len(rows)},
         "forwards": len(images) * (len(rows) + 1),
@@ -142,7 +144,7 @@ def judge(victim: Ensemble, images: ImageSet, crafted: Sequence[Images], *, batc
 
 
 def _record(
-    model: Ensemble, images: ImageSet, rows: list[tuple[str, Attempt, Tensor]], batch_size: int, started: float
+    model: Ensemble, images: ImageSet, rows: list[tuple[str, TransferAttack, Tensor]], batch_size: int, started: float
 ) -> dict[str, Any]:
     clean = ~_misclassified(model, None, images, batch_size)
     robust = clean & ~torch.stack([bits for _, _, bits in rows]).any(0)
@@ -155,11 +157,11 @@ def _record(
         "attempts": [
             {
                 "surrogate": surrogate,
-                "attack": attempt.attack,
-                "restart": attempt.restart,
+                "attack": attack.name,
+                "restart": attack.restart,
                 "bits": to_text(bits.numpy()),
             }
-            for surrogate, attempt, bits in rows
+            for surrogate, attack, bits in rows
         ],
         "seconds": time.perf_counter() - started,
     }

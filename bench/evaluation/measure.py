@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from bench.attacks.base import Attack
-from bench.attacks.judge import Outcome, attack_images, evaluation_mode, predictions
+from bench.attacks.judge import AttackOutcome, attack_images, evaluation_mode, predictions
 from bench.core import seeds
 from bench.core.bits import to_text
 from bench.core.errors import JobError
@@ -188,7 +188,7 @@ def target_classes(
     return torch.cat(parts)
 
 
-def samples(ensemble: Ensemble, images: ImageSet, outcome: Outcome) -> dict[str, Tensor]:
+def samples(ensemble: Ensemble, images: ImageSet, outcome: AttackOutcome) -> dict[str, Tensor]:
     """Up to `SAMPLES` images that were right when clean, broken ones first: clean, adversarial, both predictions."""
     assert outcome.adversarial is not None
     broken = outcome.clean & ~outcome.robust

@@ -143,9 +143,9 @@ def _blackbox(
         folder = place.run(craft.run.run_id).crafted(craft.evaluation_id)
         digests = record["measurements"]["files"]
         used[craft.evaluation_id] = digests
-        for attempt in blackbox.attempts(list(evaluation.settings["attacks"]), evaluation.settings["restarts"]):
-            name = blackbox.file_name(attempt)
-            crafted.append(blackbox.Images(craft.run.run_id, attempt, folder / name, digests[name]))
+        for attack in blackbox.transfer_attacks(list(evaluation.settings["attacks"]), evaluation.settings["restarts"]):
+            path = folder / attack.file_name
+            crafted.append(blackbox.TransferImages(craft.run.run_id, attack, path, digests[path.name]))
     result = blackbox.judge(victim, images, crafted, batch_size=batch_size)
     result["measurements"]["images"] = used
     return result

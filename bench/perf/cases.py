@@ -16,7 +16,7 @@ from bench.attacks.draws import Draws
 from bench.attacks.ead import EAD
 from bench.attacks.fgsm import FGSM
 from bench.attacks.iterative import BIM, MIM, PGD, PGDL2
-from bench.attacks.judge import Outcome, attack_images, predictions
+from bench.attacks.judge import AttackOutcome, attack_images, predictions
 from bench.attacks.problem import Problem
 from bench.core.errors import BenchError
 from bench.core.specs import Precision
@@ -70,7 +70,7 @@ class Case:
 
     def ours(
         self, stop: Literal["first_success", "last"], *, keep_images: bool = False, clean: Tensor | None = None
-    ) -> Outcome:
+    ) -> AttackOutcome:
         """Our attack."""
         return attack_images(
             self.attack, self.model, self.images, budget=self.budget, stop=stop, seed_axes=AXES,
@@ -102,7 +102,7 @@ class Case:
 
 @dataclass(frozen=True)
 class Judged:
-    """What a library's images are worth: robust bool [n] as in `Outcome`, and how many images were no real ones."""
+    """What a library's images are worth: robust bool [n] as ours, and how many images were no real ones."""
 
     robust: Tensor
     outside: int

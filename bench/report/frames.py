@@ -159,10 +159,10 @@ class Frames:
 
     @cached_property
     def blackbox(self) -> pd.DataFrame:
-        """One row an attempt of the black-box suite: surrogate (a run id) × attack × restart.
+        """One row an attack of the black-box suite: surrogate (a run id) × attack × restart.
 
-        `missed`: share of the n images that the victim misclassifies after this attempt alone. What is robust against
-        all attempts stands in `evaluations` with kind `blackbox`.
+        `missed`: share of the n images that the victim misclassifies after this attack alone. What is robust against
+        all attacks stands in `evaluations` with kind `blackbox`.
         """
         from sqlalchemy import select
 
@@ -172,16 +172,16 @@ class Frames:
         query = (
             select(*columns)
             .join(Evaluation, Evaluation.evaluation_id == Blackbox.evaluation_id)
-            .where(Evaluation.kind == "blackbox")  # a surrogate's own images have attempts too
+            .where(Evaluation.kind == "blackbox")  # a surrogate's own images have such rows too
             .order_by(Blackbox.evaluation_id, Blackbox.surrogate, Blackbox.attack, Blackbox.restart)
         )
         with Database(self.where).open() as db, db.snapshot():
-            attempts = db.rows(query)
+            attacks = db.rows(query)
         about = self._about("blackbox")
         rows = []
-        for attempt in (each for each in attempts if each["evaluation_id"] in about):
-            row = {**about[attempt["evaluation_id"]], **attempt, "n_missed": attempt["n_set"]}
-            rows.append(row | {"missed": _share(attempt["n_set"], row["n"])})
+        for attack in (each for each in attacks if each["evaluation_id"] in about):
+            row = {**about[attack["evaluation_id"]], **attack, "n_missed": attack["n_set"]}
+            rows.append(row | {"missed": _share(attack["n_set"], row["n"])})
         return _frame(rows, BLACKBOX_COLUMNS)
 
     @cached_property

@@ -145,7 +145,7 @@ class TransferBits:
 
 @dataclass(frozen=True, kw_only=True)
 class AttemptRow:
-    """One black-box attempt and its bits [n]."""
+    """One attack of the black-box suite and its bits [n]."""
 
     surrogate: str
     attack: str

@@ -17,7 +17,7 @@ Integers = NDArray[np.int64]
 Floats = NDArray[np.float64]
 
 
-class Counts(NamedTuple):
+class RateCounts(NamedTuple):
     """Numerators and denominators of rates, each [N, N+1]."""
 
     hits: Integers
@@ -31,7 +31,7 @@ def counted(rate: Rate, population: Population) -> Population:
 
 def transfer_rates(
     clean: Bools, missed: Bools, population: Population = "correct_all", rate: Rate = "misclassified"
-) -> tuple[Floats, Counts]:
+) -> tuple[Floats, RateCounts]:
     """Share of a population on which a target misclassifies the images crafted on a source, for N members.
 
     Args:
@@ -65,7 +65,7 @@ def transfer_rates(
     if rate != "misclassified":
         own = missed[np.arange(members), np.arange(members)]
         hit = missed & own[:, None] & both
-    counts = Counts((hit & among).sum(-1, dtype=np.int64), among.sum(-1, dtype=np.int64))
+    counts = RateCounts((hit & among).sum(-1, dtype=np.int64), among.sum(-1, dtype=np.int64))
     rates = np.full(counts.hits.shape, np.nan)
     np.divide(counts.hits, counts.population, out=rates, where=counts.population > 0)
     return rates, counts
@@ -80,14 +80,14 @@ def _population(clean: Bools, both: Bools, population: Population) -> Bools:
 
 
 class BlackboxRates(NamedTuple):
-    """Robust accuracy under all attempts of the black-box suite, in [0, 1]; NaN over an empty set."""
+    """Robust accuracy under all attacks of the black-box suite, in [0, 1]; NaN over an empty set."""
 
     of_all: float
-    """Share of all images that are right when clean and survive every attempt: robust accuracy as elsewhere here."""
+    """Share of all images that are right when clean and survive every attack: robust accuracy as elsewhere here."""
     of_correct: float
     """The same over the images that are right when clean (the authors' denominator)."""
     unsuccessful: float
-    """Share of attempts (each image with each attempt) after which the image is classified correctly."""
+    """Share of attacks (each on each image) after which the image is classified correctly."""
 
 
 def blackbox_rates(clean: Bools, missed: Bools) -> BlackboxRates:
@@ -95,7 +95,7 @@ def blackbox_rates(clean: Bools, missed: Bools) -> BlackboxRates:
 
     Args:
         clean: [n], the victim classifies the clean image correctly.
-        missed: [A, n], it misclassifies the image of an attempt.
+        missed: [A, n], it misclassifies the image of an attack on a surrogate.
     """
     if missed.ndim != 2 or clean.shape != missed.shape[1:]:
         raise ValueError(f"clean {clean.shape} and missed {missed.shape} are not [n] and [A, n]")

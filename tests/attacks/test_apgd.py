@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from bench.attacks.apgd import APGD, APGDCE, APGDDLR, checkpoints
 from bench.attacks.fgsm import FGSM
 from bench.attacks.iterative import BIM, MIM, PGD, PGDL2
-from bench.attacks.judge import Outcome, attack_images, predictions
+from bench.attacks.judge import AttackOutcome, attack_images, predictions
 from bench.attacks.losses import ce, dlr
 from bench.core.errors import BenchError
 from bench.core.seeds import generator
@@ -44,7 +44,7 @@ def grey_images(model: Linear, n: int) -> ImageSet:
     return ImageSet(pixels, (model.margin(pixels / 255) > 0).long())
 
 
-def attack(which: Any, model: nn.Module, images: ImageSet, budget: float, **settings: Any) -> Outcome:
+def attack(which: Any, model: nn.Module, images: ImageSet, budget: float, **settings: Any) -> AttackOutcome:
     settings = {"seed_axes": ("tests", 0), "keep_images": True, **settings}
     return attack_images(which, model, images, budget=budget, **settings)
 

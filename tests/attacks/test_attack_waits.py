@@ -13,7 +13,7 @@ pytestmark = pytest.mark.usefixtures("_one_thread")
 SHORT, LONG = 4, 12
 
 
-def waiting(waits, ensemble, images, attack, budget: float, stop) -> tuple[int, judge.Outcome]:
+def waiting(waits, ensemble, images, attack, budget: float, stop) -> tuple[int, judge.AttackOutcome]:
     outcomes = []
     seen = waits(lambda: outcomes.append(judge.attack_images(attack, ensemble, images, budget=budget, stop=stop)))
     return len(seen), outcomes[0]

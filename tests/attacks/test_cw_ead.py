@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from bench.attacks.base import Attack
 from bench.attacks.cw import CW
 from bench.attacks.ead import EAD, shrink
-from bench.attacks.judge import Outcome, attack_images, predictions
+from bench.attacks.judge import AttackOutcome, attack_images, predictions
 from bench.attacks.losses import ce, cw, dlr, margin
 from bench.core.errors import BenchError
 from bench.core.seeds import generator
@@ -42,12 +42,12 @@ def grey_images(model: Binary, n: int) -> ImageSet:
     return ImageSet(pixels, (model.margin(pixels / 255) > 0).long())
 
 
-def attack(which: Attack, model: nn.Module, images: ImageSet, c: float, **settings: Any) -> Outcome:
+def attack(which: Attack, model: nn.Module, images: ImageSet, c: float, **settings: Any) -> AttackOutcome:
     settings = {"seed_axes": ("tests", 0), "keep_images": True, **settings}
     return attack_images(which, model, images, budget=c, **settings)
 
 
-def l2(outcome: Outcome, images: ImageSet) -> Tensor:
+def l2(outcome: AttackOutcome, images: ImageSet) -> Tensor:
     return (outcome.adversarial - images.floats()).flatten(1).norm(dim=1)
 
 

@@ -14,7 +14,7 @@ from bench.attacks.di2 import DI2FGSM, resize_and_pad
 from bench.attacks.ila import ILA
 from bench.attacks.ir import IR, cell_mask
 from bench.attacks.iterative import MIM, PGD
-from bench.attacks.judge import Outcome, attack_images
+from bench.attacks.judge import AttackOutcome, attack_images
 from bench.core.errors import BenchError
 from bench.core.seeds import generator
 from bench.data.base import ImageSet
@@ -28,7 +28,7 @@ def name(value: object) -> str:
     return type(value).__name__.lower() if isinstance(value, Attack) else str(value)
 
 
-def attack(which: Attack, model: nn.Module, images: ImageSet, budget: float, **settings: Any) -> Outcome:
+def attack(which: Attack, model: nn.Module, images: ImageSet, budget: float, **settings: Any) -> AttackOutcome:
     settings = {"seed_axes": ("tests", 0), "keep_images": True, **settings}
     return attack_images(which, model, images, budget=budget, **settings)
 

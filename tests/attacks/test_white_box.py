@@ -16,7 +16,7 @@ from bench.attacks.base import Attack
 from bench.attacks.draws import Draws
 from bench.attacks.fgsm import FGSM
 from bench.attacks.iterative import BIM, MIM, PGD, PGDL2
-from bench.attacks.judge import Outcome, attack_images
+from bench.attacks.judge import AttackOutcome, attack_images
 from bench.attacks.problem import Problem
 from bench.core.errors import BenchError
 from bench.core.seeds import generator
@@ -55,7 +55,7 @@ def grey_images(model: Binary, n: int, shape: tuple[int, ...] = (1, 4, 4)) -> Im
     return ImageSet(pixels, (model.margin(pixels / 255) > 0).long())
 
 
-def attack(which: Attack, model: nn.Module, images: ImageSet, budget: float, **settings: Any) -> Outcome:
+def attack(which: Attack, model: nn.Module, images: ImageSet, budget: float, **settings: Any) -> AttackOutcome:
     return attack_images(which, model, images, budget=budget, **{"seed_axes": ("tests", 0), **settings})
 
 

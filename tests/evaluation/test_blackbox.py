@@ -1,4 +1,4 @@
-"""The black-box suite against loops over single attempts, and as jobs: surrogates and images are made once."""
+"""The black-box suite against loops over single attacks, and as jobs: surrogates and images are made once."""
 
 from __future__ import annotations
 
@@ -71,15 +71,14 @@ def test_images_are_kept_in_full_precision_and_made_once(
     assert again["backwards"] == record["backwards"] / 4
 
 
-def test_a_victim_is_judged_attempt_by_attempt(
+def test_a_victim_is_judged_attack_by_attack(
     digits_ensemble: Ensemble, images: ImageSet, tmp_path: Path, train_ensemble: Any, digits: Any
 ) -> None:
     record = crafted(digits_ensemble, images, tmp_path)
     victim = train_ensemble("digits", "digits_cnn", digits.train, members=2, epochs=2)
     shown = [
-        blackbox.Images("a", attempt, tmp_path / blackbox.file_name(attempt),
-                        record["measurements"]["files"][blackbox.file_name(attempt)])
-        for attempt in blackbox.attempts(list(ATTACKS), 2)
+        blackbox.TransferImages("a", each, tmp_path / each.file_name, record["measurements"]["files"][each.file_name])
+        for each in blackbox.transfer_attacks(list(ATTACKS), 2)
     ]  # fmt: skip
     judged = blackbox.judge(victim, images, shown, batch_size=9)
 
@@ -109,7 +108,8 @@ def test_images_that_changed_on_disk_are_neither_tried_nor_kept(
     path = tmp_path / "pgd-0.safetensors"
     whole = path.read_bytes()
     path.write_bytes(whole[:-4] + bytes(4))
-    shown = blackbox.Images("a", blackbox.Attempt("pgd", 0), path, record["measurements"]["files"][path.name])
+    attack, digest = blackbox.TransferAttack("pgd", 0), record["measurements"]["files"][path.name]
+    shown = blackbox.TransferImages("a", attack, path, digest)
     with pytest.raises(JobError, match="damaged"):
         blackbox.judge(digits_ensemble, images, [shown])
     path.write_bytes(whole[:-4] + bytes(4))

@@ -10,7 +10,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from bench.attacks.attempts import Attempts
+from bench.attacks.batched import BatchedAttack
 from bench.core import config
 from bench.experiment import select
 from bench.experiment.select import Selection
@@ -43,14 +43,14 @@ def test_less_memory_means_smaller_batches_and_the_same_result(
     ok, path = work.perform(job, place)
     assert ok
     enough = json.loads(path.read_text())
-    usual = Attempts.batch
+    usual = BatchedAttack.run
 
-    def scarce(self: Attempts, rows: Any, *arguments: Any) -> Any:
+    def scarce(self: BatchedAttack, rows: Any, *arguments: Any) -> Any:
         if len(rows) > 10:
             raise error
         return usual(self, rows, *arguments)
 
-    monkeypatch.setattr(Attempts, "batch", scarce)
+    monkeypatch.setattr(BatchedAttack, "run", scarce)
     ok, path = work.perform(job, place)
     assert ok, path.read_text()
     record = json.loads(path.read_text())
@@ -74,7 +74,7 @@ def test_other_errors_are_not_tried_again(
         calls.append(arguments)
         raise RuntimeError("shapes do not fit")
 
-    monkeypatch.setattr(Attempts, "batch", broken)
+    monkeypatch.setattr(BatchedAttack, "run", broken)
     ok, path = work.perform(job, place)
     assert not ok
     assert json.loads(path.read_text())["error"] == "RuntimeError: shapes do not fit"

@@ -1,4 +1,4 @@
-"""One attack on batches of images: run, checked, clipped into the budget, judged by the model."""
+"""An attack on one batch of images at a time: run, checked, projected into the ball, judged by the model."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from bench.attacks.ball import ROUNDING, excess, project
 from bench.attacks.base import Attack
-from bench.attacks.counts import Counts
+from bench.attacks.counts import AttackCounts
 from bench.attacks.draws import Draws
 from bench.attacks.problem import Problem
 from bench.core.errors import JobError
@@ -18,8 +18,8 @@ from bench.data.base import ImageSet
 
 
 @dataclass(frozen=True, kw_only=True)
-class Attempts:
-    """What is the same for every batch and restart; `count` sums over them.
+class BatchedAttack:
+    """An attack on a set of images: what is the same for every batch and restart; `counts` sums over them.
 
     Attributes:
         targets: int64 [n] for all images, None when untargeted.
@@ -36,9 +36,9 @@ class Attempts:
     draws: Draws
     network: nn.Module
     coarse: bool
-    count: Counts
+    counts: AttackCounts
 
-    def batch(self, rows: Tensor, restart: int, clean: Tensor) -> tuple[Tensor, Tensor]:
+    def run(self, rows: Tensor, restart: int, clean: Tensor) -> tuple[Tensor, Tensor]:
         """Adversarial images [b, C, H, W] of the images at `rows`, and the classes [b] the model takes them for.
 
         What a copy in float32 calls broken leaves at once; where the model differs in the end, by rounding, it is
@@ -50,25 +50,25 @@ class Attempts:
         Raises:
             JobError: the attack returned NaN or left the budget, or the model's output is not finite.
         """
-        problem, output, far = self._attempt(rows, restart, self.network)
+        problem, output, far = self._run_once(rows, restart, self.network)
         again = (problem.doubtful & ~self.fooled(output, rows)).nonzero().squeeze(1)
         if len(again):
-            other, output[again], further = self._attempt(rows[again], restart, self.model)
+            other, output[again], further = self._run_once(rows[again], restart, self.model)
             problem.result[again] = other.result
             problem.forwards += other.forwards + len(again)
             problem.backwards += other.backwards
             far = max(far, further)
         change = (problem.result - self.images.floats(rows)).flatten(1)
-        self.count.add(problem, restart, unmoved=(change == 0).all(1).sum(), far=far)
+        self.counts.add(problem, restart, unmoved=(change == 0).all(1).sum(), far=far)
         if self.attack.norm is None and restart == 0:
-            self.count.add_distances(change[clean & self.fooled(output, rows)])
+            self.counts.add_distances(change[clean & self.fooled(output, rows)])
         return problem.result, output
 
     def fooled(self, output: Tensor, rows: Tensor) -> Tensor:
         """Bool [b]: whether the classes `output` of the images at `rows` are what the attack wants."""
         return output != self.images.labels[rows] if self.targets is None else output == self.targets[rows]
 
-    def _attempt(self, rows: Tensor, restart: int, network: nn.Module) -> tuple[Problem, Tensor, float]:
+    def _run_once(self, rows: Tensor, restart: int, network: nn.Module) -> tuple[Problem, Tensor, float]:
         """The finished problem, the model's classes [b] for its result, and how far that was outside the budget."""
         clean_images = self.images.floats(rows)
         name = type(self.attack).__name__
