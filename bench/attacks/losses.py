@@ -15,7 +15,7 @@ from bench.core.lazy import torch
 if TYPE_CHECKING:
     from torch import Tensor
 
-Loss = Callable[["Tensor", "Tensor", "Tensor | None"], "Tensor"]
+AttackLoss = Callable[["Tensor", "Tensor", "Tensor | None"], "Tensor"]
 CONFIDENCE = 0.1
 
 
@@ -70,4 +70,4 @@ def dlr(scores: Tensor, labels: Tensor, targets: Tensor | None = None) -> Tensor
     return (wanted - own) / (best[:, 0] - (best[:, 2] + best[:, 3]) / 2 + 1e-12)
 
 
-LOSSES: dict[str, Loss] = {"ce": ce, "cw": cw, "dlr": dlr}
+LOSSES: dict[str, AttackLoss] = {"ce": ce, "cw": cw, "dlr": dlr}

@@ -14,20 +14,20 @@ if TYPE_CHECKING:
     from bench.data.base import Dataset
 
 
-class Draws(NamedTuple):
+class AugmentationDraws(NamedTuple):
     """The random choices for n images: crop offsets `down`, `right` int64 [n] in 0 … 2·padding, `flip` bool [n]."""
 
     down: Tensor
     right: Tensor
     flip: Tensor
 
-    def to(self, device: torch.device | str) -> Draws:
+    def to(self, device: torch.device | str) -> AugmentationDraws:
         """The same choices on `device`."""
-        return Draws(*(part.to(device, non_blocking=True) for part in self))
+        return AugmentationDraws(*(part.to(device, non_blocking=True) for part in self))
 
-    def part(self, index: slice) -> Draws:
+    def part(self, index: slice) -> AugmentationDraws:
         """The choices for some of the images."""
-        return Draws(*(part[index] for part in self))
+        return AugmentationDraws(*(part[index] for part in self))
 
 
 @dataclass(frozen=True)
@@ -52,13 +52,13 @@ class Augmentation:
         """The augmentation of the published recipes for a data set; `None` where there is none."""
         return cls(dataset.crop_padding, dataset.mirror) if dataset.crop_padding or dataset.mirror else None
 
-    def draw(self, n: int, generator: torch.Generator) -> Draws:
+    def draw(self, n: int, generator: torch.Generator) -> AugmentationDraws:
         """Random choices for `n` images from a CPU generator, so that every device sees the same ones."""
         offsets = torch.randint(2 * self.padding + 1, (2, n), generator=generator)
         flip = torch.rand(n, generator=generator) < 0.5 if self.mirror else torch.zeros(n, dtype=torch.bool)
-        return Draws(offsets[0], offsets[1], flip)
+        return AugmentationDraws(offsets[0], offsets[1], flip)
 
-    def apply(self, images: Tensor, draws: Draws) -> Tensor:
+    def apply(self, images: Tensor, draws: AugmentationDraws) -> Tensor:
         """`images` [b, C, H, W] of any type, cropped and mirrored as `draws` (of b images, same device) says."""
         channels, height, width = images.shape[1:]
         across = torch.arange(width, device=images.device)

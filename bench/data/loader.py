@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 SMALLEST = 4  # batch statistics mean nothing on one image, and unbiased HSIC needs four
 
 
-class Batch(NamedTuple):
+class ImageBatch(NamedTuple):
     """`x` float32 [b, C, H, W] in [0, 1], `y` int64 [b], `indices` int64 [b] into the image set; on its device."""
 
     x: Tensor
@@ -44,7 +44,7 @@ def batches(
     batch_size: int,
     generator: torch.Generator | None = None,
     augment: Augmentation | None = None,
-) -> Iterator[Batch]:
+) -> Iterator[ImageBatch]:
     """One epoch over `images`.
 
     With a CPU `generator` the order is shuffled and `augment` draws from it, once for the whole epoch: the same seed
@@ -63,12 +63,12 @@ def batches(
         order = torch.randperm(len(images), generator=generator).to(images.device, non_blocking=True)
     draws = augment.draw(len(images), generator).to(images.device) if augment and generator else None
 
-    def epoch() -> Iterator[Batch]:
+    def epoch() -> Iterator[ImageBatch]:
         for cut in cuts:
             indices = order[cut]
             pixels = images.images[cut if generator is None else indices]
             if augment is not None and draws is not None:
                 pixels = augment.apply(pixels, draws.part(cut))
-            yield Batch(pixels.to(torch.float32).div_(255), images.labels[indices], indices)
+            yield ImageBatch(pixels.to(torch.float32).div_(255), images.labels[indices], indices)
 
     return epoch()

@@ -6,7 +6,7 @@ Each returns the part of an evaluation record (`evaluations/ID.json`) that the m
 from __future__ import annotations
 
 import time
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -20,13 +20,12 @@ from bench.core.precision import Precision
 from bench.core.progress import Progress
 from bench.core.specs import Stop
 from bench.data.base import ImageSet
+from bench.experiment.spec import Targets
 from bench.models.ensemble import Ensemble
 
 ENSEMBLE = -1  # the target index of the whole ensemble
 SAMPLES = 8  # adversarial images kept to be looked at
 RANDOM_CHECK = 1000  # images whose output is computed twice
-
-Targets = Literal["random", "least_likely"]
 
 
 def clean(ensemble: Ensemble, images: ImageSet, *, batch_size: int = 500) -> dict[str, Any]:

@@ -229,7 +229,7 @@ def _ensemble(given: Given, member: Callable[[], nn.Module], loaded: Loaded, dat
     return Ensemble(members, fusion=given.fusion, weights=given.weights)
 
 
-def _other_model(given: Given, state: outside.State, loaded: Loaded, dataset: Dataset) -> str:
+def _other_model(given: Given, state: outside.StateDict, loaded: Loaded, dataset: Dataset) -> str:
     """What to add to a refusal where the weights fit another configured model, as those of another shortcut do."""
     for name in loaded.config.models:
         try:

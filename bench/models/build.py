@@ -19,7 +19,7 @@ ACTIVATIONS = ("relu", "leaky_relu")
 LEAKY_SLOPE = 0.1  # GAL (Kariyappa and Qureshi 2019)
 
 
-class Images(Protocol):
+class ImageFormat(Protocol):
     """What a member needs to know of its data set (every `bench.data.base.Dataset` has it)."""
 
     @property
@@ -58,7 +58,9 @@ def model_plugin(plugin: str, settings: Mapping[str, Any]) -> Model:
     return model
 
 
-def build_member(plugin: str, settings: Mapping[str, Any], *, dataset: Images, activation: str = "relu") -> nn.Module:
+def build_member(
+    plugin: str, settings: Mapping[str, Any], *, dataset: ImageFormat, activation: str = "relu"
+) -> nn.Module:
     """One member: `normalise` and `network` in sequence, from images [b, C, H, W] in [0, 1] to logits [b, classes].
 
     Weights are drawn from torch's global generator. `activation` "leaky_relu" puts a leaky ReLU of slope .1 in the

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from bench.core.specs import Precision
+from bench.core.precision import Precision
 from bench.models.ensemble import Ensemble
 from bench.models.passes import fast_passes
 

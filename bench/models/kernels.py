@@ -148,7 +148,7 @@ class ReluBackward(torch.autograd.Function):
         return _aten.threshold_backward(_laid_as(v, y), y, 0), None
 
 
-class Norm(torch.autograd.Function):
+class BatchNorm(torch.autograd.Function):
     """y = w·x̂ + b with x̂ = (x − mean)·s over the batch, s = 1 / √(variance + eps)."""
 
     @staticmethod
@@ -164,11 +164,11 @@ class Norm(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> Any:
-        return *NormBackward.apply(grad, *ctx.saved_tensors, ctx.eps), None, None, None, None  # type: ignore[no-untyped-call]
+        return *BatchNormBackward.apply(grad, *ctx.saved_tensors, ctx.eps), None, None, None, None  # type: ignore[no-untyped-call]
 
 
-class NormBackward(torch.autograd.Function):
-    """The gradients of `Norm`, differentiable once more.
+class BatchNormBackward(torch.autograd.Function):
+    """The gradients of `BatchNorm`, differentiable once more.
 
     With P(v) = v − mean(v) − x̂·mean(v·x̂): gx = w·s·P(g), gw = Σ g·x̂, gb = Σ g. For the value F = Σ v·gx
     ∂F/∂g = w·s·P(v), ∂F/∂w = s·Σ v·P(g), and

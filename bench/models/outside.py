@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from bench.core.errors import BenchError
 
-State = dict[str, Tensor]
+StateDict = dict[str, Tensor]
 WRAPPERS = ("state_dict", "model_state_dict", "model", "net", "network", "weights", "params")
 COUNTERS = "num_batches_tracked"  # BatchNorm counts batches; old files have no such entry, and inference needs none
 
@@ -35,7 +35,7 @@ class Renaming:
     renamed: tuple[tuple[str, str], ...] = ()
     by_order: bool = False
 
-    def names(self, state: Mapping[str, Tensor]) -> State:
+    def names(self, state: Mapping[str, Tensor]) -> StateDict:
         """The state under our names.
 
         Raises:
@@ -55,7 +55,7 @@ def _renamed(name: str, old: str, new: str) -> str:
     return (f"{new}." if new else "") + name.removeprefix(f"{old}.") if name.startswith(f"{old}.") else name
 
 
-def read_states(path: Path) -> list[State]:
+def read_states(path: Path) -> list[StateDict]:
     """The members' weights in a file: one network's, or several where it is a list or has one entry a member.
 
     `.safetensors`, or anything `torch.load(weights_only=True)` reads: files that would run code are refused.
@@ -94,7 +94,7 @@ def read_states(path: Path) -> list[State]:
     return states
 
 
-def _states(content: Any, depth: int = 4) -> list[State]:
+def _states(content: Any, depth: int = 4) -> list[StateDict]:
     """States in `content`, at most `depth` containers deep: a container may hold itself."""
     if depth == 0:
         return []
@@ -117,7 +117,7 @@ def _is_state(content: Mapping[Any, Any]) -> bool:
     return len(tensors) >= 2 and not any(isinstance(value, (Mapping, list, tuple)) for value in content.values())
 
 
-def load(network: nn.Module, state: State, mapping: Renaming, source: str) -> None:
+def load(network: nn.Module, state: StateDict, mapping: Renaming, source: str) -> None:
     """Load a state into a network, all of it or nothing.
 
     Raises:
@@ -167,7 +167,7 @@ def _unusual(tensor: Tensor) -> str:
     return ""
 
 
-def _in_order(state: State, wanted: State, source: str) -> State:
+def _in_order(state: StateDict, wanted: StateDict, source: str) -> StateDict:
     ours = [name for name in wanted if not name.endswith(COUNTERS)]
     theirs = [tensor for name, tensor in state.items() if not name.endswith(COUNTERS)]
     for place, (name, tensor) in enumerate(zip(ours, theirs, strict=False)):
@@ -190,7 +190,7 @@ def _differences(missing: list[str], extra: list[str]) -> str:
     return "; ".join(parts)
 
 
-def _advice(state: State, wanted: State) -> str:
+def _advice(state: StateDict, wanted: StateDict) -> str:
     """What would make the names fit."""
     for name in state:
         for depth in range(name.count(".") + 1):

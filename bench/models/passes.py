@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
-from bench.models.kernels import Convolved, ConvSettings, Norm, Pool, Relu
+from bench.models.kernels import BatchNorm, Convolved, ConvSettings, Pool, Relu
 from bench.models.trust import trusted
 
 FEW = 4  # input channels up to which oneDNN's image gradient of a convolution loses against a matrix product
@@ -133,7 +133,7 @@ def _normalise(
         return None
     if x.dtype not in (torch.float32, torch.float64) or x.dim() < 2 or x.numel() <= x.shape[1] or eps <= 0:
         return None
-    made: Tensor = Norm.apply(x, weight, bias, running_mean, running_var, momentum, eps)  # type: ignore[no-untyped-call]
+    made: Tensor = BatchNorm.apply(x, weight, bias, running_mean, running_var, momentum, eps)  # type: ignore[no-untyped-call]
     return made
 
 

@@ -14,7 +14,7 @@ from bench.training.gradients import search_mode
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
-    from bench.training.method import Batch
+    from bench.training.batch import Batch
 
 Norm = Literal["linf", "l2"]
 

@@ -25,7 +25,7 @@ from bench.experiment.folder import RunFolder
 from bench.models.ensemble import Ensemble
 from bench.models.passes import passes_on
 from bench.training import checkpoint
-from bench.training.method import Batch
+from bench.training.batch import Batch
 from bench.training.optim import make_optimizer, rate_at
 
 CHECK_EVERY = 16  # steps between two looks at the loss: each look waits for the device
@@ -46,7 +46,7 @@ class Trainer:
         seed_axes: axes of the data order and of training-time randomness; the method is none of them.
         augment: gives augmented float images for a batch, or None.
         folder: where `train.jsonl` and the checkpoint are kept; None keeps nothing.
-        checked: for images of the method's own (`bench.training.method.Method`).
+        prerequisites: the trained ensembles that the method asks for, by name.
     """
 
     def __init__(
@@ -176,7 +176,7 @@ class Trainer:
         noise_seed = seeds.derive("noise", *self._axes, phase, epoch)
         noise = torch.Generator(device=self.images.images.device).manual_seed(noise_seed)
         steps = max(1, math.ceil(len(self.images) / training.batch_size))
-        watch = _Watch()
+        watch = _LossWatch()
         quick = passes_on(modules)
         # Everything random in an epoch depends on the seed and the epoch alone, so that a resumed run needs no
         # generator state; dropout draws from the global generator.
@@ -271,7 +271,7 @@ class Trainer:
         self._progress.note(f"resuming after epoch {metadata['epoch']}")
 
 
-class _Watch:
+class _LossWatch:
     """Sums the terms of an epoch and finds the first that is not a number, looking every few steps only."""
 
     def __init__(self) -> None:

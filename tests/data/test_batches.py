@@ -8,7 +8,7 @@ from torch import Tensor
 
 from bench.core.errors import BenchError
 from bench.core.seeds import generator
-from bench.data.augment import Augmentation, Draws
+from bench.data.augment import Augmentation, AugmentationDraws
 from bench.data.base import ImageSet
 from bench.data.digits import Digits
 from bench.data.loader import batches, spans
@@ -20,7 +20,7 @@ def image_set(n: int, shape: tuple[int, int, int] = (3, 6, 5)) -> ImageSet:
     return ImageSet(pixels.to(torch.uint8), torch.arange(n) % 10)
 
 
-def naive(images: Tensor, draws: Draws, padding: int) -> Tensor:
+def naive(images: Tensor, draws: AugmentationDraws, padding: int) -> Tensor:
     """Pixel by pixel: where in the padded image does this pixel come from?"""
     out = torch.zeros_like(images)
     _, _, height, width = images.shape
