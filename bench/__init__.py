@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from bench.core.release import VERSION
+
 if TYPE_CHECKING:
     from bench.report.frames import load as load
 
 __all__ = ["__version__", "load"]
-__version__ = "0.1.0"
+__version__ = VERSION
 
 
 def __getattr__(name: str) -> Any:

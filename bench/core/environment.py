@@ -10,7 +10,6 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
-import bench
 from bench.core import numerics, release
 from bench.core.lazy import is_loaded, torch
 
@@ -20,7 +19,7 @@ PACKAGES = ("torch", "torchvision", "timm", "numpy", "scipy", "scikit-learn", "s
 def describe(device: str | None = None) -> dict[str, Any]:
     """The environment as JSON-like values; torch's numeric settings only where torch is in use."""
     record: dict[str, Any] = {
-        "bench": bench.__version__,
+        "bench": release.VERSION,
         **release.commit(),
         "python": platform.python_version(),
         "packages": _packages(),

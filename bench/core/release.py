@@ -12,10 +12,9 @@ from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
-import bench
-
+VERSION = "0.1.0"
 DISTRIBUTION = "ensemble-bench"
-PACKAGE = Path(bench.__file__).resolve().parent
+PACKAGE = Path(__file__).resolve().parents[1]
 BUILT_FROM = PACKAGE / "_defaults" / "commit"  # in a wheel that was not built from a release
 
 
@@ -28,8 +27,8 @@ def described() -> str:
     """`0.1.0` of a release; else with the commit, `0.1.0, commit 1a2b3c4d5e6f, changed`."""
     known = commit()
     if not known.get("commit") or (known.get("release") and not known.get("dirty")):
-        return bench.__version__
-    return f"{bench.__version__}, commit {known['commit'][:12]}{', changed' if known.get('dirty') else ''}"
+        return VERSION
+    return f"{VERSION}, commit {known['commit'][:12]}{', changed' if known.get('dirty') else ''}"
 
 
 @cache
@@ -50,7 +49,7 @@ def commit() -> dict[str, Any]:
     try:
         difference = git("diff", "HEAD", "--", "*.py", "*.toml")
         record: dict[str, Any] = {"commit": git("rev-parse", "HEAD").strip() or None, "dirty": bool(difference)}
-        if f"v{bench.__version__}" in git("tag", "--points-at", "HEAD").split():
+        if f"v{VERSION}" in git("tag", "--points-at", "HEAD").split():
             record["release"] = True
     except (OSError, subprocess.SubprocessError):
         return {}

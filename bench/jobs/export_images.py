@@ -14,10 +14,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-import bench
 from bench.attacks.base import Attack
 from bench.attacks.judge import attack_images, evaluation_mode, predictions
-from bench.core import environment, registry, settings
+from bench.core import environment, registry, release, settings
 from bench.core.errors import BenchError, JobError
 from bench.core.files import read_json
 from bench.core.identity import short
@@ -260,7 +259,7 @@ def _metadata(stored: Stored, place: Workplace) -> dict[str, Any]:
         "budget_name": row.budget_name,
         "budget": row.budget,
         "stop": row.stop,
-        "versions": {"bench": bench.__version__, **spec.run.versions, **spec.versions},
+        "versions": {"bench": release.VERSION, **spec.run.versions, **spec.versions},
         "environment": environment.describe(place.device),
         "index": "place in the whole test set" if spec.split == "test" else "place among the validation images",
         "outcomes": "equal to the stored ones, bit by bit",

@@ -1,4 +1,4 @@
-"""Cells of tables: what each training came to under one row, by seed; and which images stood there."""
+"""Rows and cells of tables: what each training came to under one row, by seed; and which images stood there."""
 
 from __future__ import annotations
 
@@ -6,9 +6,25 @@ import statistics
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 
+from bench.core.precision import USUAL, Precision
 from bench.store.answers import Bools, EvaluationRow
 from bench.store.database import Database
 from bench.store.images import Images
+
+
+@dataclass(frozen=True)
+class Row:
+    """A row of a table: an attack at a budget; `clean` has none."""
+
+    attack: str
+    title: str
+    budget_name: str | None
+    budget: float | None
+    stop: str | None
+    key: str
+    kind: str
+    precision: Precision = USUAL
+    """Of the passes that the attack asked for; a worst case is of one precision, and of attacks on members."""
 
 
 @dataclass(frozen=True)

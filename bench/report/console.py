@@ -49,10 +49,7 @@ def print_results(results: Results, out: Console) -> None:
     """A table with its heading and footnotes."""
     from bench.report import tables
 
-    out.print(tables.heading(results), style="bold", soft_wrap=True)
-    out.print(tables.text_table(results))
-    for line in tables.footnotes(results):
-        out.print(line, style="yellow" if line.startswith(("✗", "Note")) else "dim", soft_wrap=True)
+    tables.print_grid(tables.layout(results), out)
 
 
 def print_matrix(matrix: Matrix, out: Console) -> None:

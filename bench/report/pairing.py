@@ -14,9 +14,9 @@ from bench.core.identity import short
 from bench.core.precision import USUAL, Precision
 from bench.experiment.select import Selection
 from bench.report import hints, statistics
-from bench.report.cells import Bits, Cell, outcome_of
+from bench.report.cells import Bits, Cell, Row, outcome_of
 from bench.report.recipes import phrase, recipe_label
-from bench.report.results import Row, collect, joined, row_of
+from bench.report.results import collect, joined, row_of
 from bench.report.statistics import ALPHA, Comparison
 from bench.report.tables import budget_text, heading
 from bench.report.titles import Titles

@@ -10,12 +10,12 @@ from typing import TYPE_CHECKING
 from bench.core import registry, settings
 from bench.core.config import Loaded
 from bench.core.errors import BenchError
-from bench.core.precision import USUAL, Precision, titled
+from bench.core.precision import titled
 from bench.experiment import select
 from bench.experiment.select import Selection
 from bench.experiment.spec import OUTSIDE, EvaluationSpec, RunSpec
 from bench.report import hints
-from bench.report.cells import Cell, outcome_of
+from bench.report.cells import Cell, Row, outcome_of
 from bench.report.recipes import ELSEWHERE, recipe_label
 from bench.report.titles import Titles
 from bench.report.worst import with_worst_case
@@ -29,21 +29,6 @@ if TYPE_CHECKING:
 
 
 KINDS = {"clean": "clean", "blackbox": "black-box"}  # rows that are no configured attack
-
-
-@dataclass(frozen=True)
-class Row:
-    """A row of a table: an attack at a budget; `clean` has none."""
-
-    attack: str
-    title: str
-    budget_name: str | None
-    budget: float | None
-    stop: str | None
-    key: str
-    kind: str
-    precision: Precision = USUAL
-    """Of the passes that the attack asked for; a worst case is of one precision, and of attacks on members."""
 
 
 @dataclass(frozen=True)

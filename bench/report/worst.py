@@ -7,13 +7,11 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from bench.core import registry
-from bench.core.precision import titled
-from bench.report.cells import Bits, Cell
+from bench.core.precision import Precision, titled
+from bench.report.cells import Bits, Cell, Row
 
 if TYPE_CHECKING:
     from bench.core.config import Loaded
-    from bench.core.specs import Precision
-    from bench.report.results import Row
     from bench.store.database import Database
 
 KIND = "worst"

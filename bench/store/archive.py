@@ -21,10 +21,10 @@ from typing import IO, Annotated, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-import bench
 from bench.core import strict_json
 from bench.core.errors import BenchError
 from bench.core.files import atomic
+from bench.core.release import VERSION
 from bench.experiment.fields import Count, Id, Name
 from bench.experiment.records import parse_record
 from bench.store.door import RECORD_BYTES
@@ -110,7 +110,7 @@ def write_archive(path: Path, files: dict[str, Path], *, weights: bool) -> Manif
     manifest = Manifest(
         format=1,
         kind="bench runs",
-        made_by=f"bench {bench.__version__}",
+        made_by=f"bench {VERSION}",
         weights=weights,
         runs=sorted({split(name)[0] for name in files}),
         files=entries,

@@ -30,7 +30,6 @@ from bench.core.numbers import shown
 from bench.core.release import extra
 from bench.store import views
 from bench.store.schema import REVISIONS
-from bench.store.sound import Unreadable
 from bench.store.sqlite import BUSY_SECONDS, analyse, sqlite_engine, sync_log
 
 if TYPE_CHECKING:
@@ -368,6 +367,10 @@ _ADVICE = {
 def _of_decoding(error: BaseException) -> bool:
     """Whether a fault arose where SQLAlchemy turns what is stored into values: JSON, numbers, text."""
     return any("sqlalchemy" in Path(frame.filename).parts for frame in traceback.extract_tb(error.__traceback__))
+
+
+class Unreadable:
+    """Stands for a JSON column whose text is no JSON; it is of no type that a row asks for."""
 
 
 def _dumps(value: Any) -> str:

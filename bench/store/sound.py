@@ -23,10 +23,6 @@ Row = dict[str, Any]
 Named = Callable[[Row], str]
 
 
-class Unreadable:
-    """Stands for a JSON column whose text is no JSON; it is of no type that a row asks for."""
-
-
 def sound(db: Database, kind: type[R], rows: Iterable[Row], named: Named) -> list[R]:
     """The rows as objects of `kind`, a class of `answers`; those that are none are set aside and told.
 

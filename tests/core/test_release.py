@@ -37,7 +37,7 @@ def test_every_line_that_installs_us_names_the_distribution_and_extras_that_exis
 
 def test_the_version_is_one_everywhere() -> None:
     citation = (ROOT / "CITATION.cff").read_text()
-    assert PROJECT["version"] == bench.__version__
+    assert PROJECT["version"] == bench.__version__ == release.VERSION
     assert re.search(rf"^version: {re.escape(bench.__version__)}$", citation, re.MULTILINE)
 
 
@@ -54,7 +54,7 @@ def test_the_version_is_one_everywhere() -> None:
 def test_a_version_that_is_no_release_names_its_commit(
     known: dict[str, object], told: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(bench, "__version__", "0.1.0")
+    monkeypatch.setattr(release, "VERSION", "0.1.0")
     monkeypatch.setattr(release, "commit", lambda: known)
     assert CliRunner().invoke(cli, ["--version"]).output == f"bench, version {told}\n"
 

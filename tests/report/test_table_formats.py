@@ -23,8 +23,8 @@ from scipy.stats import binomtest
 from small_results import cell
 
 from bench.report import tables
-from bench.report.cells import Cell, Outcome
-from bench.report.results import Results, Row
+from bench.report.cells import Cell, Outcome, Row
+from bench.report.results import Results
 from bench.report.tables import marks
 from bench.report.tables.layout import Marks, layout
 from bench.store import queries

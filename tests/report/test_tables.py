@@ -10,9 +10,9 @@ import pytest
 from small_results import cell
 
 from bench.report import tables
-from bench.report.cells import Cell
+from bench.report.cells import Cell, Row
 from bench.report.matrices import Matrix
-from bench.report.results import Results, Row
+from bench.report.results import Results
 
 
 def results() -> Results:

@@ -20,7 +20,7 @@ import ray
 from ray.exceptions import RayError, RayTaskError
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-import bench
+from bench.core import release
 from bench.core.errors import BenchError
 from bench.core.files import atomic
 from bench.core.numbers import WORKERS, read_number, read_whole, shown
@@ -120,7 +120,7 @@ class Ray:
         # Nested in a list, references are fetched only by a worker that needs them.
         inputs = [(path, self._put(path)) for path in _inputs(task.job, self._place)]
         reference = self._run.options(name=task.job.label, **options).remote(
-            key, task, self._place, str(self._probe), inputs, self._board, self._threads, bench.__version__
+            key, task, self._place, str(self._probe), inputs, self._board, self._threads, release.VERSION
         )
         self._tasks[reference] = (task, key, slot)
 
@@ -258,8 +258,8 @@ def _run(
     """
     import torch
 
-    if version != bench.__version__:
-        raise BenchError(f"this worker has bench {bench.__version__}, the driver {version}; install the same")
+    if version != release.VERSION:
+        raise BenchError(f"this worker has bench {release.VERSION}, the driver {version}; install the same")
     torch.set_num_threads(threads)
     board.began.remote(key, ray.get_runtime_context().get_node_id())
     relay = Relay(lambda *report: board.tell.remote(key, report), seconds=POLL)

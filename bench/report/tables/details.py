@@ -6,8 +6,8 @@ from collections.abc import Mapping
 from dataclasses import replace
 
 from bench.experiment.spec import OUTSIDE
-from bench.report.cells import Cell, Outcome
-from bench.report.results import Results, Row
+from bench.report.cells import Cell, Outcome, Row
+from bench.report.results import Results
 from bench.store import queries
 from bench.store.answers import EvaluationRow
 from bench.store.database import Database

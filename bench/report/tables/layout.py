@@ -8,8 +8,8 @@ from dataclasses import dataclass, field
 from itertools import pairwise
 from typing import Literal
 
-from bench.report.cells import Cell
-from bench.report.results import Results, Row
+from bench.report.cells import Cell, Row
+from bench.report.results import Results
 from bench.report.tables.words import budget_text, footnotes, heading, number
 
 BESIDE = 3  # at most so many methods have their published values in columns of their own unless asked for
@@ -104,7 +104,7 @@ class Grid:
         return {entry.state for line in self.lines for entry in line.entries}
 
 
-def shows_published(results: Results, paper: bool | None) -> bool:
+def _shows_published(results: Results, paper: bool | None) -> bool:
     """Whether published values are shown: as asked for, or where they are and few methods make the table wide."""
     if paper is None:
         return results.has_published and len({method for _, method in results.published}) <= BESIDE
@@ -119,7 +119,8 @@ def layout(results: Results, marks: Marks | None = None, *, paper: bool | None =
         paper: whether published values and differences are shown; None: for up to three methods.
     """
     marks = marks or Marks()
-    beside = {method for _, method in results.published} if shows_published(results, paper) else set()
+    published = _shows_published(results, paper)
+    beside = {method for _, method in results.published} if published else set()
     seeds = {method: _usual_seeds(results, method) for method in results.methods}
     several = max(seeds.values(), default=0) > 1
     columns = tuple(
@@ -142,8 +143,9 @@ def layout(results: Results, marks: Marks | None = None, *, paper: bool | None =
         )
         ends = following is not None and _group(row) != _group(following)
         lines.append(Line(row.title, budget_text(row.budget_name, row.budget), entries, ends))
-    notes = (*footnotes(results, paper=paper, tied=bool(marks.compared)), *(f"Note: {note}" for note in marks.notes))
-    return Grid(heading(results), f"{results.suite}-{results.dataset}", columns, tuple(lines), notes)
+    notes = footnotes(results, published=published, tied=bool(marks.compared))
+    notes += [f"Note: {note}" for note in marks.notes]
+    return Grid(heading(results), f"{results.suite}-{results.dataset}", columns, tuple(lines), tuple(notes))
 
 
 def _group(row: Row) -> str:

@@ -9,8 +9,8 @@ from typing import Any
 
 from bench.core.csv_text import field
 from bench.core.precision import USUAL
-from bench.report.cells import Cell
-from bench.report.results import Results, Row
+from bench.report.cells import Cell, Row
+from bench.report.results import Results
 from bench.report.tables.layout import Marks
 
 LONG_COLUMNS = (

@@ -42,15 +42,13 @@ def heading(results: Results) -> str:
     return " · ".join([results.suite, results.dataset, members, phrase(results.recipe), results.images])
 
 
-def footnotes(results: Results, *, paper: bool | None = None, tied: bool = False) -> list[str]:
+def footnotes(results: Results, *, published: bool, tied: bool) -> list[str]:
     """What a reader must know to read the numbers rightly; foreign words stand only in lines with `✗` and `Note`.
 
     Args:
-        paper: as in `layout`.
+        published: whether published values are shown.
         tied: whether cells are underlined.
     """
-    from bench.report.tables.layout import shows_published
-
     values = [cell for cell in results.cells.values() if cell.mean is not None]
     seeds = sorted({seed for cell in values for seed in cell.values})
     lines = ["Robust accuracy in % of all images: still classified correctly after the attack."]
@@ -63,7 +61,7 @@ def footnotes(results: Results, *, paper: bool | None = None, tied: bool = False
             f"({'the seeds of an image stay together; ' if several else ''}Holm over the row, 5 %)"
             + (" or by the 95 % t interval over seeds." if several else "; one training each.")
         )
-    if shows_published(results, paper):
+    if published:
         lines.append(
             "Published values judge the last iterate, ours the first success on the way: "
             "ours can only be lower by this."
