@@ -15,6 +15,9 @@ from pathlib import Path
 from typing import Any
 
 from bench.core import strict_json
+from bench.core.errors import BenchError
+
+JSON_BYTES = 64 << 20  # of one file: what no file of ours comes near
 
 
 @contextlib.contextmanager
@@ -89,13 +92,23 @@ def write_json(path: Path, value: Any) -> None:
     write_text(path, json.dumps(value, indent=1, sort_keys=True, allow_nan=False, ensure_ascii=False) + "\n")
 
 
-def read_json(path: Path) -> Any:
-    """The JSON value in `path`, within the bounds of `bench.core.strict_json`.
+def read_json(path: Path, *, limit: int = JSON_BYTES) -> Any:
+    """The JSON value in the file `path`, within the bounds of `bench.core.strict_json`.
 
     Raises:
-        BenchError: the file is missing, unreadable, too large, or damaged (cut short, say).
+        BenchError: the file is missing, unreadable, of more than `limit` bytes, or damaged (cut short, say).
     """
-    return strict_json.read(path)
+    try:
+        with path.open("rb") as file:
+            data = file.read(limit + 1)
+    except OSError as error:
+        raise BenchError(f"cannot read {path}: {error.strerror or error}") from error
+    if len(data) > limit:
+        raise BenchError(f"{path} is too large: over {limit >> 20} MiB")
+    try:
+        return strict_json.parse(data)
+    except ValueError as error:
+        raise BenchError(f"{path} is damaged ({error}); delete it and run the same command again") from error
 
 
 def sync_folder(folder: Path) -> None:

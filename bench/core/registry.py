@@ -106,12 +106,6 @@ class Entry:
         """The first line of the class docstring."""
         return (inspect.getdoc(self.load()) or "").partition("\n")[0]
 
-    @property
-    def location(self) -> str:
-        """File and line of the class."""
-        plugin = self.load()
-        return f"{inspect.getsourcefile(plugin)}:{inspect.getsourcelines(plugin)[1]}"
-
 
 def _cause(error: BaseException) -> str:
     """An exception in one line; of a syntax error with its place."""

@@ -1,4 +1,4 @@
-"""JSON of files that anybody may have written: read whole or refused with a line, never a trap for who reads on."""
+"""JSON that anybody may have written: taken whole or refused with a line, never a trap for who reads on."""
 
 from __future__ import annotations
 
@@ -6,13 +6,9 @@ import json
 import math
 import re
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
-from bench.core.errors import BenchError
-
 DEPTH = 40  # of lists within lists; a record needs nine
-BYTES = 64 << 20  # of one file: what no file of ours comes near
 CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")
 """All but tab and line feed: what moves a terminal's cursor."""
 
@@ -55,25 +51,6 @@ def check(value: Any) -> None:
     """
     _shallow(value, DEPTH)
     visit(value, _bounded)
-
-
-def read(path: Path, limit: int = BYTES) -> Any:
-    """The JSON value in the file `path`, under the bounds of `parse`.
-
-    Raises:
-        BenchError: the file is missing, unreadable, of more than `limit` bytes, or damaged (cut short, say).
-    """
-    try:
-        with path.open("rb") as file:
-            data = file.read(limit + 1)
-    except OSError as error:
-        raise BenchError(f"cannot read {path}: {error.strerror or error}") from error
-    if len(data) > limit:
-        raise BenchError(f"{path} is too large: over {limit >> 20} MiB")
-    try:
-        return parse(data)
-    except ValueError as error:
-        raise BenchError(f"{path} is damaged ({error}); delete it and run the same command again") from error
 
 
 def _text(data: bytes) -> str:
