@@ -16,6 +16,7 @@ from bench.attacks.judge import AttackOutcome, attack_images, evaluation_mode, p
 from bench.core import seeds
 from bench.core.bits import to_text
 from bench.core.errors import JobError
+from bench.core.numbers import ENSEMBLE
 from bench.core.precision import Precision
 from bench.core.progress import Progress
 from bench.core.specs import Stop
@@ -23,7 +24,6 @@ from bench.data.base import ImageSet
 from bench.experiment.spec import Targets
 from bench.models.ensemble import Ensemble
 
-ENSEMBLE = -1  # the target index of the whole ensemble
 SAMPLES = 8  # adversarial images kept to be looked at
 RANDOM_CHECK = 1000  # images whose output is computed twice
 

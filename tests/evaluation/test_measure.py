@@ -14,6 +14,7 @@ from bench.attacks.iterative import BIM, PGD
 from bench.attacks.judge import attack_images
 from bench.core.bits import from_text
 from bench.core.errors import JobError
+from bench.core.numbers import ENSEMBLE
 from bench.data.base import ImageSet
 from bench.evaluation import measure
 from bench.models.ensemble import Ensemble
@@ -47,7 +48,7 @@ def fused(members: nn.ModuleList, x: Tensor) -> int:
 
 def wrong(members: nn.ModuleList, target: int, x: Tensor, label: int) -> bool:
     with torch.no_grad():
-        return (fused(members, x) if target == measure.ENSEMBLE else int(members[target](x).argmax())) != label
+        return (fused(members, x) if target == ENSEMBLE else int(members[target](x).argmax())) != label
 
 
 def bim_by_hand(member: nn.Module, x: Tensor, label: Tensor, epsilon: float, steps: int) -> Tensor:
@@ -204,7 +205,7 @@ def test_the_targeted_matrix_counts_outputs_of_the_target_class(different, image
             PGD(steps=4), member, few, budget=0.3, stop="last", seed_axes=AXES, keep_images=True, targets=targets
         )
         for cell in (cell for cell in record["cells"] if cell["source"] == source):
-            network = different if cell["target"] == measure.ENSEMBLE else different.members[cell["target"]]
+            network = different if cell["target"] == ENSEMBLE else different.members[cell["target"]]
             with torch.no_grad():
                 wanted = network(outcome.adversarial).argmax(1) == targets
             assert from_text(cell["bits"], 21).tolist() == wanted.tolist()
