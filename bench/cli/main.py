@@ -29,7 +29,7 @@ COMMANDS = {
     "plot": ("bench.cli.plot", "Draw curves, robustness against budget and steps, decision boundaries."),
     "report": ("bench.cli.report", "Write the leaderboard as a folder of web pages."),
     "prepare": ("bench.cli.prepare", "Download data sets and verify them."),
-    "perf": ("bench.cli.perf", "Measure attacks, training, whole runs and memory, beside public libraries."),
+    "perf": ("bench.cli.perf", "Measure attacks, training, jobs at once and memory, beside public libraries."),
     "doctor": ("bench.cli.doctor", "Check this installation, or one plug-in."),
     "db": ("bench.cli.db", "Look after the database."),
     "exec": ("bench.cli.exec", "Do one job from its file (used by executors)."),

@@ -1,1 +1,1 @@
-"""Speed and agreement: our attacks against public libraries, our training steps against the passes they need."""
+"""Our attacks beside public libraries', our training steps beside the passes they need; jobs at once; memory."""

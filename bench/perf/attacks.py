@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from statistics import median
 from typing import Any, Literal
 
 from torch import Tensor, nn
 
-from bench.attacks.base import Attack
 from bench.attacks.judge import evaluation_mode, predictions
+from bench.core.errors import unknown_name
 from bench.models.fast import fast_copy
 from bench.perf.cases import Case, Judged, judge
 from bench.perf.floor import Passes, counted, replay, work_of
@@ -87,18 +87,16 @@ class Result:
         return all(one.verdict == "PASS" for one in self.versus)
 
 
-def limited(attack: Attack, steps: int) -> Attack:
-    """The attack with at most `steps` steps; where the step is a share of ε the way that all of them go stays."""
-    before = getattr(attack, "steps", 0)
-    if before <= steps:
-        return attack
-    if hasattr(attack, "rel_step"):
-        return replace(attack, steps=steps, rel_step=attack.rel_step * before / steps)  # type: ignore[call-arg]
-    return replace(attack, steps=steps)  # type: ignore[call-arg]
-
-
 def compared(libraries: Sequence[str] | None) -> tuple[list[Peer], list[str]]:
-    """The installed libraries (of those asked for), and a line for each that is missing."""
+    """The installed libraries (of those asked for), and a line for each that is missing.
+
+    Raises:
+        BenchError: an unknown name.
+    """
+    known = [peer.name for peer in PEERS]
+    for name in libraries or ():
+        if name not in known:
+            raise unknown_name("library", name, known)
     wanted = [peer for peer in PEERS if libraries is None or peer.name in libraries]
     missing = [f"{peer.name} is not installed: pip install {peer.package}" for peer in wanted if not peer.installed]
     return [peer for peer in wanted if peer.installed], missing

@@ -18,7 +18,9 @@ from bench.attacks.fgsm import FGSM
 from bench.attacks.iterative import BIM, MIM, PGD, PGDL2
 from bench.attacks.judge import AttackOutcome, attack_images, predictions
 from bench.attacks.problem import Problem
-from bench.core.errors import BenchError
+from bench.core import registry, settings
+from bench.core.config import Loaded
+from bench.core.errors import BenchError, unknown_name
 from bench.core.specs import Precision
 from bench.data.base import ImageSet
 
@@ -30,10 +32,32 @@ KINDS: dict[type[Attack], Kind] = {
 AXES = ("perf",)
 
 
+def configured(loaded: Loaded, name: str, *, steps: int | None = None) -> Attack:
+    """An attack as bench.toml has it, with at most `steps` steps.
+
+    Raises:
+        BenchError: there is none of this name, or a setting does not fit.
+    """
+    if name not in loaded.config.attacks:
+        raise unknown_name("attack", name, loaded.config.attacks)
+    spec = loaded.config.attacks[name]
+    attack: Attack = settings.build(registry.load("attacks", spec.plugin), spec.settings, f"attacks.{name}")
+    return attack if steps is None else limited(attack, steps)
+
+
+def limited(attack: Attack, steps: int) -> Attack:
+    """The attack with at most `steps` steps; where the step is a share of ε the way that all of them go stays."""
+    before = getattr(attack, "steps", 0)
+    if before <= steps:
+        return attack
+    if hasattr(attack, "rel_step"):
+        return replace(attack, steps=steps, rel_step=attack.rel_step * before / steps)  # type: ignore[call-arg]
+    return replace(attack, steps=steps)  # type: ignore[call-arg]
+
+
 @dataclass(frozen=True)
 class Case:
-    """What is attacked and how; `batch` images at a time, by everybody.
-    `precision` is that of our own passes.
+    """What is attacked and how; `batch` images at a time, by everybody. `precision` is that of our own passes.
 
     `model` is an ensemble in eval mode (or any network) that maps images in [0, 1] to [b, classes].
     """

@@ -76,8 +76,3 @@ def subject(
         with database() as base:
             ingest.ingest_run(base, place.run(needed.run_id).path)
     return Subject(run, load_ensemble(run, place), splits.test.take(slice(0, images)))
-
-
-def default_model(loaded: Loaded, dataset: str) -> str | None:
-    """The network on which attacks are compared, unless another is named; None is the quick recipe's own."""
-    return {"cifar10": "resnet20", "cifar100": "resnet20"}.get(dataset) if "resnet20" in loaded.config.models else None

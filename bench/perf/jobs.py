@@ -2,20 +2,24 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
 import tempfile
-import time
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
-from bench.core.errors import BenchError
+from bench.core.errors import BenchError, JobError
+from bench.core.files import read_json
 from bench.experiment.spec import Job
 from bench.jobs.executors.local import cores
-from bench.perf.processes import BENCH, python
-from bench.perf.timing import Spread, spread
+from bench.perf.timing import Clock, Spread, alternate, spread
 
 ON_GPU = (2, 4)  # jobs at once on a GPU, unless told otherwise
+# What a user may have set for every command: a measurement names its own, and must not get into a real database.
+UNSET = ("BENCH_DB", "BENCH_RESULTS", "BENCH_DEVICE", "BENCH_EXECUTOR")
 
 
 @dataclass(frozen=True)
@@ -23,13 +27,11 @@ class AtOnce:
     """`jobs` at once.
 
     Attributes:
-        options: those of `bench run` that ask for it.
         seconds: wall-clock time of the command in each round.
         ratio: the time of one job after another over this, round by round; more than 1 is faster.
     """
 
     jobs: int
-    options: tuple[str, ...]
     seconds: tuple[float, ...]
     ratio: Spread
 
@@ -50,28 +52,17 @@ class Found:
 
 def usual(device: str, threads: int) -> tuple[int, ...]:
     """How many jobs at once to try on a device; on a CPU powers of two, as long as each thread has a core."""
-    if _on_gpu(device):
+    if on_gpu(device):
         return ON_GPU
     return tuple(2**power for power in range(1, (cores() // threads).bit_length())) or (2,)
 
 
-def options(jobs: int, *, device: str, threads: int) -> list[str]:
-    """What tells `bench run` to do `jobs` at once on `device`, each with `threads` on the CPU.
-
-    One job needs no worker: it is done in the process of the command, as by default.
+def on_gpu(device: str) -> bool:
+    """Whether jobs that share `device` share a GPU, not a CPU.
 
     Raises:
         BenchError: no jobs can share such a device.
     """
-    own = ["--threads", str(threads)]
-    if jobs == 1:
-        return ["--device", device, *own]
-    if _on_gpu(device):
-        return ["--gpus", device.partition(":")[2] or "0", "--per-gpu", str(jobs), *own]
-    return ["--workers", str(jobs), *own]
-
-
-def _on_gpu(device: str) -> bool:
     kind = device.partition(":")[0]
     if kind not in ("cpu", "cuda"):
         raise BenchError(f"several jobs at once share a CPU or a CUDA GPU, not {device!r}")
@@ -91,47 +82,52 @@ def abreast(jobs: Sequence[Job]) -> tuple[int, int]:
 
 
 def measure(
-    selection: Sequence[str], given: Sequence[str], *, at_once: Sequence[int], device: str, threads: int, repeats: int,
-    tell: Callable[[str], None],
+    commands: Mapping[int, Sequence[str]], *, threads: int, repeats: int, tell: Callable[[str], None]
 ) -> Found:  # fmt: skip
-    """`bench run` with the options `selection` (what) and `given` (where), `repeats` times from nothing each way.
+    """Carry out each command `repeats` times from nothing, in turns.
 
     The time is that of the whole command, its start and its table included, so that what workers need to start is too.
 
     Args:
-        at_once: numbers of jobs at once, more than 1.
+        commands: jobs at once → the `bench run` that does so many; 1 and at least one more.
+        threads: CPU threads of each job.
 
     Raises:
         BenchError: a run failed; the message says with how many jobs at once and is otherwise its own.
     """
-    ways = [1, *sorted(set(at_once))]
-    chosen = {jobs: options(jobs, device=device, threads=threads) for jobs in ways}
-    seconds: dict[int, list[float]] = {jobs: [] for jobs in ways}
-    for number in range(repeats):
-        first = (number + 1) % len(ways)  # what the first run alone reads from disk never speaks for several at once
-        for jobs in ways[first:] + ways[:first]:
-            tell(f"{_name(jobs)}, round {number + 1} of {repeats}")
-            seconds[jobs].append(_seconds([*selection, *given, *chosen[jobs]], threads, _name(jobs)))
-    return Found(
-        tuple(seconds[1]),
-        tuple(
-            AtOnce(jobs, tuple(chosen[jobs]), tuple(seconds[jobs]), spread(seconds[1], seconds[jobs]))
-            for jobs in ways[1:]
-        ),
-    )
+    ways = sorted(commands)
+    ways = [*ways[1:], 1]  # what the first run alone reads from disk never speaks for several at once
+    with tempfile.TemporaryDirectory(prefix="bench-perf-") as folder:
+        works = {_name(jobs): partial(_run, commands[jobs], threads, Path(folder), _name(jobs)) for jobs in ways}
+        seconds = alternate(works, repeats=repeats, clock=Clock(), tell=tell)
+    alone = seconds[_name(1)]
+    several = ((jobs, seconds[_name(jobs)]) for jobs in ways[:-1])
+    return Found(tuple(alone), tuple(AtOnce(jobs, tuple(taken), spread(alone, taken)) for jobs, taken in several))
 
 
 def _name(jobs: int) -> str:
     return "one after another" if jobs == 1 else f"{jobs} at once"
 
 
-def _seconds(arguments: Sequence[str], threads: int, name: str) -> float:
-    """How long a `bench run` takes, in a results folder that is gone afterwards."""
-    with tempfile.TemporaryDirectory(prefix="bench-perf-") as folder:
-        results = Path(folder) / "results"
-        began = time.perf_counter()
-        try:
-            python([*BENCH, "run", "--quiet", *arguments, "--results", str(results)], threads, results=results)
-        except BenchError as error:
-            raise type(error)(f"{name}: {error}") from error
-        return time.perf_counter() - began
+def _run(command: Sequence[str], threads: int, folder: Path, name: str) -> None:
+    """Carry out a `bench run` into a new results folder below `folder`.
+
+    Raises:
+        BenchError: its exit code is not 0; a `JobError` where it is 1.
+    """
+    results = Path(tempfile.mkdtemp(dir=folder))
+    environment = {key: value for key, value in os.environ.items() if key not in UNSET}
+    environment |= {"OMP_NUM_THREADS": str(threads), "NO_COLOR": "1", "BENCH_RESULTS": str(results)}
+    done = subprocess.run(command, capture_output=True, text=True, env=environment)
+    if done.returncode:
+        lines = [line for line in done.stderr.splitlines() if line.strip()]
+        said = [line for line in lines if line.startswith("Error: ")] or _failures(results) or lines
+        kind = JobError if done.returncode == 1 else BenchError
+        told = said[-1].removeprefix("Error: ") if said else "a job failed; the same `bench run` says why"
+        raise kind(f"{name}: {told}")
+
+
+def _failures(results: Path) -> list[str]:
+    """Why jobs failed, a line each; the last is told."""
+    errors = [str(read_json(path)["error"]).splitlines() for path in sorted(results.glob("runs/*/failures/*.json"))]
+    return [f"a job failed: {lines[0] if lines else 'no reason was recorded'}" for lines in errors]

@@ -5,7 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from math import comb
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
 
 from bench.baselines.adaboost import AdaBoost
 from bench.baselines.adp import Adp
@@ -15,27 +18,15 @@ from bench.baselines.dverge import Dverge
 from bench.baselines.ece import Ece
 from bench.baselines.gal import Gal
 from bench.baselines.gradientboost import GradientBoost
-from bench.core.lazy import torch
 from bench.methods.trs import CosOnly, Trs
 from bench.methods.trs_at import TrsAt
 from bench.methods.trs_report import TrsReport
+from bench.models.features import features_at
+from bench.models.passes import fast_passes, passes_on
 from bench.perf.roofline import Work, count
-
-if TYPE_CHECKING:
-    from torch import Tensor, nn
-
-    from bench.training.method import Batch, Method
+from bench.training.method import Batch, Method
 
 Kind = Literal["forward", "images", "train", "curvature", "second", "target", "features"]
-WORDS = {
-    "forward": "forward",
-    "images": "forward + image gradient",
-    "train": "forward + parameter gradient",
-    "curvature": "forward + image gradient + image gradient of that",
-    "second": "forward + image gradient + parameter gradient of both",
-    "target": "forward to a layer",
-    "features": "forward to a layer + image gradient",
-}
 
 
 @dataclass(frozen=True)
@@ -141,15 +132,11 @@ class Bare:
         return sum(passes, Work())
 
     def _pass(self, need: Need, member: nn.Module) -> Sequence[Tensor] | None:
-        from bench.models.passes import fast_passes, passes_on
-
         twice = need.kind in ("curvature", "second")
         with fast_passes([member], twice=True) if twice else passes_on([member]):
             return self._made(need, member)
 
     def _made(self, need: Need, member: nn.Module) -> Sequence[Tensor] | None:
-        from bench.models.features import features_at
-
         images, labels = self._images[-need.images :], self._labels[-need.images :]
         parameters = list(member.parameters())
         grad, cross_entropy = torch.autograd.grad, torch.nn.functional.cross_entropy

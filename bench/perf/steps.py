@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -14,28 +13,10 @@ from bench.data.base import ImageSet
 from bench.experiment.select import Selection, run_spec
 from bench.experiment.spec import RunSpec
 from bench.jobs.ensembles import dataset_of, fresh_ensemble, method_of
-from bench.models.build import build_member
 from bench.models.ensemble import Ensemble
 from bench.training.trainer import Loss, Trainer
 
-STILL = 1e-7  # learning rate: thousands of steps on random images and the weights stay finite
-
-
-@dataclass(frozen=True)
-class Pictures:
-    """Images of any size, as much of a data set as a model asks for."""
-
-    shape: tuple[int, int, int]
-    classes: int = 10
-    mean: tuple[float, ...] = (0.5, 0.5, 0.5)
-    std: tuple[float, ...] = (0.25, 0.25, 0.25)
-
-
-def pictures(count: int, shape: tuple[int, int, int], classes: int, device: str) -> ImageSet:
-    """`count` images of uniformly random pixels and labels, always the same ones."""
-    draw = seeds.generator("perf", "pictures", *shape)
-    pixels = torch.randint(256, (count, *shape), dtype=torch.uint8, generator=draw)
-    return ImageSet(pixels, torch.randint(classes, (count,), generator=draw)).to(device)
+STILL = 1e-7  # learning rate: a step that is repeated stays the same step, and weights stay finite on random images
 
 
 def run_of(loaded: Loaded, method: str, *, dataset: str, model: str | None, members: int) -> RunSpec:
@@ -43,28 +24,19 @@ def run_of(loaded: Loaded, method: str, *, dataset: str, model: str | None, memb
     return run_spec(loaded, Selection(dataset=dataset, recipe="published", model=model, members=members), method, 0)
 
 
-def images_of(run: RunSpec, count: int, device: str) -> ImageSet:
-    """Random images of the shape and classes of a run's data set."""
+def images_of(run: RunSpec, count: int, device: torch.device | str) -> ImageSet:
+    """`count` images of the shape of a run's data set, their pixels and labels random, always the same ones."""
     dataset = dataset_of(run)
-    return pictures(count, dataset.shape, dataset.classes, device)
+    draw = seeds.generator("perf", "pictures", *dataset.shape)
+    pixels = torch.randint(256, (count, *dataset.shape), dtype=torch.uint8, generator=draw)
+    return ImageSet(pixels, torch.randint(dataset.classes, (count,), generator=draw)).to(device)
 
 
-def ensemble_of(run: RunSpec, device: str) -> Ensemble:
+def ensemble_of(run: RunSpec, device: torch.device | str) -> Ensemble:
     """Fresh members of a run, in eval mode."""
     plugin = registry.load("methods", run.plugin)
     with seeds.isolated("perf", run.method):
         return fresh_ensemble(run, plugin).to(device).eval()
-
-
-def networks(plugin: str, settings: dict[str, Any], shape: tuple[int, int, int], members: int, device: str) -> Ensemble:
-    """Fresh members of a model for images of any shape it takes, in eval mode.
-
-    Raises:
-        BenchError: the model does not take such images.
-    """
-    with seeds.isolated("perf", plugin):
-        made = [build_member(plugin, settings, dataset=Pictures(shape)) for _ in range(members)]
-    return Ensemble(made).to(device).eval()
 
 
 class Short(Trainer):

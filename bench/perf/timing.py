@@ -8,9 +8,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from bench.core.lazy import torch
-
-Work = Callable[[], Any]
+import torch
 
 
 @dataclass(frozen=True)
@@ -32,18 +30,18 @@ def spread(above: Sequence[float], below: Sequence[float]) -> Spread:
 
 
 class Clock:
-    """Seconds that a work takes on a device.
+    """Seconds that a work takes on a device; without one it is done by other processes.
 
     On a CPU with one thread it is the processor time of this process, so that other programs on the machine count
     less; otherwise wall-clock time, with the device's queue empty before and after.
     """
 
-    def __init__(self, device: torch.device | str) -> None:
-        self._device = torch.device(device)
-        self.own = self._device.type == "cpu" and torch.get_num_threads() == 1
-        self.name = "processor time of one thread" if self.own else "wall-clock time"
+    def __init__(self, device: torch.device | str | None = None) -> None:
+        self._device = None if device is None else torch.device(device)
+        self._own = self._device is not None and self._device.type == "cpu" and torch.get_num_threads() == 1
+        self.name = "processor time of one thread" if self._own else "wall-clock time"
 
-    def seconds(self, work: Work) -> float:
+    def seconds(self, work: Callable[[], Any]) -> float:
         """How long `work` takes, once."""
         self._wait()
         start = self._now()
@@ -52,19 +50,26 @@ class Clock:
         return self._now() - start
 
     def _now(self) -> float:
-        return time.process_time() if self.own else time.perf_counter()
+        return time.process_time() if self._own else time.perf_counter()
 
     def _wait(self) -> None:
-        if self._device.type == "cuda":
+        if self._device is not None and self._device.type == "cuda":
             torch.cuda.synchronize(self._device)
 
 
-def alternate(works: Mapping[str, Work], *, repeats: int, clock: Clock) -> dict[str, list[float]]:
-    """Seconds of each work, `repeats` times: all of them in turn, each round beginning with another one."""
+def alternate(
+    works: Mapping[str, Callable[[], Any]], *, repeats: int, clock: Clock, tell: Callable[[str], None] = lambda _: None
+) -> dict[str, list[float]]:
+    """Seconds of each work, `repeats` times: all of them in turn, each round beginning with another one.
+
+    Args:
+        tell: gets the name of a work and its round before it begins.
+    """
     names = list(works)
     seconds: dict[str, list[float]] = {name: [] for name in names}
     for repeat in range(repeats):
         first = repeat % len(names)
         for name in names[first:] + names[:first]:
+            tell(f"{name}, round {repeat + 1} of {repeats}")
             seconds[name].append(clock.seconds(works[name]))
     return seconds

@@ -12,11 +12,9 @@ import torch
 from torch import Tensor, nn
 
 from bench.core import seeds
-from bench.core.config import Loaded
 from bench.data.base import ImageSet
-from bench.experiment.select import Selection, run_spec
 from bench.experiment.spec import RunSpec
-from bench.jobs.ensembles import fresh_ensemble, method_of
+from bench.jobs.ensembles import method_of
 from bench.methods.trs import Trs
 from bench.models.ensemble import Ensemble
 from bench.models.features import pre_activation_points
@@ -24,6 +22,7 @@ from bench.models.passes import passes_on
 from bench.perf.authors import AuthorsStep
 from bench.perf.needs import Bare, Need, needs
 from bench.perf.roofline import Bound, Rates, bound
+from bench.perf.steps import STILL, ensemble_of
 from bench.perf.timing import Clock, Spread, alternate, spread
 from bench.training.method import Batch, Method
 from bench.training.optim import make_optimizer
@@ -32,7 +31,6 @@ from bench.training.trainer import Loss, Trainer
 EPOCH, EPOCHS = 3, 10  # a step in the middle of a training: past every ramp of our settings
 EXACT = 1e-5  # relative difference of the losses of ours and of the authors' step, in float64
 COMPARED = 32  # images of the batch on which they are compared, float64 being slow
-STILL = 1e-7  # learning rate: a step that is repeated stays the same step
 
 
 @dataclass(frozen=True)
@@ -69,19 +67,13 @@ class Step:
         return abs(ours - authors) <= EXACT * abs(authors)
 
 
-def measure(
-    loaded: Loaded, name: str, images: ImageSet, *, dataset: str, model: str | None, members: int = 3, repeats: int,
-    rates: Rates | None = None,
-) -> Step:  # fmt: skip
-    """One step of the configured method `name` on a batch of all `images`, from fresh weights.
+def measure(run: RunSpec, images: ImageSet, *, repeats: int, rates: Rates | None = None) -> Step:
+    """One step of the method of `run` on a batch of all `images`, from fresh weights.
 
     Methods that train members one after another are measured at the last. `rates` are the machine's, for the floor by
     them.
     """
-    run = run_spec(loaded, Selection(dataset=dataset, recipe="published", model=model, members=members), name, 0)
-    plugin, method = method_of(run)
-    with seeds.isolated("perf", name):
-        ensemble = fresh_ensemble(run, plugin).to(images.device)
+    ensemble, (_, method) = ensemble_of(run, images.device), method_of(run)
     counter = _Phases(run, ensemble, images)
     method.fit(counter)
     watch = _Measured(run, ensemble, images, method=method, phase=counter.phases - 1, repeats=repeats, rates=rates)

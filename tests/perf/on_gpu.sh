@@ -48,7 +48,6 @@ probe=(--dataset "$dataset" --device "$device" --data "$data" --dry-run --probe 
 measure recipe "$bench" run --method trs "${probe[@]}"
 measure table "$bench" run --method paper "${probe[@]}"
 
-# Several small jobs on one device; memory; slopes.
+# Several small jobs on one device; memory.
 measure jobs "$bench" perf jobs --data "$data" --device "$device" --at-once 2 --at-once 4
 measure memory "$bench" perf memory --dataset "$dataset" --model "$model" --batch "$step_batch" --device "$device" $methods
-measure growth "$bench" perf growth --device "$device" -o "$out/growth.png"

@@ -18,8 +18,7 @@ SMALL = {
     "DEVICE": "cpu", "DATASET": "digits", "MODEL": "digits_cnn", "EPOCHS": "1", "IMAGES": "20", "BATCH": "20",
     "STEP_BATCH": "16", "EPS": "0.1", "METHODS": "--method ece --method trs_official",
 }  # fmt: skip
-MEASURED = ["pgd", "attacks-pgd", "attacks", "attacks-bfloat16", "training", "recipe", "table", "jobs",
-            "memory", "growth"]  # fmt: skip
+MEASURED = ["pgd", "attacks-pgd", "attacks", "attacks-bfloat16", "training", "recipe", "table", "jobs", "memory"]
 
 
 STUB = """#!/usr/bin/env bash
@@ -80,4 +79,3 @@ def test_every_measurement_is_made(tmp_path: Path) -> None:
         assert "Error" not in told, told
         assert "exit code 2" not in told, told
     assert "theirs / ours" in (tmp_path / "attacks-pgd.txt").read_text()
-    assert (tmp_path / "growth.png").exists()

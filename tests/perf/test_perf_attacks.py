@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import json
-from contextlib import redirect_stderr, redirect_stdout
 from dataclasses import replace
-from io import StringIO
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from in_process import command
 from torch import Tensor, nn
 
 from bench.attacks.apgd import APGDCE
@@ -19,13 +18,12 @@ from bench.attacks.ead import EAD
 from bench.attacks.fgsm import FGSM
 from bench.attacks.iterative import BIM, MIM, PGD, PGDL2
 from bench.attacks.judge import attack_images
-from bench.cli import main
 from bench.core import registry
 from bench.core.errors import BenchError
 from bench.core.seeds import generator
 from bench.models.ensemble import Ensemble
 from bench.perf import attacks as perf
-from bench.perf.cases import Case, judge
+from bench.perf.cases import Case, judge, limited
 from bench.perf.floor import Passes, counted, replay
 from bench.perf.peers import PEERS, Peer
 from bench.perf.timing import Clock, alternate, spread
@@ -36,13 +34,6 @@ pytestmark = pytest.mark.usefixtures("_one_thread")
 @pytest.fixture
 def case(digits: Any, digits_ensemble: Ensemble) -> Case:
     return Case(digits_ensemble, digits.test.take(slice(0, 60)), FGSM(), 0.1, batch=25)
-
-
-def bench(*arguments: object) -> tuple[int, str, str]:
-    out, err = StringIO(), StringIO()
-    with redirect_stdout(out), redirect_stderr(err):
-        code = main.run([str(argument) for argument in arguments])
-    return code, out.getvalue(), err.getvalue()
 
 
 class Strange(Peer):
@@ -215,9 +206,11 @@ def test_ratios_are_taken_round_by_round() -> None:
 
 def test_works_take_turns_and_each_round_begins_with_another() -> None:
     order: list[str] = []
+    told: list[str] = []
     works = {name: lambda name=name: order.append(name) for name in "abc"}
-    seconds = alternate(works, repeats=3, clock=Clock("cpu"))
+    seconds = alternate(works, repeats=3, clock=Clock("cpu"), tell=told.append)
     assert "".join(order) == "abcbcacab"
+    assert told[2:5] == ["c, round 1 of 3", "b, round 2 of 3", "c, round 2 of 3"]
     assert {name: len(values) for name, values in seconds.items()} == {"a": 3, "b": 3, "c": 3}
 
 
@@ -225,12 +218,12 @@ def test_works_take_turns_and_each_round_begins_with_another() -> None:
     ("which", "way"), [(BIM(), 1.0), (PGD(), 5.0), (MIM(), 5.0), (PGDL2(), 5.0)], ids=lambda value: str(value)[:4]
 )
 def test_fewer_steps_go_the_same_way(which: Any, way: float) -> None:
-    short = perf.limited(which, 8)
+    short = limited(which, 8)
     assert short.steps == 8
     assert short.steps * short.rel_step == pytest.approx(way)
-    assert perf.limited(which, 50) is which
-    assert perf.limited(APGDCE(), 30) == APGDCE(steps=30)
-    assert perf.limited(FGSM(), 3) == FGSM()
+    assert limited(which, 50) is which
+    assert limited(APGDCE(), 30) == APGDCE(steps=30)
+    assert limited(FGSM(), 3) == FGSM()
 
 
 # ---------------------------------------------------------------- the command
@@ -246,7 +239,7 @@ QUICK = ("--set", "training.epochs=2", "--set", "training.limit=300", "--repeats
 
 def test_the_command_trains_once_and_compares_every_attack(results: Path) -> None:
     settings = (*QUICK, "--images", 80, "--steps", 10, "--results", results)
-    code, out, err = bench("perf", "attacks", *settings, "--json")
+    code, out, err = command("perf", "attacks", *settings, "--json")
     record = json.loads(out)
     assert code == 0, out + err
     assert "training ece" in err
@@ -263,7 +256,7 @@ def test_the_command_trains_once_and_compares_every_attack(results: Path) -> Non
         assert limit["bytes_seconds"] == limit["bytes"] / rates["bytes"] > 0
         assert limit["ours_seconds"] > 0
         assert all(one["verdict"] == "PASS" and one["speed_first"]["low"] > 0 for one in result["versus"])
-    code, out, err = bench(
+    code, out, err = command(
         "perf", "attacks", *settings, "--attack", "pgd", "--eps", "0.05", "--library", "torchattacks"
     )
     assert code == 0, out + err
@@ -278,11 +271,12 @@ def test_the_command_trains_once_and_compares_every_attack(results: Path) -> Non
 
 
 def test_the_command_takes_a_run_that_is_there(results: Path) -> None:
-    listed, out, _ = bench("list", "runs", "--json", "--results", results)
+    listed, out, _ = command("list", "runs", "--json", "--results", results)
     assert listed == 0
     run = json.loads(out)[0]["id"]
-    code, out, err = bench("perf", "attacks", "--run", run[:8], "--attack", "fgsm", "--repeats", 0, "--images", 30,
-                           "--results", results)  # fmt: skip
+    code, out, err = command(
+        "perf", "attacks", "--run", run[:8], "--attack", "fgsm", "--repeats", 0, "--images", 30, "--results", results
+    )
     assert code == 0, out + err
     assert run[:12] in out
     assert "floor" not in out
@@ -300,7 +294,7 @@ def test_the_command_takes_a_run_that_is_there(results: Path) -> None:
     ],
 )
 def test_mistakes_are_told_in_a_line(results: Path, arguments: Any, told: str) -> None:
-    code, _, err = bench("perf", "attacks", *arguments, "--results", results)
+    code, _, err = command("perf", "attacks", *arguments, "--results", results)
     assert code == 2
     assert told in err
     assert err.strip().count("\n") == 0

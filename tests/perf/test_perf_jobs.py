@@ -4,32 +4,28 @@ from __future__ import annotations
 
 import json
 import os
+import subprocess
+import sys
 from collections.abc import Sequence
-from contextlib import redirect_stderr, redirect_stdout
-from io import StringIO
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from in_process import command
 
-from bench.cli import main
+from bench.cli.perf import jobs as cli
 from bench.core import config
 from bench.core.errors import BenchError, JobError
 from bench.experiment.select import Selection
 from bench.jobs.plan import jobs_of
-from bench.perf import jobs, processes
+from bench.perf import jobs, timing
 from bench.perf.jobs import AtOnce, Found
 from bench.perf.timing import spread
 
-SHORT = ("--seeds", "0-1", "--limit", 16, "--set", "training.epochs=1", "--set", "training.limit=64",
+SHORT = ("--limit", 16, "--set", "training.epochs=1", "--set", "training.limit=64",
          "--set", 'suites.core.attacks=["fgsm"]', "--device", "cpu")  # fmt: skip
-
-
-def bench(*arguments: object) -> tuple[int, str, str]:
-    out, err = StringIO(), StringIO()
-    with redirect_stdout(out), redirect_stderr(err):
-        code = main.run([str(argument) for argument in arguments])
-    return code, out.getvalue(), err.getvalue()
+TWO = ("--seeds", "0-1", *SHORT)
 
 
 @pytest.fixture(autouse=True)
@@ -46,13 +42,13 @@ def asked(monkeypatch: pytest.MonkeyPatch) -> list[list[str]]:
     started: list[list[str]] = []
     now = [0.0]
 
-    def python(arguments: Sequence[str], threads: int, **_: Any) -> str:
-        started.append(list(arguments))
+    def start(arguments: Sequence[str], *, env: dict[str, str], **_: Any) -> subprocess.CompletedProcess[str]:
+        started.append([*arguments, env["BENCH_RESULTS"]])
         now[0] += len(started)
-        return ""
+        return subprocess.CompletedProcess(arguments, 0, "", "")
 
-    monkeypatch.setattr(jobs, "python", python)
-    monkeypatch.setattr(jobs.time, "perf_counter", lambda: now[0])
+    monkeypatch.setattr(jobs, "subprocess", SimpleNamespace(run=start))
+    monkeypatch.setattr(timing.time, "perf_counter", lambda: now[0])
     return started
 
 
@@ -68,7 +64,7 @@ def asked(monkeypatch: pytest.MonkeyPatch) -> list[list[str]]:
      (2, "cuda:3", 1, "--gpus 3 --per-gpu 2 --threads 1")],
 )  # fmt: skip
 def test_jobs_at_once_are_workers_or_jobs_on_one_gpu(number: int, device: str, threads: int, told: str) -> None:
-    assert " ".join(jobs.options(number, device=device, threads=threads)) == told
+    assert " ".join(cli._at_once(number, device, threads)) == told
 
 
 def test_what_is_tried_fits_the_device(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -81,7 +77,7 @@ def test_what_is_tried_fits_the_device(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_a_device_that_jobs_cannot_share_is_told() -> None:
     with pytest.raises(BenchError, match="not 'meta'"):
         jobs.usual("meta", 1)
-    code, _, err = bench("perf", "jobs", "--device", "meta")
+    code, _, err = command("perf", "jobs", "--device", "meta")
     assert (code, err.strip().count("\n")) == (2, 0)
 
 
@@ -98,17 +94,17 @@ def test_jobs_that_need_none_another_run_side_by_side() -> None:
 
 
 def test_more_at_once_than_trainings_is_told_and_done(asked: list[list[str]]) -> None:
-    code, out, err = bench("perf", "jobs", *SHORT, "--at-once", 3)
+    code, out, err = command("perf", "jobs", *TWO, "--at-once", 3)
     assert code == 0, out + err
     assert "at most 2 of the trainings and 8 of the measurements run at once: of 3 workers some wait" in err
     assert err.strip().count("\n") == 0
-    _, _, err = bench("perf", "jobs", *SHORT, "--at-once", 2)
+    _, _, err = command("perf", "jobs", *TWO, "--at-once", 2)
     assert "wait" not in err
 
 
 def test_other_programs_are_told(asked: list[list[str]], load: list[float]) -> None:
     load[0] = 1000.0
-    code, _, err = bench("perf", "jobs", *SHORT, "--at-once", 2)
+    code, _, err = command("perf", "jobs", *TWO, "--at-once", 2)
     assert code == 0
     assert "Other programs use this machine (load 1000.0 on" in err
     assert err.strip().count("\n") == 0
@@ -119,21 +115,16 @@ def test_other_programs_are_told(asked: list[list[str]], load: list[float]) -> N
 
 def test_every_way_has_its_turn_from_nothing(asked: list[list[str]]) -> None:
     told: list[str] = []
-    found = jobs.measure(
-        ["--dataset", "digits"], ["--data", "here"], at_once=[4, 2, 2], device="cuda", threads=1, repeats=2,
-        tell=told.append,
-    )  # fmt: skip
+    commands = {1: ["alone"], 4: ["four"], 2: ["two"]}
+    found = jobs.measure(commands, threads=1, repeats=2, tell=told.append)
     assert told == [
         "2 at once, round 1 of 2", "4 at once, round 1 of 2", "one after another, round 1 of 2",
         "4 at once, round 2 of 2", "one after another, round 2 of 2", "2 at once, round 2 of 2",
     ]  # fmt: skip
-    folders = [line[line.index("--results") + 1] for line in asked]
-    assert len(set(folders)) == 6
+    assert [name for name, _ in asked] == ["two", "four", "alone", "four", "alone", "two"]
+    folders = {folder for _, folder in asked}
+    assert len(folders) == 6
     assert not any(Path(folder).exists() for folder in folders)
-    assert asked[0][: asked[0].index("--results")] == [
-        "-m", "bench.cli.main", "run", "--quiet", "--dataset", "digits", "--data", "here",
-        "--gpus", "0", "--per-gpu", "2", "--threads", "1",
-    ]  # fmt: skip
     assert found.seconds == (3, 5)
     two, four = found.at_once
     assert (two.jobs, two.seconds, four.jobs, four.seconds) == (2, (1, 6), 4, (2, 4))
@@ -145,16 +136,13 @@ def test_every_way_has_its_turn_from_nothing(asked: list[list[str]]) -> None:
 
 
 def _found(alone: tuple[float, ...], **others: tuple[float, ...]) -> Found:
-    at_once = [
-        AtOnce(int(name[1:]), ("--workers", name[1:], "--threads", "1"), seconds, spread(alone, seconds))
-        for name, seconds in others.items()
-    ]
+    at_once = [AtOnce(int(name[1:]), seconds, spread(alone, seconds)) for name, seconds in others.items()]
     return Found(alone, tuple(at_once))
 
 
 def _printed(found: Found, monkeypatch: pytest.MonkeyPatch) -> list[str]:
     monkeypatch.setattr(jobs, "measure", lambda *_, **__: found)
-    code, out, err = bench("perf", "jobs", *SHORT, "--at-once", 2)
+    code, out, err = command("perf", "jobs", *SHORT, "--seeds", "0-3", "--at-once", 2, "--at-once", 4)
     assert code == 0, out + err
     assert err.strip() == ""
     return out.splitlines()
@@ -162,8 +150,8 @@ def _printed(found: Found, monkeypatch: pytest.MonkeyPatch) -> list[str]:
 
 def test_the_ratios_and_the_best_are_printed(monkeypatch: pytest.MonkeyPatch) -> None:
     lines = _printed(_found((12.0, 10.0, 11.0), k2=(8.0, 8.0, 8.0), k4=(8.0, 8.0, 10.0)), monkeypatch)
-    assert lines[0].startswith("bench run --dataset digits --recipe quick --method ece --limit 16 --set training.epo")
-    assert lines[0].endswith("--seeds 0,1")
+    assert lines[0].startswith("bench run --method ece --dataset digits --recipe quick --limit 16 --set training.epo")
+    assert lines[0].endswith("--seeds 0,1,2,3")
     assert lines[1] == "one after another / at once"
     assert lines[2].split() == ["2", "at", "once", "1.38", "(1.25–1.50)", "--workers", "2", "--threads", "1"]
     assert lines[3].split() == ["4", "at", "once", "1.25", "(1.10–1.50)", "--workers", "4", "--threads", "1"]
@@ -190,10 +178,10 @@ def test_the_command_times_real_runs(monkeypatch: pytest.MonkeyPatch, tmp_path: 
     monkeypatch.setenv("BENCH_RESULTS", str(tmp_path / "mine"))
     monkeypatch.setenv("BENCH_DEVICE", "cpu")
     monkeypatch.setenv("BENCH_EXECUTOR", "ray")
-    code, out, err = bench("perf", "jobs", *SHORT[:-2], "--at-once", 2, "--json")
+    code, out, err = command("perf", "jobs", *TWO[:-2], "--at-once", 2, "--json")
     assert code == 0, out + err
     record = json.loads(out)
-    assert record["command"][:4] == ["bench", "run", "--dataset", "digits"]
+    assert record["command"][:4] == ["bench", "run", "--method", "ece"]
     assert (record["device"], record["threads"], record["repeats"]) == ("cpu", 1, 1)
     (alone,), (two,) = record["seconds"], record["at_once"]
     assert (two["jobs"], two["options"]) == (2, ["--workers", "2", "--threads", "1"])
@@ -203,14 +191,16 @@ def test_the_command_times_real_runs(monkeypatch: pytest.MonkeyPatch, tmp_path: 
 
 
 def test_a_run_that_fails_is_told_in_a_line() -> None:
-    code, out, err = bench("perf", "jobs", *SHORT, "--at-once", 2, "--set", "training.lr=1e30")
+    code, out, err = command("perf", "jobs", *TWO, "--at-once", 2, "--set", "training.lr=1e30")
     assert (code, out) == (1, "")
     assert err.startswith("Error: 2 at once: a job failed: ")
     assert err.strip().count("\n") == 0
 
 
 def test_data_that_is_not_there_is_told_in_a_line(tmp_path: Path) -> None:
-    code, out, err = bench("perf", "jobs", "--dataset", "mnist", "--data", tmp_path, "--device", "cpu", "--at-once", 2)
+    code, out, err = command(
+        "perf", "jobs", "--dataset", "mnist", "--data", tmp_path, "--device", "cpu", "--at-once", 2
+    )
     assert (code, out) == (2, "")
     assert "bench prepare mnist" in err
     assert err.strip().count("\n") == 0
@@ -224,7 +214,7 @@ def test_data_that_is_not_there_is_told_in_a_line(tmp_path: Path) -> None:
      (("--seeds", "one"), "no list of up to 1,000 seeds"), (("--at-once", 1), "from 2 to 1,024")],
 )  # fmt: skip
 def test_mistakes_are_told_before_anything_starts(arguments: Any, told: str, asked: list[list[str]]) -> None:
-    code, out, err = bench("perf", "jobs", *arguments)
+    code, out, err = command("perf", "jobs", *arguments)
     assert (code, out, asked) == (2, "", [])
     assert told in err
     assert "Traceback" not in err
@@ -233,12 +223,13 @@ def test_mistakes_are_told_before_anything_starts(arguments: Any, told: str, ask
 # ---------------------------------------------------------------- processes
 
 
-def test_exit_codes_tell_a_failed_job_from_wrong_use(tmp_path: Path) -> None:
-    failures = tmp_path / "runs" / "0" / "failures"
-    failures.mkdir(parents=True)
-    (failures / "a.json").write_text(json.dumps({"error": "out of memory\nat step 3"}))
-    with pytest.raises(JobError, match=r"^a job failed: out of memory$"):
-        processes.python(["-c", "import sys; print('a warning', file=sys.stderr); sys.exit(1)"], 1, results=tmp_path)
-    with pytest.raises(BenchError, match=r"^no such thing$") as caught:
-        processes.python(["-c", "import sys; print('Error: no such thing', file=sys.stderr); sys.exit(2)"], 1)
-    assert not isinstance(caught.value, JobError)
+def test_exit_codes_tell_a_failed_job_from_wrong_use() -> None:
+    fails = "import json, os, pathlib, sys; folder = pathlib.Path(os.environ['BENCH_RESULTS'], 'runs/0/failures'); \
+folder.mkdir(parents=True); (folder / 'a.json').write_text(json.dumps({'error': 'out of memory\\nat step 3'})); \
+print('a warning', file=sys.stderr); sys.exit(1)"
+    refuses = "import sys; print('Error: no such thing', file=sys.stderr); sys.exit(2)"
+    for code, kind, told in ((fails, JobError, "a job failed: out of memory"), (refuses, BenchError, "no such thing")):
+        commands = {1: [sys.executable, "-c", "pass"], 2: [sys.executable, "-c", code]}
+        with pytest.raises(BenchError, match=rf"^2 at once: {told}$") as caught:
+            jobs.measure(commands, threads=1, repeats=1, tell=lambda _: None)
+        assert type(caught.value) is kind

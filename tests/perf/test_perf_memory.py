@@ -1,103 +1,30 @@
-"""`bench perf memory`: what is measured is there, and what is kept is found."""
+"""`bench perf memory`: what is measured is there, and what fails is told."""
 
 from __future__ import annotations
 
-import gc
 import json
-from contextlib import redirect_stderr, redirect_stdout
-from io import StringIO
 from typing import Any
 
 import pytest
 import torch
+from in_process import command
 
-from bench.baselines.ece import Ece
-from bench.cli import main
 from bench.core import config
-from bench.perf import memory, memory_case
+from bench.perf import memory
 from bench.perf.steps import ensemble_of, images_of, run_of, short_training
 
 pytestmark = pytest.mark.usefixtures("_one_thread")
-CASE = {"threads": 1, "changes": [], "dataset": "digits", "model": None, "members": 3, "batch": 16, "device": "cpu"}
-
-
-def bench(*arguments: object) -> tuple[int, str, str]:
-    out, err = StringIO(), StringIO()
-    with redirect_stdout(out), redirect_stderr(err):
-        code = main.run([str(argument) for argument in arguments])
-    return code, out.getvalue(), err.getvalue()
 
 
 # ---------------------------------------------------------------- what the system says
 
 
 def test_the_peak_is_that_of_the_work_even_when_nothing_is_left_of_it() -> None:
-    memory_case.settle()
-    before = memory_case._restart_peak()
-    held = torch.ones(48 * 2**20, dtype=torch.uint8)
-    del held
-    assert 47 <= (memory_case._peak() - before) / 2**20 <= 60
+    def work() -> None:
+        for size in (48, 16):
+            torch.ones(size * memory.MIB, dtype=torch.uint8)
 
-
-def test_living_tensors_are_counted() -> None:
-    _, before = memory_case.resident("cpu")
-    held = [torch.zeros(1) for _ in range(37)]
-    size, after = memory_case.resident("cpu")
-    assert after - before == 37
-    assert size > 2**20
-    del held
-    gc.collect()
-    assert memory_case.resident("cpu")[1] == before
-
-
-# ---------------------------------------------------------------- verdicts
-
-
-@pytest.mark.parametrize(
-    ("resident", "tensors", "passed"),
-    [
-        ([300.0] * 10, [50] * 10, True),
-        ([300.0, 301.4, 299.1, 300.6, 299.8, 301.0, 300.1, 299.3, 301.2, 300.9], [50] * 10, True),
-        ([300.0 + index for index in range(10)], [50] * 10, False),
-        ([300.0, 305.0, 305.0, 305.0, 305.0, 305.0, 305.0, 305.0, 305.0, 305.0], [50] * 10, True),
-        ([300.0] * 10, [50 + 100 * index for index in range(10)], False),
-        ([300.0 - index for index in range(10)], [50] * 10, True),
-    ],
-    ids=["flat", "noise", "a megabyte each time", "once, at the start", "small tensors", "less and less"],
-)
-def test_growth_is_told_from_noise(resident: list[float], tensors: list[int], passed: bool) -> None:
-    found = memory.judged("trs", 1000, resident, tensors)
-    assert found.passed is passed
-    assert found.noise >= memory.NOISE
-
-
-def test_growth_along_a_line_is_what_the_line_gains() -> None:
-    found = memory.judged("trs", 1000, [100.0 + 0.5 * index for index in range(10)], [1] * 10)
-    assert found.growth == pytest.approx(4.5)
-    assert not found.passed
-
-
-@pytest.mark.parametrize("attack", [None, "pgd"])
-def test_samples_are_taken_at_equal_distances(attack: str | None, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(memory_case, "SAMPLES", 3)
-    found = memory_case.measured({**CASE, "method": "ece", "attack": attack, "steps": 6})
-    assert len(found["resident"]) == len(found["tensors"]) == 3
-    assert found["tensors"][2] == found["tensors"][1]
-
-
-def test_a_method_that_keeps_its_batches_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
-    kept = []
-    loss = Ece.loss
-
-    def leaking(self: Ece, members: Any, batch: Any) -> Any:
-        kept.append(batch.images)
-        return loss(self, members, batch)
-
-    monkeypatch.setattr(Ece, "loss", leaking)
-    monkeypatch.setattr(memory_case, "SAMPLES", 3)
-    found = memory_case.measured({**CASE, "method": "ece", "attack": None, "steps": 12})
-    assert len(kept) == 12
-    assert not memory.judged("ece", 12, found["resident"], found["tensors"]).passed
+    assert 47 <= memory.measured(work, "cpu") / memory.MIB <= 60
 
 
 # ---------------------------------------------------------------- steps
@@ -127,8 +54,9 @@ def test_a_short_training_makes_the_steps_of_each_phase(method: str, monkeypatch
 
 
 def test_the_command_measures_a_method_and_an_attack() -> None:
-    code, out, err = bench("perf", "memory", "--method", "ece", "--attack", "fgsm", "--batch", 64, "--steps", 0,
-                           "--device", "cpu", "--json")  # fmt: skip
+    code, out, err = command(
+        "perf", "memory", "--method", "ece", "--attack", "fgsm", "--batch", 64, "--device", "cpu", "--json"
+    )
     assert code == 0, out + err
     record = json.loads(out)
     found = {peak["name"]: peak["mib"] for peak in record["peaks"]}
@@ -137,28 +65,12 @@ def test_the_command_measures_a_method_and_an_attack() -> None:
     assert found["ece"] >= 3 * 4 * weights / 2**20  # gradients and Adam's two moments
     assert found["ece"] < 100
     assert 0 < found["fgsm"] < 100
-    assert record["growth"] == []
-
-
-def test_growth_gives_exit_code_1(monkeypatch: pytest.MonkeyPatch) -> None:
-    def samples(setting: Any, which: dict[str, Any]) -> dict[str, Any]:
-        if "steps" not in which:
-            return {"peak": 3.25}
-        growing = which["method"] == "trs"
-        return {"resident": [200.0 + 2 * growing * index for index in range(10)], "tensors": [5] * 10}
-
-    monkeypatch.setattr(memory, "_case", samples)
-    code, out, _ = bench("perf", "memory", "--attack", "pgd", "--device", "cpu")
-    assert code == 1
-    assert "FAIL" in out
-    assert "PASS" in out
-    assert "200.0 MiB after 100 steps, 218.0 after 1,000" in out
-    assert "3.2" in out
 
 
 def test_one_that_cannot_be_measured_leaves_the_others(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(memory, "_case", lambda _, which: {"error": "broken"} if which["attack"] else {"peak": 1.0})
-    code, out, _ = bench("perf", "memory", "--attack", "pgd", "--method", "ece", "--steps", 0, "--device", "cpu")
+    answers = {"pgd": {"error": "broken"}, None: {"peak": 1.0}}
+    monkeypatch.setattr(memory, "_in_process", lambda _, method, attack: answers[attack])
+    code, out, _ = command("perf", "memory", "--attack", "pgd", "--method", "ece", "--device", "cpu")
     assert code == 1
     assert "broken" in out
     assert "1.0" in out
@@ -175,10 +87,24 @@ def test_without_names_every_method_and_one_of_each_attack_is_measured() -> None
 @pytest.mark.parametrize(
     ("arguments", "told"),
     [(("--attack", "pgx"), "did you mean pgd"), (("--dataset", "digit"), "did you mean digits"),
-     (("--steps", 5), "10 or more"), (("--method", "ece", "--model", "lenet", "--steps", 0), "8")],
+     (("--method", "trz"), "did you mean trs"), (("--model", "lenett"), "did you mean lenet")],
 )  # fmt: skip
-def test_mistakes_are_told_in_a_line(arguments: Any, told: str) -> None:
-    code, _, err = bench("perf", "memory", *arguments, "--device", "cpu")
+def test_mistakes_are_told_before_anything_starts(arguments: Any, told: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(memory, "_in_process", None)
+    code, _, err = command("perf", "memory", *arguments, "--device", "cpu")
     assert code == 2
     assert told in err
     assert err.strip().count("\n") == 0
+
+
+def test_images_that_a_model_does_not_take_are_told_in_a_line() -> None:
+    code, _, err = command("perf", "memory", "--method", "ece", "--model", "lenet", "--device", "cpu")
+    assert code == 2
+    assert "8" in err
+    assert err.strip().count("\n") == 0
+
+
+def test_an_unknown_command_gets_the_nearest() -> None:
+    code, _, err = command("perf", "memry")
+    assert code == 2
+    assert "perf memory" in err

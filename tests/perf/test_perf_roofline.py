@@ -11,9 +11,10 @@ import torch
 from rich.console import Console
 from torch import Tensor, nn
 
+from bench.cli.perf import printing
 from bench.models.fast import fast_copy
 from bench.models.passes import fast_passes
-from bench.perf import printing, roofline
+from bench.perf import roofline
 from bench.perf.floor import Passes, work_of
 from bench.perf.needs import Bare, Need
 from bench.perf.roofline import Rates, Work, bound, count, measure_rates

@@ -5,18 +5,16 @@ from __future__ import annotations
 import copy
 import json
 from collections import Counter
-from contextlib import redirect_stderr, redirect_stdout
 from dataclasses import replace
-from io import StringIO
 from typing import Any
 
 import pytest
 import torch
+from in_process import command
 from torch import nn
 
 from bench.baselines.dverge import Dverge
 from bench.baselines.gal import Gal
-from bench.cli import main
 from bench.core import config, registry
 from bench.core.errors import BenchError
 from bench.core.specs import Training
@@ -26,6 +24,7 @@ from bench.models.build import build_member
 from bench.perf import training as perf
 from bench.perf.authors import AuthorsStep
 from bench.perf.needs import Bare, Need, needs
+from bench.perf.steps import run_of
 from bench.training.method import Batch
 from bench.training.optim import make_optimizer
 
@@ -36,18 +35,12 @@ METHODS = [
     "trs_report_pretrained",
 ]  # fmt: skip
 SIZE = 20
+ON_DIGITS = {"dataset": "digits", "model": "digits_cnn", "members": 3}
 
 
 @pytest.fixture(scope="module")
 def loaded() -> config.Loaded:
     return config.load()
-
-
-def bench(*arguments: object) -> tuple[int, str, str]:
-    out, err = StringIO(), StringIO()
-    with redirect_stdout(out), redirect_stderr(err):
-        code = main.run([str(argument) for argument in arguments])
-    return code, out.getvalue(), err.getvalue()
 
 
 def images_seen(members: Any, work: Any) -> int:
@@ -82,7 +75,7 @@ def test_a_step_makes_the_passes_that_its_formula_needs_and_so_does_the_floor(
     monkeypatch.setattr(perf, "alternate", once)
     monkeypatch.setattr(perf._Measured, "_measure", gather)
     images = digits.train.take(slice(0, SIZE))
-    step = perf.measure(loaded, name, images, dataset="digits", model="digits_cnn", repeats=1)
+    step = perf.measure(run_of(loaded, name, **ON_DIGITS), images, repeats=1)
     counted = sum(need.count * need.images for need in step.needed)
     assert seen["floor"] == counted > 0
     # The report's parts of a batch are not all of one size. DVERGE looks for its layers with one image.
@@ -203,10 +196,8 @@ def test_bare_passes_leave_gradients_only_where_the_formula_has_them(kind: Any) 
 
 def test_a_repeated_step_stays_the_same_step(loaded: config.Loaded, digits: Any) -> None:
     images = digits.train.take(slice(0, SIZE))
-    one, other = (
-        perf.measure(loaded, "trs_official", images, dataset="digits", model="digits_cnn", repeats=repeats)
-        for repeats in (0, 1)
-    )
+    run = run_of(loaded, "trs_official", **ON_DIGITS)
+    one, other = (perf.measure(run, images, repeats=repeats) for repeats in (0, 1))
     assert one.equal is True
     assert (one.loss, one.authors_loss) == (other.loss, other.authors_loss)
     assert (one.ours, one.authors) == (None, None)
@@ -214,28 +205,15 @@ def test_a_repeated_step_stays_the_same_step(loaded: config.Loaded, digits: Any)
 
 
 def test_the_command_prints_floors_and_the_authors_loss() -> None:
-    settings = (
-        "--batch",
-        16,
-        "--repeats",
-        1,
-        "--dataset",
-        "digits",
-        "-m",
-        "ece",
-        "-m",
-        "trs_official",
-        "-m",
-        "adaboost",
-    )
-    code, out, err = bench("perf", "training", *settings)
+    settings = ("--batch", 16, "--repeats", 1, "-m", "ece", "-m", "trs_official", "-m", "adaboost")
+    code, out, err = command("perf", "training", *settings)
     assert code == 0, out + err
     assert "3 × train(16)" in out
     assert "18 × curvature(8) + 3 × second(16) + 3 × second(8)" in out
     assert "PASS (1e-5)" in out
     assert out.count("this machine: float32 matrix products") == 1
     assert out.count("\n" + 24 * " " + "by the machine's rates: ") == 3
-    code, out, err = bench("perf", "training", *settings, "--json")
+    code, out, err = command("perf", "training", *settings, "--json")
     record = json.loads(out)
     steps = record["steps"]
     assert [step["equal"] for step in steps] == [None, True, None]
@@ -247,14 +225,17 @@ def test_the_command_prints_floors_and_the_authors_loss() -> None:
 def test_a_loss_that_is_not_the_authors_fails(monkeypatch: pytest.MonkeyPatch) -> None:
     original = AuthorsStep.__call__
     monkeypatch.setattr(AuthorsStep, "__call__", lambda self, batch: original(self, batch) * 1.001)
-    code, out, _ = bench("perf", "training", "-m", "trs_official", "--batch", 8, "--repeats", 0)
+    code, out, _ = command("perf", "training", "-m", "trs_official", "--batch", 8, "--repeats", 0)
     assert code == 1
     assert "FAIL" in out
 
 
-def test_too_many_images_or_an_unknown_method_are_told_in_a_line() -> None:
-    for arguments, told in ((("-m", "trz"), "did you mean trs"), (("--batch", 10_000), "10000")):
-        code, _, err = bench("perf", "training", "--dataset", "digits", *arguments)
+def test_mistakes_are_told_in_a_line() -> None:
+    for arguments, told in (
+        (("-m", "trz"), "did you mean trs"), (("-d", "digit"), "did you mean digits"),
+        (("--model", "lenett"), "did you mean lenet"), (("--batch", 10_000), "10000"),
+    ):  # fmt: skip
+        code, _, err = command("perf", "training", *arguments)
         assert code == 2
         assert told in err.replace(",", "")
         assert err.strip().count("\n") == 0

@@ -347,7 +347,7 @@ def test_failures_show_no_paths(tmp_path: Path, capsys: pytest.CaptureFixture[st
 
 def test_all_output_goes_through_one_room() -> None:
     """What prints otherwise would print text from outside with whatever it holds."""
-    doors = {"cli/say.py", "perf/memory_case.py"}  # the second speaks JSON to its parent only
+    doors = {"cli/say.py", "perf/memory.py"}  # the second speaks JSON to its parent only
     package = Path(bench_package.__file__).parent
     found = [
         f"{path.relative_to(package)}:{number}: {line.strip()}"

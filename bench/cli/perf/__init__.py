@@ -5,29 +5,24 @@ from __future__ import annotations
 import click
 
 from bench.cli.lazy import LazyGroup
-from bench.cli.perf.options import HELP
 
 _HELP_OF = {
     "attacks": "Compare our attacks with other libraries and the floor.",
     "training": "Time a training step of every method against its floor.",
-    "run": "Split a whole `bench run` into phases.",
     "jobs": "Find how many jobs at once on a device are best.",
-    "memory": "Peak memory of every method and attack, and growth.",
-    "growth": "Draw how cost grows with images, steps, members, size.",
+    "memory": "Peak memory of every method and attack.",
 }
 COMMANDS = {name: (f"bench.cli.perf.{name}", told) for name, told in _HELP_OF.items()}
 
 
-@click.command("perf", cls=LazyGroup, modules=COMMANDS, prefix="perf ", context_settings=HELP)
+@click.command("perf", cls=LazyGroup, modules=COMMANDS, prefix="perf ")
 def command() -> None:
-    """Measure this program: ratios taken in one run, shares, memory, growth.
+    """Measure this program: ratios taken in one run, and memory.
 
     \b
     Examples:
       bench perf attacks --dataset digits --images 200
       bench perf training --dataset mnist --model lenet
-      bench perf run --dataset digits
       bench perf jobs --dataset digits --at-once 2
       bench perf memory --dataset cifar10 --model resnet20 --batch 32
-      bench perf growth -o growth.png
     """

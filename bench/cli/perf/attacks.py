@@ -3,34 +3,31 @@
 from __future__ import annotations
 
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import click
 
 from bench.cli.options import Named, RunId, open_database, precision_option, where, workplace
 from bench.cli.parameters import IMAGES, Integer, Number, Once
-from bench.cli.perf.options import HELP, machine
+from bench.cli.perf import printing
+from bench.cli.perf.options import processor, rounds
 from bench.cli.say import say_json
 from bench.core import numbers
-from bench.core.errors import BenchError, unknown_name
+from bench.core.errors import BenchError
 from bench.core.memory import keep_freed_memory
 
 if TYPE_CHECKING:
-    from rich.console import Console
-
     from bench.core.config import Loaded
     from bench.core.specs import Precision
-    from bench.perf.ensembles import Subject
-    from bench.perf.peers import Peer
 
 ATTACKS = ("fgsm", "bim", "pgd", "mim", "pgd_l2", "apgd_ce", "apgd_dlr", "cw", "ead")
 
 
-@click.command("attacks", cls=Once, context_settings=HELP)
+@click.command("attacks", cls=Once)
 @click.option("-d", "--dataset", type=Named("datasets"), default="digits", show_default=True, help="Data set.")
-@click.option("--model", type=Named("models"), help="Model of the members; that of the quick recipe unless given "
-              "(resnet20 on CIFAR).")  # fmt: skip
+@click.option("--model", type=Named("models"), help="Model of the members; that of the quick recipe unless given.")
 @click.option("-m", "--method", type=Named("methods"), default="ece", show_default=True,
               help="How the ensemble was trained.")  # fmt: skip
 @click.option("--run", "run_id", type=RunId(), help="A run to attack, instead of one trained quickly.")
@@ -47,14 +44,14 @@ ATTACKS = ("fgsm", "bim", "pgd", "mim", "pgd_l2", "apgd_ce", "apgd_dlr", "cw", "
 @click.option("--images", type=IMAGES, help="Test images for robust accuracy.  [default: 1000, or all]")
 @click.option("--timed", type=IMAGES, help="How many of them are timed.  [default: one batch]")
 @click.option("--batch", type=IMAGES, default=250, show_default=True, help="Images a batch, for everybody.")
-@machine()
+@rounds(repeats=3, least=0)
+@processor
 @where
 def command(
     dataset: str, model: str | None, method: str, run_id: str | None, names: tuple[str, ...],
     libraries: tuple[str, ...], eps: float | None, eps_l2: float | None, c: float | None, steps: int | None,
-    precision: Precision, images: int | None, timed: int | None, batch: int, data: Path, device: str | None,
-    threads: int, repeats: int,
-    changes: tuple[str, ...], as_json: bool, results: Path, db: str | None,
+    precision: Precision, images: int | None, timed: int | None, batch: int, data: Path, repeats: int,
+    device: str | None, threads: int, changes: tuple[str, ...], as_json: bool, results: Path, db: str | None,
 ) -> int:  # fmt: skip
     """Compare our attacks with every installed library's: robust accuracy and time, on the same images.
 
@@ -77,22 +74,29 @@ def command(
     from bench.core import config
     from bench.core.numerics import numerics
     from bench.perf import attacks as perf
-    from bench.perf import printing
-    from bench.perf.cases import Case
+    from bench.perf import ensembles
+    from bench.perf.cases import Case, configured
     from bench.perf.roofline import measure_rates
     from bench.report.console import console
+    from bench.store import queries
 
     err, loaded = console(stderr=True), config.load(changes=changes)
-    peers, missing = _peers(libraries)
+    peers, missing = perf.compared(libraries or None)
     keep_freed_memory()  # as a run does; for everybody here
     place = workplace(results, data, pick(device, threads), batch)
-    found = _subject(loaded, place, dataset, model, method, run_id, images, db, err)
+    if run_id is None:
+        run = ensembles.quick(loaded, method=method, dataset=dataset, model=model)
+    else:
+        with open_database(db, results) as base:
+            run = ensembles.recorded(place, queries.find_run(base, run_id).run_id)
+    found = ensembles.subject(
+        run, place, images=images, database=partial(open_database, db, results, create=True), tell=err.print
+    )
     for line in (*missing, others() if place.device == "cpu" and threads > 1 else ""):
         if line:
             err.print(line, style="yellow")
     budgets = {"linf": eps, "l2": eps_l2, None: c}
-    done = []
-    out = console()
+    done, out = [], console()
     coarse = "" if precision == "float32" else f"; ours asks in {precision}"
     if not as_json:
         out.print(
@@ -104,10 +108,9 @@ def command(
         printing.rates(rates, out)
     with numerics(), err.status("") as status:  # as a run computes; for everybody here
         for name in names or ATTACKS:
-            attack = _attack(loaded, name)
-            attack = perf.limited(attack, steps) if steps else attack
+            attack = configured(loaded, name, steps=steps)
             given = budgets[attack.norm]
-            budget = _budget(loaded, name, found.run.dataset) if given is None else given
+            budget = _budget(loaded, name, run.dataset) if given is None else given
             case = Case(found.ensemble, found.images, attack, budget, batch, precision)
             chosen = [peer for peer in peers if libraries or case.kind not in peer.slow]
             result = perf.compare(
@@ -118,7 +121,7 @@ def command(
             if not as_json:
                 printing.attack(result, out)
     if as_json:
-        record = {"ensemble": found.title, "run": found.run.run_id, "batch": batch, "threads": threads,
+        record = {"ensemble": found.title, "run": run.run_id, "batch": batch, "threads": threads,
                   "precision": precision, "device": place.device,
                   "rates": asdict(rates) if rates else None,
                   "attacks": [asdict(result) for result in done]}  # fmt: skip
@@ -126,48 +129,6 @@ def command(
     else:
         printing.attacks_summary(done, out)
     return 0 if all(result.passed for result in done) else 1
-
-
-def _peers(libraries: tuple[str, ...]) -> tuple[list[Peer], list[str]]:
-    from bench.perf.attacks import compared
-    from bench.perf.peers import PEERS
-
-    known = [peer.name for peer in PEERS]
-    for name in libraries:
-        if name not in known:
-            raise unknown_name("library", name, known)
-    return compared(libraries or None)
-
-
-def _subject(
-    loaded: Loaded, place: Any, dataset: str, model: str | None, method: str, run_id: str | None, images: int | None,
-    db: str | None, err: Console,
-) -> Subject:  # fmt: skip
-    from bench.perf import ensembles
-    from bench.store import queries
-
-    if run_id is not None:
-        with open_database(db, place.results) as base:
-            run = ensembles.recorded(place, queries.find_run(base, run_id).run_id)
-    else:
-        if method not in loaded.config.methods:
-            raise unknown_name("method", method, loaded.config.methods)
-        model = model or ensembles.default_model(loaded, dataset)
-        run = ensembles.quick(loaded, method=method, dataset=dataset, model=model)
-
-    def opened() -> Any:
-        return open_database(db, place.results, create=True)
-
-    return ensembles.subject(run, place, images=images, database=opened, tell=lambda text: err.print(text))
-
-
-def _attack(loaded: Loaded, name: str) -> Any:
-    from bench.core import registry, settings
-
-    if name not in loaded.config.attacks:
-        raise BenchError(f"{loaded.path.name} configures no attack {name!r}, which is to be compared")
-    spec = loaded.config.attacks[name]
-    return settings.build(registry.load("attacks", spec.plugin), spec.settings, f"attacks.{name}")
 
 
 def _budget(loaded: Loaded, name: str, dataset: str) -> float:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import shlex
+import sys
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -11,10 +13,9 @@ import click
 
 from bench.cli.options import Named
 from bench.cli.parameters import IMAGES, Integer, Once, Seeds
-from bench.cli.perf.options import HELP, machine, selection_of
+from bench.cli.perf.options import processor, rounds
 from bench.cli.say import say_json
 from bench.core import numbers
-from bench.core.errors import unknown_name
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -22,7 +23,7 @@ if TYPE_CHECKING:
     from bench.perf.jobs import Found
 
 
-@click.command("jobs", cls=Once, context_settings=HELP)
+@click.command("jobs", cls=Once)
 @click.option("-d", "--dataset", type=Named("datasets"), default="digits", show_default=True, help="Data set.")
 @click.option("-m", "--method", "methods", multiple=True, type=Named("methods", "paper", "all"),
               help="As for `bench run`.  [default: ece]")  # fmt: skip
@@ -34,10 +35,11 @@ if TYPE_CHECKING:
 @click.option("--at-once", multiple=True, type=Integer(2, numbers.WORKERS), metavar="K",
               help="Jobs at once; repeat for several.  [default: 2 and 4 on a GPU; on a CPU powers of two up to its "
               "cores]")  # fmt: skip
-@machine(repeats=1, least=1)
+@rounds(repeats=1, least=1)
+@processor
 def command(
     dataset: str, methods: tuple[str, ...], recipe: str, model: str | None, seeds: tuple[int, ...], limit: int | None,
-    at_once: tuple[int, ...], data: Path, device: str | None, threads: int, repeats: int, changes: tuple[str, ...],
+    at_once: tuple[int, ...], data: Path, repeats: int, device: str | None, threads: int, changes: tuple[str, ...],
     as_json: bool,
 ) -> int:  # fmt: skip
     """Time the same runs one job after another and with K jobs at once, on one device, and say which K is best.
@@ -57,19 +59,17 @@ def command(
 
     from bench.cli.device import free_cores, pick
     from bench.core import config
-    from bench.experiment.select import Selection, method_names
+    from bench.experiment.select import Selection
     from bench.jobs.plan import jobs_of
     from bench.perf import jobs
     from bench.report.console import console
+    from bench.report.hints import command_of
 
-    loaded = config.load(changes=changes)  # what is wrong is told before anything starts
-    chosen = Selection(
+    loaded = config.load(changes=changes)
+    selection = Selection(
         methods=methods or ("ece",), dataset=dataset, recipe=recipe, model=model, seeds=seeds, limit=limit
     )
-    method_names(loaded, chosen.methods)
-    if dataset not in loaded.config.datasets:
-        raise unknown_name("data set", dataset, loaded.config.datasets)
-    planned = jobs_of(loaded, chosen)
+    planned = jobs_of(loaded, selection)  # what is wrong is told before anything starts
     place = pick(device, threads)
     ways = at_once or jobs.usual(place, threads)
     err = console(stderr=True)
@@ -84,37 +84,56 @@ def command(
     free, told = free_cores()
     if told and free < max(ways) * threads:
         err.print(f"Other programs use this machine ({told}): the ratios are of what they leave.", style="yellow")
-    selection = selection_of(dataset, chosen.methods, recipe, model, limit, changes)
-    selection += ["--seeds", ",".join(str(seed) for seed in seeds)]
+    run = [*shlex.split(command_of(loaded, selection)), "--seeds", ",".join(map(str, seeds))]
+    options = {number: _at_once(number, place, threads) for number in (1, *ways)}
+    start = [sys.executable, "-m", "bench.cli.main", *run[1:], "--quiet", "--data", str(data.expanduser())]
     with err.status("") as status:
         found = jobs.measure(
-            selection, ["--data", str(data.expanduser())], at_once=ways, device=place, threads=threads,
-            repeats=repeats, tell=lambda text: status.update(Text(text)),
+            {number: [*start, *own] for number, own in options.items()}, threads=threads, repeats=repeats,
+            tell=lambda text: status.update(Text(text)),
         )  # fmt: skip
     if as_json:
-        record = {"command": ["bench", "run", *selection], "device": place, "threads": threads, "repeats": repeats,
-                  **asdict(found), "best": found.best.jobs if found.best else 1}  # fmt: skip
-        say_json(record)
+        several = [{**asdict(one), "options": options[one.jobs]} for one in found.at_once]
+        say_json({"command": run, "device": place, "threads": threads, "repeats": repeats, "seconds": found.seconds,
+                  "at_once": several, "best": found.best.jobs if found.best else 1})  # fmt: skip
     else:
-        _print(found, shlex.join(["bench", "run", *selection]), console())
+        _print(found, options, shlex.join(run), console())
     return 0
 
 
-def _print(found: Found, title: str, out: Console) -> None:
+def _at_once(jobs: int, device: str, threads: int) -> list[str]:
+    """What tells `bench run` to do `jobs` at once on `device`, each with `threads` on the CPU.
+
+    One job needs no worker: it is done in the process of the command, as by default.
+
+    Raises:
+        BenchError: no jobs can share such a device.
+    """
+    from bench.perf.jobs import on_gpu
+
+    own = ["--threads", str(threads)]
+    if jobs == 1:
+        return ["--device", device, *own]
+    if on_gpu(device):
+        return ["--gpus", device.partition(":")[2] or "0", "--per-gpu", str(jobs), *own]
+    return ["--workers", str(jobs), *own]
+
+
+def _print(found: Found, options: Mapping[int, Sequence[str]], title: str, out: Console) -> None:
     from rich.text import Text
 
     out.print(title, style="bold", soft_wrap=True, highlight=False)
     out.print("one after another / at once")
     for one in found.at_once:
         line = f"  {one.jobs:>3} at once   {one.ratio!s:<20}"
-        out.print(Text.assemble(line, (" ".join(one.options), "dim")), soft_wrap=True)
+        out.print(Text.assemble(line, (" ".join(options[one.jobs]), "dim")), soft_wrap=True)
     best = found.best
     if best is None:
         out.print("Best: one after another; none of these is faster.")
     else:
         doubt = "" if best.ratio.low > 1 else ", though not in every round"
         told = f"{best.jobs} at once, {best.ratio.median:.2f} × as fast as one after another{doubt}"
-        out.print(f"Best: {told}: bench run {' '.join(best.options)}", soft_wrap=True, highlight=False)
+        out.print(f"Best: {told}: bench run {' '.join(options[best.jobs])}", soft_wrap=True, highlight=False)
     out.print(
         "Ratios of wall-clock time of the whole command: median (smallest–largest) of the rounds, in turns; "
         "higher is better.",

@@ -9,21 +9,22 @@ import click
 
 from bench.cli.options import Named
 from bench.cli.parameters import MEMBERS, Integer, Once
-from bench.cli.perf.options import HELP, machine
+from bench.cli.perf import printing
+from bench.cli.perf.options import processor, rounds
 from bench.cli.say import say_json
 from bench.core import numbers
-from bench.core.errors import unknown_name
 from bench.core.memory import keep_freed_memory
 
 
-@click.command("training", cls=Once, context_settings=HELP)
+@click.command("training", cls=Once)
 @click.option("-d", "--dataset", type=Named("datasets"), default="digits", show_default=True, help="Data set.")
 @click.option("--model", type=Named("models"), help="Model of the members; that of the published recipe unless given.")
 @click.option("--members", type=MEMBERS, default=3, show_default=True, help="Number of members.")
 @click.option("-m", "--method", "names", multiple=True, type=Named("methods", "paper", "all"),
               help="Configured method; repeat for several; every one unless given.")  # fmt: skip
 @click.option("--batch", type=Integer(4, numbers.BATCH), default=128, show_default=True, help="Images in the step.")
-@machine()
+@rounds(repeats=3, least=0)
+@processor
 def command(
     dataset: str, model: str | None, members: int, names: tuple[str, ...], batch: int, data: Path, device: str | None,
     threads: int, repeats: int, changes: tuple[str, ...], as_json: bool,
@@ -59,35 +60,34 @@ def command(
     from bench.core.numerics import numerics
     from bench.data.base import load_splits
     from bench.experiment.select import method_names
-    from bench.perf import printing
+    from bench.jobs.ensembles import dataset_of
     from bench.perf import training as perf
     from bench.perf.roofline import measure_rates
+    from bench.perf.steps import run_of
     from bench.report.console import console
 
     keep_freed_memory()  # as a run does; for everybody here
     loaded, place = config.load(changes=changes), pick(device, threads)
     chosen = method_names(loaded, names or ("all",))
-    if dataset not in loaded.config.datasets:
-        raise unknown_name("data set", dataset, loaded.config.datasets)
-    plugin = loaded.config.datasets[dataset].plugin
-    images = load_splits(plugin, folder=data.expanduser(), training_limit=batch, device=place).train
+    runs = [run_of(loaded, name, dataset=dataset, model=model, members=members) for name in chosen]
+    source = dataset_of(runs[0])
+    images = load_splits(
+        runs[0].dataset_plugin, dataset=source, folder=data.expanduser(), training_limit=batch, device=place
+    ).train
     out = console()
     done: list[perf.Step] = []
     rates = measure_rates(place) if repeats else None
+    if not as_json:
+        head = (f"One step of {members} × {runs[0].model}", "bold")
+        out.print(Text.assemble(head, f", {dataset}, batch {batch}"), soft_wrap=True)
+        if rates:
+            printing.rates(rates, out)
     with numerics(), console(stderr=True).status("") as status:  # as a run computes; for everybody here
-        for name in chosen:
-            status.update(Text(name))
-            step = perf.measure(
-                loaded, name, images, dataset=dataset, model=model, members=members, repeats=repeats, rates=rates
-            )
-            if not as_json and not done:
-                head = (f"One step of {members} × {step.model}", "bold")
-                out.print(Text.assemble(head, f", {dataset}, batch {batch}"), soft_wrap=True)
-                if rates:
-                    printing.rates(rates, out)
-            done.append(step)
+        for run in runs:
+            status.update(Text(run.method))
+            done.append(perf.measure(run, images, repeats=repeats, rates=rates))
             if not as_json:
-                printing.step(step, out)
+                printing.step(done[-1], out)
     if as_json:
         record = {"dataset": dataset, "threads": threads, "device": place,
                   "rates": asdict(rates) if rates else None,
