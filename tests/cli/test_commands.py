@@ -21,6 +21,7 @@ from bench.cli import main
 
 ROOT = Path(__file__).resolve().parents[2]
 QUICK = ["--set", "training.epochs=2", "--set", "training.limit=200", "--limit", "40"]
+LARGE = {"torch", "numpy", "pandas", "matplotlib", "scipy", "sqlalchemy", "pydantic", "rich"}
 Bench = Callable[..., tuple[int, str, str]]
 
 
@@ -58,22 +59,37 @@ def test_every_command_stands_in_the_readme() -> None:
             assert re.search(rf"`bench {name}\b|bench {name} ", text), name
 
 
-def test_help_and_table_do_not_import_torch(results: Path) -> None:
+def imported(*arguments: str) -> set[str]:
+    """What a command imports of the packages that take long."""
     code = (
         "import sys; from bench.cli import main; "
         "assert main.run(sys.argv[1:]) == 0; "
-        "print('torch' in sys.modules, file=sys.stderr)"
+        f"print(*{LARGE!r} & sys.modules.keys(), file=sys.stderr)"
     )
+    done = subprocess.run([sys.executable, "-c", code, *arguments], capture_output=True, text=True, timeout=60)
+    assert done.returncode == 0, done.stderr
+    return set(done.stderr.splitlines()[-1].split())
+
+
+def test_help_imports_nothing_that_is_large() -> None:
+    for arguments in (["--help"], ["run", "--help"], ["perf", "--help"], ["perf", "attacks", "--help"]):
+        assert imported(*arguments) == set(), arguments
+
+
+def test_table_status_and_list_do_not_import_torch(results: Path) -> None:
     for arguments in (
-        ["--help"],
         ["table", "--limit", "40", *QUICK[:4], "--results", str(results)],
         ["status", "-m", "trs", "--results", str(results)],
         ["list", "methods"],
         ["list", "runs", "--results", str(results)],
     ):
-        done = subprocess.run([sys.executable, "-c", code, *arguments], capture_output=True, text=True, timeout=60)
-        assert done.returncode == 0, done.stderr
-        assert done.stderr.strip().endswith("False"), arguments
+        assert "torch" not in imported(*arguments), arguments
+
+
+def test_nothing_else_imports_the_command_line() -> None:
+    for path in (ROOT / "bench").rglob("*.py"):
+        if "cli" not in path.relative_to(ROOT).parts:
+            assert not re.search(r"^\s*(from|import) bench\.cli\b", path.read_text(), re.MULTILINE), path
 
 
 def test_help_is_quick() -> None:
