@@ -25,6 +25,11 @@ class JobError(BenchError):
     exit_code = 1
 
 
+def cause(error: BaseException) -> str:
+    """What a stranger's code raised, in one line: `ValueError: the first line of what it says`."""
+    return f"{type(error).__name__}: {str(error).partition(chr(10))[0] or '(no message)'}"
+
+
 def unknown_name(kind: str, name: str, known: Iterable[str]) -> BenchError:
     """An error for `name`, which is no `kind`, with the nearest known names (or all, when few)."""
     names = sorted(known)

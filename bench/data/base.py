@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar
 
 from bench.core import registry
-from bench.core.errors import BenchError
+from bench.core.errors import BenchError, cause
 from bench.core.identity import ID_LENGTH
 from bench.core.lazy import torch
 from bench.core.seeds import generator
@@ -214,8 +214,7 @@ def _read(name: str, dataset: Dataset, folder: Path, train: bool) -> ImageSet:
     except BenchError:
         raise
     except Exception as error:  # a stranger's data set may raise anything
-        cause = f"{type(error).__name__}: {str(error).partition(chr(10))[0] or '(no message)'}"
-        raise BenchError(f"{name} in {folder} cannot be read ({cause})") from error
+        raise BenchError(f"{name} in {folder} cannot be read ({cause(error)})") from error
     if found.images.shape[1:] != dataset.shape:
         raise BenchError(f"{name} promises images of {dataset.shape} and has {tuple(found.images.shape[1:])}")
     if len(found) == 0 or not 0 <= int(labels.min()) <= int(labels.max()) < dataset.classes:

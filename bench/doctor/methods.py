@@ -15,7 +15,7 @@ from torch import Tensor
 
 from bench.core import registry
 from bench.core.config import Loaded
-from bench.core.errors import BenchError, JobError
+from bench.core.errors import BenchError, JobError, cause
 from bench.core.files import read_json
 from bench.core.registry import PluginError
 from bench.data.augment import Augmentation
@@ -108,11 +108,11 @@ def _any_number(trials: Trials) -> str:
             if count == trials.run.members:
                 raise
         except Exception as error:
-            refused[count] = f"{type(error).__name__}: {str(error).partition(chr(10))[0]}"
+            refused[count] = cause(error)
     if not refused or refused.keys() == counts:
         return ""  # what fails with any number is told as what it is
-    count, cause = next(iter(refused.items()))
-    return f"with {count} members it fails ({cause}); write loss for any number from minimum_members = {minimum} on"
+    count, told = next(iter(refused.items()))
+    return f"with {count} members it fails ({told}); write loss for any number from minimum_members = {minimum} on"
 
 
 def _trains(trials: Trials) -> str:

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from bench.core.errors import BenchError
+from bench.core.errors import BenchError, cause
 from bench.doctor.rules import Checks, ModelState, Rule, judged, listed, random_state, seen, unlike, world
 from bench.jobs.health import Check
 from bench.models.build import build_member
@@ -103,7 +103,7 @@ def _shapes(trials: Trials) -> str:
         except BenchError:
             continue  # a clear word about what it is not made for
         except Exception as error:
-            fault = f"{type(error).__name__}: {str(error).partition(chr(10))[0]} for {images.told}"
+            fault = f"{cause(error)} for {images.told}"
         if fault:
             return f"{fault}; build heeds its shape, or raises a BenchError that says which it takes"
     return ""

@@ -15,7 +15,7 @@ from typing import Any
 from bench.attacks.base import Attack
 from bench.core import config, registry, settings
 from bench.core.config import Loaded
-from bench.core.errors import BenchError, unknown_name
+from bench.core.errors import BenchError, cause, unknown_name
 from bench.core.registry import PluginError
 from bench.data.base import Dataset
 from bench.doctor import attacks, datasets, methods, models
@@ -60,8 +60,7 @@ def _guarded(checks: Callable[[], Checks]) -> Checks:
         yield Check("runs", False, str(error))
     except Exception as error:
         frame = traceback.extract_tb(error.__traceback__)[-1]
-        text = str(error).partition("\n")[0] or "(no message)"
-        yield Check("runs", False, f"{type(error).__name__}: {text} ({Path(frame.filename).name}:{frame.lineno})")
+        yield Check("runs", False, f"{cause(error)} ({Path(frame.filename).name}:{frame.lineno})")
 
 
 def _plugin(kind: str, name: str, loaded: Loaded, data: Path) -> Checks:
