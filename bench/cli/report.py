@@ -30,7 +30,8 @@ def command(output: Path, serve: bool, port: int | None, host: str | None, resul
     """Write the leaderboard: a board for each protocol of bench.toml, pages of methods and runs, published values.
 
     The pages need no network and no server: open index.html, or copy the folder to any web space. The same command
-    again makes only the pages that changed. The same database gives the same bytes.
+    again makes only the pages that changed, and the front page tells what changed on the boards since the last report
+    in this folder. The same database gives the same bytes.
 
     \b
     Examples:
@@ -54,7 +55,8 @@ def command(output: Path, serve: bool, port: int | None, host: str | None, resul
             _serve(base, output, loaded, results, host, port, out)
 
 
-def _build(base: Database, folder: Path, loaded: Loaded, results: Path, *, quiet: bool = False) -> Built:
+def _build(base: Database, folder: Path, loaded: Loaded, results: Path, *, again: bool = False) -> Built:
+    """The pages; `again`: those that this command has made before, brought up to date in silence."""
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
     from bench.report.console import console
@@ -62,7 +64,7 @@ def _build(base: Database, folder: Path, loaded: Loaded, results: Path, *, quiet
     from bench.store import queries
 
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    with Progress(*columns, console=console(stderr=True), transient=True, disable=quiet) as bar:
+    with Progress(*columns, console=console(stderr=True), transient=True, disable=again) as bar:
         task = bar.add_task("reading", total=None)
 
         def shown(done: int, total: int, label: str) -> None:
@@ -70,7 +72,7 @@ def _build(base: Database, folder: Path, loaded: Loaded, results: Path, *, quiet
 
         with base.snapshot():
             loaded = loaded.with_outside(queries.configs(base, plugin="outside"))
-            return build(base, folder, loaded=loaded, results=results, progress=shown)
+            return build(base, folder, loaded=loaded, results=results, progress=shown, adds_up=again)
 
 
 def _told(built: Built, folder: Path) -> str:
@@ -93,7 +95,7 @@ def _serve(
         try:
             for _ in changes(lambda: _mark(base), threading.Event()):
                 try:
-                    built = _build(base, folder, loaded, results, quiet=True)
+                    built = _build(base, folder, loaded, results, again=True)
                 except StoreError as error:  # a busy database: the next change comes
                     out.print(str(error), style="yellow", soft_wrap=True)
                     continue

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import re
 from html.parser import HTMLParser
 from pathlib import Path
 
@@ -18,13 +19,13 @@ def make(db: Database, folder: Path, results: Path | None = None) -> Built:
     return build(db, folder, loaded=LOADED, results=results)
 
 
-def contents(folder: Path) -> dict[str, str]:
-    """Digest of every file by its address."""
-    return {
-        str(path.relative_to(folder)): hashlib.sha256(path.read_bytes()).hexdigest()
-        for path in folder.rglob("*")
-        if path.is_file()
-    }
+def contents(folder: Path, *, news: bool = True) -> dict[str, str]:
+    """Digest of every file by its address; without `news`, what was there before the last build makes no difference."""
+    found = {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+    if not news:
+        del found["changes.json"], found["manifest.json"]  # which has the digests of the others
+        found["index.html"] = re.sub(rb'(?s)<section class="news">.*?</section>\n', b"", found["index.html"])
+    return {name: hashlib.sha256(content).hexdigest() for name, content in found.items()}
 
 
 class Table(HTMLParser):

@@ -60,6 +60,7 @@ def board_view(board: Board, about: About) -> dict[str, Any]:
         "recipes": board.recipes,
         "n": standard.images,
         "images": images_text(standard.images, standard.limit, standard.size),
+        "date": _newest(board),
         "standard": [f"{names.attack(part.spec)} at {budget_text('eps', part.spec.budget)}" for part in standard.parts],
         "columns": _titles(board, names),
         "rows": made,
@@ -80,6 +81,13 @@ def board_view(board: Board, about: About) -> dict[str, Any]:
     }
 
 
+def _newest(board: Board) -> str:
+    """The day of the newest result that counts on a board."""
+    scores = [score for entry in board.entries for score in entry.scores]
+    started = [row.started for score in scores for row in (score.run, *score.parts.values())]
+    return max(started, default="")[:10]
+
+
 def _titles(board: Board, names: Names) -> list[str]:
     return [names.attack(part.spec) for part in columns(board)]
 
@@ -94,6 +102,7 @@ def as_json(view: dict[str, Any]) -> bytes:
             "standard_id": view["standard_id"],
             "attacks": view["standard"],
             "images": view["n"],
+            "newest_result": view["date"],
             "seeds_demanded": view["seeds_demanded"],
             "recipes": view["recipes"],
             "made_by": f"bench {described()}",

@@ -15,7 +15,18 @@ from bench.core.identity import safe_name
 from bench.core.release import described
 from bench.report import ledger
 from bench.report.boards import Board
-from bench.report.site import board_view, details, front, method_view, pages, published, run_view, samples, tiles
+from bench.report.site import (
+    board_view,
+    changes,
+    details,
+    front,
+    method_view,
+    pages,
+    published,
+    run_view,
+    samples,
+    tiles,
+)
 from bench.report.site.again import Commands
 from bench.report.site.folder import Folder, fingerprint
 from bench.report.site.names import Names
@@ -47,6 +58,7 @@ def build(
     loaded: Loaded,
     results: Path | None = None,
     progress: Progress | None = None,
+    adds_up: bool = False,
 ) -> Built:
     """Write the site of a database to `folder`, or bring the one that is there up to date.
 
@@ -54,21 +66,25 @@ def build(
         loaded: the configuration: titles of methods and attacks, and what the commands shown are checked against.
         results: the folder of runs, for sample images; None for none.
         progress: called with (pages done, pages in all, what is being done).
+        adds_up: "what changed" goes on being told since the report that the last build compared with.
 
     Raises:
         BenchError: `folder` holds other files, or cannot be written.
     """
     ours = Folder(folder)
     try:
-        _Site(db, ours, loaded, results, progress or (lambda done, total, label: None)).build()
+        _Site(db, ours, loaded, results, progress or (lambda done, total, label: None), adds_up).build()
     except OSError as error:
         raise BenchError(f"cannot write to {folder}: {error.strerror or error}") from error
     return Built(len(ours.pages), tuple(ours.written), tuple(ours.removed))
 
 
 class _Site:
-    def __init__(self, db: Database, folder: Folder, loaded: Loaded, results: Path | None, progress: Progress) -> None:
+    def __init__(
+        self, db: Database, folder: Folder, loaded: Loaded, results: Path | None, progress: Progress, adds_up: bool
+    ) -> None:
         self.db, self.folder, self.loaded, self.results, self.progress = db, folder, loaded, results, progress
+        self.adds_up = adds_up
         progress(0, 0, "reading the database")
         self.names = Names(loaded)
         self.ledger = ledger.read(db, loaded)
@@ -80,7 +96,7 @@ class _Site:
         self.methods = sorted({run.method for run in self.ledger.runs.values()})
         self.failed = failed_runs(self.ledger)
         parts = (self.ledger.runs, self.ledger.boards * 3, self.methods, self.failed)
-        self.total = sum(map(len, parts)) + len({ref.dataset for ref in self.references}) + 4
+        self.total = sum(map(len, parts)) + len({ref.dataset for ref in self.references}) + 5
 
     def build(self) -> None:
         try:
@@ -198,7 +214,10 @@ class _Site:
         self._page("add.html", [], "add.html")
         standings = self.ledger.standings
         newest = front.date(self.ledger)
+        kept = changes.renewed(self.folder.path, changes.state(self.made, newest), adds_up=self.adds_up)
+        self._file(changes.FILE, changes.as_json(kept))
         values = {
+            "news": changes.news(kept),
             "datasets": front.datasets(self.made),
             "transfers": front.transfers(self.db, self.ledger.boards, self.ledger, self.loaded),
             "published": self.published,

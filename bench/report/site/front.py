@@ -33,8 +33,10 @@ def datasets(made: Iterable[tuple[Board, View]]) -> dict[str, list[dict[str, Any
             {
                 "title": view["title"], "protocol": standard.name, "version": standard.version,
                 "recipes": board.recipes, "images": view["images"], "succeeded_by": standard.succeeded_by, "boards": [],
+                "date": "",
             },
         )  # fmt: skip
+        card["date"] = max(card["date"], view["date"])
         card["boards"].append(_part(board, view))
     return {dataset: list(cards.values()) for dataset, cards in found.items()}
 
