@@ -368,6 +368,12 @@ def _check_names(config: Config, path: Path) -> None:
         check("suite", protocol.suite, config.suites, f"protocols.{name}")
         if protocol.succeeded_by is not None:
             check("protocol", protocol.succeeded_by, config.protocols, f"protocols.{name}")
+    for name, statement in config.statements.items():
+        check("publication", statement.publication, config.publications, f"statements.{name}")
+        for method_name in (*statement.more, *statement.less):
+            check("method", method_name, config.methods, f"statements.{name}")
+        for attack_name in statement.under:
+            check("attack", attack_name, [*config.attacks, "blackbox"], f"statements.{name}")
     for dataset_name in config.matrix.budgets:
         check("data set", dataset_name, config.datasets, "matrix.budgets")
     for name, attack in config.attacks.items():

@@ -200,6 +200,32 @@ class ProtocolSpec(Spec):
         return eps
 
 
+class StatementSpec(Spec):
+    """`[statements.NAME]`: what a paper concludes of its methods, as a question to the data.
+
+    It holds where every method of `more` has more of what it is `of` than every method of `less`: robust accuracy under
+    each attack of `under` at its budgets in [attacks] (`blackbox`: the suite at its own), or transferability, the mean
+    off the diagonal of the matrix of [matrix].
+    """
+
+    words: str
+    publication: str = Field(description="a name in [publications]")
+    place: str = Field(description="where the paper says so")
+    of: Literal["robust accuracy", "transferability"] = "robust accuracy"
+    under: tuple[str, ...] = Field((), description="names in [attacks], or `blackbox`")
+    budgets: Literal["all", "smallest", "largest"] = Field("all", description="of each attack on the data set")
+    more: tuple[str, ...] = Field(min_length=1)
+    less: tuple[str, ...] = Field(min_length=1)
+
+    @model_validator(mode="after")
+    def _fits(self) -> Self:
+        if (self.of == "robust accuracy") != bool(self.under):
+            raise ValueError("robust accuracy is `under` attacks, transferability is under that of [matrix]")
+        if both := sorted({*self.more} & {*self.less}):
+            raise ValueError(f"{both[0]} has no more than itself: it is in `more` and in `less`")
+        return self
+
+
 class Training(Spec):
     """How members are trained. Rates are multiplied by `decay` at each of `decay_at` (shares of the epochs)."""
 
@@ -264,3 +290,4 @@ class Config(Spec):
     suites: dict[str, SuiteSpec]
     protocols: dict[str, ProtocolSpec] = Field(default_factory=dict)
     publications: dict[str, PublicationSpec] = Field(default_factory=dict)
+    statements: dict[str, StatementSpec] = Field(default_factory=dict)

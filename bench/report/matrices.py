@@ -39,6 +39,8 @@ class Matrix:
     notes: tuple[str, ...]
     counts: NDArray[np.int64]
     rates: NDArray[np.float64]
+    by_seed: tuple[float, ...] = ()
+    """Mean off the diagonal of each training, members only, in percent, in the order of `seeds`."""
     precision: Precision = USUAL
     """Of the passes that the attack asked for; `attack` names it where it is not float32."""
 
@@ -126,6 +128,7 @@ def matrices(
                 notes=run_notes({name: run}, db, seeds),
                 counts=np.sum(counts, axis=0),
                 rates=100 * np.mean(values, axis=0),
+                by_seed=tuple(100 * rates.off_diagonal_mean(each) for each in values),
                 precision=spec.precision,
             )
         )

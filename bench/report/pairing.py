@@ -197,14 +197,17 @@ def _rows_in(precision: Precision, pairs: Sequence[Pair]) -> str:
     return f"{len(pairs)} row{'' if len(pairs) == 1 else 's'} in {precision}"
 
 
-def _paired(
-    loaded: Loaded, titles: tuple[str, str], head: str, rows: Iterable[Row], cells: Cells, names: tuple[str, str],
-    db: Database,
-) -> Paired:  # fmt: skip
-    """Pair the cells of two columns.
+def pair(
+    rows: Iterable[Row], cells: Cells, names: tuple[str, str], titles: tuple[str, str], db: Database
+) -> tuple[list[Pair], dict[str, list[str]]]:
+    """The rows under which two columns have current results of the same images and seeds; p is not corrected yet.
 
-    Raises:
-        BenchError: nothing pairs.
+    Args:
+        cells: of (row's key, name).
+        names: of the two columns, A and B; `titles`: what people call them.
+
+    Returns:
+        The pairs, and why others are none: reason → names of rows.
     """
     pairs: list[Pair] = []
     notes: dict[str, list[str]] = {}
@@ -233,6 +236,19 @@ def _paired(
             continue
         left, right = (np.stack([found[seed] for seed in seeds]) for found in bits)
         pairs.append(Pair(row, seeds, statistics.compare(left, right)))
+    return pairs, notes
+
+
+def _paired(
+    loaded: Loaded, titles: tuple[str, str], head: str, rows: Iterable[Row], cells: Cells, names: tuple[str, str],
+    db: Database,
+) -> Paired:  # fmt: skip
+    """Pair the cells of two columns.
+
+    Raises:
+        BenchError: nothing pairs.
+    """
+    pairs, notes = pair(rows, cells, names, titles, db)
     told_notes = tuple(f"{reason} {', '.join(names)}" for reason, names in notes.items())
     if not pairs:
         raise BenchError(

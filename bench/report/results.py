@@ -78,7 +78,7 @@ def collect(
     reference = next(iter(specs.values()))
     suite = ", ".join(selection.attacks) if selection.attacks else select.suite_name(loaded, selection)
     rows = _rows(loaded, selection, reference)
-    found = _found(loaded, selection, specs, rows, db, seeds)
+    found = cells_of(specs, rows, db, seeds)
     shown = {
         name: run
         for name, run in specs.items()
@@ -106,7 +106,7 @@ def collect(
         titles={name: loaded.title_of(name) for name in shown},
         rows=tuple(rows),
         cells=cells,
-        published=_published(loaded, selection, rows, shown, db),
+        published=published_beside(loaded, selection, rows, shown, db),
         notes=(*run_notes(shown, db, seeds), *lost),
     )
 
@@ -139,15 +139,10 @@ def row_of(of: EvaluationSpec | EvaluationRow, titles: Titles, key: str) -> Row:
     return Row(of.attack, named, of.budget_name, of.budget, of.stop, key, of.kind, of.precision)
 
 
-def _found(
-    loaded: Loaded,
-    selection: Selection,
-    specs: Mapping[str, RunSpec],
-    rows: list[Row],
-    db: Database,
-    seeds: tuple[int, ...] | None,
+def cells_of(
+    specs: Mapping[str, RunSpec], rows: Iterable[Row], db: Database, seeds: tuple[int, ...] | None = None
 ) -> dict[tuple[str, str], Cell]:
-    """The cells that have a result; two configured methods with equal settings share theirs."""
+    """The cells (row's key, method) that have a result; two configured methods with equal settings share theirs."""
     names: dict[str, list[str]] = {}
     for name, run in specs.items():
         names.setdefault(run.family_id, []).append(name)
@@ -246,8 +241,8 @@ def _with_failures(
     return filled, lost
 
 
-def _published(
-    loaded: Loaded, selection: Selection, rows: list[Row], specs: Mapping[str, RunSpec], db: Database
+def published_beside(
+    loaded: Loaded, selection: Selection, rows: Iterable[Row], specs: Mapping[str, RunSpec], db: Database
 ) -> dict[tuple[str, str], float]:
     """Published robust accuracies (percent) for rows and methods that have one."""
     columns = {name: loaded.config.methods[name].published_as(name) for name in specs}

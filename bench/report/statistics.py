@@ -159,6 +159,17 @@ def t_interval(values: Sequence[float] | NDArray[np.float64]) -> Interval:
     return Interval(float(array.mean()) - half, float(array.mean()) + half)
 
 
+def t_test(values: Sequence[float]) -> float:
+    """Two-sided p of Student's test that the mean of two or more values is 0; below .05 where `t_interval` has no 0."""
+    from scipy.special import stdtr
+
+    array = np.asarray(values, dtype=np.float64)
+    spread = float(array.std(ddof=1))
+    if spread == 0:
+        return float(not array.any())
+    return float(2 * stdtr(len(array) - 1, -abs(float(array.mean())) / (spread / len(array) ** 0.5)))
+
+
 def holm(ps: Sequence[float]) -> list[float]:
     """Holm's step-down correction (1979): adjusted p, in the order given."""
     adjusted = [0.0] * len(ps)

@@ -13,7 +13,7 @@ from bench.core.config import Loaded
 from bench.core.errors import BenchError
 from bench.core.identity import safe_name
 from bench.core.release import described
-from bench.report import ledger
+from bench.report import ledger, statements
 from bench.report.boards import Board
 from bench.report.site import (
     board_view,
@@ -22,6 +22,7 @@ from bench.report.site import (
     front,
     method_view,
     pages,
+    paper_view,
     published,
     run_view,
     samples,
@@ -96,13 +97,14 @@ class _Site:
         self.methods = sorted({run.method for run in self.ledger.runs.values()})
         self.failed = failed_runs(self.ledger)
         parts = (self.ledger.runs, self.ledger.boards * 3, self.methods, self.failed)
-        self.total = sum(map(len, parts)) + len({ref.dataset for ref in self.references}) + 5
+        self.total = sum(map(len, parts)) + len({ref.dataset for ref in self.references}) + 6
 
     def build(self) -> None:
         try:
             self._assets()
             self._boards()
             self._published()
+            self._papers()
             self._methods()
             self._runs()
             self._overview()
@@ -160,6 +162,13 @@ class _Site:
         for dataset, name in self.published.items():
             tables = published.tables(by_dataset[dataset], self.names)
             self._page(name, [dataset, tables], "published.html", dataset=dataset, tables=tables)
+
+    def _papers(self) -> None:
+        self._step("papers")
+        answers = {name: statements.answers(self.loaded, self.db, name) for name in sorted(self.datasets)}
+        self.papers = paper_view.papers_view(answers, self.names)
+        if self.papers["papers"]:
+            self._page(paper_view.PAGE, self.papers, "papers.html", view=self.papers)
 
     def _methods(self) -> None:
         for name in self.methods:
@@ -220,6 +229,7 @@ class _Site:
             "news": changes.news(kept),
             "datasets": front.datasets(self.made),
             "transfers": front.transfers(self.db, self.ledger.boards, self.ledger, self.loaded),
+            "papers": self.papers,
             "published": self.published,
             "date": newest,
             "citation": front.citation(newest),
