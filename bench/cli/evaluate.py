@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -12,7 +12,10 @@ from bench.cli.options import Named, at_work, attack_options, choose, machine, p
 from bench.cli.parameters import IMAGES, InputFile, Integer, Numbers, Once, ParamType
 from bench.cli.say import say
 from bench.core import numbers
-from bench.core.errors import BenchError
+from bench.core.errors import BenchError, unknown_name
+
+if TYPE_CHECKING:
+    from bench.core.config import Loaded
 
 
 class Renamed(ParamType):
@@ -48,6 +51,18 @@ class Renamed(ParamType):
               help="leaky_relu (slope .1) for members trained with GAL.")  # fmt: skip
 @click.option("--seed", type=Integer(0, numbers.SEED), default=0, show_default=True,
               help="Which training of this name it is; several give mean ± std.")  # fmt: skip
+@click.option("--publication", metavar="NAME", type=Named("publications"),
+              help="The paper it is from, one of [publications] in bench.toml.")  # fmt: skip
+@click.option("--paper-title", help="The paper it is from, where bench.toml does not have it: its title. An empty text "
+              "here and below takes back what was said.")  # fmt: skip
+@click.option("--author", "authors", multiple=True, help="An author of the paper; repeat for several, in order.")
+@click.option("--venue", help="Where it was published, such as NeurIPS.")
+@click.option("--year", type=Integer(1900, 3000), help="When it was published.")
+@click.option("--url", help="Address of the paper: https://…")
+@click.option("--code", help="Address of the authors' code: https://…")
+@click.option("--adversarial/--not-adversarial", default=None, help="Whether it was trained on attacked images.")
+@click.option("--extra-data/--no-extra-data", default=None,
+              help="Whether it was trained on images beside the data set's own.")  # fmt: skip
 @click.option("-s", "--suite", type=Named("suites"), help="Suite; the data set's own unless given.")
 @attack_options
 @click.option("--limit", type=IMAGES, help="Use this many test images only.")
@@ -62,7 +77,8 @@ def command(
     context: click.Context, /, files: tuple[Path, ...], name: str, dataset: str, model: str | None, factory: str | None,
     prefix: str, renamed: tuple[tuple[str, str], ...], by_order: bool, mean: tuple[float, ...] | None,
     std: tuple[float, ...] | None, fusion: str, weights: tuple[float, ...] | None, activation: str, seed: int,
-    **given: Any,
+    publication: str | None, paper_title: str | None, authors: tuple[str, ...], venue: str | None, year: int | None,
+    url: str | None, code: str | None, adversarial: bool | None, extra_data: bool | None, **given: Any,
 ) -> int:  # fmt: skip
     """Evaluate an ensemble that was trained elsewhere, from the files of its members' weights.
 
@@ -70,12 +86,17 @@ def command(
     without running code from them. The ensemble becomes a method of its NAME: `bench run`, `table`, `heatmap` and
     `show` know it from then on, and the same command goes on where it was interrupted.
 
+    What is said of its paper and of its training data stands on its page of `bench report`, as a claim, and changes
+    nothing of what is measured. Said of an ensemble that is there already it is noted, and nothing is measured again.
+
     \b
     Examples:
       bench evaluate a.pth b.pth c.pth --model resnet20 --dataset cifar10 --name "my defence"
       bench evaluate epoch_200.pth --model resnet20 -d cifar10 --name "DVERGE, authors" --prefix 1. --by-order
       bench evaluate m.safetensors --factory my_package.nets:make -d mnist --name mine --fusion mean_logits
       bench evaluate a.pth b.pth --model lenet -d mnist --name "mine, seed 1" --attack pgd --eps 0.1 --limit 1000
+      bench evaluate a.pth --model resnet20 -d cifar10 --name theirs --publication dverge --not-adversarial
+      bench evaluate a.pth --model resnet20 -d cifar10 --name mine --paper-title "On Nets" --venue ICLR --year 2026
     """
     from bench.jobs import journal
     from bench.jobs.outside import Given, adopt
@@ -87,6 +108,10 @@ def command(
     selectors: dict[str, Any] = {"recipe": "published", "model": None, "members": None, "split": "test", "seeds": None}
     selectors |= {key: given[key] for key in ("suite", "attack", "eps", "c", "limit", "precision", "changes")}
     chosen = choose(**selectors, methods=(), dataset=dataset)
+    facts = _facts(
+        chosen.loaded, publication, title=paper_title, authors=[*authors] or None, venue=venue, year=year, url=url,
+        code=code, adversarial=adversarial, extra_data=extra_data,
+    )  # fmt: skip
     for file in files:  # before a folder of results is made
         if not file.is_file():
             raise BenchError(f"there is no file {file}")
@@ -94,7 +119,7 @@ def command(
         run_folder = adopt(
             Given(
                 files=files, name=name, dataset=dataset, model=model, factory=factory, mean=mean, std=std,
-                fusion=fusion, weights=weights, activation=activation, seed=seed,
+                fusion=fusion, weights=weights, activation=activation, seed=seed, facts=facts,
                 renaming=Renaming(prefix=prefix, renamed=renamed, by_order=by_order),
             ),
             chosen.loaded,
@@ -106,3 +131,17 @@ def command(
     selectors |= {"methods": (name,), "dataset": dataset, "seeds": (seed,), "factories": (factory,) if factory else ()}
     result: int = context.invoke(run.command, **{**given, **selectors})
     return result
+
+
+def _facts(loaded: Loaded, publication: str | None, **said: Any) -> dict[str, Any]:
+    """What was said, by the names of `bench.experiment.records.Facts`; None for what an empty text takes back.
+
+    Raises:
+        BenchError: no publication of this name.
+    """
+    known = loaded.config.publications
+    if publication is not None and publication not in known:
+        raise unknown_name("publication", publication, known)
+    found = {} if publication is None else known[publication].model_dump(mode="json")
+    found |= {name: value for name, value in said.items() if value is not None}
+    return {name: None if value in ("", [""]) else value for name, value in found.items()}

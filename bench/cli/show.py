@@ -168,6 +168,20 @@ def _came(imported: dict[str, Any] | None) -> dict[str, str]:
     return {"came in": f"{imported['imported']}, out of {imported['archive']} (SHA-256 {imported['sha256'][:12]}…)"}
 
 
+def _claimed(facts: dict[str, Any]) -> dict[str, str]:
+    """The lines of what was said with weights from elsewhere."""
+    paper = ", ".join(facts.get("authors") or []), facts.get("title"), facts.get("venue"), facts.get("year")
+    trained = {"adversarial": "attacked images", "extra_data": "extra data"}
+    lines = {
+        "paper (claimed)": ", ".join(str(part) for part in paper if part),
+        "found at": ", ".join(facts[name] for name in ("url", "code") if facts.get(name)),
+        "trained on": ", ".join(
+            f"{'' if facts[name] else 'no '}{what}" for name, what in trained.items() if facts.get(name) is not None
+        ),
+    }
+    return {name: text for name, text in lines.items() if text}
+
+
 def _print_run(run: dict[str, Any], out: Console, results: Path) -> None:
     from rich.table import Table
     from rich.text import Text
@@ -189,6 +203,7 @@ def _print_run(run: dict[str, Any], out: Console, results: Path) -> None:
         "taken in" if run["plugin"] == OUTSIDE else "trained": f"{run['started']}, {run['seconds']:.1f} s",
         "made by": _made_by(run),
         **_came(run["imported"]),
+        **_claimed(run["facts"] or {}),
         "folder": str(results / RUNS / run["run_id"]),
         "again": again(run),
     }

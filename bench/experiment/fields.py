@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from datetime import UTC, datetime
 from typing import Annotated, Any
 
@@ -79,6 +80,17 @@ def one_line(text: str) -> str:
     """
     if not text.isprintable():
         raise ValueError("not printable")
+    return text
+
+
+def link(text: str) -> str:
+    """An address on the web of letters that need no escape anywhere.
+
+    Raises:
+        ValueError: it is none.
+    """
+    if not re.fullmatch(r"https://[A-Za-z0-9._~:/?#@!$&()*+,;=%-]+", text):
+        raise ValueError("an address such as https://example.org/paper is wanted")
     return text
 
 
@@ -160,6 +172,8 @@ Integer = Annotated[int, Field(ge=-(2**63), lt=2**63)]
 Number = Annotated[float, Field(ge=-LARGEST, le=LARGEST, allow_inf_nan=False)]
 Positive = Annotated[float, Field(ge=0, le=LARGEST, allow_inf_nan=False)]
 Share = Annotated[float, Field(ge=0, le=1, allow_inf_nan=False)]
+Link = Annotated[str, Field(max_length=500), AfterValidator(link)]
+Year = Annotated[int, Field(ge=1900, le=3000)]
 Time = Annotated[str, Field(max_length=64), AfterValidator(utc)]
 Error = Annotated[str, AfterValidator(told)]
 Traceback = Annotated[str, AfterValidator(lambda text: text[:TRACEBACK])]

@@ -27,6 +27,7 @@ from bench.experiment.fields import (
     Images,
     Integer,
     Line,
+    Link,
     Name,
     Number,
     Open,
@@ -38,6 +39,7 @@ from bench.experiment.fields import (
     Text,
     Time,
     Traceback,
+    Year,
     bounded,
     fault_of,
 )
@@ -91,6 +93,25 @@ class _Record(Strict):
     format: Literal[1]
 
 
+class Facts(Strict):
+    """What was said with the weights of an ensemble trained elsewhere: claims for readers, part of no identity.
+
+    What nobody said is None, or empty.
+    """
+
+    title: Annotated[Line, Field(min_length=1, max_length=300)] | None = None
+    authors: Annotated[list[Name], Field(max_length=100)] = []
+    venue: Name | None = None
+    year: Year | None = None
+    url: Link | None = None
+    """Of the paper."""
+    code: Link | None = None
+    adversarial: bool | None = None
+    """Trained on attacked images."""
+    extra_data: bool | None = None
+    """Trained on images beside the data set's own."""
+
+
 class RunRecord(_Record):
     """`run.json`."""
 
@@ -130,6 +151,7 @@ class RunRecord(_Record):
     config: Config
     """Checked by its own types (`bench.experiment.spec.RunSpec`) where records enter."""
     notes: Annotated[list[Text], Field(max_length=LINES)]
+    facts: Facts | None = None
 
     @model_validator(mode="after")
     def _fits(self) -> Self:

@@ -4,23 +4,26 @@ from __future__ import annotations
 
 import time
 import uuid
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from pydantic import ValidationError
 from torch import Tensor, nn
 
 from bench.core import environment, registry, settings, versions
 from bench.core.config import Loaded
 from bench.core.errors import BenchError, JobError
-from bench.core.files import write_json
+from bench.core.files import read_json, write_json
 from bench.core.identity import short, source_digest
 from bench.core.specs import Training
 from bench.core.tensors import set_aside
 from bench.data.base import Dataset, ImageSet
 from bench.evaluation.chance import guessed
 from bench.experiment import select
+from bench.experiment.fields import fault_of
+from bench.experiment.records import Facts
 from bench.experiment.spec import OUTSIDE, Job, RunSpec
 from bench.jobs import ensembles, journal
 from bench.jobs.executors.task import intent_of
@@ -52,6 +55,7 @@ class Given:
         activation: "leaky_relu" for members whose ReLUs were replaced (GAL).
         renaming: how names in the files become ours.
         seed: which training of this name it is.
+        facts: what is said of it for readers, by the names of `Facts`; None takes back what was said before.
     """
 
     files: tuple[Path, ...]
@@ -66,10 +70,11 @@ class Given:
     activation: str = "relu"
     renaming: outside.Renaming = field(default_factory=outside.Renaming)
     seed: int = 0
+    facts: Mapping[str, Any] = field(default_factory=dict)
 
 
 def adopt(given: Given, loaded: Loaded, place: Workplace, tell: Callable[[str], object] = lambda line: None) -> Path:
-    """Write the run of an outside ensemble: weights and `run.json`. The same ensemble again changes nothing.
+    """Write the run of an outside ensemble: weights and `run.json`. The same ensemble again changes its facts at most.
 
     Args:
         tell: takes the line that says that stored weights were damaged and are replaced.
@@ -119,18 +124,18 @@ def adopt(given: Given, loaded: Loaded, place: Workplace, tell: Callable[[str], 
     if place.run(run.run_id).record.exists():
         fault = ensembles.weights_fault(run, place)
         if not fault:
+            _state(given.facts, run, place)
             return folder
         if fault == "damaged":
             weights = place.run(run.run_id).weights
             tell(f"{weights} is damaged: {set_aside(weights)}, written again from the files given")
+    facts = _facts(given.facts, place.run(run.run_id).record)
     folder.mkdir(parents=True, exist_ok=True)
     test = ensembles.splits_of(run, place, limit=LOOK).test
     started, clock = ensembles.now(), time.perf_counter()
     notes = _first_look(ensemble.to(place.device).eval(), test, dataset.classes)
     with Locks(place.locks) as locks:
-        owner = locks.acquire(run.run_id)
-        if isinstance(owner, Owner):
-            raise BenchError(f"{owner} is at work on this ensemble; repeat when that has ended")
+        _alone(locks, run)
         if place.run(run.run_id).record.exists():
             journal.note(place, run.run_id, intent_of(Job(run=run), place))
         checkpoint.save(
@@ -164,9 +169,49 @@ def adopt(given: Given, loaded: Loaded, place: Workplace, tell: Callable[[str], 
                 "seconds": time.perf_counter() - clock,
                 "config": run.model_dump(mode="json"),
                 "notes": notes,
+                **({"facts": facts} if facts else {}),
             },
         )
     return folder
+
+
+def _facts(said: Mapping[str, Any], path: Path) -> dict[str, Any]:
+    """What a run's record says of it already, if there is one, with what is said now; without what nobody said.
+
+    Raises:
+        BenchError: something said is no such fact.
+    """
+    stored = read_json(path).get("facts") if path.exists() else None
+    told = {**(stored if isinstance(stored, dict) else {}), **said}
+    try:
+        facts = Facts.model_validate({name: value for name, value in told.items() if value is not None})
+    except ValidationError as error:
+        raise BenchError(f"what is said of the ensemble does not fit: {fault_of(error)}") from error
+    return facts.model_dump(exclude_defaults=True)
+
+
+def _state(said: Mapping[str, Any], run: RunSpec, place: Workplace) -> None:
+    """Bring the facts in the record of a run up to what is said; its attempt and results stay.
+
+    Raises:
+        BenchError: something said is no fact, or somebody is at work on the run.
+    """
+    path = place.run(run.run_id).record
+    if not said:
+        return
+    with Locks(place.locks) as locks:
+        _alone(locks, run)
+        record, facts = read_json(path), _facts(said, path)
+        if facts == (record.pop("facts", None) or {}):
+            return
+        journal.note(place, run.run_id, intent_of(Job(run=run), place))
+        write_json(path, {**record, **({"facts": facts} if facts else {})})
+
+
+def _alone(locks: Locks, run: RunSpec) -> None:
+    owner = locks.acquire(run.run_id)
+    if isinstance(owner, Owner):
+        raise BenchError(f"{owner} is at work on this ensemble; repeat when that has ended")
 
 
 def _check_name(given: Given, loaded: Loaded) -> None:

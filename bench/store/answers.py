@@ -52,6 +52,7 @@ class RunRow:
     notes: list[Any]
     versions: dict[str, int]
     provenance: Provenance
+    facts: dict[str, Any] | None = None
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -14,7 +14,7 @@ from pydantic import model_validator as validator
 
 from bench.experiment.fields import Count, Id, Images, Number, Positive, Share, Small, fault_of
 from bench.experiment.measurements import KINDS
-from bench.experiment.records import MEMBERS
+from bench.experiment.records import MEMBERS, Facts
 from bench.store import answers
 
 
@@ -49,7 +49,7 @@ _NARROWER: Mapping[type, Mapping[str, Any]] = {
     answers.RunRow: {
         "run_id": Id, "members": Annotated[int, Field(ge=1, le=MEMBERS)], "training_limit": Count | None,
         "training": Annotated[dict[str, Any], AfterValidator(_trained)], "validation": Count,
-        "fusion_weights": list[Number] | None, "seconds": Positive, "versions": dict[str, Small],
+        "fusion_weights": list[Number] | None, "seconds": Positive, "versions": dict[str, Small], "facts": Facts | None,
     },
     answers.EvaluationRow: {
         "evaluation_id": Id, "run_id": Id, "kind": Literal["clean", "attack", "transfer", "craft", "blackbox"],

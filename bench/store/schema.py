@@ -11,7 +11,7 @@ from typing import Any
 from sqlalchemy import JSON, BigInteger, Float, ForeignKey, Index, Integer, LargeBinary, MetaData, Text
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 
-REVISIONS = ("0001", "0002")  # oldest first; stands here so that reading a database needs no alembic
+REVISIONS = ("0001", "0002", "0003")  # oldest first; stands here so that reading a database needs no alembic
 
 Json = JSON(none_as_null=True)
 
@@ -93,6 +93,8 @@ class Run(Base):
     notes: Mapped[list[Any]]
     provenance: Mapped[str]
     """`measured` (here), `imported`, or `re-measured` (imported, and found again here)."""
+    facts: Mapped[dict[str, Any] | None]
+    """What was said with weights from elsewhere: paper, code, training data (`bench.experiment.records.Facts`)."""
 
     __table_args__ = (Index("ix_run_dataset_method", "dataset", "method"),)
 

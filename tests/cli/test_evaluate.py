@@ -307,6 +307,74 @@ def test_weights_of_the_other_shortcut_are_told_which_model_they_are(
     assert not list((tmp_path / "results").glob("runs/*"))
 
 
+def test_what_is_said_of_it_is_kept_beside_its_results_and_measures_nothing_again(
+    trained: tuple[Path, list[State]], tmp_path: Path
+) -> None:
+    _, states = trained
+    results, files = tmp_path / "results", saved(tmp_path, states)
+    model = ["--model", "digits_cnn", "--name", "theirs", "-q"]
+    evaluate(results, files, *model)
+    (path,) = results.glob("runs/*/run.json")
+    before, evaluations = json.loads(path.read_text()), _contents(results)
+    assert "facts" not in before
+    said = ["--paper-title", "On {Nets}", "--author", "A. Nother", "--author", "B. Yond", "--venue", "ICLR", "--year",
+            2026, "--url", "https://example.org/paper?id=1", "--code", "https://example.org/code", "--adversarial",
+            "--no-extra-data"]  # fmt: skip
+    evaluate(results, files, *model, *said)
+    facts = {
+        "title": "On {Nets}", "authors": ["A. Nother", "B. Yond"], "venue": "ICLR", "year": 2026,
+        "url": "https://example.org/paper?id=1", "code": "https://example.org/code", "adversarial": True,
+        "extra_data": False,
+    }  # fmt: skip
+    assert json.loads(path.read_text()) == {**before, "facts": facts}
+    assert _contents(results) == evaluations
+    shown = bench(results, "show", before["run_id"][:12]).stdout
+    assert "A. Nother, B. Yond, On {Nets}, ICLR, 2026" in shown
+    assert "attacked images, no extra data" in shown
+    assert not (results / "journal").exists() or not list((results / "journal").iterdir())
+    # Said again in part: the rest stays; an empty text takes back.
+    evaluate(results, files, *model, "--venue", "", "--author", "", "--not-adversarial")
+    left = {name: value for name, value in facts.items() if name not in ("venue", "authors")} | {"adversarial": False}
+    assert json.loads(path.read_text())["facts"] == left
+    assert json.loads(bench(results, "show", before["run_id"][:12], "--json").stdout)["facts"]["year"] == 2026
+    evaluate(results, files, *model, "--publication", "dverge")
+    now = json.loads(path.read_text())["facts"]
+    assert now["title"].startswith("DVERGE: ")
+    assert (now["authors"][0], now["venue"], now["adversarial"]) == ("Huanrui Yang", "NeurIPS", False)
+    stored = bench(results, "show", before["run_id"][:12], "--json").stdout
+    bench(results, "db", "rebuild")
+    assert json.loads(bench(results, "show", before["run_id"][:12], "--json").stdout) == json.loads(stored)
+    # They travel with the run.
+    bench(results, "db", "export", "-o", tmp_path / "one.zip", "-m", "theirs")
+    bench(tmp_path / "other", "db", "import", tmp_path / "one.zip")
+    there = json.loads(bench(tmp_path / "other", "show", before["run_id"][:12], "--json").stdout)
+    assert there["facts"]["title"] == now["title"]
+
+
+def _contents(results: Path) -> dict[str, bytes]:
+    return {str(path): path.read_bytes() for path in results.glob("runs/*/evaluations/*.json")}
+
+
+def test_facts_that_are_none_are_told_in_one_line(trained: tuple[Path, list[State]], tmp_path: Path) -> None:
+    _, states = trained
+    results, files = tmp_path / "results", saved(tmp_path, states)
+    model = ["--model", "digits_cnn", "--name", "theirs", "-q"]
+    for option, value, told in (
+        ("--url", "javascript:alert(1)", "url: an address such as https://example.org/paper is wanted"),
+        ("--code", "https://x.org/\"onclick=", "code: an address such as"),
+        ("--venue", "x" * 201, "venue: String should have at most 200 characters"),
+        ("--paper-title", "two\nlines", "title: not printable"), ("--author", "\u202eevil", "authors.0: not printable"),
+        ("--publication", "dverg", "unknown publication 'dverg'; did you mean dverge?"),
+    ):  # fmt: skip
+        assert told in refused(evaluate(results, files, *model, option, value, ok=False))
+        assert not list(results.glob("runs/*/run.json"))
+    evaluate(results, files, *model)
+    (path,) = results.glob("runs/*/run.json")
+    before = path.read_bytes()
+    assert "url: an address" in refused(evaluate(results, files, *model, "--url", "ftp://x.org", ok=False))
+    assert path.read_bytes() == before
+
+
 def test_one_name_stands_for_one_ensemble_a_seed(trained: tuple[Path, list[State]], tmp_path: Path) -> None:
     results, states = trained
     files = saved(tmp_path, states)

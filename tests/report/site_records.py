@@ -97,7 +97,7 @@ class Writer:
             "activation": "relu", "method_version": 1, "trainer_version": 1, "source_digest": "0" * 24,
             "requires": {}, "weights_digest": None, "environment_id": self.environment_id, "started": self.started,
             "finished": self.started, "seconds": 12.5, "config": {"method": method, "seed": seed}, "notes": [],
-            "provenance": "measured", "versions": {},
+            "provenance": "measured", "versions": {}, "facts": None,
         } | changes  # fmt: skip
         self.put(Run, {name: value for name, value in row.items() if name in Run.__table__.columns})
         for number in range(self.members):

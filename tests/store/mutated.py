@@ -92,6 +92,8 @@ def valid(number: int) -> dict[str, Any]:
         "source_digest": "0" * 24, "requires": {}, "parameters": [12, 12], "weights_digest": _hex(run.run_id),
         "environment": ENVIRONMENT, "started": "2026-11-21T10:00:00Z", "finished": "2026-11-21T10:00:01Z",
         "seconds": 1.0, "config": told, "notes": ["a note"],
+        "facts": {"title": "On nets", "authors": ["A. Nother"], "venue": "ICLR", "year": 2026, "extra_data": False,
+                  "url": "https://example.org/paper"},
     }  # fmt: skip
     curve = [
         {"phase": "joint", "epoch": epoch, "lr": 0.001, "seconds": 1.0, "loss": 2.0 / epoch, "terms": {"ce": 1.5},

@@ -25,7 +25,11 @@ from bench.store.ingest import rebuild
 
 CLEAN = [True] * 8 + [False] * 2
 ROBUST = [True] * 5 + [False] * 5
-NEW = {"run": {"provenance", "versions"}, "evaluation": {"provenance", "split"}, "attack": {"targets", "precision"}}
+NEW = {
+    "run": {"provenance", "versions", "facts"},
+    "evaluation": {"provenance", "split"},
+    "attack": {"targets", "precision"},
+}
 
 
 def as_it_was(today: Path, url: str) -> None:

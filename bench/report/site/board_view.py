@@ -17,7 +17,7 @@ from bench.report.site.scatter import plots
 from bench.report.site.threats import NORMS
 from bench.report.tables import budget_text
 
-SINGLE = ("members", "model", "recipe", "provenance", "adversarial", "parameters_text")
+SINGLE = ("members", "model", "recipe", "provenance", "adversarial", "extra_data", "parameters_text")
 """Columns that tell nothing where every row says the same: then the heading of the board says it."""
 
 
@@ -161,6 +161,8 @@ def _record(view: dict[str, Any], row: dict[str, Any]) -> dict[str, Any]:
         "parameters": row["parameters"],
         "recipe": row["recipe"],
         "adversarially_trained": row["adversarial"],
+        "extra_data": row["extra_data"],
+        "paper": row["paper"]["title"] or None,
         "training_seconds": float(row["seconds"]) if row["seconds"] else None,
         "provenance": row["provenance"],
         "stale": row["stale"],

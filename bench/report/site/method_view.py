@@ -7,12 +7,12 @@ from typing import Any
 
 from bench.core.config import Loaded
 from bench.core.identity import short
-from bench.core.specs import PublicationSpec
 from bench.experiment.spec import OUTSIDE, SURROGATE_SEEDS
 from bench.report.boards import Board
 from bench.report.ledger import Ledger
 from bench.report.site import front
 from bench.report.site.board_view import address
+from bench.report.site.facts import facts_of
 from bench.report.site.names import Names, exact, percent, recipe_text, settings_text
 from bench.report.tables import budget_text
 from bench.store.answers import ReferenceRow, RunRow
@@ -35,11 +35,12 @@ def method_view(
     runs = [run for run in ledger.runs.values() if run.method == name]
     spec = loaded.config.methods.get(name)
     outside = all(run.plugin == OUTSIDE for run in runs)
-    publication = loaded.config.publications.get(spec.publication or "") if spec else None
+    known = facts_of(name, runs, loaded)
     facts = {
         "configured as": name,
         "plug-in": ", ".join(sorted({f"{run.plugin} (of {run.origin})" for run in runs})),
-        "trains on attacked images": "not stated" if outside or spec is None else "yes" if spec.adversarial else "no",
+        "trained on attacked images": known.adversarial,
+        "trained on extra data": known.extra_data,
         "settings": "" if outside or spec is None else settings_text(spec.settings),
         "stands beside the published column": names.published(name) or "",
     }
@@ -48,38 +49,14 @@ def method_view(
         "name": name,
         "description": (spec.description if spec else "") or ("trained elsewhere" if outside else ""),
         "facts": {key: value for key, value in facts.items() if value},
-        "publication": _publication(publication),
-        "bibtex": "" if publication is None else bibtex(spec.publication or "", publication) if spec else "",
+        "paper": known.paper and {"links": known.paper.links, "where": known.paper.where, **vars(known.paper)},
+        "claimed": known.claimed,
+        "bibtex": "" if known.paper is None else known.paper.bibtex,
         "boards": list(_boards(name, made)),
         "matrices": _matrices(runs, db, ledger, loaded, names),
         "runs": [_run(run, ledger) for run in runs],
         "failures": sum(len(ledger.failures.get(run.run_id, ())) for run in runs),
         "published": _published(names, name, references),
-    }
-
-
-def bibtex(key: str, publication: PublicationSpec) -> str:
-    """An entry of a bibliography."""
-    fields = {
-        "title": f"{{{publication.title}}}",
-        "author": " and ".join(publication.authors),
-        "booktitle": publication.venue,
-        "year": str(publication.year),
-        "url": publication.url,
-    }
-    lines = [f"  {name} = {{{value}}}" for name, value in fields.items() if value]
-    return f"@inproceedings{{{key},\n" + ",\n".join(lines) + "\n}"
-
-
-def _publication(publication: PublicationSpec | None) -> dict[str, Any] | None:
-    if publication is None:
-        return None
-    links = {"paper": publication.url, "authors' code": publication.code}
-    return {
-        "title": publication.title,
-        "authors": ", ".join(publication.authors),
-        "where": f"{publication.venue} {publication.year}",
-        "links": {text: link for text, link in links.items() if link.startswith("https://")},
     }
 
 

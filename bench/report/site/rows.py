@@ -15,6 +15,7 @@ from bench.report.boards import Board, Entry
 from bench.report.ledger import Ledger
 from bench.report.site import charts
 from bench.report.site.again import Commands
+from bench.report.site.facts import Paper, facts_of
 from bench.report.site.names import Names, differences, exact, mean_std, percent, plus_minus, recipe_text, seconds
 from bench.report.statistics import ALPHA
 from bench.report.tables import budget_text
@@ -73,8 +74,8 @@ def _row(board: Board, entry: Entry, about: About, mark: str) -> dict[str, Any]:
     took = [score.run.seconds for score in entry.scores]
     blackbox = [_blackbox(board, ledger, score.run.run_id) for score in entry.scores]
     parameters = about.parameters.get(run.run_id)
-    spec = names.loaded.config.methods.get(run.method)
-    known = spec is not None and run.plugin != OUTSIDE
+    facts = facts_of(run.method, [score.run for score in entry.scores], names.loaded)
+    paper = facts.paper or Paper("")
     return {
         "rank": ranked.rank if ranked else None,
         "interval": _interval(ranked.best, ranked.worst) if ranked else "",
@@ -109,7 +110,9 @@ def _row(board: Board, entry: Entry, about: About, mark: str) -> dict[str, Any]:
         "members": run.members,
         "parameters": parameters,
         "parameters_text": "–" if parameters is None else f"{parameters:,}",
-        "adversarial": ("yes" if spec.adversarial else "no") if spec and known else "not stated",
+        "adversarial": facts.adversarial,
+        "extra_data": facts.extra_data,
+        "paper": {"title": paper.title, "where": paper.where or "–"},
         "recipe": recipe_text(run),
         "seconds": "" if run.plugin == OUTSIDE else exact(sum(took) / len(took)),
         "time": "–" if run.plugin == OUTSIDE else seconds(sum(took) / len(took)),
