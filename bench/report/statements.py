@@ -96,12 +96,14 @@ def answers(loaded: Loaded, db: Database, dataset: str) -> list[Answer]:
     statements = loaded.config.statements
     sizes = {None, *(each.images for each in loaded.config.protocols.values() if each.dataset == dataset)}
     best: dict[str, Answer] = {}
+    if not statements:
+        return []
     for limit in sorted(sizes, key=lambda size: (size is not None, -(size or 0))):
         try:
-            measured = _Measured(loaded, db, dataset, limit) if statements else None
+            measured = _Measured(loaded, db, dataset, limit)
         except BenchError:  # fewer images than that, or a data set without this recipe
             continue
-        for name, statement in statements.items() if measured else ():
+        for name, statement in statements.items():
             answer = Answer(name, statement, dataset, tuple(measured.compared(statement)))
             if answer.measured > (best[name].measured if name in best else 0):
                 best[name] = answer

@@ -7,7 +7,6 @@ import io
 import re
 import shutil
 import subprocess
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -19,27 +18,9 @@ from bench.core import config
 from bench.report.site import build, serve
 from bench.store.database import Database
 
-NEEDED = (
-    "needs a browser: pip install playwright, and Chromium (apt-get install chromium, or playwright install chromium)"
-)
-playwright = pytest.importorskip("playwright.sync_api", reason=NEEDED)
-
 LOADED = config.load(config.defaults("bench.toml"))
 EVIL = "<script>document.title='hacked'</script>"
 FORMULA = "=1+1"
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Any]:
-    """Headless Chromium: the system's, else playwright's own."""
-    with playwright.sync_playwright() as play:
-        own = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
-        try:
-            found = play.chromium.launch(executable_path=own, args=["--no-sandbox"])
-        except playwright.Error:
-            pytest.skip(NEEDED)
-        yield found
-        found.close()
 
 
 @pytest.fixture(scope="module")
@@ -71,25 +52,13 @@ def _attacks(db: Database) -> list[dict[str, Any]]:
 
 
 @pytest.fixture
-def open_page(browser: Any, results: Path) -> Iterator[Any]:
-    """Opens a page of the site; at the end nothing may have been complained of, and nothing fetched from elsewhere."""
-    contexts, faults = [], []
+def open_page(watched: Any, results: Path) -> Any:
+    """Opens a page of the site, from its files or, with `base`, from a server."""
 
     def opened(address: str, *, base: str | None = None, **options: Any) -> Any:
-        context = browser.new_context(**{"viewport": {"width": 1280, "height": 900}} | options)
-        contexts.append(context)
-        page = context.new_page()
-        page.on("console", lambda message: faults.append(message.text) if message.type != "log" else None)
-        page.on("pageerror", lambda error: faults.append(str(error)))
-        allowed = ("data:", base or f"file://{results / 'site'}")
-        page.on("request", lambda request: None if request.url.startswith(allowed) else faults.append(request.url))
-        page.goto(f"{base or f'file://{results}/site/'}{address}")
-        return page
+        return watched(base or f"file://{results}/site/", address, **options)
 
-    yield opened
-    for context in contexts:
-        context.close()
-    assert faults == []
+    return opened
 
 
 @pytest.fixture

@@ -84,7 +84,8 @@ def board_view(board: Board, about: About) -> dict[str, Any]:
 def _newest(board: Board) -> str:
     """The day of the newest result that counts on a board."""
     scores = [score for entry in board.entries for score in entry.scores]
-    started = [row.started for score in scores for row in (score.run, *score.parts.values())]
+    started = [score.run.started for score in scores]
+    started += [row.started for score in scores for row in score.parts.values()]
     return max(started, default="")[:10]
 
 

@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from markupsafe import Markup
 
 WIDTH, HEIGHT = 560, 340
-LEFT, RIGHT, TOP, BOTTOM = 48, 16, 14, 40
-NAMED = 10  # points with their name beside them; the others tell it under the pointer
+LEFT, RIGHT, TOP, BOTTOM = 48, 24, 14, 40
+NAMED = 16  # points that may have their name beside them; the others tell it under the pointer
+LETTERS, LETTER, LINE = 16, 8.3, 15  # of a name: how many, and how wide and high one is on a small screen
+# Where a name may stand: class, and its place from the point.
+PLACES = (("", 8, 4), (" end", -8, 4), (" middle", 0, -9), (" middle", 0, 18))
+Box = tuple[float, float, float, float]
 
 
 class Point(NamedTuple):
@@ -67,18 +71,34 @@ def scatter(points: Sequence[Point], *, x_label: str, logarithmic: bool) -> Mark
             Markup('<text class="tick middle" x="{}" y="{}">{}</text>').format(_n(x(value)), HEIGHT - 22, told)
         )
     parts.append(Markup('<text class="label" x="{}" y="{}">{}</text>').format(WIDTH - RIGHT, HEIGHT - 5, x_label))
-    taken: list[tuple[float, float]] = []
-    for index, point in enumerate(points):
-        at = x(point.x), y(point.y)
+    places = [(x(point.x), y(point.y)) for point in points]
+    for point, at in zip(points, places, strict=True):
         style = "dot hollow" if point.hollow else "dot"
         parts.append(Markup('<circle class="{}" cx="{}" cy="{}" r="4.5"><title>{}</title></circle>').format(
             style, _n(at[0]), _n(at[1]), point.name))  # fmt: skip
-        if index < NAMED and all(abs(at[1] - other[1]) > 12 or abs(at[0] - other[0]) > 90 for other in taken):
-            end = at[0] > WIDTH - 110
-            parts.append(Markup('<text class="name{}" x="{}" y="{}">{}</text>').format(
-                " end" if end else "", _n(at[0] + (-8 if end else 8)), _n(at[1] + 4), point.name[:16]))  # fmt: skip
-            taken.append(at)
+    parts += _names(points[:NAMED], places)
     return Markup("").join([*parts, Markup("</svg>")])
+
+
+def _names(points: Sequence[Point], places: Sequence[tuple[float, float]]) -> Iterator[Markup]:
+    """A name beside each point, on the first side where it covers neither another name nor a point; else none."""
+    taken: list[Box] = [(a - 5, b - 5, a + 5, b + 5) for a, b in places]
+    for point, (a, b) in zip(points, places, strict=False):
+        name = point.name[:LETTERS]
+        width = LETTER * len(name)
+        for style, right, down in PLACES:
+            left = a + right - {"": 0, " end": width, " middle": width / 2}[style]
+            box = (left, b + down - LINE + 3, left + width, b + down + 3)
+            if left > LEFT and box[2] < WIDTH and box[1] > 0 and not any(_meet(box, other) for other in taken):
+                taken.append(box)
+                yield Markup('<text class="name{}" x="{}" y="{}">{}</text>').format(
+                    style, _n(a + right), _n(b + down), name
+                )
+                break
+
+
+def _meet(one: Box, other: Box) -> bool:
+    return one[0] < other[2] and other[0] < one[2] and one[1] < other[3] and other[1] < one[3]
 
 
 def _range(values: Sequence[float], logarithmic: bool) -> tuple[float, float]:
