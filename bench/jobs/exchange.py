@@ -14,7 +14,7 @@ from bench.core.files import read_json, write_json
 from bench.core.identity import short
 from bench.core.traces import relative
 from bench.experiment.records import ImportedRecord, read_record
-from bench.jobs.recheck import check_tensors, check_weights
+from bench.jobs.tensor_files import check_tensors, check_weights
 from bench.jobs.workplace import Workplace
 from bench.store import door, ingest, queries
 from bench.store.archive import Manifest, belongs, write_archive
