@@ -15,8 +15,8 @@ from bench.cli.say import say_json
 if TYPE_CHECKING:
     from rich.console import Console
 
+    from bench.evaluation.statistics import Interval
     from bench.report.pairing import Pair, Paired
-    from bench.report.statistics import Interval
 
 
 @click.command("compare", cls=Once)

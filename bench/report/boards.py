@@ -17,10 +17,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bench.core.identity import content_id
+from bench.evaluation import statistics
+from bench.evaluation.statistics import ALPHA, Comparison
 from bench.experiment.protocols import Part, Standard
-from bench.report import ranking, statistics
+from bench.report import ranking
 from bench.report.ranking import Standing as Ranked
-from bench.report.statistics import ALPHA, Comparison
 from bench.store.answers import RunRow
 from bench.store.scores import Score, recipe_class
 

@@ -12,12 +12,13 @@ from bench.core.config import Loaded
 from bench.core.errors import BenchError
 from bench.core.identity import short
 from bench.core.precision import USUAL, Precision
+from bench.evaluation import statistics
+from bench.evaluation.statistics import ALPHA, Comparison
 from bench.experiment.select import Selection
-from bench.report import hints, statistics
+from bench.report import hints
 from bench.report.cells import Bits, Cell, Row, outcome_of
 from bench.report.recipes import phrase, recipe_label
 from bench.report.results import collect, joined, row_of
-from bench.report.statistics import ALPHA, Comparison
 from bench.report.tables import budget_text, heading
 from bench.report.titles import Titles
 from bench.report.worst import asks_members, with_worst_case

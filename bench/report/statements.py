@@ -19,13 +19,14 @@ import numpy as np
 from bench.core.config import Loaded
 from bench.core.errors import BenchError
 from bench.core.specs import StatementSpec
+from bench.evaluation import statistics
+from bench.evaluation.statistics import ALPHA
 from bench.experiment import select
 from bench.experiment.select import Selection
 from bench.experiment.spec import RunSpec
-from bench.report import matrices, pairing, results, statistics
+from bench.report import matrices, pairing, results
 from bench.report.matrices import Matrix
 from bench.report.results import Row
-from bench.report.statistics import ALPHA
 from bench.report.tables import budget_text
 from bench.report.titles import Titles
 from bench.store.database import Database

@@ -9,6 +9,7 @@ from typing import Any
 
 from bench.core.identity import short
 from bench.core.precision import titled
+from bench.evaluation.statistics import ALPHA
 from bench.experiment.protocols import Part
 from bench.experiment.spec import OUTSIDE
 from bench.report.boards import Board, Entry
@@ -17,7 +18,6 @@ from bench.report.site import charts
 from bench.report.site.again import Commands
 from bench.report.site.facts import Paper, facts_of
 from bench.report.site.names import Names, differences, exact, mean_std, percent, plus_minus, recipe_text, seconds
-from bench.report.statistics import ALPHA
 from bench.report.tables import budget_text
 from bench.store.answers import EvaluationRow, ReferenceRow
 from bench.store.scores import norm_of

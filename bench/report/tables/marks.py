@@ -7,10 +7,10 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from bench.report import statistics
+from bench.evaluation import statistics
+from bench.evaluation.statistics import ALPHA
 from bench.report.cells import Bits
 from bench.report.results import Results
-from bench.report.statistics import ALPHA
 from bench.report.tables.layout import RANKED, Marks
 from bench.store.database import Database
 

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy import stats
 
-from bench.report import statistics
+from bench.evaluation import statistics
 
 Bits = np.ndarray
 
