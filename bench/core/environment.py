@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import platform
 import subprocess
+from collections.abc import Mapping
 from functools import cache
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -36,6 +37,46 @@ def describe(device: str | None = None) -> dict[str, Any]:
             record["cudnn"] = torch.backends.cudnn.version()  # type: ignore[no-untyped-call]
             record["driver"] = _driver()
     return record
+
+
+def differences(then: Mapping[str, Any], now: Mapping[str, Any]) -> tuple[str, ...]:
+    """What decides the last bits of a result and is another in two records, in words: `threads 1 then, 2 now`.
+
+    What only one of them says is not compared: older records say less.
+    """
+    old, new = _bits_of(then), _bits_of(now)
+    return tuple(
+        f"{name} {old[name]} then, {new[name]} now"
+        for name in new
+        if None not in (old[name], new[name]) and old[name] != new[name]
+    )
+
+
+def repeats(record: Mapping[str, Any]) -> bool:
+    """Whether the same work gives the same bits each time: on a CPU; on a GPU where it was asked for and could be."""
+    if _kind(record) in (None, "cpu"):
+        return True
+    return record.get("deterministic") is True and not record.get("not_deterministic")
+
+
+def _bits_of(record: Mapping[str, Any]) -> dict[str, Any]:
+    """What the last bits of a result hang on, by the name that people know; None where the record does not say."""
+    found = {
+        "device": _kind(record),
+        "CPU": record.get("cpu"),
+        "instructions": record.get("cpu_capability"),
+        "threads": record.get("threads"),
+        "torch": (record.get("packages") or {}).get("torch"),
+    }
+    on_gpu = _kind(record) not in (None, "cpu")
+    gpu = {"GPU": (record.get("gpus") or [None])[0], "CUDA": record.get("cuda"), "cuDNN": record.get("cudnn")}
+    return found | {name: value if on_gpu else None for name, value in gpu.items()}
+
+
+def _kind(record: Mapping[str, Any]) -> str | None:
+    """`cpu`, `cuda`: a device without its number."""
+    device = record.get("device")
+    return device.partition(":")[0] if isinstance(device, str) else None
 
 
 @cache

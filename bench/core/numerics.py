@@ -47,6 +47,7 @@ def describe() -> dict[str, Any]:
     """The settings in force as JSON-like values, for the record of the environment."""
     record: dict[str, Any] = {
         "threads": torch.get_num_threads(),
+        "cpu_capability": torch.backends.cpu.get_cpu_capability(),
         "dtype": str(torch.get_default_dtype()).removeprefix("torch."),
         "matmul_precision": torch.get_float32_matmul_precision(),
         "deterministic": torch.are_deterministic_algorithms_enabled(),

@@ -58,6 +58,7 @@ class _Environment(Open):
     packages: dict[Name, Line | None] = {}
     device: Line | None = None
     cpu: Line | None = None
+    cpu_capability: Line | None = None
     cores: Count | None = None
     threads: Count | None = None
     commit: Line | None = None

@@ -101,7 +101,7 @@ def _export(place: Workplace, run_ids: list[str], target: Path, scratch: Path, *
         if not (folder / RUN).is_file():
             left_out.append(f"run {short(run_id)} has no files in {place.runs}; export it where it was made")
             continue
-        run = door.check_run(door.read(folder / RUN, str(folder / RUN)), str(folder / RUN), run_id)
+        run = door.run_at(folder / RUN)
         for path in sorted(path for path in folder.rglob("*") if path.is_file() and not path.is_symlink()):
             name = f"runs/{run_id}/{path.relative_to(folder).as_posix()}"
             if not belongs(name) or (path.suffix == ".safetensors" and not weights):

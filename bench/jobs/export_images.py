@@ -18,19 +18,18 @@ from bench.attacks.base import Attack
 from bench.attacks.judge import attack_images, evaluation_mode, predictions
 from bench.core import environment, registry, release, settings
 from bench.core.errors import BenchError, JobError
-from bench.core.files import read_json
 from bench.core.identity import short
 from bench.core.numerics import numerics
 from bench.core.progress import Progress
 from bench.data.base import ImageSet
 from bench.evaluation.measure import target_classes
-from bench.experiment.spec import EvaluationSpec, RunSpec
+from bench.experiment.spec import EvaluationSpec
 from bench.jobs import batches
 from bench.jobs.ensembles import data_axes, load_ensemble, recorded_weights, splits_of
 from bench.jobs.measuring import is_out_of_memory
 from bench.jobs.workplace import Workplace
 from bench.models.ensemble import Ensemble
-from bench.store import queries
+from bench.store import door, queries
 from bench.store.answers import EvaluationRow, Outcomes
 from bench.store.database import Database
 from bench.training import checkpoint
@@ -73,7 +72,7 @@ def find(db: Database, place: Workplace, evaluation_id: str) -> Stored:
     """The evaluation, if its images can be made again here.
 
     Raises:
-        BenchError: it is no attack, or its record or the weights of its run are not here.
+        BenchError: it is no attack, or its record or the weights of its run are not here or damaged.
     """
     row = queries.find_evaluation(db, evaluation_id)
     name = f"{row.attack} on {row.method}, evaluation {short(evaluation_id)}"
@@ -102,7 +101,9 @@ def find(db: Database, place: Workplace, evaluation_id: str) -> Stored:
     outcomes = queries.outcomes(db, [evaluation_id]).get(evaluation_id)
     if outcomes is None or outcomes.robust is None:
         raise BenchError(f"{name} stored no outcomes to check the images against")
-    return Stored(row, _spec(row, place), outcomes, queries.environment(db, row.environment_id))
+    run = door.run_at(place.run(row.run_id).record)
+    spec = door.evaluation_at(place.run(row.run_id).evaluation(evaluation_id), run.known).spec
+    return Stored(row, spec, outcomes, queries.environment(db, row.environment_id))
 
 
 def write(stored: Stored, place: Workplace, path: Path, progress: Progress | None = None) -> Exported:
@@ -142,27 +143,6 @@ def write(stored: Stored, place: Workplace, path: Path, progress: Progress | Non
     checkpoint.save(path, found, metadata)
     clean = found["clean_prediction"] == found["labels"]
     return Exported(path, len(clean), int(clean.sum()), int((clean & ~found["robust"]).sum()))
-
-
-def _spec(row: EvaluationRow, place: Workplace) -> EvaluationSpec:
-    """The specs of run and evaluation, whose ids must follow from them.
-
-    Raises:
-        BenchError: they do not, because another version wrote them.
-    """
-    record = read_json(place.run(row.run_id).evaluation(row.evaluation_id))
-    fault = BenchError(
-        f"evaluation {short(row.evaluation_id)} does not fit its record in {place.run(row.run_id).path}; "
-        "was it made by another version of bench?"
-    )
-    try:
-        run = RunSpec.model_validate(read_json(place.run(row.run_id).record)["config"])
-        spec = EvaluationSpec.of_record(record, run)
-    except (KeyError, TypeError, ValueError) as error:
-        raise fault from error
-    if (spec.evaluation_id, run.run_id) != (row.evaluation_id, row.run_id):
-        raise fault
-    return spec
 
 
 def _craft(
@@ -219,21 +199,13 @@ def _check(stored: Stored, found: dict[str, Tensor], place: Workplace) -> None:
     other = (clean != stored.outcomes.clean) | (found["robust"].numpy() != stored.outcomes.robust)
     if not other.any():
         return
-    then, now = stored.environment, environment.describe(place.device)
-    pairs = {
-        "device": (stored.device, now["device"]),
-        "threads": (then.get("threads"), now["threads"]),
-        "CPU": (then.get("cpu"), now["cpu"]),
-        "torch": (then.get("packages", {}).get("torch"), now["packages"].get("torch")),
-        "attack version": (
-            stored.row.attack_version,
-            registry.load("attacks", stored.spec.plugin).version,
-        ),
-    }
-    changed = ", ".join(f"{name} {old} then, {new} now" for name, (old, new) in pairs.items() if old != new)
+    told = environment.differences(stored.environment, environment.describe(place.device))
+    today = registry.load("attacks", stored.spec.plugin).version
+    if today != stored.row.attack_version:
+        told = (*told, f"attack version {stored.row.attack_version} then, {today} now")
     raise JobError(
         f"crafted again, {int(np.count_nonzero(other))} of {len(other)} outcomes are not the stored ones, so nothing "
-        f"was written ({changed or 'device, threads and versions are the same'})"
+        f"was written ({', '.join(told) or 'device, threads and versions are the same'})"
     )
 
 

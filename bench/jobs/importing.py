@@ -134,8 +134,7 @@ def _known_run(here: Path, db: Database | None, run: CheckedRun) -> bool:
     query = select(schema.Run.weights_digest).where(schema.Run.run_id == run.record.run_id)
     others = [row["weights_digest"] for row in (db.rows(query) if db else ())]
     if (here / RUN).exists():
-        mine = door.check_run(door.read(here / RUN, str(here / RUN)), str(here / RUN), run.record.run_id)
-        others.append(mine.record.weights_digest)
+        others.append(door.run_at(here / RUN).record.weights_digest)
         known = True
     if any(other is not None and digest is not None and other != digest for other in others):
         name = short(run.record.run_id)

@@ -100,6 +100,24 @@ def read(source: Path | bytes, where: str) -> dict[str, Any]:
     return value
 
 
+def run_at(path: Path) -> CheckedRun:
+    """The run whose record is the file `path`, in the folder of its id.
+
+    Raises:
+        BenchError: missing, damaged, or of another run.
+    """
+    return check_run(read(path, str(path)), str(path), path.parent.name)
+
+
+def evaluation_at(path: Path, run: Known) -> CheckedEvaluation:
+    """The evaluation of `run` whose record is the file `path`, named by its id.
+
+    Raises:
+        BenchError: missing, damaged, or of another run or evaluation.
+    """
+    return check_evaluation(read(path, str(path)), str(path), path.stem, run)
+
+
 def check_run(value: dict[str, Any], where: str, run_id: str) -> CheckedRun:
     """The run `run_id`, whose configuration must hash to that id and say what the record says.
 

@@ -34,7 +34,7 @@ def ingest_run(db: Database, folder: Path) -> str:
         BenchError: a file is missing, damaged or refused; the message names it and the fault.
     """
     path = RunFolder(folder).record
-    run = door.check_run(door.read(path, str(path)), str(path), folder.name)
+    run = door.run_at(path)
     curve = curve_rows(RunFolder(folder).curve, run.record.run_id)
     source = provenance.of(folder, run.record.attempt_id, run.record.started)
     with _file(db, path) as connection:

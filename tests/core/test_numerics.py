@@ -61,3 +61,32 @@ def test_the_records_of_a_run_say_the_mode(tmp_path: Path) -> None:
         assert [plain.get(key) for key in ("weights_digest", "robust_bits")] == [
             strict.get(key) for key in ("weights_digest", "robust_bits")
         ]
+
+
+def test_what_decides_the_last_bits_is_compared_where_both_records_say_it() -> None:
+    now = environment.describe()
+    assert environment.differences(now, now) == ()
+    assert environment.differences({}, now) == environment.differences(now, {}) == ()
+    other = now | {
+        "threads": 99,
+        "cpu_capability": "DEFAULT",
+        "python": "3.1",
+        "packages": {"torch": "0.4", "numpy": "1"},
+    }
+    assert environment.differences(other, now) == (
+        f"instructions DEFAULT then, {now['cpu_capability']} now",
+        f"threads 99 then, {now['threads']} now",
+        f"torch 0.4 then, {now['packages']['torch']} now",
+    )
+    gpu = {"device": "cuda:1", "gpus": ["A"], "cuda": "12"}
+    assert environment.differences(gpu, gpu | {"device": "cuda", "gpus": ["B"]}) == ("GPU A then, B now",)
+    assert environment.differences(gpu | {"device": "cpu"}, gpu | {"device": "cpu", "gpus": ["B"]}) == ()
+    assert environment.differences(gpu | {"device": "cpu"}, gpu) == ("device cpu then, cuda now",)
+
+
+def test_a_gpu_repeats_its_bits_only_where_that_was_asked_for_and_could_be() -> None:
+    assert environment.repeats({"device": "cpu", "deterministic": False})
+    assert environment.repeats({})
+    assert not environment.repeats({"device": "cuda:0", "deterministic": False})
+    assert environment.repeats({"device": "cuda:0", "deterministic": True})
+    assert not environment.repeats({"device": "cuda:0", "deterministic": True, "not_deterministic": ["put_"]})

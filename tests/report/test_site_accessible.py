@@ -13,8 +13,8 @@ from site_records import Writer, new_database
 
 from bench.core import config
 from bench.core.identity import safe_name
-from bench.jobs import select
-from bench.jobs.select import Selection
+from bench.experiment import select
+from bench.experiment.select import Selection
 from bench.store.ingest import load_published
 
 axe = pytest.importorskip(
