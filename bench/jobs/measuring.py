@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import torch
@@ -30,6 +32,29 @@ from bench.training import checkpoint
 Measured = dict[str, Any]
 
 
+@dataclass(frozen=True)
+class Made:
+    """A measurement before it is a record: its part of one, sample images if it leaves any, the code that made it."""
+
+    result: Measured
+    samples: dict[str, Tensor] | None
+    sources: tuple[Any, ...]
+
+
+@dataclass(frozen=True)
+class Crafted:
+    """The images that were crafted on a surrogate: where they lie, and the digest of each file."""
+
+    folder: Path
+    digests: Mapping[str, str]
+
+    @classmethod
+    def of_record(cls, craft: EvaluationSpec, place: Workplace) -> Crafted:
+        """Those that the record of the work that made them names."""
+        record = read_json(place.run(craft.run.run_id).evaluation(craft.evaluation_id))
+        return cls(place.run(craft.run.run_id).crafted(craft.evaluation_id), record["measurements"]["files"])
+
+
 def evaluate(evaluation: EvaluationSpec, place: Workplace, progress: Progress) -> Path:
     """Make one measurement on a trained run.
 
@@ -38,26 +63,15 @@ def evaluate(evaluation: EvaluationSpec, place: Workplace, progress: Progress) -
     """
     run = evaluation.run
     started = now()
-    splits = splits_of(run, place, limit=evaluation.limit)
-    images = splits.test if evaluation.split == "test" else splits.validation
-    if images is None:
-        raise JobError("this run held no validation images out")
-    ensemble = load_ensemble(run, place)
-    sources: list[Any] = [measure]
-
-    def measured(batch_size: int) -> Measured:
-        common = {"batch_size": batch_size}
-        if evaluation.kind == "clean":
-            return measure.clean(ensemble, images, **common)
-        if evaluation.kind == "blackbox":
-            return _blackbox(evaluation, ensemble, images, place, batch_size)
-        return _attacked(evaluation, ensemble, images, place, progress, batch_size, sources)
-
-    result = _within_memory(measured, place, place.batch_size or batches.batch_size(ensemble, images), progress)
+    ensemble, images = subject(evaluation, place)
+    known = _known_clean(evaluation, images, place) if evaluation.kind == "attack" else None
+    crafted = {craft.evaluation_id: Crafted.of_record(craft, place) for craft in evaluation.crafts}
+    made = make(evaluation, ensemble, images, place, progress, clean=known, crafted=crafted)
     path = place.run(run.run_id).evaluation(evaluation.evaluation_id)
-    samples = result.pop("samples", None)
-    if samples is not None:
-        checkpoint.save(place.run(run.run_id).samples(evaluation.evaluation_id), samples, {"attack": evaluation.label})
+    if made.samples is not None:
+        checkpoint.save(
+            place.run(run.run_id).samples(evaluation.evaluation_id), made.samples, {"attack": evaluation.label}
+        )
     told = evaluation.model_dump(
         mode="json", include={"kind", "attack", "plugin", "budget_name", "budget", "stop", "limit", "split"}
     )
@@ -73,10 +87,10 @@ def evaluate(evaluation: EvaluationSpec, place: Workplace, progress: Progress) -
         **evaluation.later(),
         weights_digest=recorded_weights(run, place),
         images_digest=images.digest,
-        **result,
+        **made.result,
         attack_version=evaluation.versions["attack"],
         evaluator_version=evaluation.versions["evaluator"],
-        source_digest=source_digest(*sources),
+        source_digest=source_digest(*made.sources),
         environment=environment.describe(place.device),
         started=started,
     )
@@ -84,9 +98,49 @@ def evaluate(evaluation: EvaluationSpec, place: Workplace, progress: Progress) -
     return path
 
 
+def subject(evaluation: EvaluationSpec, place: Workplace) -> tuple[Ensemble, ImageSet]:
+    """The trained ensemble that is measured, and the images, on the workplace's device.
+
+    Raises:
+        BenchError: the data are missing.
+        JobError: the weights are missing or damaged, or no images were held out.
+    """
+    splits = splits_of(evaluation.run, place, limit=evaluation.limit)
+    images = splits.test if evaluation.split == "test" else splits.validation
+    if images is None:
+        raise JobError("this run held no validation images out")
+    return load_ensemble(evaluation.run, place), images
+
+
+def make(
+    evaluation: EvaluationSpec, ensemble: Ensemble, images: ImageSet, place: Workplace, progress: Progress, *,
+    clean: Tensor | None = None, crafted: Mapping[str, Crafted] = MappingProxyType({}),
+) -> Made:  # fmt: skip
+    """The measurement itself; nothing is written but the images of a surrogate, into its folder in `place`.
+
+    Args:
+        clean: bool [n], images that an attack may take for right without looking.
+        crafted: the images that a black-box evaluation tries, by the id of what made them.
+
+    Raises:
+        JobError: the attack is at fault, or images of surrogates are missing.
+    """
+    sources: list[Any] = [measure]
+
+    def measured(batch_size: int) -> Measured:
+        if evaluation.kind == "clean":
+            return measure.clean(ensemble, images, batch_size=batch_size)
+        if evaluation.kind == "blackbox":
+            return _blackbox(evaluation, ensemble, images, crafted, batch_size)
+        return _attacked(evaluation, ensemble, images, place, progress, batch_size, sources, clean)
+
+    result = _within_memory(measured, place, place.batch_size or batches.batch_size(ensemble, images), progress)
+    return Made(result, result.pop("samples", None), tuple(sources))
+
+
 def _attacked(
     evaluation: EvaluationSpec, ensemble: Ensemble, images: ImageSet, place: Workplace, progress: Progress,
-    batch_size: int, sources: list[Any],
+    batch_size: int, sources: list[Any], clean: Tensor | None,
 ) -> Measured:  # fmt: skip
     """An attack on the ensemble, a transferability matrix, or the images of a surrogate."""
     run, budget = evaluation.run, evaluation.budget
@@ -107,9 +161,7 @@ def _attacked(
     if evaluation.kind == "transfer":
         return measure.transferability(ensemble, images, attack, **common)
     assert evaluation.stop is not None
-    return measure.robust_accuracy(
-        ensemble, images, attack, stop=evaluation.stop, clean=_known_clean(evaluation, images, place), **common
-    )
+    return measure.robust_accuracy(ensemble, images, attack, stop=evaluation.stop, clean=clean, **common)
 
 
 def _known_clean(evaluation: EvaluationSpec, images: ImageSet, place: Workplace) -> Tensor | None:
@@ -133,21 +185,17 @@ def _attack(plugin: str, values: dict[str, Any], name: str, sources: list[Any]) 
 
 
 def _blackbox(
-    evaluation: EvaluationSpec, victim: Ensemble, images: ImageSet, place: Workplace, batch_size: int
+    evaluation: EvaluationSpec, victim: Ensemble, images: ImageSet, crafted: Mapping[str, Crafted], batch_size: int
 ) -> Measured:
     """The images of every surrogate, tried on the victim."""
-    crafted = []
-    used = {}
+    tries = []
     for craft in evaluation.crafts:
-        record = read_json(place.run(craft.run.run_id).evaluation(craft.evaluation_id))
-        folder = place.run(craft.run.run_id).crafted(craft.evaluation_id)
-        digests = record["measurements"]["files"]
-        used[craft.evaluation_id] = digests
+        made = crafted[craft.evaluation_id]
         for attack in blackbox.transfer_attacks(list(evaluation.settings["attacks"]), evaluation.settings["restarts"]):
-            path = folder / attack.file_name
-            crafted.append(blackbox.TransferImages(craft.run.run_id, attack, path, digests[path.name]))
-    result = blackbox.judge(victim, images, crafted, batch_size=batch_size)
-    result["measurements"]["images"] = used
+            path = made.folder / attack.file_name
+            tries.append(blackbox.TransferImages(craft.run.run_id, attack, path, made.digests[path.name]))
+    result = blackbox.judge(victim, images, tries, batch_size=batch_size)
+    result["measurements"]["images"] = {key: dict(made.digests) for key, made in crafted.items()}
     return result
 
 
