@@ -162,19 +162,20 @@ def _notes(trainer: Trainer, classes: int) -> list[str]:
     return [f"did not learn: {accuracy}, chance is {100 * chance:.1f} %"]
 
 
+def in_a_line(error: Exception) -> str:
+    """What went wrong, in one line, whatever it was."""
+    first = str(error).splitlines()[0] if str(error) else "(no message)"
+    if isinstance(error, BenchError):
+        return str(error)
+    return f"out of memory: {first}" if is_out_of_memory(error) else f"{type(error).__name__}: {first}"
+
+
 def record_failure(job: Job, place: Workplace, error: Exception, started: str, seconds: float) -> Path:
     """Write the failure; a user's mistake has no traceback worth keeping, anything else has.
 
     Records are given to others: no path of this machine, and so no name of its users, stands in one.
     """
     attempt = uuid.uuid4().hex[:24]
-    told = isinstance(error, BenchError)
-    if told:
-        line = str(error)
-    elif is_out_of_memory(error):
-        line = f"out of memory: {str(error).splitlines()[0]}"
-    else:
-        line = f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else '(no message)'}"
     path = place.run(job.run.run_id).failure(attempt)
     write_record(
         path,
@@ -186,9 +187,9 @@ def record_failure(job: Job, place: Workplace, error: Exception, started: str, s
             run_id=job.run.run_id,
             family_id=job.run.family_id,
             describe=job.describe(),
-            error=relative(line),
+            error=relative(in_a_line(error)),
             error_type=type(error).__name__,
-            traceback="" if told else relative("".join(traceback.format_exception(error))),
+            traceback="" if isinstance(error, BenchError) else relative("".join(traceback.format_exception(error))),
             started=started,
             seconds=seconds,
             environment=environment.describe(place.device),

@@ -24,8 +24,8 @@ class Workplace:
     """Whether operations are to be bit-equal from run to run where torch offers that."""
     factories: tuple[str, ...] = ()
     """Functions of one's own packages (`package.module:function`) that runs of others may have called."""
-    again: str | None = None
-    """The run that is being trained a second time: beside the first, until it is complete."""
+    again: tuple[str, ...] = ()
+    """The runs that are trained a second time: beside the first."""
 
     @property
     def locks(self) -> Path:
@@ -39,7 +39,7 @@ class Workplace:
 
     def run(self, run_id: str) -> RunFolder:
         """The files of one run, by its full id."""
-        return RunFolder((self.results / "again" if run_id == self.again else self.runs) / run_id)
+        return RunFolder((self.results / "again" if run_id in self.again else self.runs) / run_id)
 
     def imported_file(self, run_id: str) -> Path:
         """The note that a run came out of an archive, there or not."""

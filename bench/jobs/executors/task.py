@@ -172,7 +172,7 @@ def carry_out(task: Task, place: Workplace, progress: Progress) -> tuple[bool, P
         journal.note(place, task.job.job_id, intent)
     if not task.supersedes or task.job.evaluation is not None:
         return work.perform(task.job, place, progress)
-    beside = dataclasses.replace(place, again=run_id)
+    beside = dataclasses.replace(place, again=(run_id,))
     ok, path = work.perform(task.job, beside, progress)
     if not ok:
         target = place.run(run_id).failure(path.stem)
