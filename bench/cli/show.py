@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, replace
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -84,23 +84,16 @@ def _export(
     """Write the images of an evaluation; the line at the end says what they are."""
     from bench.cli.device import pick
     from bench.cli.progress import Display
-    from bench.core.lazy import torch
     from bench.jobs import export_images
     from bench.report.console import console
 
     if target.suffix != export_images.SUFFIX:
         raise BenchError(f"images are written as safetensors only: name the file {target.stem}{export_images.SUFFIX}")
     stored = export_images.find(base, place, evaluation_id)
-    if device is None:
-        device = stored.device if stored.device == "cpu" or torch.cuda.is_available() else "cpu"
-    before = torch.get_num_threads()
     out = console(stderr=as_json)
-    try:
-        place = replace(place, device=pick(device, threads or stored.threads))
-        with Display(1, out) as display:
-            done = export_images.write(stored, place, target, display.of(""))
-    finally:
-        torch.set_num_threads(before)
+    device = device and pick(device, None)
+    with Display(1, out) as display:
+        done = export_images.write(stored, place, target, display.of(""), device=device, threads=threads)
     if as_json:
         say_json({**asdict(done), "path": str(done.path)})
         return

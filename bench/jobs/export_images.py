@@ -19,7 +19,6 @@ from bench.attacks.judge import attack_images, evaluation_mode, predictions
 from bench.core import environment, registry, release, settings
 from bench.core.errors import BenchError, JobError
 from bench.core.identity import short
-from bench.core.numerics import numerics
 from bench.core.progress import Progress
 from bench.data.base import ImageSet
 from bench.evaluation.measure import target_classes
@@ -27,6 +26,7 @@ from bench.experiment.spec import EvaluationSpec
 from bench.jobs import batches
 from bench.jobs.ensembles import data_axes, load_ensemble, recorded_weights, splits_of
 from bench.jobs.measuring import is_out_of_memory
+from bench.jobs.recorded import as_recorded
 from bench.jobs.workplace import Workplace
 from bench.models.ensemble import Ensemble
 from bench.store import door, queries
@@ -45,17 +45,6 @@ class Stored:
     spec: EvaluationSpec
     outcomes: Outcomes
     environment: dict[str, Any]
-
-    @property
-    def device(self) -> str:
-        """Where it was measured: `cpu`, `cuda`."""
-        return str(self.environment.get("device") or "cpu")
-
-    @property
-    def threads(self) -> int | None:
-        """With how many CPU threads."""
-        found = self.environment.get("threads")
-        return found if isinstance(found, int) else None
 
 
 @dataclass(frozen=True)
@@ -106,8 +95,13 @@ def find(db: Database, place: Workplace, evaluation_id: str) -> Stored:
     return Stored(row, spec, outcomes, queries.environment(db, row.environment_id))
 
 
-def write(stored: Stored, place: Workplace, path: Path, progress: Progress | None = None) -> Exported:
+def write(
+    stored: Stored, place: Workplace, path: Path, progress: Progress | None = None, *,
+    device: str | None = None, threads: int | None = None,
+) -> Exported:  # fmt: skip
     """Craft the images again, check them, and write them to `path` (replaced if it is there).
+
+    It is done on the device and with the threads of the record, unless others are given.
 
     The file holds, for n images in the order of the data set: `adversarial` float32 [n, C, H, W] in [0, 1] as crafted,
     `original` uint8 [n, C, H, W], `labels`, `clean_prediction`, `adversarial_prediction` and `index` (place in the
@@ -119,6 +113,11 @@ def write(stored: Stored, place: Workplace, path: Path, progress: Progress | Non
         JobError: the weights are damaged or others, memory runs out, or the outcomes are not the stored ones; then
             nothing is written.
     """
+    with as_recorded(stored.environment, place, device=device, threads=threads) as place:
+        return _write(stored, place, path, progress or Progress())
+
+
+def _write(stored: Stored, place: Workplace, path: Path, progress: Progress) -> Exported:
     row, spec = stored.row, stored.spec
     if row.weights_digest not in (None, recorded_weights(spec.run, place)):
         raise JobError(f"the weights in {place.run(row.run_id).weights} are not those that were measured")
@@ -130,8 +129,7 @@ def write(stored: Stored, place: Workplace, path: Path, progress: Progress | Non
     recorded = row.measurements.get("batch_sizes") or [batches.batch_size(ensemble, images)]
     batch_size = place.batch_size or recorded[-1]
     try:
-        with numerics(deterministic=bool(stored.environment.get("deterministic"))):
-            found = _craft(spec, ensemble, images, batch_size, progress or Progress())
+        found = _craft(spec, ensemble, images, batch_size, progress)
     except RuntimeError as error:
         if not is_out_of_memory(error):
             raise
