@@ -168,7 +168,7 @@ def tree(folder: Path) -> dict[str, str]:
         str(path.relative_to(folder)): hashlib.sha256(path.read_bytes()).hexdigest() if path.is_file() else "folder"
         for path in sorted(folder.rglob("*"))
         if not path.name.startswith("bench.db")
-        and path.name not in (provenance.ARCHIVE, provenance.ATTEMPTS)
+        and path.name not in provenance.NOTES
         and not (path.is_dir() and path.name in ("journal", "locks"))
     }
 

@@ -309,6 +309,27 @@ class ImportedAttempts(_Record):
     attempts: Annotated[list[Attempt], Field(max_length=10_000_000)]
 
 
+class FoundAgain(Strict):
+    """That one result was found again here."""
+
+    sha256: Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
+    """Of the file that holds its record: of another content nothing is said."""
+    when: Time
+    weights: Literal["recorded", "other"]
+    """Those that the record names, or of a training that was made anew and gave others."""
+    images: Images | None = None
+    """How many were compared; None for a training, whose weights are the same."""
+    differing: Count = 0
+    """How many of them have another outcome now."""
+    environment: Environment
+
+
+class ReMeasured(_Record):
+    """`re-measured.json`: which results of a run were found again here, by their ids."""
+
+    results: Annotated[dict[Id, FoundAgain], Field(max_length=10_000_000)]
+
+
 class PassRecord(RootModel[Annotated[dict[Id, Attempt], Field(max_length=10_000_000)]]):
     """`again/pass-….json`: the attempts that a pass of `--force` supersedes, by job."""
 

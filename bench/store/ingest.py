@@ -36,7 +36,7 @@ def ingest_run(db: Database, folder: Path) -> str:
     path = RunFolder(folder).record
     run = door.run_at(path)
     curve = curve_rows(RunFolder(folder).curve, run.record.run_id)
-    source = provenance.of(folder, run.record.attempt_id, run.record.started)
+    source = provenance.of(path, run.record.attempt_id, run.record.started)
     with _file(db, path) as connection:
         put_run(connection, run, curve, db.names or AS_RECORDED, provenance=source)
     return run.record.run_id
@@ -56,7 +56,7 @@ def ingest_evaluation(db: Database, path: Path) -> str:
             raise BenchError(told)
         evaluation = door.check_evaluation(value, str(path), path.stem, run)
         record = evaluation.record
-        source = provenance.of(path.parent.parent, record.attempt_id, record.started)
+        source = provenance.of(path, record.attempt_id, record.started)
         put_evaluation(connection, evaluation, db.names or AS_RECORDED, str(path), provenance=source)
     return evaluation.record.evaluation_id
 
@@ -120,15 +120,15 @@ def note_provenance(db: Database, runs_root: Path) -> None:
         BenchError: the database cannot be written.
     """
     run, evaluation = schema.Run, schema.Evaluation
-    for path in sorted((*runs_root.glob(f"*/{provenance.ARCHIVE}"), *runs_root.glob(f"*/{provenance.ATTEMPTS}"))):
-        folder = path.parent
+    for folder in sorted({path.parent for name in provenance.NOTES for path in runs_root.glob(f"*/{name}")}):
         with db.write() as connection:
             for table, key in ((run, run.run_id), (evaluation, evaluation.evaluation_id)):
                 rows = connection.execute(
                     select(key, table.attempt_id, table.started).where(table.run_id == folder.name)
                 ).all()
                 for identifier, attempt_id, started in rows:
-                    found = provenance.of(folder, attempt_id, started)
+                    record = folder / RUN_FILE if table is run else folder / EVALUATIONS / f"{identifier}.json"
+                    found = provenance.of(record, attempt_id, started)
                     connection.execute(update(table).where(key == identifier).values(provenance=found))
 
 

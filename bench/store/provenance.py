@@ -1,41 +1,98 @@
-"""Where a result comes from: measured here, or taken in from others. Answered from the files beside a run's records."""
+"""Where a result comes from: measured here, taken in from others, or that and found again here.
+
+Answered from the files beside a run's records. They are of this results folder alone: no archive may hold one, so
+whatever comes in is imported, and whoever takes it in measures again himself.
+"""
 
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import logging
+from collections.abc import Iterable, Mapping
 from functools import lru_cache
 from pathlib import Path
+from typing import Any, TypeVar
+
+from pydantic import BaseModel
 
 from bench.core.errors import BenchError
 from bench.core.files import write_json
-from bench.experiment.records import EvaluationRecord, ImportedAttempts, ImportedRecord, RunRecord, read_record
+from bench.experiment.records import (
+    EvaluationRecord,
+    FoundAgain,
+    ImportedAttempts,
+    ImportedRecord,
+    ReMeasured,
+    RunRecord,
+    read_record,
+)
 from bench.store.answers import Provenance
 
 log = logging.getLogger(__name__)
 
 ARCHIVE = "imported.json"  # out of which archive a whole run came
 ATTEMPTS = "imported-attempts.json"  # which results of a run came out of archives
+AGAIN = "re-measured.json"  # which of them were found again here
+NOTES = (ARCHIVE, ATTEMPTS, AGAIN)
 RUN = "run.json"
 EVALUATIONS = "evaluations"
 
 
-def of(folder: Path, attempt_id: str, started: str) -> Provenance:
-    """The provenance of a result whose record lies in a run's folder.
+def of(record: Path, attempt_id: str, started: str) -> Provenance:
+    """The provenance of the result whose record is the file `record` in a run's folder.
 
-    Attempts are named, not results: what is measured again here is no longer somebody else's.
+    Attempts are named as imported, not results: what is made anew here is no longer somebody else's. Found again is
+    the content of one file: another that takes its place is not.
 
     Args:
-        folder: of the run.
         attempt_id: that made the result; `started` when, in UTC.
     """
-    named = _attempts(folder / ATTEMPTS)
-    if named is not None:
-        return "imported" if attempt_id in named else "measured"
-    imported = _imported(
-        folder / ARCHIVE
-    )  # from before attempts were named: what is older than the import came with it
-    return "imported" if imported is not None and started <= imported else "measured"
+    if not _came_in(_folder(record), attempt_id, started):
+        return "measured"
+    return "imported" if found_again(record) is None else "re-measured"
+
+
+def found_again(record: Path) -> FoundAgain | None:
+    """That the result in the file `record` was found again here; None where it was not, or the file is another now."""
+    found = _marks(_folder(record)).get(_identifier(record))
+    return found if found is not None and found.sha256 == digest(record) else None
+
+
+def digest(record: Path) -> str:
+    """SHA-256 of a record's file; empty where it cannot be read."""
+    try:
+        return hashlib.sha256(record.read_bytes()).hexdigest()
+    except OSError:
+        return ""
+
+
+def note_of(record: Path) -> Path:
+    """The file that says which results of the run of `record` were found again."""
+    return _folder(record) / AGAIN
+
+
+def marked(record: Path, found: FoundAgain | None) -> dict[str, Any]:
+    """What that file is to hold from now on: that the result in the file `record` was found again, or was not."""
+    marks = dict(_marks(_folder(record)))
+    marks.pop(_identifier(record), None)
+    if found is not None:
+        marks[_identifier(record)] = found
+    return _noted(marks)
+
+
+def together(run: Provenance, evaluations: Iterable[Provenance]) -> Provenance:
+    """The provenance of a number that several results decide: as good as the least of those that were measured.
+
+    It is `re-measured` where all of them were made or found again here, but on a training of somebody else. Where
+    nothing was measured it is the training's.
+    """
+    found = set(evaluations)
+    if not found:
+        return run
+    if "imported" in found:
+        return "imported"
+    return "measured" if found == {"measured"} and run == "measured" else "re-measured"
 
 
 def note(folder: Path, here: Path) -> None:
@@ -44,55 +101,93 @@ def note(folder: Path, here: Path) -> None:
     Raises:
         BenchError: a record is damaged, or the note cannot be written.
     """
-    new = {attempt for attempt, _ in _results(folder)}
+    new = {record: attempt for record, attempt, _ in _results(folder)}
     if not new:
         return
-    named = _attempts(here / ATTEMPTS)
+    named = _attempts(here)
     if named is None:
-        named = frozenset(attempt for attempt, started in _results(here) if of(here, attempt, started) == "imported")
-    write_json(folder / ATTEMPTS, {"format": 1, "attempts": sorted(new | named)})
+        known = _results(here)
+        named = frozenset(attempt for record, attempt, started in known if of(record, attempt, started) != "measured")
+    write_json(folder / ATTEMPTS, {"format": 1, "attempts": sorted(named.union(new.values()))})
+    marks = _marks(here)
+    left = {key: found for key, found in marks.items() if key not in map(_identifier, new)}
+    if left.keys() != marks.keys():  # of a result that was here before, and comes in anew
+        write_json(folder / AGAIN, _noted(left))
 
 
-def _results(folder: Path) -> list[tuple[str, str]]:
-    """Attempt and start of each result of a run; damaged ones are left out."""
+def _noted(marks: Mapping[str, FoundAgain]) -> dict[str, Any]:
+    return ReMeasured(format=1, results=dict(marks)).model_dump(mode="json")
+
+
+def _folder(record: Path) -> Path:
+    return record.parent if record.name == RUN else record.parent.parent
+
+
+def _identifier(record: Path) -> str:
+    return record.parent.name if record.name == RUN else record.stem
+
+
+def _results(folder: Path) -> list[tuple[Path, str, str]]:
+    """File, attempt and start of each result of a run; damaged ones are left out."""
     found = []
     for path in (folder / RUN, *sorted((folder / EVALUATIONS).glob("*.json"))):
         with contextlib.suppress(BenchError):  # missing, or damaged
             record = read_record(RunRecord, path) if path.name == RUN else read_record(EvaluationRecord, path)
-            found.append((record.attempt_id, record.started))
+            found.append((path, record.attempt_id, record.started))
     return found
 
 
-def _attempts(path: Path) -> frozenset[str] | None:
+def _came_in(folder: Path, attempt_id: str, started: str) -> bool:
+    """Whether an attempt was made elsewhere; a note that is damaged says that it was, whenever."""
+    named = _attempts(folder)
+    if named is not None:
+        return attempt_id in named
+    if not (folder / ARCHIVE).exists():
+        return False
+    # From before attempts were named: what is older than the import came with it.
+    archive = _read(ImportedRecord, folder / ARCHIVE)
+    return started <= (archive.imported if archive is not None else "9999")
+
+
+def _attempts(folder: Path) -> frozenset[str] | None:
+    path = folder / ATTEMPTS
+    state = _state(path)
+    return None if state is None else _named(path, state)
+
+
+def _marks(folder: Path) -> Mapping[str, FoundAgain]:
+    found = _read(ReMeasured, folder / AGAIN)
+    return {} if found is None else found.results
+
+
+N = TypeVar("N", bound=BaseModel)
+
+
+def _read(kind: type[N], path: Path) -> N | None:
+    """A note; None where there is none, or a damaged one, which is told."""
+    state = _state(path)
+    return None if state is None else _note(kind, path, state)
+
+
+def _state(path: Path) -> tuple[int, ...] | None:
+    """What changes with a file's content; None where there is none."""
     try:
-        changed = path.stat().st_mtime_ns
+        found = path.stat()
     except OSError:
         return None
-    return _named(path, changed)
+    return found.st_mtime_ns, found.st_ino, found.st_size
 
 
 @lru_cache(maxsize=64)
-def _named(path: Path, changed: int) -> frozenset[str] | None:
+def _note(kind: type[N], path: Path, state: tuple[int, ...]) -> N | None:
     try:
-        return frozenset(read_record(ImportedAttempts, path).attempts)
+        return read_record(kind, path)
     except BenchError as error:
         log.warning("%s", error)
         return None
 
 
-def _imported(path: Path) -> str | None:
-    """When a run was imported; a note that is damaged says that it was, whenever."""
-    try:
-        changed = path.stat().st_mtime_ns
-    except OSError:
-        return None
-    return _when(path, changed)
-
-
 @lru_cache(maxsize=64)
-def _when(path: Path, changed: int) -> str:
-    try:
-        return read_record(ImportedRecord, path).imported
-    except BenchError as error:
-        log.warning("%s", error)
-        return "9999"
+def _named(path: Path, state: tuple[int, ...]) -> frozenset[str] | None:
+    found = _note(ImportedAttempts, path, state)
+    return None if found is None else frozenset(found.attempts)

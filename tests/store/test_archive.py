@@ -31,10 +31,12 @@ from exchanged import (
 )
 
 from bench.core.errors import BenchError
+from bench.core.files import write_json
+from bench.experiment.records import FoundAgain
 from bench.jobs import exchange, journal
 from bench.jobs.importing import Imported, import_archive
 from bench.jobs.locks import Locks
-from bench.store import ingest, provenance, queries
+from bench.store import gc, ingest, provenance, queries
 from bench.store.archive import Archive, Limits
 from bench.store.database import Database
 from bench.store.schema import Base
@@ -225,6 +227,7 @@ def _replace(file: str, data: bytes) -> Callable[[Names], None]:
         f"runs\\{RUN}\\run.json", "C:/outside.json", f"runs/{RUN}/run.json ", f"runs/{RUN.upper()}/run.json",
         f"runs/{RUN}/notes.txt", f"runs/{RUN}/evaluations/x.json", f"runs/{RUN}/failures/.json", f"runs/{RUN}/",
         "bench.db", f"runs/{RUN}/code.py", "\u202eevil", "x" * 10_000,
+        *(f"runs/{RUN}/{name}" for name in provenance.NOTES),
     ],
 )  # fmt: skip
 @pytest.mark.parametrize("manifest", [True, False])
@@ -627,3 +630,50 @@ def test_a_run_imported_before_results_were_named_is_told_by_its_times(mine: Pat
     place(theirs).imported_file(RUN).write_text("{}")
     ingest.rebuild(theirs / "bench.db", theirs / "runs", Path("results/published"))
     assert origins(theirs)[RUN] == "imported"
+
+
+def test_what_was_found_again_here_is_known_by_its_content(mine: Path, tmp_path: Path) -> None:
+    archive, theirs = export(mine, tmp_path / "runs.zip"), tmp_path / "theirs"
+    take(archive, theirs)
+    run, path = place(theirs).run(RUN).record, place(theirs).run(RUN).evaluation(EVALUATION)
+    for record in (run, path):
+        found = FoundAgain(
+            sha256=provenance.digest(record), when="2026-11-22T10:00:00Z", weights="recorded", images=IMAGES,
+            environment={},
+        )  # fmt: skip
+        write_json(provenance.note_of(record), provenance.marked(record, found))
+        with Database(theirs / "bench.db").open() as db:
+            ingest.ingest_file(db, record)
+    found_again = {key for key, value in origins(theirs).items() if value == "re-measured"}
+    assert found_again == {RUN, EVALUATION}
+    # Of what another archive brings instead nothing is known, though it claims the same attempt.
+    text = path.read_text()
+    path.write_text(text.replace("11:00:00Z", "11:00:01Z"))
+    ingest.rebuild(theirs / "bench.db", theirs / "runs", Path("results/published"))
+    assert origins(theirs)[EVALUATION] == "imported"
+    path.write_text(text)
+    # Measured here it is no longer theirs.
+    write_evaluation(theirs, attack(spec(), 0.1), attempt_id="measured-again")
+    ingest.rebuild(theirs / "bench.db", theirs / "runs", Path("results/published"))
+    assert origins(theirs)[EVALUATION] == "measured"
+    # What is taken in anew was not found again, were it the very same.
+    path.unlink()
+    with Database(theirs / "bench.db").open() as db:
+        gc.delete_evaluations(db, [EVALUATION])
+    take(archive, theirs)
+    found = origins(theirs)
+    assert (found[EVALUATION], found[RUN]) == ("imported", "re-measured")
+
+
+@pytest.mark.parametrize(
+    ("run", "evaluations", "whole"),
+    [
+        ("measured", ["measured", "measured"], "measured"), ("measured", ["measured", "imported"], "imported"),
+        ("imported", ["measured", "re-measured"], "re-measured"), ("imported", ["measured"], "re-measured"),
+        ("imported", ["re-measured", "imported"], "imported"), ("re-measured", ["imported"], "imported"),
+        ("measured", ["re-measured"], "re-measured"), ("re-measured", ["measured"], "re-measured"),
+        ("imported", [], "imported"), ("re-measured", [], "re-measured"), ("measured", [], "measured"),
+    ],
+)  # fmt: skip
+def test_a_number_is_as_good_as_the_least_of_what_decides_it(run: Any, evaluations: list[Any], whole: str) -> None:
+    assert provenance.together(run, evaluations) == whole
