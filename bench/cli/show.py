@@ -68,7 +68,8 @@ def command(
             else:
                 show_failure(failure, console())
             return
-        record = _run(base, found.run_id, results) if found.kind == "run" else _evaluation(base, found.id)
+        at = workplace(results, data)
+        record = _run(base, found.run_id, at) if found.kind == "run" else _evaluation(base, found.id, at)
     if as_json:
         say_json(record)
     elif found.kind == "run":
@@ -104,7 +105,7 @@ def _export(
     )  # fmt: skip
 
 
-def _run(base: Database, run_id: str, results: Path) -> dict[str, Any]:
+def _run(base: Database, run_id: str, place: Workplace) -> dict[str, Any]:
     from bench.jobs.exchange import imported
     from bench.report.recipes import ELSEWHERE
     from bench.store import queries, standing
@@ -117,7 +118,8 @@ def _run(base: Database, run_id: str, results: Path) -> dict[str, Any]:
     return {
         **asdict(run),
         **unknown,
-        "imported": imported(workplace(results, Path("data")), run_id),
+        "imported": imported(place, run_id),
+        "found_again": _found_again(place.run_file(run_id), run.provenance),
         "environment": queries.environment(base, run.environment_id),
         "parameters": [member.parameters for member in queries.members(base, run_id)],
         "curve": [asdict(row) for row in queries.curve(base, run_id)],
@@ -137,11 +139,15 @@ def _run(base: Database, run_id: str, results: Path) -> dict[str, Any]:
     }
 
 
-def _evaluation(base: Database, evaluation_id: str) -> dict[str, Any]:
+def _evaluation(base: Database, evaluation_id: str, place: Workplace) -> dict[str, Any]:
     from bench.store import queries
 
     row = queries.find_evaluation(base, evaluation_id)
-    record = {**asdict(row), "environment": queries.environment(base, row.environment_id)}
+    record = {
+        **asdict(row),
+        "environment": queries.environment(base, row.environment_id),
+        "found_again": _found_again(place.evaluation_file(row.run_id, evaluation_id), row.provenance),
+    }
     if row.kind == "blackbox":
         import numpy as np
 
@@ -152,6 +158,36 @@ def _evaluation(base: Database, evaluation_id: str) -> dict[str, Any]:
         if outcomes is not None and missed:
             record["blackbox"] = blackbox_rates(outcomes.clean, np.stack(missed))._asdict()
     return record
+
+
+def _found_again(path: Path, provenance: str) -> dict[str, Any] | None:
+    """When, where and how well a result was found again; None for one that was not, or whose files are not here."""
+    from bench.store.provenance import found_again
+
+    found = found_again(path) if provenance == "re-measured" else None
+    return None if found is None else found.model_dump(exclude={"sha256"})
+
+
+def _source(record: dict[str, Any]) -> str:
+    """Where a result comes from, in words."""
+    found = record["found_again"]
+    if found is None:
+        return str(record["provenance"])
+    if found["images"] is None:
+        told = "trained again, the same weights"
+    else:
+        told = f"{found['images'] - found['differing']:,} of {found['images']:,} images as recorded"
+        told += ", on weights of a training made anew" if found["weights"] == "other" else ""
+    return f"re-measured on {found['when'][:10]}: {told}"
+
+
+def _results_from(run: dict[str, Any]) -> str:
+    """Where the results of a run come from, if some from elsewhere than it."""
+    from collections import Counter
+
+    found = Counter(row["provenance"] for row in run["evaluations"])
+    others = ", ".join(f"{count} {name}" for name, count in sorted(found.items()))
+    return "" if set(found) <= {run["provenance"]} else f"; results: {others}"
 
 
 def _came(imported: dict[str, Any] | None) -> dict[str, str]:
@@ -195,6 +231,7 @@ def _print_run(run: dict[str, Any], out: Console, results: Path) -> None:
         "recipe": ELSEWHERE if run["plugin"] == OUTSIDE else f"{run['recipe']}{changes}: {_training(run['training'])}",
         "taken in" if run["plugin"] == OUTSIDE else "trained": f"{run['started']}, {run['seconds']:.1f} s",
         "made by": _made_by(run),
+        "source": _source(run) + _results_from(run),
         **_came(run["imported"]),
         **_claimed(run["facts"] or {}),
         "folder": str(results / RUNS / run["run_id"]),
@@ -255,6 +292,7 @@ def _print_evaluation(row: dict[str, Any], out: Console) -> None:
         f"{row['seconds']:.1f} s",
         "measured": ", ".join(f"{name} {value}" for name, value in measured.items()) or "–",
         "made by": _made_by(row),
+        "source": _source(row),
     }
     if "blackbox" in row:
         of_all, of_correct, unsuccessful = (100 * share for share in row["blackbox"].values())

@@ -82,7 +82,8 @@ class Frames:
         images; `clean_accuracy` and `robust_accuracy` are shares of all n images (robust: right after the attack;
         missing where nothing is counted). `steps` of an iterative attack. `precision` that the attack asked in: a mean
         is over one. `flags`: ids of `bench audit`, space-separated; `invalid`: one of them says that the number means
-        nothing.
+        nothing. `provenance`: `measured` here, `imported`, or `re-measured` (imported, and found again here by
+        `bench db verify`).
         """
         with Database(self.where).open() as db, db.snapshot():
             measured = standing.read(db)

@@ -15,10 +15,11 @@ from bench.experiment.protocols import standards
 from bench.report import boards
 from bench.report.boards import Board
 from bench.store import queries, standing
-from bench.store.answers import EvaluationRow, FailureRow, RunRow
+from bench.store.answers import EvaluationRow, FailureRow, Provenance, RunRow
 from bench.store.database import Database
 from bench.store.flags import Raised
-from bench.store.schema import Job, Reference
+from bench.store.provenance import together
+from bench.store.schema import Evaluation, Job, Reference, Run
 from bench.store.scores import Score, light, scores
 from bench.store.standing import Standing, Standings
 
@@ -55,6 +56,12 @@ class Ledger:
             for item in self.standings.raised.get(row.evaluation_id, ())
         ]
         return sorted(found, key=lambda each: (each[1].flag.severity != "invalid", each[1].flag.id))
+
+    def source(self, run_id: str) -> Provenance:
+        """Where the numbers of a run come from: those that count, or where none does all."""
+        rows = self.of_run[run_id]
+        counted = self.standings.current(rows) or rows
+        return together(self.runs[run_id].provenance, (row.provenance for row in counted))
 
 
 def read(db: Database, loaded: Loaded) -> Ledger:
@@ -93,10 +100,12 @@ def read(db: Database, loaded: Loaded) -> Ledger:
 
 
 def mark(db: Database) -> tuple[Any, ...]:
-    """What changes whenever a job's result is taken in: the attempts and the published values, counted and newest."""
+    """What changes whenever a result is taken in or found again: attempts, published values, what is re-measured."""
     query = select(func.count(Job.attempt_id), func.max(Job.started), func.count(func.distinct(Job.job_id)))
+    counts = [select(func.count(Reference.reference_id))]
+    counts += [select(func.count()).where(kind.provenance == "re-measured") for kind in (Run, Evaluation)]
     with db.read() as connection:
-        return (*connection.execute(query).one(), connection.scalar(select(func.count(Reference.reference_id))))
+        return (*connection.execute(query).one(), *(connection.scalar(count) for count in counts))
 
 
 def test_images(dataset: str, configured: dict[str, Any]) -> int | None:

@@ -127,7 +127,8 @@ def note_provenance(db: Database, runs_root: Path) -> None:
                     select(key, table.attempt_id, table.started).where(table.run_id == folder.name)
                 ).all()
                 for identifier, attempt_id, started in rows:
-                    record = folder / RUN_FILE if table is run else folder / EVALUATIONS / f"{identifier}.json"
+                    files = RunFolder(folder)
+                    record = files.record if table is run else files.evaluation(identifier)
                     found = provenance.of(record, attempt_id, started)
                     connection.execute(update(table).where(key == identifier).values(provenance=found))
 

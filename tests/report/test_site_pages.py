@@ -15,6 +15,7 @@ from site_records import Writer, hex_id
 
 from bench.experiment.protocols import standards
 from bench.experiment.spec import SURROGATE_SEEDS
+from bench.report.ledger import mark
 from bench.store.database import Database
 
 N = 500  # images of core-digits
@@ -164,3 +165,40 @@ def test_the_pictures_of_a_board_hold_its_entries(db: Database, tmp_path: Path) 
         heights = {name: float(height) for height, name in dots.items()}
         assert heights["TRS"] < heights["ADP"] < heights["ECE"]  # the better the higher
         assert re.findall(r'class="dot hollow"[^>]*><title>([^<]+)', picture) == ["ADP"]
+
+
+def test_where_numbers_come_from_is_told_of_scores_runs_and_results(db: Database, tmp_path: Path) -> None:
+    writer = Writer(db, n=N)
+    runs = {}
+    for method, training, results in (
+        ("trs", "measured", "measured"), ("adp", "imported", "imported"), ("gal", "imported", "re-measured"),
+        ("ckae", "re-measured", "re-measured"),
+    ):  # fmt: skip
+        runs[method] = writer.run(method, 0, provenance=training)
+        writer.complete(runs[method], np.arange(N) < 400, provenance=results)
+    writer.evaluation(runs["trs"], np.arange(N) < 400, attack="cw", provenance="imported")  # no part of the protocol
+    writer.flush()
+    make(db, tmp_path / "site")
+    board = json.loads((tmp_path / f"site/boards/{CORE}.json").read_text())
+    assert {row["method"]: row["provenance"] for row in board["rows"]} == {
+        "trs": "measured", "adp": "imported", "gal": "re-measured", "ckae": "re-measured",
+    }  # fmt: skip
+    page = {method: (tmp_path / f"site/runs/{run_id}.html").read_text() for method, run_id in runs.items()}
+    source = {method: re.search(r"Source: (.*?)</p>", text) for method, text in page.items()}
+    told = {method: re.sub("<.*?>", "", found[1]) for method, found in source.items() if found}
+    assert told == {
+        "trs": "imported (training measured, results: 4 measured, 1 imported)", "adp": "imported",
+        "gal": "re-measured (training imported, results: 4 re-measured)", "ckae": "re-measured",
+    }  # fmt: skip
+    assert page["gal"].count("<dt>source</dt><dd>re-measured</dd>") == 4
+    listed = (tmp_path / "site/runs.html").read_text()
+    assert sorted(re.findall(r"<td>(measured|imported|re-measured)</td>", listed)) == [
+        "imported", "imported", "re-measured", "re-measured",
+    ]  # fmt: skip
+    # What is found again later is noticed, and its page made anew.
+    seen = mark(db)
+    with db.write() as connection:
+        connection.exec_driver_sql("UPDATE evaluation SET provenance = 're-measured' WHERE run_id = ?", (runs["adp"],))
+    assert mark(db) != seen
+    assert f"runs/{runs['adp']}.html" in make(db, tmp_path / "site").written
+    assert "training imported, results: 4 re-measured" in (tmp_path / f"site/runs/{runs['adp']}.html").read_text()

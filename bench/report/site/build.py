@@ -188,8 +188,8 @@ class _Site:
             pictures = samples.files(self.results, run.run_id)
             rows = self.ledger.of_run[run.run_id]
             ingredients = [
-                run.attempt_id, self._worth(run.run_id),
-                [[row.attempt_id, self._worth(row.evaluation_id)] for row in rows],
+                run.attempt_id, run.provenance, self._worth(run.run_id),
+                [[row.attempt_id, row.provenance, self._worth(row.evaluation_id)] for row in rows],
                 [failure.attempt_id for failure in self.ledger.failures.get(run.run_id, ())],
                 [[other.run_id, self._worth(other.run_id)] for other in siblings[run.family_id]],
                 [key in self.ledger.runs for _, key in sorted(run.requires.items())],

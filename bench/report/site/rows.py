@@ -19,8 +19,9 @@ from bench.report.site.again import Commands
 from bench.report.site.facts import Paper, facts_of
 from bench.report.site.names import Names, differences, exact, mean_std, percent, plus_minus, recipe_text, seconds
 from bench.report.tables import budget_text
-from bench.store.answers import EvaluationRow, ReferenceRow
-from bench.store.scores import norm_of
+from bench.store.answers import EvaluationRow, Provenance, ReferenceRow
+from bench.store.provenance import together
+from bench.store.scores import Score, norm_of
 
 
 @dataclass(frozen=True)
@@ -105,7 +106,7 @@ def _row(board: Board, entry: Entry, about: About, mark: str) -> dict[str, Any]:
              "run": score.run.run_id, "worst": score.percent}
             for score in entry.scores
         ],
-        "provenance": ", ".join(sorted({score.run.provenance for score in entry.scores})),
+        "provenance": ", ".join(sorted({_source(score) for score in entry.scores})),
         "model": run.model,
         "members": run.members,
         "parameters": parameters,
@@ -119,6 +120,11 @@ def _row(board: Board, entry: Entry, about: About, mark: str) -> dict[str, Any]:
         "flags": sorted({item.flag.id for _, item in raised}),
         "published": _published(board, run.method, mean, about),
     }  # fmt: skip
+
+
+def _source(score: Score) -> Provenance:
+    """Where a score comes from."""
+    return together(score.run.provenance, (row.provenance for row in score.parts.values()))
 
 
 def _lacking(board: Board, entry: Entry, about: About) -> dict[str, Any]:

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 from bench.core.config import Loaded
 from bench.core.identity import short
@@ -22,7 +23,7 @@ from bench.report.site.names import Names, exact, percent, plain, recipe_text, s
 from bench.report.site.threats import NORMS, Threat, threat_of
 from bench.report.site.training import training_charts, training_table
 from bench.report.tables import budget_text
-from bench.store.answers import EvaluationRow, RunRow
+from bench.store.answers import EvaluationRow, Provenance, RunRow
 from bench.store.flags import Raised, unchecked
 from bench.store.scores import norm_of
 
@@ -56,6 +57,8 @@ def run_view(run: RunRow, details: Details, about: Setting, pictures: list[Path]
         "stale": not about.ledger.standings.of(run.run_id).is_current,
         "why": about.ledger.standings.of(run.run_id).why,
         "made": phrase(recipe_text(run)),
+        "source": about.ledger.source(run.run_id),
+        "sources": _sources(run, details),
         "method_href": f"../{about.names.page(run.method)}",
         "surrogate": run.seed >= SURROGATE_SEEDS,
         "command": command,
@@ -86,6 +89,15 @@ def run_view(run: RunRow, details: Details, about: Setting, pictures: list[Path]
         "specification": json.dumps(_specification(run, details), indent=1, sort_keys=True, ensure_ascii=False),
         "environment": _environment(about.environments.get(run.environment_id, {})),
     }  # fmt: skip
+
+
+def _sources(run: RunRow, details: Details) -> str:
+    """Training and results apart, where they do not all come from the same: `training imported, 9 results …`."""
+    found = Counter(row.provenance for row in details.evaluations)
+    if set(found) <= {run.provenance}:
+        return ""
+    results = ", ".join(f"{found[name]} {name}" for name in get_args(Provenance) if found[name])
+    return f"training {run.provenance}, results: {results}"
 
 
 def _threats(run: RunRow, details: Details, about: Setting) -> list[dict[str, Any]]:
@@ -161,6 +173,7 @@ def _evaluation(run: RunRow, row: EvaluationRow, base: Command, about: Setting) 
         else f"{row.forwards:,} forwards, {row.backwards or 0:,} backwards",
         "took": seconds(row.seconds),
         "made": row.started,
+        "source": row.provenance,
         "versions": f"attack {row.attack_version}, evaluator {row.evaluator_version}",
     }  # fmt: skip
     return {

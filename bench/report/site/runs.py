@@ -24,7 +24,7 @@ def run_row(run: RunRow, ledger: Ledger, names: Names) -> dict[str, Any]:
         "started": run.started, "seconds": "" if outside else exact(run.seconds),
         "time": "–" if outside else seconds(run.seconds),
         "stale": not ledger.standings.of(run.run_id).is_current,
-        "provenance": run.provenance,
+        "provenance": ledger.source(run.run_id),
         "kind": "surrogate" if run.seed >= SURROGATE_SEEDS else "competitor",
         "failures": len(ledger.failures.get(run.run_id, ())),
         "flags": sorted({item.flag.id for _, item in ledger.flags(run.run_id)}),
