@@ -19,6 +19,7 @@ from bench.cli.options import (
 )
 from bench.cli.parameters import InputFile, Once, Real, Seeds
 from bench.cli.say import say
+from bench.cli.verify import command as verify
 from bench.core import numbers
 from bench.core.errors import BenchError
 from bench.experiment.folder import RUNS
@@ -39,8 +40,12 @@ def command() -> None:
       bench db rebuild
       bench db export -o mine.zip --method trs
       bench db import theirs.zip
+      bench db verify 4f0c1a
       bench db gc --dry-run
     """
+
+
+command.add_command(verify)
 
 
 @command.command("rebuild", cls=Once, context_settings=HELP)

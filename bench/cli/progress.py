@@ -6,7 +6,7 @@ import time
 from types import TracebackType
 from typing import Any
 
-from rich.console import Console
+from rich.console import Console, RenderableType
 from rich.live import Live
 from rich.text import Text
 
@@ -71,6 +71,13 @@ class Display:
         self.console.print(text)
         if line:
             line.clear()
+
+    def passed(self, shown: RenderableType, *, jobs: int = 1) -> None:
+        """So many jobs ended that are not those of a plan; what is shown of them stays."""
+        self._done += jobs
+        for line in self._lines.values():
+            line.clear()
+        self.console.print(shown)
 
     def refresh(self) -> None:
         """Draw the lines anew, on a terminal."""

@@ -23,6 +23,7 @@ from bench.store import gc, lookup, queries
 from bench.store.database import Database
 
 UNDONE = "nothing was removed"
+REMAINS = (".import-", ".deleted-", ".verify-")  # folders of what was under way
 QUIET = 3600.0  # seconds after which nobody is writing a temporary file any more
 
 
@@ -70,10 +71,10 @@ def _left_behind(place: Workplace) -> Iterator[Rubbish]:
         except OSError:  # a link into nowhere, or gone meanwhile
             continue
         name, folder = path.name, path.is_dir()
-        if folder and name.startswith((".import-", ".deleted-")) and quiet:
-            yield Rubbish("remains of an interrupted import or deletion", (path,))
+        if folder and name.startswith(REMAINS) and quiet:
+            yield Rubbish("remains of an interrupted import, deletion or verification", (path,))
         elif not folder and name.startswith(".") and name.endswith((".tmp", ".tmp-wal", ".tmp-shm")) and quiet:
-            if not any(part.startswith((".import-", ".deleted-")) for part in path.parts):
+            if not any(part.startswith(REMAINS) for part in path.parts):
                 yield Rubbish("temporary file of a killed process", (path,))
         elif name.endswith(".damaged"):
             yield Rubbish("damaged file that was moved aside", (path,))

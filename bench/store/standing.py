@@ -16,6 +16,7 @@ from typing import Any, Literal
 
 from bench.core import registry, versions
 from bench.core.errors import BenchError
+from bench.experiment.spec import RunSpec
 from bench.store import flags, queries
 from bench.store.answers import EvaluationRow, RunRow
 from bench.store.database import Database
@@ -98,6 +99,11 @@ def run_versions(config: Mapping[str, Any], trainer: int, method: int) -> dict[s
         for part, version in run_versions(needed, own["trainer"], own["method"]).items():
             found[part] = min(version, found.get(part, version))
     return found
+
+
+def spec_versions(spec: RunSpec) -> dict[str, int]:
+    """The same of a spec."""
+    return run_versions(spec.model_dump(mode="json"), spec.versions["trainer"], spec.versions["method"])
 
 
 def evaluation_versions(row: EvaluationRow) -> dict[str, int]:
@@ -184,16 +190,23 @@ def age(row: EvaluationRow) -> tuple[Any, ...]:
     return row.evaluator_version, row.attack_version, row.started, row.evaluation_id
 
 
-def _own_reasons(
-    row: EvaluationRow, installed: Installed, weights: Mapping[str, str | None], runs: Mapping[str, Standing]
-) -> Iterable[str]:
-    yield from installed.older(evaluation_versions(row))
-    if on_other_weights(row.weights_digest, weights.get(row.run_id)):
-        yield "it was measured on other weights than the run has"
+def outdated(row: EvaluationRow, installed: Installed) -> tuple[str, ...]:
+    """A line for each part of an evaluation itself, its run apart, that would be of another version today."""
+    told = installed.older(evaluation_versions(row))
     if row.kind in ("blackbox", "craft"):
         today = max((installed.version(f"attacks/{name}") or 0 for name in suite_plugins(row.settings)), default=0)
         if today > row.attack_version:  # the record has the newest version among its attacks
-            yield f"its attacks are version {row.attack_version}, today {today}"
+            told = (*told, f"its attacks are version {row.attack_version}, today {today}")
+    return told
+
+
+def _own_reasons(
+    row: EvaluationRow, installed: Installed, weights: Mapping[str, str | None], runs: Mapping[str, Standing]
+) -> Iterable[str]:
+    yield from outdated(row, installed)
+    if on_other_weights(row.weights_digest, weights.get(row.run_id)):
+        yield "it was measured on other weights than the run has"
+    if row.kind in ("blackbox", "craft"):
         for surrogate in surrogates(row.settings):
             if not runs.get(surrogate, CURRENT).is_current:
                 yield f"surrogate {surrogate[:12]} is stale: {'; '.join(runs[surrogate].why)}"

@@ -46,7 +46,7 @@ def results(tmp_path: Path) -> Path:
 def test_every_subcommand_has_help_with_an_example() -> None:
     from bench.cli.db import command as group
 
-    assert set(group.commands) == {"rebuild", "export", "import", "merge", "upgrade", "gc", "delete"}
+    assert set(group.commands) == {"rebuild", "export", "import", "verify", "merge", "upgrade", "gc", "delete"}
     for name in group.commands:
         code, out, _ = command("db", name, "--help")
         assert code == 0

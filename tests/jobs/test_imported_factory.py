@@ -79,6 +79,7 @@ def test_no_command_calls_it_until_it_is_allowed(imported: Path, called: Path, t
         ("run", "-m", "nice", *more, *at), ("run", "-m", "nice", *more, *at, "--dry-run", "--probe"),
         ("run", "-m", "nice", *more, *at, "--workers", "1"), ("run", "-m", "nice", *more, *at, "--force"),
         ("show", attack, "--export", tmp_path / "x.safetensors", *at), ("plot", "boundary", run.run_id[:10], *at),
+        ("db", "verify", run.run_id[:10], *at), ("db", "verify", run.run_id[:10], "--retrain", *at),
     ):  # fmt: skip
         code, told = command(*arguments)
         assert code != 0, arguments
@@ -91,9 +92,11 @@ def test_no_command_calls_it_until_it_is_allowed(imported: Path, called: Path, t
     code, told = command("run", "-m", "nice", *more, *at, "--allow-factory", "os:abort")
     assert code != 0
     assert not called.exists()
-    code, told = command("run", "-m", "nice", *more, *at, "--allow-factory", FUNCTION)
-    assert code == 0, told
-    assert called.exists()
+    for arguments in (("run", "-m", "nice", *more), ("db", "verify", run.run_id)):
+        code, told = command(*arguments, *at, "--allow-factory", FUNCTION)
+        assert code == 0, told
+        assert called.exists()
+        called.unlink()
 
 
 def test_rows_of_another_database_call_nothing_either(imported: Path, called: Path, tmp_path: Path) -> None:

@@ -25,7 +25,9 @@ from test_faults import content
 from test_runs import ROOT, numbers
 
 from bench.cli.options import bring_up
+from bench.core import config
 from bench.core.config import defaults
+from bench.jobs import select
 from bench.jobs.names import configured
 from bench.store import ingest
 
@@ -39,7 +41,7 @@ import torch
 torch.set_num_threads(1)
 import seaborn, sqlalchemy.dialects.sqlite, alembic.command, sklearn.datasets
 import bench.cli.run, bench.cli.db, bench.jobs.work, bench.jobs.driver, bench.report.heatmap, bench.store.ingest
-import bench.jobs.tidy, bench.jobs.importing
+import bench.jobs.tidy, bench.jobs.importing, bench.jobs.verify
 from sqlalchemy import Engine, event
 from bench.cli import main
 from bench.store import sqlite
@@ -186,7 +188,18 @@ def merged(folder: Path, forker: Forker) -> None:
         (folder / f"kept{suffix}").replace(folder / f"bench.db{suffix}")
 
 
+def of_others(folder: Path, forker: Forker) -> None:
+    """A run that came in from others, with its weights and nothing measured here."""
+    theirs = folder.parent / f"{folder.name}-theirs"
+    done(RUN)(theirs, forker)
+    done(["db", "export", "-o", str(folder.parent / f"{folder.name}.zip")])(theirs, forker)
+    done(["db", "import", str(folder.parent / f"{folder.name}.zip")])(folder, forker)
+
+
 RUN_ID = spec().run_id
+MADE_ID = select.run_spec(
+    config.load(changes=("training.epochs=1", "training.limit=64")), select.Selection(), "ece", 0
+).run_id  # fmt: skip
 LOOK = ("db", "gc", "--dry-run")
 SCENARIOS = {
     "run": Scenario(tuple(RUN), tuple(RUN), lambda folder, forker: None, sums),
@@ -195,6 +208,7 @@ SCENARIOS = {
     "delete": Scenario(("db", "delete", RUN_ID, "-y"), LOOK, filled, records),
     "gc": Scenario(("db", "gc", "-y"), LOOK, failures, records),
     "import": Scenario(("db", "import", "{folder}.zip"), LOOK, two_sides, records),
+    "verify": Scenario(("db", "verify", MADE_ID, "--retrain"), LOOK, of_others, records),
     "rebuild": Scenario(("db", "rebuild"), ("list", "runs"), merged, records),
 }
 
@@ -259,7 +273,7 @@ def kills(forker: Forker, folder: Path, name: str, moments: Callable[[int], Iter
 
 @pytest.mark.parametrize(
     ("name", "number"),
-    [("run", 2), ("run --force", 6), ("delete", 6), ("gc", 4), ("import", 6), ("rebuild", 5)],
+    [("run", 2), ("run --force", 6), ("delete", 6), ("gc", 4), ("import", 6), ("verify", 6), ("rebuild", 5)],
 )
 def test_a_kill_at_some_moments_is_made_good(forker: Forker, name: str, number: int, tmp_path: Path) -> None:
     chance = random.Random(f"15 {name}")
