@@ -15,7 +15,7 @@ from bench.cli.say import say_json
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from bench.evaluation.statistics import Interval
+    from bench.core.statistics import Interval
     from bench.report.pairing import Pair, Paired
 
 

@@ -119,7 +119,7 @@ def _run(base: Database, run_id: str, place: Workplace) -> dict[str, Any]:
         **asdict(run),
         **unknown,
         "imported": imported(place, run_id),
-        "found_again": _found_again(place.run_file(run_id), run.provenance),
+        "found_again": _found_again(place.run(run_id).record, run.provenance),
         "environment": queries.environment(base, run.environment_id),
         "parameters": [member.parameters for member in queries.members(base, run_id)],
         "curve": [asdict(row) for row in queries.curve(base, run_id)],
@@ -146,7 +146,7 @@ def _evaluation(base: Database, evaluation_id: str, place: Workplace) -> dict[st
     record = {
         **asdict(row),
         "environment": queries.environment(base, row.environment_id),
-        "found_again": _found_again(place.evaluation_file(row.run_id, evaluation_id), row.provenance),
+        "found_again": _found_again(place.run(row.run_id).evaluation(evaluation_id), row.provenance),
     }
     if row.kind == "blackbox":
         import numpy as np

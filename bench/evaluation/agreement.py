@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bench.core.bits import from_text
-from bench.evaluation.statistics import ALPHA, holm, mcnemar
+from bench.core.statistics import ALPHA, holm, mcnemar
 
 Bools = NDArray[np.bool_]
 

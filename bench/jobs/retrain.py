@@ -11,7 +11,8 @@ from typing import Any
 from bench.core import environment
 from bench.core.errors import BenchError, JobError
 from bench.core.tensors import set_aside
-from bench.experiment.spec import RunSpec
+from bench.experiment.records import FoundAgain, RunRecord
+from bench.experiment.spec import OUTSIDE, RunSpec
 from bench.jobs import work
 from bench.jobs.ensembles import now, weights_fault
 from bench.jobs.estimate import spoken
@@ -20,8 +21,6 @@ from bench.jobs.verification import Verdict, Verification
 from bench.jobs.workplace import Workplace
 from bench.store import door, provenance, standing
 from bench.store.door import CheckedRun
-from bench.store.records import FoundAgain, RunRecord
-from bench.training.outside import OUTSIDE
 
 
 class Weights:
@@ -57,7 +56,7 @@ class Weights:
         """
         lacking = self.check(spec)
         if anew and not lacking and spec.plugin != OUTSIDE:
-            lacking = [] if self._about.is_known(self._about.place.run_file(spec.run_id)) else [spec]
+            lacking = [] if self._about.is_known(self._about.place.run(spec.run_id).record) else [spec]
         for run in lacking:
             with nullcontext() if run is lacking[-1] else self._about.held(run.run_id):
                 yield self._train(run, "training" if run is lacking[-1] else f"training of {self._about.named(run)}")
@@ -75,7 +74,7 @@ class Weights:
 
     def _fault(self, spec: RunSpec) -> str:
         """What is wrong with the weights that lie with a run: `gone`, `damaged`; empty where they can be used."""
-        here = self._about.place.run_file(spec.run_id).is_file()
+        here = self._about.place.run(spec.run_id).record.is_file()
         return weights_fault(spec, self._about.place) if here else "gone"
 
     def _lacking(self, spec: RunSpec) -> list[RunSpec]:
@@ -96,7 +95,7 @@ class Weights:
 
     def _record(self, spec: RunSpec) -> RunRecord | None:
         """The record of a run, if it is here."""
-        path = self._about.place.run_file(spec.run_id)
+        path = self._about.place.run(spec.run_id).record
         return door.run_at(path).record if path.is_file() else None
 
     def _train(self, spec: RunSpec, label: str) -> Verdict:
@@ -118,7 +117,7 @@ class Weights:
         if self._fault(spec):
             self._others = (*self._others, spec.run_id)
         else:
-            shutil.rmtree(self._beside(spec).run_folder(spec.run_id))
+            shutil.rmtree(self._beside(spec).run(spec.run_id).path)
         if record is None or record.weights_digest is None:
             return Verdict(spec.run_id, label, "other", "made anew; no digest of its weights was recorded to compare")
         told = "made anew, it gives other weights than recorded"
@@ -135,7 +134,7 @@ class Weights:
         """The training made anew: now, or by an earlier command in this environment."""
         recorded: Mapping[str, Any] = {} if record is None else record.environment
         with as_recorded(recorded, self._beside(spec), **self._options.surroundings) as beside:
-            path = beside.run_file(spec.run_id)
+            path = beside.run(spec.run_id).record
             if path.is_file():
                 before = door.run_at(path)
                 elsewhere = environment.differences(before.record.environment, environment.describe(beside.device))
@@ -154,15 +153,15 @@ class Weights:
     def _adopt(self, spec: RunSpec, record: RunRecord, made: CheckedRun) -> bool:
         """The weights are those recorded: the run gets them if it had none. Returns whether that is noted."""
         here = self._about.place
-        path, weights, fresh = here.run_file(spec.run_id), here.weights_file(spec.run_id), self._beside(spec)
+        path, weights, fresh = here.run(spec.run_id).record, here.run(spec.run_id).weights, self._beside(spec)
         moves = []
         if fault := self._fault(spec):
             if fault == "damaged":
                 self._progress.note(f"{weights} is damaged: {set_aside(weights)}")
-            moves.append((fresh.weights_file(spec.run_id), weights))
+            moves.append((fresh.run(spec.run_id).weights, weights))
         found = FoundAgain(
             sha256=provenance.digest(path), when=now(), weights="recorded", environment=made.record.environment
         )
         imported = provenance.of(path, record.attempt_id, record.started) != "measured"
-        self._about.note(path, found if imported else None, moves=moves, removed=fresh.run_folder(spec.run_id))
+        self._about.note(path, found if imported else None, moves=moves, removed=fresh.run(spec.run_id).path)
         return imported

@@ -17,6 +17,7 @@ from bench.core.files import draft, write_json
 from bench.core.identity import short
 from bench.core.progress import Progress
 from bench.evaluation.agreement import Agreement
+from bench.experiment.records import FoundAgain
 from bench.experiment.spec import RunSpec
 from bench.jobs import journal
 from bench.jobs.locks import Locks, Owner
@@ -24,7 +25,6 @@ from bench.jobs.workplace import Workplace
 from bench.store import door, provenance, queries
 from bench.store.database import Database
 from bench.store.door import CheckedRun
-from bench.store.records import FoundAgain
 
 State = Literal["equal", "close", "differs", "other", "known", "missing", "failed"]
 
@@ -110,7 +110,7 @@ class Verification:
         Raises:
             BenchError: it is not here, or damaged.
         """
-        path = self.place.run_file(run_id)
+        path = self.place.run(run_id).record
         if not path.is_file():
             raise BenchError(
                 f"run {short(run_id)} has no files in {self.place.runs}, only rows (merged from another database?); "

@@ -13,10 +13,11 @@ from bench.core import environment
 from bench.core.errors import BenchError, JobError, unknown_name
 from bench.core.identity import short
 from bench.core.progress import Progress
+from bench.core.statistics import ALPHA
 from bench.core.tensors import DamagedError
 from bench.evaluation import blackbox
 from bench.evaluation.agreement import Agreement, agree, allowed
-from bench.evaluation.statistics import ALPHA
+from bench.experiment.records import EvaluationRecord, FoundAgain
 from bench.experiment.spec import EvaluationSpec
 from bench.jobs import work
 from bench.jobs.ensembles import now
@@ -30,7 +31,6 @@ from bench.store import door, flags, lookup, provenance, queries, standing
 from bench.store.answers import EvaluationRow, RunRow
 from bench.store.database import Database, StoreError
 from bench.store.door import CheckedRun
-from bench.store.records import EvaluationRecord, FoundAgain
 from bench.training import checkpoint
 
 SCRATCH = ".verify-"
@@ -144,7 +144,7 @@ class Verifier:
             yield Verdict.of_error(run_id, "weights", error)
 
     def _evaluation(self, run: CheckedRun, row: EvaluationRow) -> Verdict:
-        path = self._about.place.evaluation_file(row.run_id, row.evaluation_id)
+        path = self._about.place.run(row.run_id).evaluation(row.evaluation_id)
         before = provenance.found_again(path)
         if before is not None and self._about.is_known(path):
             told = f"found again on {before.when[:10]}: {_counted(before.differing, before.images or row.n)}"
@@ -233,7 +233,7 @@ class Verifier:
             return spec
         found = []
         for run_id in standing.surrogates(spec.settings):
-            if not self._about.place.run_file(run_id).is_file():
+            if not self._about.place.run(run_id).record.is_file():
                 raise BenchError(f"its surrogate {short(run_id)} is not here; `bench db import` an archive of it, too")
             found.append(self._about.run(run_id).spec)
         fields = {name: getattr(spec, name) for name in EvaluationSpec.model_fields}
@@ -247,18 +247,18 @@ class Verifier:
         """
         run_id, place = craft.run.run_id, self._about.place
         told = (victim.measurements.get("images") or {}).get(craft.evaluation_id)
-        kept = place.crafted_folder(run_id, craft.evaluation_id)
+        kept = place.run(run_id).crafted(craft.evaluation_id)
         if told is not None and _are_whole(craft, kept, told):
             return Crafted(kept, told)
         with self._about.held(run_id):
             for verdict in self._weights.ready(craft.run):
                 self._about.progress.note(f"{verdict.label} of {self._about.named(craft.run)}: {verdict.told}")
-        path = place.evaluation_file(run_id, craft.evaluation_id)
+        path = place.run(run_id).evaluation(craft.evaluation_id)
         record = door.evaluation_at(path, self._about.run(run_id).known).record if path.is_file() else victim
         self._about.progress.job(f"{self._about.named(craft.run)}: {craft.label}")
         made, _ = self._made(craft, record)
         aside = replace(self._weights.place, results=self._scratch)
-        return Crafted(aside.crafted_folder(run_id, craft.evaluation_id), made.result["measurements"]["files"])
+        return Crafted(aside.run(run_id).crafted(craft.evaluation_id), made.result["measurements"]["files"])
 
 
 def _judged(agreement: Agreement, *, exact: bool) -> tuple[State, str]:
@@ -294,8 +294,8 @@ def _hidden_flags(row: EvaluationRow, record: EvaluationRecord, made: Made) -> s
 
 def _are_whole(craft: EvaluationSpec, folder: Path, digests: Mapping[str, str]) -> bool:
     """Whether the images of a surrogate lie in `folder`, all of them with these digests."""
-    attempts = blackbox.attempts(list(craft.settings["attacks"]), craft.settings["restarts"])
-    names = [blackbox.file_name(attempt) for attempt in attempts]
+    attacks = blackbox.transfer_attacks(list(craft.settings["attacks"]), craft.settings["restarts"])
+    names = [attack.file_name for attack in attacks]
     try:
         return all(name in digests and checkpoint.read(folder / name).digest == digests[name] for name in names)
     except DamagedError:

@@ -16,9 +16,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from bench.core import statistics
 from bench.core.identity import content_id
-from bench.evaluation import statistics
-from bench.evaluation.statistics import ALPHA, Comparison
+from bench.core.statistics import ALPHA, Comparison
 from bench.experiment.protocols import Part, Standard
 from bench.report import ranking
 from bench.report.ranking import Standing as Ranked

@@ -8,12 +8,12 @@ from typing import Any, get_args
 
 import numpy as np
 
+from bench.core import statistics
 from bench.core.config import Loaded
 from bench.core.errors import BenchError
 from bench.core.identity import short
 from bench.core.precision import USUAL, Precision
-from bench.evaluation import statistics
-from bench.evaluation.statistics import ALPHA, Comparison
+from bench.core.statistics import ALPHA, Comparison
 from bench.experiment.select import Selection
 from bench.report import hints
 from bench.report.cells import Bits, Cell, Row, outcome_of

@@ -16,17 +16,17 @@ from typing import Literal
 
 import numpy as np
 
+from bench.core import statistics
 from bench.core.config import Loaded
 from bench.core.errors import BenchError
 from bench.core.specs import StatementSpec
-from bench.evaluation import statistics
-from bench.evaluation.statistics import ALPHA
+from bench.core.statistics import ALPHA
 from bench.experiment import select
 from bench.experiment.select import Selection
 from bench.experiment.spec import RunSpec
 from bench.report import matrices, pairing, results
+from bench.report.cells import Row
 from bench.report.matrices import Matrix
-from bench.report.results import Row
 from bench.report.tables import budget_text
 from bench.report.titles import Titles
 from bench.store.database import Database

@@ -295,7 +295,7 @@ def test_without_weights_it_is_trained_anew_where_that_is_allowed(theirs: Path, 
     assert verdicts["training"]["told"] == "made anew, it gives the recorded weights"
     assert sources(ours)[run] == "re-measured"
     # The weights are those recorded, so the run has them from now on.
-    assert place(ours).weights_file(run).read_bytes() == place(theirs).weights_file(run).read_bytes()
+    assert place(ours).run(run).weights.read_bytes() == place(theirs).run(run).weights.read_bytes()
     assert not (ours / "again" / run).exists()
     assert verified(ours, run, "--attack", "pgd", "--eps", "0.1")[0] == 0
     shown = command("show", run, "--results", ours)[1]
@@ -354,7 +354,7 @@ def test_a_training_that_gives_other_weights_is_told(theirs: Path, tmp_path: Pat
     found = sources(ours)
     assert found[run] == "imported"
     assert found[verdicts["fgsm eps 0.1"]["id"]] == "re-measured"
-    assert not place(ours).weights_file(run).exists()
+    assert not place(ours).run(run).weights.exists()
     assert "on weights of a training made anew" in command(
         "show", verdicts["fgsm eps 0.1"]["id"], "--results", ours
     )[1]  # fmt: skip

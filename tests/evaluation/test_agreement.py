@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 
 from bench.core.bits import to_text
+from bench.core.statistics import mcnemar
 from bench.evaluation.agreement import agree, allowed
-from bench.evaluation.statistics import mcnemar
 
 
 def record(n: int, *wrong: int, cells: dict[tuple[int, int], tuple[int, ...]] | None = None) -> dict[str, Any]:

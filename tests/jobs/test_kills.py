@@ -27,7 +27,7 @@ from test_runs import ROOT, numbers
 from bench.cli.options import bring_up
 from bench.core import config
 from bench.core.config import defaults
-from bench.jobs import select
+from bench.experiment import select
 from bench.jobs.names import configured
 from bench.store import ingest
 

@@ -9,7 +9,7 @@ from typing import Any
 
 from bench.core.identity import short
 from bench.core.precision import titled
-from bench.evaluation.statistics import ALPHA
+from bench.core.statistics import ALPHA
 from bench.experiment.protocols import Part
 from bench.experiment.spec import OUTSIDE
 from bench.report.boards import Board, Entry

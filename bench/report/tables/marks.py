@@ -7,8 +7,8 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from bench.evaluation import statistics
-from bench.evaluation.statistics import ALPHA
+from bench.core import statistics
+from bench.core.statistics import ALPHA
 from bench.report.cells import Bits
 from bench.report.results import Results
 from bench.report.tables.layout import RANKED, Marks

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy import stats
 
-from bench.evaluation import statistics
+from bench.core import statistics
 
 Bits = np.ndarray
 
