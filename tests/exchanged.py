@@ -36,7 +36,7 @@ def spec(method: str = "ece", seed: int = 0, requires: dict[str, RunSpec] | None
     made = settings.build(registry.load("methods", configured.plugin), given, method)
     return RunSpec(
         method=method, plugin=method, settings=settings.plain(made), dataset="digits", dataset_plugin="digits",
-        model="digits_cnn", model_plugin="digits_cnn", model_settings={"dropout": 0.0}, members=2, recipe="published",
+        model="digits_cnn", model_plugin="digits_cnn", model_settings={"dropout": 0.0}, members=2, recipe="standard",
         training=Training(epochs=2), seed=seed, versions={"method": 1, "model": 1, "dataset": 1, "trainer": 1},
         requires=requires or {}, weights=None,
     )  # fmt: skip

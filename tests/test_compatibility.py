@@ -65,6 +65,18 @@ def test_results_of_every_release_are_current(
                 assert wanted <= evaluations
 
 
+@pytest.mark.parametrize("path", CONFIGURATIONS[1:], ids=lambda path: path.stem)
+def test_the_default_recipe_of_every_data_set_gives_the_ids_of_every_release(path: Path) -> None:
+    then, now = config.load(path), config.load(CONFIGURATIONS[0])
+    assert then.config.datasets.keys() <= now.config.datasets.keys()
+    for dataset in then.config.datasets:
+        for method in COLUMNS:
+            before = select.run_spec(then, Selection(dataset=dataset, model="lenet"), method, 0)
+            for recipe in (None, "published"):
+                run = select.run_spec(now, Selection(dataset=dataset, model="lenet", recipe=recipe), method, 0)
+                assert (run.family_id, run.run_id) == (before.family_id, before.run_id), (dataset, method)
+
+
 class LaterTraining(Training):
     warmup: int = added_field(0, ge=0)
 

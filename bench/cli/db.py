@@ -63,10 +63,11 @@ def rebuild(results: Path, db: str | None) -> int:
       bench db rebuild --results /scratch/results
     """
     from bench.core.config import defaults
-    from bench.jobs import damage, journal, names
+    from bench.experiment import naming
+    from bench.jobs import damage, journal
 
     place = workplace(results, Path("data"))
-    counts = journal.rebuild(db, place, defaults("published"), names.configured(), bring_up)
+    counts = journal.rebuild(db, place, defaults("published"), naming.configured(), bring_up)
     _faults(counts.damaged)
     say(
         f"{_shown(results, db)}: {counts.runs} runs, {counts.evaluations} evaluations, "
@@ -134,7 +135,7 @@ def import_(archive: Path, max_total: float, max_file: float, results: Path, db:
       bench db import theirs.zip
       bench db import theirs.zip --results /scratch/results --max-total 100
     """
-    from bench.jobs import names
+    from bench.experiment import naming
     from bench.jobs.importing import import_archive
     from bench.store.archive import GIB, Limits
     from bench.store.database import Database
@@ -142,7 +143,7 @@ def import_(archive: Path, max_total: float, max_file: float, results: Path, db:
     limits = Limits(total=int(max_total * GIB), file=int(max_file * GIB))
     place = workplace(results, Path("data"))
     with Database(db if db is not None else results / "bench.db") as base:
-        base.names = names.configured()
+        base.names = naming.configured()
         base.derive = bring_up
         done = import_archive(archive, place, base, limits)
         with_published(base)
@@ -191,6 +192,7 @@ def upgrade(yes: bool, results: Path, db: str | None) -> None:
       bench db upgrade
       bench db upgrade --db postgresql://me@server/bench --yes
     """
+    from bench.experiment import naming
     from bench.store import ingest
     from bench.store.database import Database
     from bench.store.schema import REVISIONS
@@ -203,6 +205,7 @@ def upgrade(yes: bool, results: Path, db: str | None) -> None:
             _ask(yes, "bench makes no copy of a PostgreSQL database (pg_dump does); upgrade it?", "changed")
 
     with Database(db if db is not None else results / "bench.db") as base:
+        base.names = naming.configured()
         old = base.upgrade(before)
         ingest.note_provenance(base, workplace(results, Path("data")).runs)
         bring_up(base)

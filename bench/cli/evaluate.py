@@ -105,7 +105,7 @@ def command(
 
     if by_order and renamed:
         raise BenchError("--by-order ignores names, --map changes them: leave one out")
-    selectors: dict[str, Any] = {"recipe": "published", "model": None, "members": None, "split": "test", "seeds": None}
+    selectors: dict[str, Any] = {"recipe": None, "model": None, "members": None, "split": "test", "seeds": None}
     selectors |= {key: given[key] for key in ("suite", "attack", "eps", "c", "limit", "precision", "changes")}
     chosen = choose(**selectors, methods=(), dataset=dataset)
     facts = _facts(

@@ -19,9 +19,7 @@ def again(run: Mapping[str, Any]) -> str:
     parts = [f"bench run --method {shlex.quote(run['method'])} --dataset {run['dataset']} --seeds {run['seed']}"]
     if run["recipe"] == OUTSIDE:
         return parts[0]  # its evaluations; the training is not ours to repeat
-    if run["recipe"] != "published":
-        parts.append(f"--recipe {run['recipe']}")
-    parts.append(f"--model {run['model']}")
+    parts.append(f"--recipe {shlex.quote(run['recipe'])} --model {run['model']}")
     if "members" in run:  # failures of old versions do not say
         parts.append(f"--members {run['members']}")
     parts += [f"--set {shlex.quote(change)}" for change in run.get("recipe_changes", ())]

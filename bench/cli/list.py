@@ -13,6 +13,7 @@ from bench.cli.parameters import Once
 from bench.cli.say import say, say_json
 
 if TYPE_CHECKING:
+    from bench.core.config import Loaded
     from bench.core.registry import Entry
 
 Rows = list[dict[str, Any]]
@@ -127,7 +128,8 @@ def _datasets() -> Rows:
     from bench.core import config, registry
 
     rows: Rows = []
-    datasets = config.load().config.datasets
+    loaded = config.load()
+    datasets = loaded.config.datasets
     for row in _plugins("datasets", datasets, lambda spec: ""):
         broken = row["description"].startswith(BROKEN)
         plugin = None if broken else registry.load("datasets", row["plugin"])
@@ -138,11 +140,22 @@ def _datasets() -> Rows:
                 "classes": plugin.classes if plugin else None,
                 "shape": "×".join(map(str, plugin.shape)) if plugin else None,
                 "suite": datasets[row["name"]].suite if row["name"] in datasets else None,
+                "recipe": _default_recipe(loaded, row["name"]),
                 "origin": row["origin"],
                 "version": row["version"],
             }
         )
     return rows
+
+
+def _default_recipe(loaded: Loaded, dataset: str) -> str | None:
+    from bench.core.errors import BenchError
+    from bench.experiment.select import recipe_name
+
+    try:
+        return recipe_name(loaded, None, dataset) if dataset in loaded.config.datasets else None
+    except BenchError:  # it has none
+        return None
 
 
 def _models() -> Rows:
@@ -175,6 +188,8 @@ def _recipes() -> Rows:
                 {
                     "name": name,
                     "dataset": dataset,
+                    "default": name == _default_recipe(loaded, dataset),
+                    "aliases": list(parts[dataset].aliases),
                     "model": recipe.model,
                     "members": recipe.members,
                     "description": told + limit,

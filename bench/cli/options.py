@@ -183,8 +183,8 @@ def selectors(function: F) -> F:
             ),
             click.option("-d", "--dataset", type=Named("datasets"), help="Data set.  [default: digits]"),
             click.option("-s", "--suite", type=Named("suites"), help="Suite; the data set's own unless given."),
-            click.option("--recipe", type=Named("recipes"), default="published", show_default=True,
-                         help="How members are trained; `quick` is for CPUs."),
+            click.option("--recipe", type=Named("recipes"),
+                         help="How members are trained; the data set's own unless given, `quick` is for CPUs."),
             click.option("--model", type=Named("models"), help="Model of the members; the recipe's unless given."),
             click.option("--members", type=MEMBERS, help="Number of members; the recipe's unless given."),
             click.option("--seeds", type=Seeds(), help="Seeds such as 0, 0-4 or 0,3."),
@@ -338,8 +338,12 @@ def open_database(db: str | None, results: Path, *, create: bool = False) -> Dat
 
     if create and db is None:
         results.mkdir(parents=True, exist_ok=True)
+    from bench.experiment import naming
+
     base = Database(db if db is not None else results / "bench.db")
     base.derive = bring_up
+    with contextlib.suppress(BenchError):  # whoever needs a sound bench.toml says what is wrong with it
+        base.names = naming.configured()
     return base.open(create=create)
 
 
@@ -376,12 +380,13 @@ def _tell_unfinished(results: Path) -> None:
 @contextlib.contextmanager
 def at_work(db: str | None, results: Path) -> Iterator[Database]:
     """The database for a command that adds to it, beside others that do; what a killed one had begun is done first."""
-    from bench.jobs import journal, names
+    from bench.experiment import naming
+    from bench.jobs import journal
     from bench.jobs.presence import beside
 
     place = workplace(results, Path("data"))
     with beside(place), open_database(db, results, create=True) as base:
-        base.names = names.configured()
+        base.names = base.names or naming.configured()
         with_published(base)
         for fault in journal.catch_up(base, place):
             say(f"left out: {fault}", fg="yellow", err=True)
@@ -391,15 +396,15 @@ def at_work(db: str | None, results: Path) -> Iterator[Database]:
 @contextlib.contextmanager
 def existing_or_scratch(db: str | None, results: Path) -> Iterator[Database]:
     """The database; before the first run an empty one that leaves no trace, in which everything is new."""
-    from bench.jobs import names
+    from bench.experiment import naming
 
     if db is None and not (results / "bench.db").exists():
         with tempfile.TemporaryDirectory() as folder, open_database(None, Path(folder), create=True) as base:
-            base.names = names.configured()
+            base.names = base.names or naming.configured()
             yield base
     else:
         with open_database(db, results) as base:
-            base.names = names.configured()
+            base.names = base.names or naming.configured()
             yield base
 
 

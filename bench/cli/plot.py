@@ -285,6 +285,7 @@ def _named(stem: str, frame: pd.DataFrame) -> str:
 
 def _heading(what: str, chosen: Chosen, frame: pd.DataFrame, *, images: bool = True) -> tuple[str, str]:
     """Two lines: what is shown of which experiment and recipe; on how many test images, and which seeds."""
+    from bench.experiment.select import recipe_name
     from bench.report.plots import style
     from bench.report.recipes import recipe_label
     from bench.report.results import changes_shown, images_label, joined, run_specs
@@ -294,7 +295,8 @@ def _heading(what: str, chosen: Chosen, frame: pd.DataFrame, *, images: bool = T
     if "method" in frame:
         specs = {name: run for name, run in specs.items() if name in set(frame["method"])}
     attacks = set(frame["attack"]) if "attack" in frame else set()
-    recipe = recipe_label(selection.recipe, changes_shown(loaded, specs, attacks))
+    name = recipe_name(loaded, selection.recipe, selection.dataset)
+    recipe = recipe_label(name, changes_shown(loaded, specs, attacks))
     members = joined(run.members for run in specs.values())
     models = joined(run.model for run in specs.values())
     label = f"{images_label(loaded, selection)}; " if images else ""

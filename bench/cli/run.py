@@ -179,6 +179,7 @@ def _expectation(plan: Plan, base: Database, place: Workplace, chosen: Chosen, e
     from rich.text import Text
 
     from bench.cli.status import time_line
+    from bench.experiment.select import recipe_name
     from bench.jobs.estimate import LONG, estimate, from_earlier
 
     kinds = {"new": "new", "stale": "of an older version", "failed": "failed before"}
@@ -190,8 +191,9 @@ def _expectation(plan: Plan, base: Database, place: Workplace, chosen: Chosen, e
         return Text(f"{line}. {time_line([value for value in known.values() if value is not None], len(known))}")
     expected = estimate(plan, base, place)
     line += _told(expected, f"{place.device}{f', {executor.slots} workers at once' if executor.slots > 1 else ''}")
-    recipe = chosen.selection.recipe
-    if expected.total > LONG and recipe != "quick" and "quick" in chosen.loaded.config.recipes:
+    dataset = chosen.selection.dataset
+    recipe = recipe_name(chosen.loaded, chosen.selection.recipe, dataset)
+    if expected.total > LONG and recipe != "quick" and "quick" in chosen.loaded.config.recipes_of(dataset):
         long = "\nThat is long: `--recipe quick` is meant for CPUs and takes about five minutes a method."
         return Text.assemble(line, (long, "yellow"))
     return Text(line)

@@ -142,8 +142,7 @@ def load(path: Path | None = None, changes: Iterable[str] = ()) -> Loaded:
     changes = tuple(changes)
     written = copy.deepcopy(table) if changes else None
     everywhere: dict[str, dict[str, Any]] = {"training": {}, "data": {}}
-    for change in changes:
-        _apply(table, everywhere, change)
+    changes = tuple(_apply(table, everywhere, change) for change in changes)
     _known_keys(everywhere)
     try:
         config = Config.model_validate(table)
@@ -249,7 +248,8 @@ def parse_value(text: str, key: str = "") -> Any:
     return value
 
 
-def _apply(table: dict[str, Any], everywhere: dict[str, dict[str, Any]], change: str) -> None:
+def _apply(table: dict[str, Any], everywhere: dict[str, dict[str, Any]], change: str) -> str:
+    """Make a change; returns it, under the name of the recipe where it was said by an alias."""
     key, equals, text = change.partition("=")
     parts = key.strip().split(".")
     if not equals or not all(parts) or not 2 <= len(parts) < DEPTH:
@@ -260,7 +260,11 @@ def _apply(table: dict[str, Any], everywhere: dict[str, dict[str, Any]], change:
         if len(parts) != 2:
             raise BenchError(f"--set {key}: {parts[0]}.NAME takes one name")
         everywhere[parts[0]][parts[1]] = value
-        return
+        return change
+    recipe = _recipe_meant(table, parts)
+    if recipe is not None:
+        parts[1] = recipe
+        change = f"{'.'.join(parts)}={text}"
     if parts[0] not in table:
         raise unknown_name("key of --set", parts[0], [*table, *everywhere])
     node = table
@@ -278,6 +282,20 @@ def _apply(table: dict[str, Any], everywhere: dict[str, dict[str, Any]], change:
     elif parts[0] == "methods" and len(parts) == 5 and parts[2] == "datasets":
         _drop(node, parts[4])
     node[parts[-1]] = value
+    return change
+
+
+def _recipe_meant(table: dict[str, Any], parts: list[str]) -> str | None:
+    """For `recipes.ALIAS.DATASET.…`: the recipe whose alias that is; None for any other key."""
+    recipes = table.get("recipes")
+    if parts[0] != "recipes" or len(parts) < 4 or not isinstance(recipes, dict):
+        return None
+    for name, tables in recipes.items():
+        part = tables.get(parts[2]) if isinstance(tables, dict) else None
+        aliases = part.get("aliases") if isinstance(part, dict) else None
+        if isinstance(aliases, list) and parts[1] in aliases:
+            return str(name)
+    return None
 
 
 def _drop(settings: Any, name: str) -> None:
@@ -340,6 +358,9 @@ def _check_names(config: Config, path: Path) -> None:
 
     for name, dataset in config.datasets.items():
         check("suite", dataset.suite, config.suites, f"datasets.{name}")
+        if dataset.recipe is not None:
+            known = [*config.recipes_of(name), *(alias for of, alias in config.aliases if of == name)]
+            check("recipe", dataset.recipe, known, f"datasets.{name}")
     check("attack", config.matrix.attack, config.attacks, "matrix")
     if config.blackbox is not None:
         check("method", config.blackbox.method, config.methods, "blackbox")
@@ -361,8 +382,9 @@ def _check_names(config: Config, path: Path) -> None:
             check("data set", dataset_name, config.datasets, f"recipes.{name}")
             for method_name in part.methods:
                 check("method", method_name, config.methods, f"recipes.{name}.{dataset_name}.methods")
-            if part.extends is not None:
-                check("data set", part.extends, recipe, f"recipes.{name}.{dataset_name}")
+            if part.extends is not None and config.extended(name, part) is None:
+                others = (f"{key}.{other}" for key, of in config.recipes.items() for other in of)
+                check("data set", part.extends, [*recipe, *others], f"recipes.{name}.{dataset_name}")
     for name, protocol in config.protocols.items():
         check("data set", protocol.dataset, config.datasets, f"protocols.{name}")
         check("suite", protocol.suite, config.suites, f"protocols.{name}")
@@ -384,3 +406,18 @@ def _check_names(config: Config, path: Path) -> None:
             check("data set", dataset_name, config.datasets, f"methods.{name}.datasets")
         if method.publication is not None:
             check("publication", method.publication, config.publications, f"methods.{name}")
+    _check_aliases(config, path)
+
+
+def _check_aliases(config: Config, path: Path) -> None:
+    """On one data set a name means one recipe."""
+    for dataset in config.datasets:
+        meant: dict[str, str] = {name: name for name in config.recipes_of(dataset)}
+        for name in list(meant):
+            for alias in dict.fromkeys(config.recipes[name][dataset].aliases):
+                if alias in meant:
+                    raise BenchError(
+                        f"{path.name} [recipes.{name}.{dataset}]: the alias {alias!r} already means the recipe "
+                        f"{meant[alias]!r} on {dataset}; leave it out, or choose another"
+                    )
+                meant[alias] = name

@@ -65,6 +65,7 @@ class DatasetSpec(_WithSettings):
 
     plugin: str
     suite: str = Field(description="the suite that `bench run` uses when none is named")
+    recipe: str | None = Field(None, description="the recipe that `bench run` uses when none is named")
 
 
 class ModelSpec(_WithSettings):
@@ -249,7 +250,10 @@ class RecipeSpec(Spec):
     That is training, and `members` where the method is for a single model, say.
     """
 
-    extends: str | None = None
+    aliases: tuple[Annotated[str, Field(min_length=1)], ...] = Field(
+        (), description="what else it is called on this data set, by commands and by what is stored"
+    )
+    extends: str | None = Field(None, description="a data set of the same recipe, or RECIPE.DATASET")
     model: str | None = None
     members: int | None = Field(None, ge=1, le=MEMBERS)
     test_limit: int | None = Field(None, ge=1, le=IMAGES, description="test images used unless --limit says otherwise")
@@ -291,3 +295,30 @@ class Config(Spec):
     protocols: dict[str, ProtocolSpec] = Field(default_factory=dict)
     publications: dict[str, PublicationSpec] = Field(default_factory=dict)
     statements: dict[str, StatementSpec] = Field(default_factory=dict)
+
+    @property
+    def aliases(self) -> dict[tuple[str, str], str]:
+        """(data set, alias) → the recipe that is meant."""
+        return {
+            (dataset, alias): name
+            for name, parts in self.recipes.items()
+            for dataset, part in parts.items()
+            for alias in part.aliases
+        }
+
+    def recipe_of(self, name: str, dataset: str) -> str:
+        """The recipe that is meant by `name` on a data set: the one whose alias it is there, or itself."""
+        return self.aliases.get((dataset, name), name)
+
+    def recipes_of(self, dataset: str) -> list[str]:
+        """The recipes that say something about a data set."""
+        return [name for name, parts in self.recipes.items() if dataset in parts]
+
+    def extended(self, name: str, part: RecipeSpec) -> tuple[str, str] | None:
+        """Recipe and data set that a part of the recipe `name` extends; None where there is no such part."""
+        base = part.extends or ""
+        for recipe, dataset in ((name, base), base.partition(".")[::2]):
+            recipe = self.recipe_of(recipe, dataset)
+            if dataset in self.recipes.get(recipe, {}):
+                return recipe, dataset
+        return None

@@ -14,8 +14,6 @@ from bench.core.numbers import MEMBERS, shown
 from bench.core.specs import RecipeSpec, Training
 from bench.experiment.spec import OUTSIDE, SURROGATE_SEEDS, EvaluationSpec, RunSpec
 
-DEFAULT_RECIPE = "published"
-
 
 @dataclass(frozen=True)
 class Selection:
@@ -24,7 +22,7 @@ class Selection:
     methods: tuple[str, ...] = ()
     dataset: str = "digits"
     suite: str | None = None
-    recipe: str = DEFAULT_RECIPE
+    recipe: str | None = None
     model: str | None = None
     members: int | None = None
     seeds: tuple[int, ...] = (0,)
@@ -90,12 +88,13 @@ def run_spec(
     if (method, selection.dataset) in loaded.outside or config.methods[method].plugin == OUTSIDE:
         return _outside(loaded, selection, method, seed)
     dataset = config.datasets[selection.dataset]
-    recipe, chain = resolved_recipe(loaded, selection.recipe, selection.dataset)
+    name = recipe_name(loaded, selection.recipe, selection.dataset)
+    recipe, chain = resolved_recipe(loaded, name, selection.dataset)
     spec = config.methods[method]
     plugin = registry.load("methods", spec.plugin)
     model = selection.model or recipe.model
     if model is None:
-        raise BenchError(f"recipe {selection.recipe!r} names no model for {selection.dataset}; give --model")
+        raise BenchError(f"recipe {name!r} names no model for {selection.dataset}; give --model")
     model_plugin, model_settings, model_version = model_spec(loaded, model)
     own = {key: value for step in chain for key, value in step.methods.get(method, {}).items()}
     fixed = own.pop("members", None)
@@ -123,7 +122,7 @@ def run_spec(
         model_plugin=model_plugin,
         model_settings=model_settings,
         members=members,
-        recipe=selection.recipe,
+        recipe=name,
         recipe_changes=changes_of(loaded, method, model, selection.dataset),
         training=training,
         validation=loaded.data.get("validation", 0),
@@ -161,20 +160,47 @@ def _outside(loaded: Loaded, selection: Selection, name: str, seed: int) -> RunS
     return spec if seed in seeds else spec.model_copy(update={"seed": seed, "weights": None})
 
 
-def resolved_recipe(loaded: Loaded, name: str, dataset: str) -> tuple[RecipeSpec, list[RecipeSpec]]:
-    """The recipe for a data set with what it extends merged in, and the chain it was merged from (base first)."""
+def recipe_name(loaded: Loaded, name: str | None, dataset: str) -> str:
+    """The recipe that a name or alias means on a data set; for None the one that is its default.
+
+    `[datasets.NAME]` says which that is. Where it says none it is `published`, the default of every data set of older
+    files, or else the only recipe that there is.
+
+    Raises:
+        BenchError: there is none, or no one of several is the default.
+    """
+    recipes, there = loaded.config.recipes, loaded.config.recipes_of(dataset)
+    if name is None:
+        old = "published" if loaded.config.recipe_of("published", dataset) in there else None
+        name = loaded.config.datasets[dataset].recipe or old or (there[0] if len(there) == 1 else None)
+    if name is None:
+        if not there:
+            raise BenchError(f"no recipe says anything about {dataset}; add [recipes.NAME.{dataset}] to bench.toml")
+        told = f"there are {', '.join(there)}; give --recipe, or add recipe = … to [datasets.{dataset}]"
+        raise BenchError(f"no recipe of {dataset} is its default: {told}")
+    meant = loaded.config.recipe_of(name, dataset)
+    if meant not in recipes:
+        aliases = [alias for of, alias in loaded.config.aliases if of == dataset]
+        raise unknown_name("recipe", name, dict.fromkeys([*recipes, *aliases]))
+    if meant not in there:
+        raise BenchError(f"recipe {name!r} says nothing about {dataset}; recipes that do: {', '.join(there) or 'none'}")
+    return meant
+
+
+def resolved_recipe(loaded: Loaded, name: str | None, dataset: str) -> tuple[RecipeSpec, list[RecipeSpec]]:
+    """The recipe for a data set with what it extends merged in, and the chain it was merged from (base first).
+
+    Raises:
+        BenchError: as `recipe_name`, or it extends itself.
+    """
     recipes = loaded.config.recipes
-    if name not in recipes:
-        raise unknown_name("recipe", name, recipes)
-    parts = recipes[name]
-    if dataset not in parts:
-        having = ", ".join(key for key, value in recipes.items() if dataset in value) or "none"
-        raise BenchError(f"recipe {name!r} says nothing about {dataset}; recipes that do: {having}")
-    chain = [parts[dataset]]
-    while chain[0].extends is not None:
-        if parts[chain[0].extends] in chain:
-            raise BenchError(f"recipe {name!r}: {dataset} extends itself")
-        chain.insert(0, parts[chain[0].extends])
+    places = [(recipe_name(loaded, name, dataset), dataset)]
+    chain = [recipes[places[0][0]][dataset]]
+    while (base := loaded.config.extended(places[0][0], chain[0])) is not None:
+        if base in places:
+            raise BenchError(f"recipe {places[-1][0]!r}: {base[1]} extends itself")
+        places.insert(0, base)
+        chain.insert(0, recipes[base[0]][base[1]])
     merged: dict[str, Any] = {"training": {}}
     for step in chain:
         merged["model"] = step.model or merged.get("model")

@@ -13,6 +13,7 @@ from bench.core.errors import BenchError
 from bench.core.files import read_json, write_json
 from bench.core.identity import short
 from bench.core.traces import relative
+from bench.experiment.names import AS_RECORDED, recipe_today
 from bench.experiment.records import ImportedRecord, read_record
 from bench.jobs.tensor_files import check_tensors, check_weights
 from bench.jobs.workplace import Workplace
@@ -21,7 +22,6 @@ from bench.store.archive import Manifest, belongs, write_archive
 from bench.store.database import Database
 from bench.store.door import CheckedRun
 from bench.store.merge import Merged, merge
-from bench.store.names import AS_RECORDED
 
 RUN = "run.json"
 CURVE = "train.jsonl"
@@ -47,7 +47,10 @@ def choose(db: Database, identifiers: tuple[str, ...], selectors: dict[str, Any]
     wanted = {names.get(name, name): value for name, value in selectors.items() if value not in (None, ())}
     if identifiers and wanted:
         raise BenchError("give ids of runs or selectors, not both")
+    recipe = wanted.pop("recipe", None)
     chosen = [queries.find_run(db, prefix) for prefix in identifiers] if identifiers else queries.runs(db, **wanted)
+    if recipe is not None:
+        chosen = [run for run in chosen if run.recipe == recipe_today(db.names, run.dataset, recipe)]
     if not chosen:
         raise BenchError("nothing to export: no run fits; `bench list runs` shows what there is")
     known = {run.run_id: run for run in queries.runs(db)}

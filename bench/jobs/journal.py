@@ -18,13 +18,13 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, ValidationError
 from bench.core.errors import BenchError
 from bench.core.files import remove, sync_folder, write_text
 from bench.experiment.fields import Id
+from bench.experiment.names import AS_RECORDED, Namer
 from bench.jobs.locks import Locks, Owner
 from bench.jobs.presence import alone
 from bench.jobs.workplace import Workplace
 from bench.store import gc, ingest
 from bench.store.database import Database
 from bench.store.ingest import Counts
-from bench.store.names import AS_RECORDED, Namer
 
 
 def _below(text: str) -> str:

@@ -20,8 +20,8 @@ STILL = 1e-7  # learning rate: a step that is repeated stays the same step, and 
 
 
 def run_of(loaded: Loaded, method: str, *, dataset: str, model: str | None, members: int) -> RunSpec:
-    """A configured method under the published recipe."""
-    return run_spec(loaded, Selection(dataset=dataset, recipe="published", model=model, members=members), method, 0)
+    """A configured method under the data set's own recipe."""
+    return run_spec(loaded, Selection(dataset=dataset, model=model, members=members), method, 0)
 
 
 def images_of(run: RunSpec, count: int, device: torch.device | str) -> ImageSet:

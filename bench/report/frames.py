@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Iterable, Mapping
 from dataclasses import fields
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from bench.core.errors import BenchError
+from bench.experiment import naming
 from bench.experiment.spec import OUTSIDE
 from bench.report.recipes import recipe_label
 from bench.store import queries, standing
@@ -66,7 +69,7 @@ class Frames:
     @cached_property
     def runs(self) -> pd.DataFrame:
         """One row a trained ensemble: settings, training, seed, versions, seconds of training, `stale`."""
-        with Database(self.where).open() as db, db.snapshot():
+        with self._open() as db, db.snapshot():
             runs = queries.runs(db)
         worth = standing.judge(runs)
         rows = [
@@ -85,7 +88,7 @@ class Frames:
         nothing. `provenance`: `measured` here, `imported`, or `re-measured` (imported, and found again here by
         `bench db verify`).
         """
-        with Database(self.where).open() as db, db.snapshot():
+        with self._open() as db, db.snapshot():
             measured = standing.read(db)
         rows = []
         for row in measured.rows:
@@ -119,7 +122,7 @@ class Frames:
         from bench.core.numbers import ENSEMBLE
 
         about = self._about("transfer")
-        with Database(self.where).open() as db, db.snapshot():
+        with self._open() as db, db.snapshot():
             cells = [vars(cell) for cell in queries.cells(db) if cell.evaluation_id in about]
         rows = []
         for cell in cells:
@@ -145,10 +148,10 @@ class Frames:
         `quantity`: `loss`; `term` (one of the loss, `part` is its name); `ensemble_accuracy`; `member_accuracy`
         (`part` is the member, from 1). Accuracies are shares, on the images that `accuracy_on` names.
         """
-        with Database(self.where).open() as db, db.snapshot():
+        with self._open() as db, db.snapshot():
             epochs = queries.curves(db)
-        names = self.runs[list(RUN_NAMES)].to_dict("records")
-        runs = {row["run_id"]: {str(name): value for name, value in row.items()} for row in names}
+        about = self.runs[list(RUN_NAMES)].to_dict("records")
+        runs = {row["run_id"]: {str(name): value for name, value in row.items()} for row in about}
         rows = [
             {**runs[run_id], **vars(epoch), "quantity": quantity, "part": part, "value": value}
             for run_id, rows_of in epochs.items()
@@ -176,7 +179,7 @@ class Frames:
             .where(Evaluation.kind == "blackbox")  # a surrogate's own images have such rows too
             .order_by(Blackbox.evaluation_id, Blackbox.surrogate, Blackbox.attack, Blackbox.restart)
         )
-        with Database(self.where).open() as db, db.snapshot():
+        with self._open() as db, db.snapshot():
             attacks = db.rows(query)
         about = self._about("blackbox")
         rows = []
@@ -191,9 +194,15 @@ class Frames:
 
         `value` is as printed, in percent.
         """
-        with Database(self.where).open() as db, db.snapshot():
+        with self._open() as db, db.snapshot():
             rows = [{**vars(row), "accuracy": row.value / 100} for row in queries.references(db)]
         return _frame(rows, PUBLISHED_COLUMNS)
+
+    def _open(self) -> Database:
+        db = Database(self.where)
+        with contextlib.suppress(BenchError):  # without a sound bench.toml recipes have the names that are stored
+            db.names = naming.configured()
+        return db.open()
 
     def _about(self, kind: str) -> dict[str, dict[str, Any]]:
         """What the evaluations of a kind are, by id."""

@@ -7,11 +7,11 @@ from collections.abc import Mapping
 
 from bench.core.config import Loaded
 from bench.experiment import select
+from bench.experiment.names import MARK
 from bench.experiment.select import Selection
 from bench.experiment.spec import RunSpec
 from bench.store import queries
 from bench.store.database import Database
-from bench.store.names import MARK
 
 
 def command_of(loaded: Loaded, selection: Selection, *, suite: str | None = None) -> str:
@@ -27,8 +27,8 @@ def command_of(loaded: Loaded, selection: Selection, *, suite: str | None = None
                 parts += [f"--{name}", ",".join(map(repr, budgets))]
     elif suite or selection.suite:
         parts += ["--suite", str(suite or selection.suite)]
-    if selection.recipe != select.DEFAULT_RECIPE:
-        parts += ["--recipe", selection.recipe]
+    if selection.recipe is not None:
+        parts += ["--recipe", select.recipe_name(loaded, selection.recipe, selection.dataset)]
     for option in ("model", "members", "limit"):
         if getattr(selection, option) is not None:
             parts += [f"--{option}", str(getattr(selection, option))]

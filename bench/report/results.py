@@ -91,14 +91,15 @@ def collect(
         rows, cells = with_worst_case(loaded, rows, cells, db)
     attacks = [row.attack for row in rows]
     changes = changes_shown(loaded, shown, attacks)
+    recipe = select.recipe_name(loaded, selection.recipe, selection.dataset)
     return Results(
         suite=suite,
         dataset=selection.dataset,
         model=joined(run.model for run in shown.values()),
         members={name: run.members for name, run in shown.items()},
-        recipe=_recipe(loaded, selection, shown, changes),
+        recipe=_recipe(loaded, recipe, shown, changes),
         recipes={
-            name: recipe_label(selection.recipe, changes_shown(loaded, {name: run}, attacks), plugin=run.plugin)
+            name: recipe_label(recipe, changes_shown(loaded, {name: run}, attacks), plugin=run.plugin)
             for name, run in shown.items()
         },
         images=images_label(loaded, selection),
@@ -303,12 +304,12 @@ def _asks_in(change: str) -> bool:
     return (table, name) == ("attacks", "precision")
 
 
-def _recipe(loaded: Loaded, selection: Selection, shown: Mapping[str, RunSpec], changes: Iterable[str]) -> str:
+def _recipe(loaded: Loaded, recipe: str, shown: Mapping[str, RunSpec], changes: Iterable[str]) -> str:
     """The recipe of all that is shown; what was trained elsewhere is named."""
     elsewhere = [name for name, run in shown.items() if run.plugin == OUTSIDE]
     if elsewhere and len(elsewhere) == len(shown):
-        return recipe_label(selection.recipe, changes, plugin=OUTSIDE)
-    label = recipe_label(selection.recipe, changes)
+        return recipe_label(recipe, changes, plugin=OUTSIDE)
+    label = recipe_label(recipe, changes)
     titles = ", ".join(loaded.title_of(name) for name in elsewhere)
     return f"{label}; {titles} {ELSEWHERE}" if elsewhere else label
 

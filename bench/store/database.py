@@ -33,7 +33,7 @@ from bench.store.schema import REVISIONS
 from bench.store.sqlite import BUSY_SECONDS, analyse, sqlite_engine, sync_log
 
 if TYPE_CHECKING:
-    from bench.store.names import Namer
+    from bench.experiment.names import Namer
 
 log = logging.getLogger(__name__)
 
@@ -84,7 +84,7 @@ class Database:
         self._pinned: Connection | None = None
         self._wrote = False
         self.names: Namer | None = None
-        """Which names contents have here, for what is taken in; None where records are taken at their word."""
+        """Which names contents have here, for what is taken in, and recipes that are stored; None: as they are told."""
         self.derive: Callable[[Database], None] | None = None
         """Brings up to date what follows from rows, when a block that wrote some ends."""
         self.set_aside: set[str] = set()

@@ -1,4 +1,4 @@
-"""What follows from rows and the installed versions, written down for SQL: standings and scores.
+"""What follows from rows and the installed versions, written down for SQL: standings, scores, names of recipes.
 
 Whoever changes a run or an evaluation marks the run as pending in the same transaction; the next writer brings the
 tables up to date. They are made anew as a whole where other versions or other protocols are installed than they were
@@ -12,10 +12,11 @@ from collections.abc import Iterable, Iterator, Sequence
 from itertools import islice
 from typing import Any
 
-from sqlalchemy import Connection, Table, Text, cast, delete, insert, select, text
+from sqlalchemy import Connection, Table, Text, cast, delete, insert, select, text, update
 
 from bench.core import strict_json
 from bench.core.identity import content_id
+from bench.experiment.names import claimed, told_today
 from bench.experiment.protocols import Standard
 from bench.store import schema, standing
 from bench.store.database import Database
@@ -44,6 +45,7 @@ def refresh(db: Database, standards: Sequence[Standard]) -> None:
     today = _digest(db, standards)
     pending = {row["stamp"]: row["run_id"] for row in db.rows(select(schema.Pending.stamp, schema.Pending.run_id))}
     if _known(db) != today:
+        _rename(db)
         families = _families(db)
     elif pending:
         families = _families_of(db, set(pending.values()))
@@ -67,7 +69,7 @@ def refresh(db: Database, standards: Sequence[Standard]) -> None:
 
 
 def _digest(db: Database, standards: Sequence[Standard]) -> str:
-    """What standings and scores follow from beside the rows: installed versions of all that is stored, protocols."""
+    """What tables follow from beside the rows: installed versions of all that is stored, protocols, aliases."""
     installed = standing.Installed()
     parts: set[str] = {"trainer", "evaluator"}
     run, attack = schema.Run, schema.Attack
@@ -75,7 +77,23 @@ def _digest(db: Database, standards: Sequence[Standard]) -> str:
         parts |= _parts_of(row["versions"])
     parts |= {f"attacks/{row['plugin']}" for row in db.rows(select(attack.plugin).distinct())}
     protocols = [[one.label, one.standard_id, one.seeds] for one in standards]
-    return content_id([sorted((part, installed.version(part)) for part in parts), protocols])
+    names = [] if db.names is None else sorted(map(list, db.names.aliases.items()))
+    return content_id([sorted((part, installed.version(part)) for part in parts), protocols, names])
+
+
+def _rename(db: Database) -> None:
+    """Store runs under the names that their recipes have here, so that SQL finds all runs of a recipe by one."""
+    run = _table(schema.Run)
+    for (dataset, alias), name in (db.names.aliases if db.names is not None else {}).items():
+        for old, new in ((alias, name), (claimed(alias), claimed(name))):
+            found = db.rows(select(run.c.run_id).where(run.c.dataset == dataset, run.c.recipe == old))
+            for part in _parts(row["run_id"] for row in found):
+                with db.batch(), db.write() as connection:
+                    for row in db.rows(select(run.c.run_id, run.c.config).where(run.c.run_id.in_(part))):
+                        config = row["config"]
+                        values = {"config": told_today(db.names, config)} if isinstance(config, dict) else {}
+                        this = run.c.run_id == row["run_id"]
+                        connection.execute(update(run).where(this).values(recipe=new, **values))
 
 
 def _parts_of(versions: Any) -> set[str]:

@@ -13,9 +13,9 @@ from sqlalchemy import Connection, delete, select, update
 from bench.core.errors import BenchError
 from bench.core.identity import short
 from bench.experiment.folder import RECORD, RunFolder
+from bench.experiment.names import AS_RECORDED, Namer
 from bench.store import door, provenance, schema
 from bench.store.database import Database, StoreError
-from bench.store.names import AS_RECORDED, Namer
 from bench.store.published import load_published
 from bench.store.put import put_evaluation, put_failure, put_run, stored_run
 from bench.store.rows import curve_rows

@@ -18,11 +18,11 @@ from sqlalchemy import Connection, Table, insert, select
 from bench.core import strict_json
 from bench.core.errors import BenchError
 from bench.core.identity import short
+from bench.experiment.names import AS_RECORDED, Namer
 from bench.experiment.records import EvaluationRecord, RunRecord
 from bench.experiment.spec import FORMAT
 from bench.store import door, schema
 from bench.store.database import Database
-from bench.store.names import AS_RECORDED, Namer
 from bench.store.put import put_evaluation, put_failure, put_run, stored_run
 from bench.store.rows import Row, curve_rows_of
 

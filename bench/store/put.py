@@ -9,11 +9,11 @@ from sqlalchemy import Connection, FromClause, Table, delete, exists, insert, se
 
 from bench.core.errors import BenchError
 from bench.core.identity import canonical, content_id
+from bench.experiment.names import Namer, told_today
 from bench.experiment.records import FailureRecord
 from bench.store import derived, schema
 from bench.store.answers import Provenance
 from bench.store.door import CheckedEvaluation, CheckedRun, Known, known_run
-from bench.store.names import Namer
 from bench.store.rows import Children, Row, outcome_rows
 from bench.store.standing import run_versions
 
@@ -26,7 +26,7 @@ def put_run(
     found = names.run(run.spec)
     values = record.model_dump(exclude={"format", "parameters", "environment", "training_images", "training_digest"})
     words = {**found._asdict(), "recipe_changes": list(found.recipe_changes)}
-    values |= words | {"config": {**record.config, **words}}
+    values |= words | {"config": {**told_today(names, record.config), **words}}
     weights = record.fusion_weights or itertools.repeat(None, record.members)
     members = [
         {"run_id": record.run_id, "number": number, "parameters": parameters, "weight": weight}

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterable
 from dataclasses import replace
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 from sqlalchemy import and_, func, or_, select
@@ -15,6 +15,7 @@ from bench.core.errors import BenchError
 from bench.core.identity import short
 from bench.core.numbers import ENSEMBLE
 from bench.core.traces import relative
+from bench.experiment.names import recipe_today, told_today
 from bench.store import inside
 from bench.store.answers import (
     AttemptRow,
@@ -55,6 +56,8 @@ __all__ = [
     "totals", "transfer", "transfers",
 ]  # fmt: skip
 
+Made = TypeVar("Made", RunRow, EvaluationRow)
+
 MANY = 400  # ids in one query: SQLite allows a limited number of parameters
 _RUNS = select(*[getattr(Run, name) for name in columns_of(RunRow)])
 
@@ -69,17 +72,16 @@ def runs(
     method: Selection = None,
     plugin: Selection = None,
     model: Selection = None,
-    recipe: Selection = None,
     seed: Selection = None,
     family_ids: Selection = None,
     run_ids: Selection = None,
 ) -> list[RunRow]:
     """Runs that satisfy every restriction given, by dataset, method, model, recipe, seed and start."""
-    chosen = {"dataset": dataset, "method": method, "plugin": plugin, "model": model, "recipe": recipe, "seed": seed}
+    chosen = {"dataset": dataset, "method": method, "plugin": plugin, "model": model, "seed": seed}
     query = _RUNS.order_by(Run.dataset, Run.method, Run.model, Run.recipe, Run.seed, Run.started, Run.run_id)
     for name, value in (*chosen.items(), ("family_id", family_ids), ("run_id", run_ids)):
         query = _among(query, getattr(Run, name), value)
-    return sound(db, RunRow, db.rows(query), run_named)
+    return [_today(db, row) for row in sound(db, RunRow, db.rows(query), run_named)]
 
 
 def configs(db: Database, *, plugin: str) -> list[dict[str, Any]]:
@@ -133,7 +135,7 @@ def evaluations(
     rows = db.rows(query)
     known = _sound_runs(db, {row["run_id"] for row in rows})
     whole = inside.whole(db, (row for row in rows if row["run_id"] in known))
-    return sound(db, EvaluationRow, whole, evaluation_named)
+    return [_today(db, row) for row in sound(db, EvaluationRow, whole, evaluation_named)]
 
 
 def evaluation_counts(db: Database) -> dict[str, int]:
@@ -316,7 +318,13 @@ def failures(db: Database, *, run_ids: Selection = None, family_ids: Selection =
     rows = [row | {"done": bool(row["done"])} for row in db.rows(query)]
     found = sound(db, FailureRow, rows, lambda row: f"failure {row['attempt_id']}")
     # Records of older versions, and of others, hold paths of the machines that they were made on.
-    return [replace(row, error=relative(row.error), traceback=relative(row.traceback)) for row in found]
+    return [
+        replace(
+            row, error=relative(row.error), traceback=relative(row.traceback),
+            describe=told_today(db.names, row.describe),
+        )
+        for row in found
+    ]  # fmt: skip
 
 
 def references(db: Database, *, dataset: Selection = None, method: Selection = None) -> list[ReferenceRow]:
@@ -340,6 +348,12 @@ def _images(db: Database, evaluation_id: str) -> int:
     if not rows:
         raise BenchError(f"there is no evaluation {short(evaluation_id)} in database {db}")
     return int(rows[0]["n"])
+
+
+def _today(db: Database, row: Made) -> Made:
+    """The row under the name that its recipe has here."""
+    name = recipe_today(db.names, row.dataset, row.recipe)
+    return row if name == row.recipe else replace(row, recipe=name)
 
 
 def _sound_runs(db: Database, run_ids: set[str]) -> set[str]:

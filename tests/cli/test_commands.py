@@ -159,7 +159,7 @@ def test_limited_and_full_results_never_share_a_table(results: Path) -> None:
 
 def test_markdown_table_is_aligned_and_names_the_recipe_changes(results: Path) -> None:
     _, out, _ = command("table", *QUICK, "--results", results, "--format", "markdown")
-    assert "recipe published with training.epochs=2, training.limit=200" in out
+    assert "recipe standard with training.epochs=2, training.limit=200" in out
     assert "40 of 500 test images" in out
     bars = {line.count("|") for line in out.splitlines() if line.startswith("|")}
     assert bars == {5}

@@ -269,7 +269,7 @@ def test_nothing_is_invented_of_its_training(trained: tuple[Path, list[State]], 
     assert "recipe" not in alone
     ours = ("-m", "ece", "--set", "training.epochs=3")
     both = " ".join(bench(results, "table", *ours, "-m", "theirs", *shown).output.split())
-    assert "recipe published with training.epochs=3; theirs trained elsewhere" in both
+    assert "recipe standard with training.epochs=3; theirs trained elsewhere" in both
     rows = json.loads(bench(results, "table", *ours, "-m", "theirs", *shown, "--json").stdout)
     assert {row["recipe"] for row in rows if row["method"] == "theirs"} == {"trained elsewhere"}
     frames = bench_frames.load(results / "bench.db")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import pytest
@@ -92,6 +93,45 @@ def test_a_precision_that_is_given_holds_for_every_attack_and_none_leaves_what_i
 
 def test_extends_takes_what_is_not_said() -> None:
     assert resolved(dataset="cifar100").training == resolved(dataset="cifar10").training
+    assert resolved(dataset="fashion_mnist", method="ece").training == resolved(dataset="mnist", method="ece").training
+
+
+def test_each_data_set_has_its_own_default_recipe() -> None:
+    datasets = ("digits", "mnist", "fashion_mnist", "cifar10", "cifar100")
+    assert [resolved(dataset=dataset).recipe for dataset in datasets] == [
+        "standard", "published", "standard", "published", "standard",
+    ]  # fmt: skip
+    quick = resolved(dataset="mnist", recipe="quick")
+    assert resolved("datasets.mnist.recipe=quick", dataset="mnist").run_id == quick.run_id
+
+
+@pytest.mark.parametrize("dataset", ["digits", "fashion_mnist", "cifar100"])
+def test_an_alias_means_its_recipe_wherever_a_recipe_is_named(dataset: str) -> None:
+    assert resolved(dataset=dataset, recipe="published") == resolved(dataset=dataset)
+    assert resolved(f"datasets.{dataset}.recipe=published", dataset=dataset).recipe == "standard"
+    changed = resolved(f"recipes.published.{dataset}.epochs=3", dataset=dataset)
+    assert (changed.training.epochs, changed.recipe) == (3, "standard")
+    assert changed.recipe_changes == (f"recipes.standard.{dataset}.epochs=3",)
+
+
+def test_a_data_set_that_names_no_recipe_has_that_of_older_files_or_the_only_one(tmp_path: Path) -> None:
+    def recipe(*parts: str) -> str:
+        """The default of the digits without these parts of the file."""
+        text = (ROOT / "bench.toml").read_text()
+        for part in parts:
+            text, count = re.subn(part, "", text)
+            assert count
+        (tmp_path / "bench.toml").write_text(text)
+        return select.run_spec(config.load(tmp_path / "bench.toml"), Selection(), "ece", 0).recipe
+
+    unsaid, alias = ', recipe = "standard"', r'aliases = \["published"\]\n'
+    quick, standard = (rf"\[recipes\.{name}\.digits(\.methods)?\]\n([^\[\n].*\n)+" for name in ("quick", "standard"))
+    assert recipe(unsaid) == recipe(unsaid, alias, quick) == "standard"
+    assert recipe(unsaid, alias, standard) == "quick"
+    with pytest.raises(BenchError, match="no recipe of digits is its default: there are standard, quick; give --rec"):
+        recipe(unsaid, alias)
+    with pytest.raises(BenchError, match=r"no recipe says anything about digits; add \[recipes.NAME.digits\]"):
+        recipe(unsaid, standard, quick)
 
 
 @pytest.mark.parametrize(
@@ -123,6 +163,12 @@ def test_fractions_are_budgets() -> None:
         (["protocols.core-digits.dataset=digit"], "unknown data set 'digit'"),
         (["protocols.core-digits.eps=[0.1, '1/10']"], "an ε stands there twice"),
         (["protocols.core-digits.succeeded_by=core"], "unknown protocol 'core'"),
+        (["datasets.digits.recipe=standrd"], "unknown recipe 'standrd'; did you mean standard"),
+        (["recipes.standard.cifar100.extends=published.cifar"], "did you mean .*published.cifar10"),
+        (["recipes.standard.digits.aliases=['quick']"], "'quick' already means the recipe 'quick' on digits"),
+        (["recipes.standard.digits.aliases=['standard']"], "already means the recipe 'standard' on digits"),
+        (["recipes.quick.digits.aliases=['published']"], "alias 'published' already means the recipe 'standard'"),
+        (["recipes.published.digits={epochs=1}"], "alias 'published' already means the recipe 'published' on digits"),
     ],
 )
 def test_a_fault_names_its_place_and_the_nearest_name(changes: list[str], words: str) -> None:
@@ -143,7 +189,7 @@ def test_the_nearest_file_above_the_working_folder_holds(tmp_path: Path, monkeyp
     monkeypatch.delenv("BENCH_CONFIG", raising=False)
     loaded = config.load()
     assert loaded.path == tmp_path / "bench.toml"
-    assert loaded.config.recipes["published"]["digits"].training["epochs"] == 7
+    assert loaded.config.recipes["standard"]["digits"].training["epochs"] == 7
 
 
 def test_training_refuses_nonsense() -> None:

@@ -28,7 +28,7 @@ from bench.cli.options import bring_up
 from bench.core import config
 from bench.core.config import defaults
 from bench.experiment import select
-from bench.jobs.names import configured
+from bench.experiment.naming import configured
 from bench.store import ingest
 
 RUN = ["run", "-m", "ece", "--attack", "fgsm", "--eps", "0.1", "--set", "training.epochs=1", "--set"]

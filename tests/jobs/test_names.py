@@ -2,23 +2,28 @@
 
 from __future__ import annotations
 
+import json
+import re
+import sqlite3
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
-from exchanged import place, write_evaluation, write_run
+from exchanged import place, write_evaluation, write_failure, write_run
+from in_process import command
 
 from bench.cli import main
 from bench.core import config
 from bench.experiment import select
+from bench.experiment.names import Namer
+from bench.experiment.naming import Configured
 from bench.experiment.select import Selection
 from bench.experiment.spec import EvaluationSpec, RunSpec
 from bench.jobs import exchange, importing
-from bench.jobs.names import Configured
+from bench.report import frames
 from bench.store import ingest, queries
 from bench.store.database import Database
-from bench.store.names import Namer
 
 LOADED = config.load(config.defaults("bench.toml"))
 PUBLISHED = config.defaults("published")
@@ -64,7 +69,7 @@ def test_a_run_under_the_names_of_another_is_stored_under_its_own(tmp_path: Path
     for name in ("imported", "merged", "folder", "rebuilt"):
         with Database(tmp_path / name / "bench.db").open() as db:
             (row,), (attack,) = queries.runs(db), queries.evaluations(db)
-            assert (row.method, row.dataset, row.model, row.recipe) == ("ece", "digits", "digits_cnn", "published")
+            assert (row.method, row.dataset, row.model, row.recipe) == ("ece", "digits", "digits_cnn", "standard")
             assert (attack.attack, attack.dataset, attack.evaluation_id) == ("pgd", "digits", pgd.evaluation_id)
             (stored,) = queries.configs(db, plugin="ece")
             assert (stored["method"], stored["dataset"]) == ("ece", "digits")
@@ -101,8 +106,8 @@ def test_what_is_configured_here_under_no_name_is_a_claim(names: Namer) -> None:
     assert names.run(said(trs, dataset="cifar10", dataset_plugin="pictures")).dataset == "cifar10 (claimed)"
     assert names.run(said(trs, model_settings={"dropout": 0.4})).model == "digits_cnn (claimed)"
     slower = trs.training.model_copy(update={"epochs": 99})
-    assert names.run(said(trs, training=slower)).recipe == "published (claimed)"
-    assert names.run(said(trs, validation=3)).recipe == "published (claimed)"
+    assert names.run(said(trs, training=slower)).recipe == "standard (claimed)"
+    assert names.run(said(trs, validation=3)).recipe == "standard (claimed)"
 
 
 def test_a_change_gives_a_name_no_other_plug_in(names: Namer) -> None:
@@ -125,7 +130,67 @@ def test_what_a_method_needs_is_part_of_its_recipe(names: Namer) -> None:
     run = made("dverge")
     short = run.requires["ece"].training.model_copy(update={"epochs": 1})
     lie = said(run, requires={"ece": said(run.requires["ece"], training=short).model_dump()})
-    assert names.run(lie).recipe == "published (claimed)"
+    assert names.run(lie).recipe == "standard (claimed)"
+
+
+def test_an_alias_of_a_recipe_is_told_as_the_recipe(names: Namer) -> None:
+    run = made("dverge")
+    needed = said(run.requires["ece"], recipe="published").model_dump()
+    older = said(run, recipe="published", requires={"ece": needed})
+    assert older.run_id == run.run_id
+    assert names.run(older) == names.run(run) == ("dverge", "digits", "digits_cnn", "standard", ())
+    changed = said(made("ece", "digits", "recipes.standard.digits.epochs=3"), recipe="published")
+    told = said(changed, recipe_changes=("recipes.published.digits.epochs=3",))
+    assert names.run(told)[3:] == ("standard", ("recipes.standard.digits.epochs=3",))
+    assert names.run(said(made("ece", "mnist"), recipe="standard")).recipe == "published"  # there it is no alias
+
+
+def recipes_in(db: Path) -> set[str]:
+    """Every word that SQL finds for a recipe: in the column and in configurations, down to what was required."""
+    with sqlite3.connect(db) as connection:
+        rows = connection.execute("SELECT recipe, config FROM run").fetchall()
+    return {recipe for recipe, _ in rows} | set(re.findall(r'"recipe": "(.*?)"', " ".join(text for _, text in rows)))
+
+
+def test_a_database_from_before_an_alias_has_one_name_for_a_recipe(tmp_path: Path) -> None:
+    run = made("dverge")
+    needed = said(run.requires["ece"], recipe="published")
+    claim = said(needed, training=needed.training.model_copy(update={"epochs": 2}))
+    run = said(run, recipe="published", requires={"ece": needed.model_dump()})
+    for each in (run, needed, claim):
+        write_run(tmp_path, each)
+    failure = write_failure(tmp_path, run, "f" * 24)
+    record = json.loads(failure.read_text())
+    told = {"method": "trs", "dataset": "digits", "recipe": "published", "seed": 7, "model": "digits_cnn", "members": 3}
+    failure.write_text(json.dumps(record | {"kind": "train", "describe": told}))
+    older = Configured(config.load(Path(__file__).parents[1] / "releases/first.toml"))
+    ingest.rebuild(tmp_path / "bench.db", tmp_path / "runs", PUBLISHED, older)
+    assert recipes_in(tmp_path / "bench.db") == {"published", "published (claimed)"}
+
+    at = ("--results", tmp_path)
+    listed = json.loads(command("list", "runs", "--json", *at)[1])  # a command that shows writes nothing
+    assert sorted((row["method"], row["recipe"]) for row in listed) == [
+        ("dverge", "standard"), ("ece", "standard"), ("ece", "standard (claimed)"), ("trs", "standard"),
+    ]  # fmt: skip
+    assert "--recipe standard --model" in command("show", "f" * 24, *at)[1]
+    found = frames.load(tmp_path / "bench.db")
+    assert set(found.runs["recipe"]) == {"standard", "standard (claimed)"}
+    assert command("report", "-o", tmp_path / "site", *at)[0] == 0
+    for page in (tmp_path / "site/runs").glob("*.html"):
+        assert "standard" in page.read_text()
+        assert "published" not in page.read_text(), page
+    for recipe in ("standard", "published"):
+        code, out, err = command("db", "export", "--recipe", recipe, "--no-weights", "-o", tmp_path / "x.zip", *at)
+        assert (code, "2 runs" in out) == (0, True), err
+    assert recipes_in(tmp_path / "bench.db") == {"published", "published (claimed)"}
+
+    assert command("db", "upgrade", *at)[0] == 0  # as every command that writes
+    assert recipes_in(tmp_path / "bench.db") == {"standard", "standard (claimed)"}
+    with Database(tmp_path / "bench.db").open() as db:
+        assert {row.run_id for row in queries.runs(db)} == {run.run_id, needed.run_id, claim.run_id}
+        assert exchange.merge_from(db, str(tmp_path))[0].runs == 0  # the same runs
+    with Database(tmp_path / "other.db").open(create=True) as db:  # the renamed rows pass the door
+        assert exchange.merge_from(db, str(tmp_path / "bench.db"))[0].runs == 3
 
 
 def test_attacks_are_named_by_what_they_do(names: Namer) -> None:

@@ -91,7 +91,7 @@ class Writer:
         row = {
             "run_id": run_id, "family_id": family, "attempt_id": hex_id("try", run_id), "status": "done",
             "method": method, "plugin": "trs", "origin": "bench", "settings": {"lambda_a": 2.0}, "dataset": dataset,
-            "model": "digits_cnn", "model_settings": {"dropout": 0.0}, "members": self.members, "recipe": "published",
+            "model": "digits_cnn", "model_settings": {"dropout": 0.0}, "members": self.members, "recipe": "standard",
             "recipe_changes": [], "training": training, "training_limit": None, "precision": "float32",
             "validation": 0, "seed": seed, "fusion": "mean_probability", "fusion_weights": None,
             "activation": "relu", "method_version": 1, "trainer_version": 1, "source_digest": "0" * 24,

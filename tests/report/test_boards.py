@@ -211,7 +211,7 @@ def test_the_built_in_protocols_are_what_their_versions_say(loaded: Loaded) -> N
 
 def test_a_recipe_that_is_only_claimed_stands_among_the_reduced(hand: Hand, loaded: Loaded) -> None:
     hand.complete(hand.run("trs"), 0.9)
-    claimed = hand.complete(hand.run("adp", recipe="published (claimed)"), 0.95)
+    claimed = hand.complete(hand.run("adp", recipe="standard (claimed)"), 0.95)
     hand.done()
     assert [method for _, method, _ in places(board_of(hand.db, loaded))] == ["trs"]
     assert (1, "adp", round(100 * float(claimed.mean()), 6)) in places(board_of(hand.db, loaded, "reduced"))

@@ -290,7 +290,7 @@ def test_nothing_sticks_out_of_a_narrow_screen(open_page: Any, results: Path, bo
 def test_a_view_is_restored_from_its_address(open_page: Any, board: str) -> None:
     page = open_page(board)
     page.get_by_label("Search the table").fill("a")
-    page.get_by_label("Recipe").first.select_option("published")
+    page.get_by_label("Recipe").first.select_option("standard")
     page.get_by_role("button", name="Clean").click()
     page.wait_for_timeout(50)
     page.locator(".columns-menu summary").click()

@@ -44,7 +44,7 @@ def results(titles: list[str] | None = None) -> Results:
     cells["k1", names[-1]] = cell({0: 99.0}, stale=True)
     cells["k0", names[-2]] = Cell(failed="it broke: <b>5 %</b>")
     return Results(
-        suite="core", dataset="digits", model="net_1", members=dict.fromkeys(names, 3), recipe="published",
+        suite="core", dataset="digits", model="net_1", members=dict.fromkeys(names, 3), recipe="standard",
         images="500 test images", methods=names, titles=dict(zip(names, titles, strict=True)), rows=(clean, pgd),
         cells=cells, published={}, notes=("m0, seed 0: 100 % of <i>x_1</i>",),
     )  # fmt: skip

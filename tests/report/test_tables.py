@@ -26,7 +26,7 @@ def results() -> Results:
     }
     return Results(
         suite="core", dataset="digits", model="m", members={"a": 3, "b": 3, "c": 1},
-        recipe="published", images="500 test images", methods=("a", "b", "c"),
+        recipe="standard", images="500 test images", methods=("a", "b", "c"),
         titles={"a": "A", "b": "B", "c": "C"}, rows=(clean, pgd), cells=cells, published={("k1", "a"): 55.0}, notes=(),
     )  # fmt: skip
 
@@ -75,7 +75,7 @@ def test_the_mean_of_a_matrix_leaves_diagonal_and_ensemble_out() -> None:
     rates = np.array([[100.0, 10.0, 99.0], [30.0, 100.0, 99.0]])
     matrix = Matrix(
         method="ece", title="ECE", run=run, budget_name="eps", budget=0.2, population="correct_all",
-        rate="misclassified", seeds=(0,), attack="PGD", recipe="published", images="5 test images", notes=(),
+        rate="misclassified", seeds=(0,), attack="PGD", recipe="standard", images="5 test images", notes=(),
         counts=np.zeros((2, 3), dtype=np.int64), rates=rates,
     )  # fmt: skip
     assert matrix.transfer == pytest.approx(20.0)

@@ -74,7 +74,7 @@ class Files:
         values = {
             "method": method, "plugin": method, "settings": {"lambda_a": 2.0} if method == "trs" else {},
             "dataset": "digits", "dataset_plugin": "digits", "model": "digits_cnn", "model_plugin": "digits_cnn",
-            "model_settings": {}, "members": 3, "recipe": "published", "recipe_changes": ("training.epochs=1",),
+            "model_settings": {}, "members": 3, "recipe": "standard", "recipe_changes": ("training.epochs=1",),
             "training": Training(epochs=1), "seed": seed, "versions": versions,
         }  # fmt: skip
         return RunSpec.model_validate(values | changes)

@@ -19,9 +19,9 @@ from sqlalchemy import select
 import bench
 from bench.core import config
 from bench.core.errors import BenchError
+from bench.experiment.naming import Configured
 from bench.jobs import exchange
 from bench.jobs.importing import import_archive
-from bench.jobs.names import Configured
 from bench.store import archive, ingest, queries, schema
 from bench.store.database import Database
 

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 @click.command("memory", cls=Once)
 @click.option("-d", "--dataset", type=Named("datasets"), default="digits", show_default=True,
               help="Data set that gives shape and classes; the pixels are random.")  # fmt: skip
-@click.option("--model", type=Named("models"), help="Model of the members; that of the published recipe unless given.")
+@click.option("--model", type=Named("models"), help="Model of the members; that of the data set's recipe unless given.")
 @click.option("--members", type=MEMBERS, default=3, show_default=True, help="Number of members.")
 @click.option("--batch", type=Integer(4, numbers.BATCH), default=128, show_default=True,
               help="Images in a step or an attack.")  # fmt: skip
@@ -58,7 +58,7 @@ def command(
     if dataset not in loaded.config.datasets:
         raise unknown_name("data set", dataset, loaded.config.datasets)
     chosen = memory.names_of(loaded, methods, attacks)
-    model = model or resolved_recipe(loaded, "published", dataset)[0].model
+    model = model or resolved_recipe(loaded, None, dataset)[0].model
     if model is not None:
         model_spec(loaded, model)  # a wrong name is told before anything starts
     setting = memory.Setting(dataset, model, members, batch, pick(device, threads), threads, changes)

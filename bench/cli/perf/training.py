@@ -18,7 +18,7 @@ from bench.core.memory import keep_freed_memory
 
 @click.command("training", cls=Once)
 @click.option("-d", "--dataset", type=Named("datasets"), default="digits", show_default=True, help="Data set.")
-@click.option("--model", type=Named("models"), help="Model of the members; that of the published recipe unless given.")
+@click.option("--model", type=Named("models"), help="Model of the members; that of the data set's recipe unless given.")
 @click.option("--members", type=MEMBERS, default=3, show_default=True, help="Number of members.")
 @click.option("-m", "--method", "names", multiple=True, type=Named("methods", "paper", "all"),
               help="Configured method; repeat for several; every one unless given.")  # fmt: skip

@@ -12,7 +12,7 @@ from bench.core.config import Loaded
 from bench.core.errors import BenchError
 from bench.core.specs import Training, added_to
 from bench.experiment import select
-from bench.experiment.select import DEFAULT_RECIPE, Selection
+from bench.experiment.select import Selection
 from bench.experiment.spec import OUTSIDE, EvaluationSpec, RunSpec
 from bench.store.answers import EvaluationRow, RunRow
 
@@ -111,9 +111,7 @@ def _selectors(run: RunRow) -> list[str]:
     parts = ["bench", "run", "--method", run.method, "--dataset", run.dataset, "--seeds", str(run.seed)]
     if run.plugin == OUTSIDE:
         return parts
-    if run.recipe != DEFAULT_RECIPE:
-        parts += ["--recipe", run.recipe]
-    return [*parts, "--model", run.model, "--members", str(run.members)]
+    return [*parts, "--recipe", run.recipe, "--model", run.model, "--members", str(run.members)]
 
 
 def _join(parts: list[str], changes: list[str]) -> str:

@@ -8,6 +8,7 @@ from typing import Any
 
 from sqlalchemy import func, select
 
+from bench.experiment.names import told_today
 from bench.store import queries
 from bench.store.answers import EvaluationRow
 from bench.store.database import Database, Query
@@ -39,7 +40,7 @@ def read(db: Database, run_ids: list[str]) -> dict[str, Details]:
     attacks = [row.evaluation_id for row in rows if row.kind == "attack"]
     images = Images(db, attacks)
     config = {
-        row["run_id"]: row["config"] if isinstance(row["config"], dict) else {}
+        row["run_id"]: told_today(db.names, row["config"]) if isinstance(row["config"], dict) else {}
         for row in db.rows(select(Run.run_id, Run.config).where(Run.run_id.in_(run_ids)))
     }
     members = _by("run_id", db, _all(Member).where(Member.run_id.in_(run_ids)).order_by(Member.number))

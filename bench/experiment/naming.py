@@ -13,9 +13,9 @@ from bench.core.errors import BenchError
 from bench.core.identity import canonical
 from bench.core.specs import AttackSpec, Training
 from bench.experiment import select
+from bench.experiment.names import Names, claimed, recipe_today, unmarked
 from bench.experiment.select import Selection
 from bench.experiment.spec import OUTSIDE, EvaluationSpec, RunSpec
-from bench.store.names import Names, claimed, unmarked
 
 FIXED = {"clean": "clean", "craft": "blackbox", "blackbox": "blackbox"}  # kinds whose attack has no name of its own
 
@@ -30,7 +30,7 @@ def configured() -> Configured:
 
 
 class Configured:
-    """Names of contents under one configuration (`bench.store.names.Namer`).
+    """Names of contents under one configuration (`bench.experiment.names.Namer`).
 
     A name that a record claims is kept where it stands for the same content here, with the changes (`--set`) that the
     record tells applied. Else the content has the name that it has here; else the claim is marked as one.
@@ -41,6 +41,7 @@ class Configured:
 
     def __init__(self, loaded: Loaded) -> None:
         self._base = loaded
+        self.aliases: Mapping[tuple[str, str], str] = loaded.config.aliases
         self._changed = lru_cache(maxsize=256)(self._load)
 
     def run(self, spec: RunSpec) -> Names:
@@ -136,10 +137,11 @@ class Configured:
     def _recipe(
         self, spec: RunSpec, method: str, dataset: str, model: str, told: Loaded | None
     ) -> tuple[str, tuple[str, ...]]:
-        name, changes = unmarked(spec.recipe), spec.recipe_changes
-        kept = told is not None and changes == select.changes_of(told, method, model, dataset)
-        if kept and told is not None and _trained_as(told, name, spec, method, dataset, model):
-            return name, changes
+        name, changes = unmarked(recipe_today(self, dataset, spec.recipe)), spec.recipe_changes
+        if told is not None:
+            here = select.changes_of(told, method, model, dataset)  # they too may name a recipe by an alias
+            if len(here) == len(changes) and _trained_as(told, name, spec, method, dataset, model):
+                return name, here
         for other in self._base.config.recipes:
             if _trained_as(self._base, other, spec, method, dataset, model):
                 return other, ()

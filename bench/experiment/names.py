@@ -7,9 +7,12 @@ it is stored: `Namer` says which names the contents have. What it can not derive
 
 from __future__ import annotations
 
-from typing import NamedTuple, Protocol
+from collections.abc import Mapping
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
-from bench.experiment.spec import EvaluationSpec, RunSpec
+if TYPE_CHECKING:
+    from bench.experiment.spec import EvaluationSpec, RunSpec
 
 MARK = " (claimed)"
 
@@ -33,9 +36,15 @@ class Namer(Protocol):
     def attack(self, spec: EvaluationSpec) -> str:
         """The name of an evaluation's attack."""
 
+    @property
+    def aliases(self) -> Mapping[tuple[str, str], str]:
+        """(data set, older or other name of a recipe) → the name that it has here."""
+
 
 class AsRecorded:
     """Names as the records say them: for files that this process has just written from the configuration."""
+
+    aliases: Mapping[tuple[str, str], str] = MappingProxyType({})
 
     def run(self, spec: RunSpec) -> Names:
         """The names that the spec has."""
@@ -47,6 +56,25 @@ class AsRecorded:
 
 
 AS_RECORDED = AsRecorded()
+
+
+def recipe_today(names: Namer | None, dataset: str, recipe: str) -> str:
+    """What a recipe that was stored, or is asked for, as `recipe` is called here; a claim stays one."""
+    name = unmarked(recipe)
+    found = name if names is None else names.aliases.get((dataset, name), name)
+    return found if name == recipe else claimed(found)
+
+
+def told_today(names: Namer | None, told: Mapping[str, Any]) -> dict[str, Any]:
+    """The configuration of a run, or what a failure tells of its run, with the names that recipes have here."""
+    found = dict(told)
+    if isinstance(found.get("dataset"), str) and isinstance(found.get("recipe"), str):
+        found["recipe"] = recipe_today(names, found["dataset"], found["recipe"])
+    if isinstance(needed := found.get("requires"), dict):
+        found["requires"] = {
+            role: told_today(names, run) if isinstance(run, dict) else run for role, run in needed.items()
+        }
+    return found
 
 
 def claimed(name: str) -> str:
