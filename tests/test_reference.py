@@ -6,16 +6,14 @@ import re
 from pathlib import Path
 from typing import Any
 
-import pytest
 from click.testing import CliRunner
 
-from bench.baselines.dverge import Dverge
-from bench.baselines.gal import Gal
 from bench.cli.main import cli
 from bench.store import queries
 from bench.store.database import Database
 
 REFERENCE = Path(__file__).resolve().parents[1] / "results" / "reference" / "digits"
+FIRST = Path(__file__).resolve().parent / "releases" / "first.zip"
 
 
 def bench(*arguments: str | Path) -> str:
@@ -24,17 +22,34 @@ def bench(*arguments: str | Path) -> str:
     return done.stdout
 
 
-def test_the_archive_is_taken_in_and_gives_the_tables_beside_it(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_the_archives_are_taken_in_and_give_the_tables_beside_them(tmp_path: Path) -> None:
     bench("db", "import", REFERENCE / "runs.zip", "--results", tmp_path)
-    chosen = ("-m", "paper", "-m", "ece", "-d", "digits", "--results", tmp_path, "--format", "markdown")
-    clean = bench("table", "core", *chosen).splitlines()[4]
+    bench("db", "import", REFERENCE / "weights.zip", "--results", tmp_path)
+    assert len([*tmp_path.glob("runs/*/members.safetensors")]) == 10  # a column's first seed
+    chosen = ("-m", "paper", "-m", "ece", "-d", "digits", "--seeds", "0-2", "--results", tmp_path)
+    markdown = (*chosen, "--format", "markdown")
+    assert bench("table", "table1", *markdown, "--details") == (REFERENCE / "table1.md").read_text()
+    assert bench("table", "figure2", *markdown) == (REFERENCE / "blackbox.md").read_text()
+
+
+def test_the_archive_before_it_still_comes_in_and_what_it_lacks_stands_hollow(tmp_path: Path) -> None:
+    bench("db", "import", FIRST, "--results", tmp_path)
+    clean = bench(
+        "table", "core", "-m", "paper", "-d", "digits", "--results", tmp_path, "--format", "markdown"
+    ).splitlines()[4]
     assert re.findall(r"\(.*?\)", clean) == ["(97.3 ± 0.4)", "(97.9 ± 0.6)"]  # GAL and DVERGE, of an older version
-    for method in (Dverge, Gal):
-        monkeypatch.setattr(method, "version", 1)
-    assert bench("table", "core", *chosen, "--details") == (REFERENCE / "core.md").read_text()
-    assert bench("table", "figure2", *chosen) == (REFERENCE / "blackbox.md").read_text()
+    boards = leaders(tmp_path)
+    first = {row["method"]: row for row in boards if (row["protocol"], row["eps"]) == ("table1-digits", 0.1)}
+    assert len(first) == 10
+    assert {method for method, row in first.items() if not row["provisional"]} == {
+        "gradientboost",
+        "adp",
+        "ckae",
+        "cos_only",
+        "adaboost",
+    }  # APGD on one seed
+    assert first["trs"]["rank"] is None
+    assert max(first.values(), key=lambda row: row["robust_percent"])["method"] == "trs"
 
 
 def leaders(results: Path) -> list[dict[str, Any]]:
@@ -61,5 +76,9 @@ def test_in_whatever_order_it_comes_the_leaderboards_are_the_same(tmp_path: Path
     assert leaders(parts) == expected
     bench("db", "rebuild", "--results", parts)
     assert leaders(parts) == expected
-    first = [row["method"] for row in expected if (row["protocol"], row["eps"]) == ("core-digits", 0.1)][:1]
-    assert first == ["trs"]
+    for protocol in ("core-digits", "table1-digits"):
+        for eps in (0.1, 0.15):
+            board = [row for row in expected if (row["protocol"], row["eps"]) == (protocol, eps)]
+            assert (board[0]["method"], board[0]["rank"]) == ("trs", 1)
+            assert len(board) == 10
+            assert not any(row["provisional"] for row in board)
