@@ -86,12 +86,6 @@ def test_table_status_and_list_do_not_import_torch(results: Path) -> None:
         assert "torch" not in imported(*arguments), arguments
 
 
-def test_nothing_else_imports_the_command_line() -> None:
-    for path in (ROOT / "bench").rglob("*.py"):
-        if "cli" not in path.relative_to(ROOT).parts:
-            assert not re.search(r"^\s*(from|import) bench\.cli\b", path.read_text(), re.MULTILINE), path
-
-
 def test_help_is_quick() -> None:
     times = []
     for _ in range(3):

@@ -44,7 +44,7 @@ def failure(*arguments: str) -> str:
 def test_the_whole_tree_is_walked() -> None:
     words = {" ".join(name) for name, _ in TREE}
     assert {"run", "exec", "db import", "plot boundary", "perf attacks"} <= words
-    assert len(TREE) > 30
+    assert len(TREE) >= 30
 
 
 @pytest.mark.parametrize(("words", "command"), TREE, ids=[" ".join(words) for words, _ in TREE])
