@@ -91,13 +91,13 @@ class Answer:
 def answers(loaded: Loaded, db: Database, dataset: str) -> list[Answer]:
     """The statements of bench.toml of which something was measured on a data set, in their order.
 
-    With the recipe `published`, its model and members; on all test images, or as many as a protocol has, whichever
-    makes more comparisons possible.
+    With the default recipe of the data set, its model and members; on all test images, or as many as a protocol has,
+    whichever makes more comparisons possible.
     """
     statements = loaded.config.statements
     sizes = {None, *(each.images for each in loaded.config.protocols.values() if each.dataset == dataset)}
     best: dict[str, Answer] = {}
-    if not statements:
+    if not statements or dataset not in loaded.config.datasets:
         return []
     for limit in sorted(sizes, key=lambda size: (size is not None, -(size or 0))):
         try:
