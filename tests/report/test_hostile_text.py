@@ -187,7 +187,7 @@ def pages(folder: Path, text: str, about: dict[str, str] | None = None) -> dict[
 
 @pytest.mark.parametrize("text", ["<script>alert(1)</script>", "\"'><img src=x onerror=alert(1)>",
                                   "\x1b[1m\u202ea\x9b", "javascript:alert(1)", "]]></svg>--><b>",
-                                  "{{ 7 * 7 }}{% raw %}", "a|b|c"])  # fmt: skip
+                                  "{{ 1111 * 1111 }}{% raw %}", "a|b|c"])  # fmt: skip
 def test_pages_hold_hostile_text_as_text(tmp_path: Path, text: str) -> None:
     plain, hostile = pages(tmp_path / "plain", "usual"), pages(tmp_path / "hostile", text)
     assert len(plain) == len(hostile)
@@ -195,7 +195,7 @@ def test_pages_hold_hostile_text_as_text(tmp_path: Path, text: str) -> None:
     for name, page in hostile.items():
         assert not UNSEEN.search(page), name
         assert Structure(page).tags <= usual, name
-        assert "49" not in page or "{{" not in text or "7 * 7" in page
+        assert "1234321" not in page  # no template is made of it
 
 
 # ---- tables
