@@ -7,6 +7,7 @@ import re
 import shlex
 import subprocess
 import sys
+import tomllib
 from pathlib import Path
 
 import pytest
@@ -24,8 +25,8 @@ def package(tmp_path_factory: pytest.TempPathFactory) -> Path:
     (info / "METADATA").write_text("Metadata-Version: 2.1\nName: my-package\nVersion: 0.1\n")
     points = ""
     for block in re.findall(r"```toml\n(.*?)```", README, re.DOTALL):
-        for group, lines in re.findall(r'\[project\.entry-points\."(.+?)"\]\n(.*)', block, re.DOTALL):
-            points += f"[{group}]\n{lines.replace(chr(34), '')}\n"
+        for group, named in tomllib.loads(block)["project"]["entry-points"].items():
+            points += f"[{group}]\n" + "".join(f"{name} = {value}\n" for name, value in named.items())
     (info / "entry_points.txt").write_text(points)
     (site / "my_package").mkdir()
     (site / "my_package" / "__init__.py").touch()
