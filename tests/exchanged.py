@@ -18,9 +18,10 @@ import torch
 from bench.core import config, registry, settings
 from bench.core.specs import Training
 from bench.experiment import protocols
+from bench.experiment.folder import NOTES
 from bench.experiment.spec import FORMAT, EvaluationSpec, RunSpec
 from bench.jobs.workplace import Workplace
-from bench.store import derived, provenance
+from bench.store import derived
 from bench.store.database import Database
 from bench.training import checkpoint
 
@@ -168,7 +169,7 @@ def tree(folder: Path) -> dict[str, str]:
         str(path.relative_to(folder)): hashlib.sha256(path.read_bytes()).hexdigest() if path.is_file() else "folder"
         for path in sorted(folder.rglob("*"))
         if not path.name.startswith("bench.db")
-        and path.name not in provenance.NOTES
+        and path.name not in NOTES
         and not (path.is_dir() and path.name in ("journal", "locks"))
     }
 

@@ -17,6 +17,8 @@ CHECKPOINT = "checkpoint.safetensors"
 TRAINED = (CURVE, WEIGHTS, RECORD)  # what a training leaves; the last one says that the others are there
 IMPORTED = "imported.json"
 IMPORTED_ATTEMPTS = "imported-attempts.json"
+RE_MEASURED = "re-measured.json"
+NOTES = (IMPORTED, IMPORTED_ATTEMPTS, RE_MEASURED)  # of this results folder alone: no archive holds one
 
 _EVALUATIONS, _FAILURES, _SAMPLES, _CRAFTED = "evaluations", "failures", "samples", "crafted"
 
@@ -26,6 +28,11 @@ class RunFolder:
     """The files of one run below `path`, whose name is the run's full id; none of them need exist."""
 
     path: Path
+
+    @classmethod
+    def of(cls, record: Path) -> RunFolder:
+        """The folder of the run that a record is of: its own, or that of an evaluation or a failure."""
+        return cls(record.parent if record.name == RECORD else record.parent.parent)
 
     @property
     def run_id(self) -> str:
@@ -61,6 +68,11 @@ class RunFolder:
     def imported_attempts(self) -> Path:
         """`imported-attempts.json`: which of its results came out of archives."""
         return self.path / IMPORTED_ATTEMPTS
+
+    @property
+    def re_measured(self) -> Path:
+        """`re-measured.json`: which of these were found again here."""
+        return self.path / RE_MEASURED
 
     def evaluation(self, evaluation_id: str) -> Path:
         """`evaluations/ID.json`."""

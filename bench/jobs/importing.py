@@ -15,6 +15,7 @@ from sqlalchemy import select
 from bench.core.errors import BenchError
 from bench.core.files import read_json, write_json
 from bench.core.identity import short
+from bench.experiment.folder import NOTES, RunFolder
 from bench.experiment.records import EvaluationRecord, parse_record
 from bench.jobs import journal
 from bench.jobs.exchange import CURVE, RUN, WEIGHTS, check_file
@@ -119,12 +120,12 @@ def _stage_run(
 def _note_origin(archive: Archive, stage: Path, place: Workplace) -> None:
     """Beside each run: which of its results came from outside; of one that is new here, out of which archive."""
     for folder in sorted(path for path in stage.iterdir() if path.is_dir()):
-        provenance.note(folder, place.runs / folder.name)
+        provenance.note(RunFolder(folder), place.run(folder.name))
     new = [path.parent for path in sorted(stage.glob(f"*/{RUN}")) if not (place.runs / path.parent.name / RUN).exists()]
     if new:
         record = {"format": 1, **archive.origin, "imported": datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")}
         for folder in new:
-            write_json(folder / provenance.ARCHIVE, record)
+            write_json(RunFolder(folder).imported, record)
 
 
 def _known_run(here: Path, db: Database | None, run: CheckedRun) -> bool:
@@ -186,7 +187,7 @@ def _other_images(db: Database, stage: Path) -> list[str]:
 
 def _moves(stage: Path, runs: Path) -> Iterator[tuple[Path, Path]]:
     """What was checked to its place: a new run as a whole, of a known one file by file, its record last."""
-    order = {provenance.ARCHIVE: -1, provenance.ATTEMPTS: -1, WEIGHTS: 0, CURVE: 1, RUN: 2}
+    order = {**dict.fromkeys(NOTES, -1), WEIGHTS: 0, CURVE: 1, RUN: 2}
     for folder in sorted(path for path in stage.iterdir() if path.is_dir()):
         files = sorted(path for path in folder.rglob("*") if path.is_file())
         target = runs / folder.name

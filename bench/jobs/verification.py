@@ -17,6 +17,7 @@ from bench.core.files import draft, write_json
 from bench.core.identity import short
 from bench.core.progress import Progress
 from bench.evaluation.agreement import Agreement
+from bench.experiment.folder import RunFolder
 from bench.experiment.records import FoundAgain
 from bench.experiment.spec import RunSpec
 from bench.jobs import journal
@@ -137,7 +138,7 @@ class Verification:
         Args:
             moves: files to be moved together with it, from and to; `removed`: a folder that is to go.
         """
-        path = provenance.note_of(record)
+        path = RunFolder.of(record).re_measured
         if found is not None or path.exists():
             fresh = draft(path)
             write_json(fresh, provenance.marked(record, found))

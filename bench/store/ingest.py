@@ -12,7 +12,7 @@ from sqlalchemy import Connection, delete, select, update
 
 from bench.core.errors import BenchError
 from bench.core.identity import short
-from bench.experiment.folder import RECORD, RunFolder
+from bench.experiment.folder import NOTES, RECORD, RunFolder
 from bench.experiment.names import AS_RECORDED, Namer
 from bench.store import door, provenance, schema
 from bench.store.database import Database, StoreError
@@ -120,7 +120,7 @@ def note_provenance(db: Database, runs_root: Path) -> None:
         BenchError: the database cannot be written.
     """
     run, evaluation = schema.Run, schema.Evaluation
-    for folder in sorted({path.parent for name in provenance.NOTES for path in runs_root.glob(f"*/{name}")}):
+    for folder in sorted({path.parent for name in NOTES for path in runs_root.glob(f"*/{name}")}):
         with db.write() as connection:
             for table, key in ((run, run.run_id), (evaluation, evaluation.evaluation_id)):
                 rows = connection.execute(

@@ -18,6 +18,7 @@ from pydantic import BaseModel
 
 from bench.core.errors import BenchError
 from bench.core.files import write_json
+from bench.experiment.folder import RECORD, RunFolder
 from bench.experiment.records import (
     EvaluationRecord,
     FoundAgain,
@@ -31,13 +32,6 @@ from bench.store.answers import Provenance
 
 log = logging.getLogger(__name__)
 
-ARCHIVE = "imported.json"  # out of which archive a whole run came
-ATTEMPTS = "imported-attempts.json"  # which results of a run came out of archives
-AGAIN = "re-measured.json"  # which of them were found again here
-NOTES = (ARCHIVE, ATTEMPTS, AGAIN)
-RUN = "run.json"
-EVALUATIONS = "evaluations"
-
 
 def of(record: Path, attempt_id: str, started: str) -> Provenance:
     """The provenance of the result whose record is the file `record` in a run's folder.
@@ -48,14 +42,14 @@ def of(record: Path, attempt_id: str, started: str) -> Provenance:
     Args:
         attempt_id: that made the result; `started` when, in UTC.
     """
-    if not _came_in(_folder(record), attempt_id, started):
+    if not _came_in(RunFolder.of(record), attempt_id, started):
         return "measured"
     return "imported" if found_again(record) is None else "re-measured"
 
 
 def found_again(record: Path) -> FoundAgain | None:
     """That the result in the file `record` was found again here; None where it was not, or the file is another now."""
-    found = _marks(_folder(record)).get(_identifier(record))
+    found = _marks(RunFolder.of(record)).get(_identifier(record))
     return found if found is not None and found.sha256 == digest(record) else None
 
 
@@ -67,14 +61,9 @@ def digest(record: Path) -> str:
         return ""
 
 
-def note_of(record: Path) -> Path:
-    """The file that says which results of the run of `record` were found again."""
-    return _folder(record) / AGAIN
-
-
 def marked(record: Path, found: FoundAgain | None) -> dict[str, Any]:
-    """What that file is to hold from now on: that the result in the file `record` was found again, or was not."""
-    marks = dict(_marks(_folder(record)))
+    """What `re-measured.json` is to hold: as before, and that the result in `record` was found again, or was not."""
+    marks = dict(_marks(RunFolder.of(record)))
     marks.pop(_identifier(record), None)
     if found is not None:
         marks[_identifier(record)] = found
@@ -95,68 +84,63 @@ def together(run: Provenance, evaluations: Iterable[Provenance]) -> Provenance:
     return "measured" if found == {"measured"} and run == "measured" else "re-measured"
 
 
-def note(folder: Path, here: Path) -> None:
-    """Write into a staged `folder` that its results come from outside, beside what the run's folder `here` says.
+def note(staged: RunFolder, here: RunFolder) -> None:
+    """Write into a staged folder that its results come from outside, beside what the run's folder here says.
 
     Raises:
         BenchError: a record is damaged, or the note cannot be written.
     """
-    new = {record: attempt for record, attempt, _ in _results(folder)}
+    new = {record: attempt for record, attempt, _ in _results(staged)}
     if not new:
         return
     named = _attempts(here)
     if named is None:
         known = _results(here)
         named = frozenset(attempt for record, attempt, started in known if of(record, attempt, started) != "measured")
-    write_json(folder / ATTEMPTS, {"format": 1, "attempts": sorted(named.union(new.values()))})
+    write_json(staged.imported_attempts, {"format": 1, "attempts": sorted(named.union(new.values()))})
     marks = _marks(here)
     left = {key: found for key, found in marks.items() if key not in map(_identifier, new)}
     if left.keys() != marks.keys():  # of a result that was here before, and comes in anew
-        write_json(folder / AGAIN, _noted(left))
+        write_json(staged.re_measured, _noted(left))
 
 
 def _noted(marks: Mapping[str, FoundAgain]) -> dict[str, Any]:
     return ReMeasured(format=1, results=dict(marks)).model_dump(mode="json")
 
 
-def _folder(record: Path) -> Path:
-    return record.parent if record.name == RUN else record.parent.parent
-
-
 def _identifier(record: Path) -> str:
-    return record.parent.name if record.name == RUN else record.stem
+    return record.parent.name if record.name == RECORD else record.stem
 
 
-def _results(folder: Path) -> list[tuple[Path, str, str]]:
+def _results(folder: RunFolder) -> list[tuple[Path, str, str]]:
     """File, attempt and start of each result of a run; damaged ones are left out."""
     found = []
-    for path in (folder / RUN, *sorted((folder / EVALUATIONS).glob("*.json"))):
+    for path in (folder.record, *folder.evaluations()):
         with contextlib.suppress(BenchError):  # missing, or damaged
-            record = read_record(RunRecord, path) if path.name == RUN else read_record(EvaluationRecord, path)
+            record = read_record(RunRecord, path) if path.name == RECORD else read_record(EvaluationRecord, path)
             found.append((path, record.attempt_id, record.started))
     return found
 
 
-def _came_in(folder: Path, attempt_id: str, started: str) -> bool:
+def _came_in(folder: RunFolder, attempt_id: str, started: str) -> bool:
     """Whether an attempt was made elsewhere; a note that is damaged says that it was, whenever."""
     named = _attempts(folder)
     if named is not None:
         return attempt_id in named
-    if not (folder / ARCHIVE).exists():
+    if not folder.imported.exists():
         return False
     # From before attempts were named: what is older than the import came with it.
-    archive = _read(ImportedRecord, folder / ARCHIVE)
+    archive = _read(ImportedRecord, folder.imported)
     return started <= (archive.imported if archive is not None else "9999")
 
 
-def _attempts(folder: Path) -> frozenset[str] | None:
-    path = folder / ATTEMPTS
-    state = _state(path)
-    return None if state is None else _named(path, state)
+def _attempts(folder: RunFolder) -> frozenset[str] | None:
+    state = _state(folder.imported_attempts)
+    return None if state is None else _named(folder.imported_attempts, state)
 
 
-def _marks(folder: Path) -> Mapping[str, FoundAgain]:
-    found = _read(ReMeasured, folder / AGAIN)
+def _marks(folder: RunFolder) -> Mapping[str, FoundAgain]:
+    found = _read(ReMeasured, folder.re_measured)
     return {} if found is None else found.results
 
 

@@ -32,6 +32,7 @@ from exchanged import (
 
 from bench.core.errors import BenchError
 from bench.core.files import write_json
+from bench.experiment.folder import IMPORTED_ATTEMPTS, NOTES, RunFolder
 from bench.experiment.records import FoundAgain
 from bench.jobs import exchange, journal
 from bench.jobs.importing import Imported, import_archive
@@ -227,7 +228,7 @@ def _replace(file: str, data: bytes) -> Callable[[Names], None]:
         f"runs\\{RUN}\\run.json", "C:/outside.json", f"runs/{RUN}/run.json ", f"runs/{RUN.upper()}/run.json",
         f"runs/{RUN}/notes.txt", f"runs/{RUN}/evaluations/x.json", f"runs/{RUN}/failures/.json", f"runs/{RUN}/",
         "bench.db", f"runs/{RUN}/code.py", "\u202eevil", "x" * 10_000,
-        *(f"runs/{RUN}/{name}" for name in provenance.NOTES),
+        *(f"runs/{RUN}/{name}" for name in NOTES),
     ],
 )  # fmt: skip
 @pytest.mark.parametrize("manifest", [True, False])
@@ -612,7 +613,7 @@ def test_results_that_come_in_on_a_run_of_ours_leave_it_ours(mine: Path, tmp_pat
 def test_a_run_imported_before_results_were_named_is_told_by_its_times(mine: Path, tmp_path: Path) -> None:
     theirs = tmp_path / "theirs"
     take(export(mine, tmp_path / "runs.zip"), theirs)
-    for path in theirs.glob(f"runs/*/{provenance.ATTEMPTS}"):
+    for path in theirs.glob(f"runs/*/{IMPORTED_ATTEMPTS}"):
         path.unlink()
     more = attack(spec(), 0.3)
     write_evaluation(theirs, more, started="2098-01-01T00:00:00Z")
@@ -626,7 +627,7 @@ def test_a_run_imported_before_results_were_named_is_told_by_its_times(mine: Pat
     found = origins(theirs)
     assert {key for key, value in found.items() if value == "measured"} == {more.evaluation_id}
     # Of a note that is damaged nobody knows the time, only that the run came from somewhere.
-    (theirs / "runs" / RUN / provenance.ATTEMPTS).unlink()
+    (theirs / "runs" / RUN / IMPORTED_ATTEMPTS).unlink()
     place(theirs).imported_file(RUN).write_text("{}")
     ingest.rebuild(theirs / "bench.db", theirs / "runs", Path("results/published"))
     assert origins(theirs)[RUN] == "imported"
@@ -641,7 +642,7 @@ def test_what_was_found_again_here_is_known_by_its_content(mine: Path, tmp_path:
             sha256=provenance.digest(record), when="2026-11-22T10:00:00Z", weights="recorded", images=IMAGES,
             environment={},
         )  # fmt: skip
-        write_json(provenance.note_of(record), provenance.marked(record, found))
+        write_json(RunFolder.of(record).re_measured, provenance.marked(record, found))
         with Database(theirs / "bench.db").open() as db:
             ingest.ingest_file(db, record)
     found_again = {key for key, value in origins(theirs).items() if value == "re-measured"}

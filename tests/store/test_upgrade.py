@@ -19,7 +19,8 @@ from sqlalchemy import JSON, MetaData, create_engine, insert, null, text
 from bench.cli.main import cli
 from bench.core.errors import BenchError
 from bench.core.identity import content_id
-from bench.store import provenance, queries
+from bench.experiment.folder import IMPORTED
+from bench.store import queries
 from bench.store.database import MIGRATIONS, Database
 from bench.store.ingest import rebuild
 
@@ -131,7 +132,7 @@ def test_what_came_out_of_an_archive_is_known_after_an_upgrade_too(files: Any, r
         "format": 1, "archive": "theirs.zip", "sha256": "0" * 64, "made_by": "bench 0.1.0",
         "imported": "2026-11-21T10:00:30Z",
     }  # fmt: skip
-    (folder / provenance.ARCHIVE).write_text(json.dumps(record))
+    (folder / IMPORTED).write_text(json.dumps(record))
     as_it_was(results / "today.db", f"sqlite:///{results / 'bench.db'}")
     told = CliRunner().invoke(cli, ["db", "upgrade", "--results", str(results)], catch_exceptions=False)
     assert told.exit_code == 0, told.output
