@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
-from bench.cli.options import Names, allow_factory, at_work, open_database, where, workplace
-from bench.cli.parameters import IMAGES, JOBS, Budgets, Integer, Once, several
+from bench.cli.options import Names, allow_factory, at_work, machine, open_database, where, workplace
+from bench.cli.parameters import IMAGES, Budgets, Integer, Once, several
 from bench.cli.say import say_json
 from bench.core import numbers
 from bench.core.errors import BenchError
@@ -26,7 +27,6 @@ MARKS = {
     "equal": ("✓", "green"), "close": ("≈", "green"), "known": ("✓", "dim"), "differs": ("✗", "red"),
     "other": ("≠", "yellow"), "missing": ("–", "yellow"), "failed": ("✗", "red"),
 }  # fmt: skip
-COUNTED = {"differs": "differ", "other": "with other weights", "missing": "not measured", "failed": "failed"}
 
 
 @click.command("verify", cls=Once, context_settings={"help_option_names": ["-h", "--help"]})
@@ -40,12 +40,7 @@ COUNTED = {"differs": "differ", "other": "with other weights", "missing": "not m
               help="Train each run anew from its recorded settings, which takes long: its training is verified, and "
               "where its weights are not here, there is something to measure.")  # fmt: skip
 @click.option("--force", is_flag=True, help="Also what was found again before.")
-@click.option("--data", type=click.Path(file_okay=False, path_type=Path), default=Path("data"), show_default=True,
-              envvar="BENCH_DATA", show_envvar=True, help="Folder of the data sets.")  # fmt: skip
-@click.option("--device", envvar="BENCH_DEVICE", show_envvar=True,
-              help="cpu, cuda, cuda:1; as each record says, unless given.")  # fmt: skip
-@click.option("--threads", type=JOBS, envvar="BENCH_THREADS", show_envvar=True,
-              help="CPU threads; as each record says, unless given.")  # fmt: skip
+@machine(batch=False, otherwise="as each record says, unless given")
 @click.option("--batch", type=IMAGES, help="Images a batch; as each record says, unless given.")
 @allow_factory
 @click.option("--json", "as_json", is_flag=True, help="Print the outcome as JSON, progress on stderr.")
@@ -140,14 +135,17 @@ def _print_elsewhere(verdicts: list[Verdict], out: Console) -> None:
 
 
 def _summary(verdicts: list[Verdict]) -> str:
-    words = {
-        "re-measured": [verdict for verdict in verdicts if verdict.re_measured],
-        "found again (they were measured here)": [
-            verdict for verdict in verdicts if verdict.state in ("equal", "close") and not verdict.re_measured
-        ],
-        **{text: [verdict for verdict in verdicts if verdict.state == state] for state, text in COUNTED.items()},
+    found = [verdict for verdict in verdicts if verdict.state in ("equal", "close", "known")]
+    states = Counter(verdict.state for verdict in verdicts)
+    counts = {
+        "re-measured": sum(verdict.re_measured for verdict in found),
+        "found again, of your own": sum(not verdict.re_measured for verdict in found),
+        "differs" if states["differs"] == 1 else "differ": states["differs"],
+        "with other weights": states["other"],
+        "not measured": states["missing"],
+        "failed": states["failed"],
     }
-    return ", ".join(f"{len(group)} {text}" for text, group in words.items() if group)
+    return ", ".join(f"{count} {text}" for text, count in counts.items() if count)
 
 
 def _record(chosen: Chosen, verdict: Verdict) -> dict[str, Any]:

@@ -124,6 +124,9 @@ class Weights:
         if apart := environment.differences(record.environment, made.record.environment):
             return Verdict(spec.run_id, label, "other", told, elsewhere=apart)
         if all(map(environment.repeats, (record.environment, made.record.environment))):
+            path = self._about.place.run(spec.run_id).record
+            if provenance.found_again(path) is not None:
+                self._about.note(path, None)
             return Verdict(spec.run_id, label, "differs", f"{told}, in the environment of the record")
         return Verdict(spec.run_id, label, "other", told)
 

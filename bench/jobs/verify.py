@@ -267,13 +267,13 @@ def _judged(agreement: Agreement, *, exact: bool) -> tuple[State, str]:
     if agreement.is_equal:
         return "equal", told
     if agreement.most != agreement.differing:
-        told += f", at most {agreement.most:,} in a cell or attempt"
+        told += f" (at most {agreement.most:,} in a cell or attempt)"
     if exact:
         return "differs", f"differs: {told}, on the recorded weights and in the recorded environment"
     if agreement.is_close:
-        return "close", f"{told}; {may:,} may differ"
+        return "close", f"{told} differ; up to {may:,} may"
     speaks = "a difference" if agreement.p < ALPHA else "no difference"
-    return "differs", f"differs: {told}; {may:,} may; exact McNemar test: {speaks}, p = {agreement.p:.2g}"
+    return "differs", f"differs: {told}, up to {may:,} may; exact McNemar test: {speaks}, p = {agreement.p:.2g}"
 
 
 def _counted(differing: int, n: int) -> str:

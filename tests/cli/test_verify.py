@@ -18,9 +18,9 @@ from in_process import command
 import bench
 from bench.attacks.iterative import PGD
 from bench.core import bits
-from bench.jobs import verify
+from bench.experiment.folder import RE_MEASURED
+from bench.jobs import verify, work
 from bench.jobs.locks import Locks
-from bench.store import provenance
 
 QUICK = ("--set", "training.epochs=2", "--set", "training.limit=200", "--limit", "40", "--threads", "1", "-q")
 SUITE = ("--suite", "figure2", "--set", "blackbox.members=[2]", "--set", "blackbox.restarts=1",
@@ -169,7 +169,7 @@ def test_a_changed_outcome_is_told_and_not_marked(theirs: Path, tmp_path: Path) 
         verdict["id"]: "re-measured" if label.startswith("fgsm") else "imported" for label, verdict in verdicts.items()
     }
     code, out, _ = command("db", "verify", verdicts["pgd eps 0.1"]["id"][:10], "--results", ours)
-    assert (code, out.splitlines()[-1]) == (1, "1 differ")
+    assert (code, out.splitlines()[-1]) == (1, "1 differs")
     assert "✗  pgd eps 0.1  differs: 1 of 40 images" in out
 
 
@@ -199,7 +199,7 @@ def test_elsewhere_two_images_may_differ(theirs: Path, tmp_path: Path, flips: in
     assert verdict["elsewhere"][0].startswith("CPU Another then, ")
     assert sources(ours)[path.stem] == ("imported" if flips > 2 else "re-measured")
     if flips > 2:
-        assert verdict["told"] == "differs: 3 of 40 images; 2 may; exact McNemar test: no difference, p = 0.25"
+        assert verdict["told"] == "differs: 3 of 40 images, up to 2 may; exact McNemar test: no difference, p = 0.25"
     shown = command("show", path.stem, "--results", ours)[1]
     told = {0: "re-measured on", 2: ": 38 of 40 images as recorded", 3: "source      imported"}[flips]
     assert told in shown
@@ -244,9 +244,9 @@ def test_an_outcome_whose_doubt_is_hidden_differs(
 
 def test_results_of_ones_own_are_found_again_and_stay_measured(theirs: Path) -> None:
     code, out, _ = command("db", "verify", run_of(theirs), "--attack", "fgsm", "--results", theirs)
-    assert (code, out.splitlines()[-1]) == (0, "2 found again (they were measured here)")
+    assert (code, out.splitlines()[-1]) == (0, "2 found again, of your own")
     assert set(sources(theirs).values()) == {"measured"}
-    assert not list(theirs.glob(f"runs/*/{provenance.AGAIN}"))
+    assert not list(theirs.glob(f"runs/*/{RE_MEASURED}"))
 
 
 def test_no_archive_nor_database_brings_it_along(theirs: Path, tmp_path: Path) -> None:
@@ -255,7 +255,7 @@ def test_no_archive_nor_database_brings_it_along(theirs: Path, tmp_path: Path) -
     assert verified(ours, path.stem)[0] == 0
     third = taken_in(ours, tmp_path / "third")
     assert set(sources(third).values()) == {"imported"}
-    assert not list(third.glob(f"runs/*/{provenance.AGAIN}"))
+    assert not list(third.glob(f"runs/*/{RE_MEASURED}"))
     assert command("db", "merge", ours / "bench.db", "--results", tmp_path / "rows")[0] == 0
     with closing(sqlite3.connect(tmp_path / "rows" / "bench.db")) as connection:
         assert connection.execute("SELECT DISTINCT provenance FROM evaluation").fetchall() == [("imported",)]
@@ -275,7 +275,7 @@ def test_a_mark_is_of_one_content(theirs: Path, tmp_path: Path, caplog: pytest.L
     assert command("db", "rebuild", "--results", ours)[0] == 0
     assert sources(ours)[path.stem] == "imported"
     assert verified(ours, path.stem)[1]["fgsm eps 0.15"]["state"] == "differs"
-    note = path.parents[1] / provenance.AGAIN
+    note = path.parents[1] / RE_MEASURED
     note.write_text("{}")
     assert command("db", "rebuild", "--results", ours)[0] == 0
     assert f"{note} is damaged" in caplog.text
@@ -302,14 +302,23 @@ def test_without_weights_it_is_trained_anew_where_that_is_allowed(theirs: Path, 
     assert "trained again, the same weights; results: 8 imported, 3 re-measured" in shown
 
 
-def test_a_training_can_be_verified_where_weights_are_here_too(theirs: Path, tmp_path: Path) -> None:
+def test_a_training_can_be_verified_where_weights_are_here_too(
+    theirs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     ours = taken_in(theirs, tmp_path / "ours")
     run, before = run_of(ours), tree(ours)
     code, verdicts = verified(ours, run, "--sample", "1", "--retrain")
     assert (code, next(iter(verdicts)), len(verdicts)) == (0, "training", 2)
     assert sources(ours)[run] == "re-measured"
     assert {name: value for name, value in tree(ours).items() if name != "again"} == before
-    assert [verdict["state"] for verdict in verified(ours, run, "--sample", "1", "--retrain")[1].values()] == ["known"]
+    again = (run, "--sample", "1", "--retrain")
+    assert [verdict["state"] for verdict in verified(ours, *again)[1].values()] == ["known"]
+    # Where it gives other weights now the mark goes; the run's own stay, and are what is measured on.
+    monkeypatch.setattr(work, "initialisation_axes", lambda run: ("another",))
+    code, verdicts = verified(ours, *again, "--force")
+    assert (code, [verdict["state"] for verdict in verdicts.values()]) == (1, ["differs", "equal"])
+    assert sources(ours)[run] == "imported"
+    assert {name: value for name, value in tree(ours).items() if name != "again"} == before
 
 
 def test_what_a_run_was_trained_with_is_trained_first(tmp_path: Path) -> None:
@@ -349,7 +358,7 @@ def test_a_training_that_gives_other_weights_is_told(theirs: Path, tmp_path: Pat
     assert verdicts["fgsm eps 0.1"]["state"] == "equal"
     assert (
         verdicts["fgsm eps 0.15"]["told"]
-        == "differs: 3 of 40 images; 2 may; exact McNemar test: no difference, p = 0.25"
+        == "differs: 3 of 40 images, up to 2 may; exact McNemar test: no difference, p = 0.25"
     )
     found = sources(ours)
     assert found[run] == "imported"
@@ -375,7 +384,7 @@ def test_images_of_surrogates_are_made_again(theirs: Path, tmp_path: Path) -> No
     assert (code, verdicts["images of blackbox eps 0.1"]["state"]) == (0, "equal")
     # Of an archive without weights both are trained.
     bare = taken_in(theirs, tmp_path / "bare", "--no-weights")
-    place(theirs).weights_file(run_of(theirs)).rename(place(bare).weights_file(run_of(bare)))
+    place(theirs).run(run_of(theirs)).weights.rename(place(bare).run(run_of(bare)).weights)
     code, verdicts = verified(bare, suite.stem)
     assert (code, verdicts["blackbox eps 0.1"]["state"]) == (2, "missing")
     assert f"the weights of run {surrogate[:12]} (surrogate ece × 2 on digits)" in verdicts["blackbox eps 0.1"]["told"]
