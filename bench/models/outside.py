@@ -192,17 +192,28 @@ def _differences(missing: list[str], extra: list[str]) -> str:
 
 def _advice(state: StateDict, wanted: StateDict) -> str:
     """What would make the names fit."""
-    for name in state:
-        for depth in range(name.count(".") + 1):
-            prefix = ".".join(name.split(".")[:depth]) + "." if depth else ""
-            stripped = {other.removeprefix(prefix) for other in state if other.startswith(prefix)}
-            if depth and all(name in stripped or name.endswith(COUNTERS) for name in wanted):
-                return f"--prefix {prefix} would fit"
+    fitting = _fitting(state, wanted)
+    if len(fitting) > 1:  # one of them would be taken for the whole
+        return (
+            f"It holds {len(fitting)} networks that would fit, from {fitting[0]} to {fitting[-1]}: give each in a file "
+            "of its own, without that beginning"
+        )
+    if fitting:
+        return f"--prefix {fitting[0]} would fit"
     try:
         _in_order(state, wanted, "")
     except BenchError:
         return "Is --model the right one? --prefix and --map OLD=NEW change names"
     return "In order the shapes do agree: --by-order takes the tensors as they come; or name them with --map OLD=NEW"
+
+
+def _fitting(state: StateDict, wanted: StateDict) -> list[str]:
+    """Beginnings of names behind which a whole network stands, in order; of nested ones the longest."""
+    needed = [name for name in wanted if not name.endswith(COUNTERS)]
+    if not needed:
+        return []
+    ends = [name.removesuffix(needed[0]) for name in state if name.endswith("." + needed[0])]
+    return [prefix for prefix in dict.fromkeys(ends) if all(prefix + name in state for name in needed)]
 
 
 def _some(names: Mapping[str, Any] | Sequence[str]) -> str:

@@ -243,6 +243,9 @@ def test_mistakes_are_told_in_one_line_and_nothing_is_written(
     assert "holds no weights" in fault(*model, file=tmp_path / "empty.pth")
     (renamed,) = saved(tmp_path, states[:1], lambda name: f"module.{name}")
     assert "--prefix module. would fit" in fault(*model, file=renamed)
+    whole = {f"members.{k}.network.{name}": value for k, state in enumerate(states) for name, value in state.items()}
+    torch.save(whole, tmp_path / "whole.pth")
+    assert f"holds {len(states)} networks that would fit" in fault(*model, file=tmp_path / "whole.pth")
     assert "no name begins with 'net.'" in fault(*model, "--prefix", "net.", file=renamed)
     (other,) = saved(tmp_path, states[:1], lambda name: name.replace("conv", "layer"))
     assert "lacks conv1" in fault(*model, file=other)

@@ -30,6 +30,7 @@ from bench.cli import main
 from bench.cli.options import bring_up
 from bench.core import files
 from bench.core.config import defaults
+from bench.experiment import naming
 from bench.jobs import work
 from bench.store import ingest, sqlite
 
@@ -163,7 +164,7 @@ def check(folder: Path, expected: dict[str, object]) -> None:
         path.unlink()
     assert numbers(folder) == expected
     rebuilt = folder.parent / f"{folder.name}-rebuilt.db"
-    assert ingest.rebuild(rebuilt, folder / "runs", defaults("published"), derive=bring_up).damaged == ()
+    assert ingest.rebuild(rebuilt, folder / "runs", defaults("published"), naming.configured(), bring_up).damaged == ()
     assert content(folder / "bench.db") == content(rebuilt)
     assert list((folder / "locks").glob("*.lock")) == []
     assert list((folder / "locks").glob("*.heir")) == []
@@ -265,7 +266,7 @@ def many_drivers(forker: Forker, folder: Path, *, drivers: int, seeds: int) -> i
         )
     assert (runs, evaluations, jobs) == (seeds, 10 * seeds, 11 * seeds)
     rebuilt = folder.parent / f"{folder.name}-rebuilt.db"
-    ingest.rebuild(rebuilt, folder / "runs", defaults("published"), derive=bring_up)
+    ingest.rebuild(rebuilt, folder / "runs", defaults("published"), naming.configured(), bring_up)
     assert content(folder / "bench.db") == content(rebuilt)
     return done
 

@@ -74,7 +74,15 @@ def _words(rows: Sequence[View]) -> str:
         return f"{first['title']} is alone in the ranks.{hollow}"
     told = "leads the next by" if first["verdict"]["significant"] else "is ahead of the next, not significantly, by"
     lead, doubt = first["verdict"]["lead"].lstrip("+"), first["verdict"]["doubt"]
-    return f"{first['title']} {told} {lead} points ({doubt}).{hollow}"
+    return f"{first['title']} {told} {lead} points{_over(*ranked[:2])} ({doubt}).{hollow}"
+
+
+def _over(first: View, second: View) -> str:
+    """On which seeds the lead was measured, where one of the two has others too: ranks are of all that each has."""
+    common = first["verdict"]["seeds"]
+    if all({part["seed"] for part in row["seeds"]} == set(common) for row in (first, second)):
+        return ""
+    return f" on seed{'s' if len(common) > 1 else ''} {', '.join(map(str, common))}, which both have"
 
 
 def transfers(db: Database, boards: Iterable[Board], ledger: Ledger, loaded: Loaded) -> dict[str, dict[str, Any]]:

@@ -170,6 +170,7 @@ def _verdict(entry: Entry, board: Board, names: Names) -> dict[str, Any] | None:
         "sign": "≫" if entry.verdict.is_significant else "≈",
         "lead": f"{lead:+.1f}",
         "p": p_text(p),
+        "beside": "not over seeds" if by_seeds else f"p\u00a0{p_text(p)}",
         "words": f"{told} {names.method(other.run.method)}: {lead:+.1f} points, {doubt} (paired, {seeds_told}, Holm)",
         "doubt": doubt,
         "significant": entry.verdict.is_significant,
