@@ -70,6 +70,14 @@ class Comparison:
         """A − B."""
         return self.a - self.b
 
+    def is_significant(self, p: float) -> bool:
+        """Whether the difference is more than chance, over images (`p`, corrected) and over seeds if several."""
+        return p < ALPHA and not self.fails_over_seeds(p)
+
+    def fails_over_seeds(self, p: float) -> bool:
+        """Whether other images could not turn the difference (`p`, corrected), but other seeds could."""
+        return p < ALPHA and self.over_seeds is not None and not self.over_seeds.excludes_zero()
+
 
 def compare(a: Bools, b: Bools) -> Comparison:
     """Compare outcomes [seeds, n] (right after the attack) of A and B: the same images, paired by seed.

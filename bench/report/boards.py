@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from bench.core import statistics
 from bench.core.identity import content_id
-from bench.core.statistics import ALPHA, Comparison
+from bench.core.statistics import Comparison
 from bench.experiment.protocols import Part, Standard
 from bench.report import ranking
 from bench.report.ranking import Standing as Ranked
@@ -41,8 +41,7 @@ class Verdict:
     @property
     def is_significant(self) -> bool:
         """Whether the lead is more than chance: over images (Holm over the board), and over seeds if several."""
-        over = self.comparison.over_seeds
-        return self.p_holm < ALPHA and (over is None or over.excludes_zero())
+        return self.comparison.is_significant(self.p_holm)
 
 
 @dataclass(frozen=True)

@@ -45,15 +45,14 @@ class Pair:
         return f"{self.row.title} {budget_text(self.row.budget_name, self.row.budget)}".strip()
 
     @property
-    def differs_on_images(self) -> bool:
-        """Whether the test over images is significant."""
-        return self.p_holm < ALPHA
+    def fails_over_seeds(self) -> bool:
+        """Whether the difference is significant over images, but not over seeds."""
+        return self.comparison.fails_over_seeds(self.p_holm)
 
     @property
     def better(self) -> str:
         """`a`, `b`, or nothing where the difference is not significant (over images, and over seeds if several)."""
-        over = self.comparison.over_seeds
-        if not self.differs_on_images or (over is not None and not over.excludes_zero()):
+        if not self.comparison.is_significant(self.p_holm):
             return ""
         return "a" if self.comparison.difference > 0 else "b"
 
@@ -61,7 +60,7 @@ class Pair:
         """In words."""
         if self.better:
             return f"{a if self.better == 'a' else b} is better"
-        return "not significant" + (" over seeds" if self.differs_on_images else "")
+        return "not significant" + (" over seeds" if self.fails_over_seeds else "")
 
 
 @dataclass(frozen=True)

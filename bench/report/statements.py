@@ -46,6 +46,7 @@ class Compared:
         seeds: that both have.
         n: images; 0 where trainings alone are compared.
         p: Holm-corrected.
+        fails_over_seeds: whether other images could not turn it, but other trainings could.
         why: why nothing pairs.
     """
 
@@ -59,6 +60,7 @@ class Compared:
     seeds: tuple[int, ...] = ()
     n: int = 0
     p: float | None = None
+    fails_over_seeds: bool = False
     why: str = ""
 
 
@@ -176,10 +178,12 @@ class _Measured:
                 found.append(Compared(told, more, less, published=beside, why=why.get(told, "no result of either")))
         corrected = statistics.holm([pair.comparison.p for _, pair in tests])
         for (place, pair), p in zip(tests, corrected, strict=True):
-            made, better = pair.comparison, replace(pair, p_holm=p).better
+            pair = replace(pair, p_holm=p)
+            made, better = pair.comparison, pair.better
             side: Side = "as said" if better == "a" else "the other way" if better == "b" else "not significant"
             found[place] = replace(
-                found[place], side=side, a=100 * made.a, b=100 * made.b, seeds=pair.seeds, n=made.n, p=p, why=""
+                found[place], side=side, a=100 * made.a, b=100 * made.b, seeds=pair.seeds, n=made.n, p=p,
+                fails_over_seeds=pair.fails_over_seeds, why="",
             )  # fmt: skip
         return found
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from bench.core.statistics import ALPHA
 from bench.report.site.names import Names, exact, percent
 from bench.report.site.rows import p_text
 from bench.report.statements import Answer, Compared, Side
@@ -74,17 +73,12 @@ def _answer(answer: Answer, names: Names) -> dict[str, Any]:
     }  # fmt: skip
 
 
-def _side(each: Compared) -> str:
-    """As found; where other images could not turn it and other trainings could, that is said."""
-    by_seeds = each.side == "not significant" and each.p is not None and each.p < ALPHA
-    return "not significant over trainings" if by_seeds else each.side
-
-
 def _row(each: Compared, names: Names) -> dict[str, Any]:
     difference = None if each.a is None or each.b is None else each.a - each.b
     printed = None if each.published is None else each.published[0] - each.published[1]
     return {
-        "row": each.row, "more": names.method(each.more), "less": names.method(each.less), "side": _side(each),
+        "row": each.row, "more": names.method(each.more), "less": names.method(each.less),
+        "side": f"{each.side} over trainings" if each.fails_over_seeds else each.side,
         "why": each.why, "a": percent(each.a), "a_csv": exact(each.a), "b": percent(each.b), "b_csv": exact(each.b),
         "difference": "–" if difference is None else f"{difference:+.1f}", "difference_csv": exact(difference),
         "published": "–" if printed is None else f"{printed:+.1f}", "published_csv": exact(printed),

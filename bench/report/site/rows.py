@@ -9,7 +9,6 @@ from typing import Any
 
 from bench.core.identity import short
 from bench.core.precision import titled
-from bench.core.statistics import ALPHA
 from bench.experiment.protocols import Part
 from bench.experiment.spec import OUTSIDE
 from bench.report.boards import Board, Entry
@@ -163,7 +162,7 @@ def _verdict(entry: Entry, board: Board, names: Names) -> dict[str, Any] | None:
     other = next(each for each in board.entries if each.family_id == entry.verdict.other)
     lead, over, p = 100 * entry.verdict.comparison.difference, len(entry.verdict.seeds), entry.verdict.p_holm
     told = "better than" if entry.verdict.is_significant else "not significantly better than"
-    by_seeds = not entry.verdict.is_significant and p < ALPHA  # other seeds could turn it, other images could not
+    by_seeds = entry.verdict.comparison.fails_over_seeds(p)
     doubt = f"p\u00a0{p_text(p)}" + (" over images, but not over seeds" if by_seeds else "")
     seeds_told = f"{over} seed{'s' if over > 1 else ''}"
     return {
