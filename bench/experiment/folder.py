@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 RUNS = "runs"
 RECORD = "run.json"
@@ -21,6 +22,20 @@ RE_MEASURED = "re-measured.json"
 NOTES = (IMPORTED, IMPORTED_ATTEMPTS, RE_MEASURED)  # of this results folder alone: no archive holds one
 
 _EVALUATIONS, _FAILURES, _SAMPLES, _CRAFTED = "evaluations", "failures", "samples", "crafted"
+
+
+Kind = Literal["record", "curve", "weights", "evaluation", "failure", "samples"]
+
+
+def kind_of(file: str) -> Kind | None:
+    """What a file holds, by its path within the folder of a run; None for those of this machine alone.
+
+    These are the kinds that an archive has.
+    """
+    whole: dict[str, Kind] = {RECORD: "record", CURVE: "curve", WEIGHTS: "weights"}
+    within: dict[str, Kind] = {_EVALUATIONS: "evaluation", _FAILURES: "failure", _SAMPLES: "samples"}
+    folder, inside, _ = file.partition("/")
+    return within.get(folder) if inside else whole.get(file)
 
 
 @dataclass(frozen=True)

@@ -13,6 +13,7 @@ from bench.core.errors import BenchError
 from bench.core.files import read_json, write_json
 from bench.core.identity import short
 from bench.core.traces import relative
+from bench.experiment.folder import RUNS, kind_of
 from bench.experiment.names import AS_RECORDED, recipe_today
 from bench.experiment.records import ImportedRecord, read_record
 from bench.jobs.tensor_files import check_tensors, check_weights
@@ -22,11 +23,6 @@ from bench.store.archive import Manifest, belongs, write_archive
 from bench.store.database import Database
 from bench.store.door import CheckedRun
 from bench.store.merge import Merged, merge
-
-RUN = "run.json"
-CURVE = "train.jsonl"
-WEIGHTS = "members.safetensors"
-FAILURES = "failures"
 
 
 @dataclass(frozen=True)
@@ -74,7 +70,7 @@ def merge_from(db: Database, other: str) -> tuple[Merged, tuple[str, ...]]:
     """
     path = Path(other)
     if "://" not in other and path.is_dir():
-        runs = path / "runs" if (path / "runs").is_dir() else path
+        runs = path / RUNS if (path / RUNS).is_dir() else path
         with tempfile.TemporaryDirectory() as scratch:
             file = Path(scratch) / "other.db"
             counts = ingest.rebuild(file, runs, defaults("published"), db.names or AS_RECORDED)
@@ -100,21 +96,22 @@ def _export(place: Workplace, run_ids: list[str], target: Path, scratch: Path, *
     files: dict[str, Path] = {}
     left_out: list[str] = []
     for run_id in run_ids:
-        folder = place.runs / run_id
-        if not (folder / RUN).is_file():
+        folder = place.run(run_id)
+        if not folder.record.is_file():
             left_out.append(f"run {short(run_id)} has no files in {place.runs}; export it where it was made")
             continue
-        run = door.run_at(folder / RUN)
-        for path in sorted(path for path in folder.rglob("*") if path.is_file() and not path.is_symlink()):
-            name = f"runs/{run_id}/{path.relative_to(folder).as_posix()}"
+        run = door.run_at(folder.record)
+        for path in sorted(path for path in folder.path.rglob("*") if path.is_file() and not path.is_symlink()):
+            file = path.relative_to(folder.path).as_posix()
+            name = f"{RUNS}/{run_id}/{file}"
             if not belongs(name) or (path.suffix == ".safetensors" and not weights):
                 continue
             try:
-                check_file(path.relative_to(folder).as_posix(), path, str(path), run)
+                check_file(file, path, str(path), run)
             except BenchError as error:
                 left_out.append(str(error))
             else:
-                files[name] = _without_paths(path, scratch) if path.parent.name == FAILURES else path
+                files[name] = _without_paths(path, scratch) if kind_of(file) == "failure" else path
     if not files:
         raise BenchError(f"nothing to export: {left_out[0] if left_out else 'there is no such run'}")
     return Exported(write_archive(target, files, weights=weights), tuple(left_out))
@@ -147,16 +144,16 @@ def check_file(file: str, path: Path, where: str, run: CheckedRun) -> None:
     Raises:
         BenchError: it is damaged, or does not belong to the run; `where` stands in the message.
     """
-    stem = Path(file).stem
-    if file == RUN:
+    stem, kind = Path(file).stem, kind_of(file)
+    if kind == "record":
         door.check_run(door.read(path, where), where, run.record.run_id)
-    elif file == CURVE:
+    elif kind == "curve":
         door.check_curve(read_bytes(path), where)
-    elif file == WEIGHTS:
+    elif kind == "weights":
         check_weights(path, where, run)
-    elif file.startswith("evaluations/"):
+    elif kind == "evaluation":
         door.check_evaluation(door.read(path, where), where, stem, run.known)
-    elif file.startswith("failures/"):
+    elif kind == "failure":
         door.check_failure(door.read(path, where), where, stem, run.record.run_id)
     else:
         check_tensors(path, where)

@@ -15,10 +15,10 @@ from sqlalchemy import select
 from bench.core.errors import BenchError
 from bench.core.files import read_json, write_json
 from bench.core.identity import short
-from bench.experiment.folder import NOTES, RunFolder
+from bench.experiment.folder import CURVE, NOTES, RECORD, RUNS, WEIGHTS, RunFolder, kind_of
 from bench.experiment.records import EvaluationRecord, parse_record
 from bench.jobs import journal
-from bench.jobs.exchange import CURVE, RUN, WEIGHTS, check_file
+from bench.jobs.exchange import check_file
 from bench.jobs.presence import beside
 from bench.jobs.workplace import Workplace
 from bench.store import door, provenance, schema
@@ -70,7 +70,7 @@ def import_archive(path: Path, place: Workplace, db: Database, limits: Limits | 
                 db.open(create=True)
             imported.notes += _other_images(db, stage)
             moves = tuple((_within(source, place), _within(goal, place)) for source, goal in _moves(stage, place.runs))
-            records = [f"runs/{run_id}/{file}" for run_id, files in runs.items() for file in _records(files)]
+            records = [f"{RUNS}/{run_id}/{file}" for run_id, files in runs.items() for file in _records(files)]
             intent = journal.Intent(moves=moves, takes_in=tuple(records), removed=(_within(stage, place),))
             faults = journal.carry_out(db, place, locks, intent)
     if faults:
@@ -92,10 +92,12 @@ def _stage_run(
     told: Imported,
 ) -> None:
     """Unpack and check one run; in `stage` stays what is new here."""
-    if RUN not in names:
-        raise BenchError(f"archive {archive.path} is refused, nothing was taken in: run {short(run_id)} has no {RUN}")
+    if RECORD not in names:
+        raise BenchError(
+            f"archive {archive.path} is refused, nothing was taken in: run {short(run_id)} has no {RECORD}"
+        )
     where = f"archive {archive.path}, nothing was taken in: runs/{short(run_id)}…/"
-    run = door.check_run(door.read(archive.read(names[RUN]), where + RUN), where + RUN, run_id)
+    run = door.check_run(door.read(archive.read(names[RECORD]), where + RECORD), where + RECORD, run_id)
     if run.spec.model_plugin == "factory":
         told.notes.append(
             f"run {short(run_id)} makes its members with {run.spec.model_settings.get('function')} out of your own "
@@ -107,21 +109,23 @@ def _stage_run(
         staged = stage / file
         archive.extract(name, staged)
         check_file(file, staged, where + file, run)
-        if (known and file in (RUN, CURVE)) or _stays(file, here / file, staged, where):
+        kind = kind_of(file)
+        if (known and kind in ("record", "curve")) or _stays(file, here / file, staged, where):
             staged.unlink()
             told.kept += 1
         else:
-            told.runs += file == RUN
-            told.evaluations += file.startswith("evaluations/")
-            told.failures += file.startswith("failures/")
-            told.weights += file == WEIGHTS
+            told.runs += kind == "record"
+            told.evaluations += kind == "evaluation"
+            told.failures += kind == "failure"
+            told.weights += kind == "weights"
 
 
 def _note_origin(archive: Archive, stage: Path, place: Workplace) -> None:
     """Beside each run: which of its results came from outside; of one that is new here, out of which archive."""
     for folder in sorted(path for path in stage.iterdir() if path.is_dir()):
         provenance.note(RunFolder(folder), place.run(folder.name))
-    new = [path.parent for path in sorted(stage.glob(f"*/{RUN}")) if not (place.runs / path.parent.name / RUN).exists()]
+    staged = (path.parent for path in sorted(stage.glob(f"*/{RECORD}")))
+    new = [folder for folder in staged if not place.run(folder.name).record.exists()]
     if new:
         record = {"format": 1, **archive.origin, "imported": datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")}
         for folder in new:
@@ -134,8 +138,8 @@ def _known_run(here: Path, db: Database | None, run: CheckedRun) -> bool:
     known = False
     query = select(schema.Run.weights_digest).where(schema.Run.run_id == run.record.run_id)
     others = [row["weights_digest"] for row in (db.rows(query) if db else ())]
-    if (here / RUN).exists():
-        others.append(door.run_at(here / RUN).record.weights_digest)
+    if (record := RunFolder(here).record).exists():
+        others.append(door.run_at(record).record.weights_digest)
         known = True
     if any(other is not None and digest is not None and other != digest for other in others):
         name = short(run.record.run_id)
@@ -150,9 +154,10 @@ def _stays(file: str, mine: Path, theirs: Path, where: str) -> bool:
     """Whether the file that is here stays, instead of the one in the archive."""
     if not mine.exists():
         return False
-    if file == WEIGHTS or file.startswith("samples/") or mine.read_bytes() == theirs.read_bytes():
+    kind = kind_of(file)
+    if kind in ("weights", "samples") or mine.read_bytes() == theirs.read_bytes():
         return True
-    if file.startswith("evaluations/"):
+    if kind == "evaluation":
         try:
             old, new = (_outcome(path) for path in (mine, theirs))
         except BenchError:
@@ -163,7 +168,7 @@ def _stays(file: str, mine: Path, theirs: Path, where: str) -> bool:
             f"{where}{file}: evaluation {short(theirs.stem)} is here with other outcomes; `bench db delete "
             f"{short(theirs.stem)}` first to take this one"
         )
-    if file.startswith("failures/"):
+    if kind == "failure":
         raise BenchError(f"{where}{file}: the same attempt is here with another error")
     return False
 
@@ -175,7 +180,7 @@ def _outcome(path: Path) -> dict[str, object]:
 def _other_images(db: Database, stage: Path) -> list[str]:
     """A line for each new evaluation of other images than ours of the same attack, data set and number."""
     notes = []
-    for path in sorted(stage.glob("*/evaluations/*.json")):
+    for path in (path for folder in sorted(stage.iterdir()) for path in RunFolder(folder).evaluations()):
         record = parse_record(EvaluationRecord, read_json(path), path)
         table = schema.Evaluation
         query = select(table.images_digest).where(table.attack_key == record.attack_key).distinct()
@@ -187,7 +192,7 @@ def _other_images(db: Database, stage: Path) -> list[str]:
 
 def _moves(stage: Path, runs: Path) -> Iterator[tuple[Path, Path]]:
     """What was checked to its place: a new run as a whole, of a known one file by file, its record last."""
-    order = {**dict.fromkeys(NOTES, -1), WEIGHTS: 0, CURVE: 1, RUN: 2}
+    order = {**dict.fromkeys(NOTES, -1), WEIGHTS: 0, CURVE: 1, RECORD: 2}
     for folder in sorted(path for path in stage.iterdir() if path.is_dir()):
         files = sorted(path for path in folder.rglob("*") if path.is_file())
         target = runs / folder.name
@@ -200,7 +205,7 @@ def _moves(stage: Path, runs: Path) -> Iterator[tuple[Path, Path]]:
 
 def _records(files: Iterable[str]) -> list[str]:
     """The records among the files of a run, the run's own first."""
-    return [RUN, *(file for file in files if file.startswith(("evaluations/", "failures/")))]
+    return [RECORD, *(file for file in files if kind_of(file) in ("evaluation", "failure"))]
 
 
 @contextlib.contextmanager

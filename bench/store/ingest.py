@@ -50,9 +50,11 @@ def ingest_evaluation(db: Database, path: Path) -> str:
     """
     value = door.read(path, str(path))
     with _file(db, path) as connection:
-        run = stored_run(connection, path.parent.parent.name, str(path))
+        run = stored_run(connection, RunFolder.of(path).run_id, str(path))
         if run is None:
-            told = f"{path}: its run {short(path.parent.parent.name)} is not in the database; is its {RECORD} damaged?"
+            told = (
+                f"{path}: its run {short(RunFolder.of(path).run_id)} is not in the database; is its {RECORD} damaged?"
+            )
             raise BenchError(told)
         evaluation = door.check_evaluation(value, str(path), path.stem, run)
         record = evaluation.record
@@ -67,7 +69,7 @@ def ingest_failure(db: Database, path: Path) -> str:
     Raises:
         BenchError: the file is missing, damaged or refused; the message names it and the fault.
     """
-    record = door.check_failure(door.read(path, str(path)), str(path), path.stem, path.parent.parent.name)
+    record = door.check_failure(door.read(path, str(path)), str(path), path.stem, RunFolder.of(path).run_id)
     with _file(db, path) as connection:
         put_failure(connection, record)
     return record.attempt_id
@@ -81,7 +83,7 @@ def ingest_file(db: Database, path: Path) -> str:
     """
     if path.name == RECORD:
         return ingest_run(db, path.parent)
-    is_failure = path == RunFolder(path.parent.parent).failure(path.stem)
+    is_failure = path == RunFolder.of(path).failure(path.stem)
     return ingest_failure(db, path) if is_failure else ingest_evaluation(db, path)
 
 
