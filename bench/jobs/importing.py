@@ -69,17 +69,13 @@ def import_archive(path: Path, place: Workplace, db: Database, limits: Limits | 
             if fresh:
                 db.open(create=True)
             imported.notes += _other_images(db, stage)
-            moves = tuple((_within(source, place), _within(goal, place)) for source, goal in _moves(stage, place.runs))
+            moves = tuple((place.within(source), place.within(goal)) for source, goal in _moves(stage, place.runs))
             records = [f"{RUNS}/{run_id}/{file}" for run_id, files in runs.items() for file in _records(files)]
-            intent = journal.Intent(moves=moves, takes_in=tuple(records), removed=(_within(stage, place),))
+            intent = journal.Intent(moves=moves, takes_in=tuple(records), removed=(place.within(stage),))
             faults = journal.carry_out(db, place, locks, intent)
     if faults:
         raise BenchError(faults[0])
     return imported
-
-
-def _within(path: Path, place: Workplace) -> str:
-    return path.relative_to(place.results).as_posix()
 
 
 def _stage_run(

@@ -184,7 +184,7 @@ def delete(db: Database, place: Workplace, items: list[Doomed]) -> list[str]:
 def _gone(place: Workplace, paths: list[Path], **rows: Any) -> journal.Intent:
     """The intent that files and rows go: the files to a folder of their own first, where nobody takes them for runs."""
     aside = f"{RUNS}/.deleted-{uuid.uuid4().hex[:8]}"
-    names = [path.relative_to(place.results).as_posix() for path in paths if path.exists() or path.is_symlink()]
+    names = [place.within(path) for path in paths if path.exists() or path.is_symlink()]
     moves = tuple((name, f"{aside}/{number}") for number, name in enumerate(names))
     return journal.Intent(moves=moves, removed=(aside,) if moves else (), **rows)
 

@@ -144,9 +144,7 @@ class Verification:
             write_json(fresh, provenance.marked(record, found))
             moves = (*moves, (fresh, path))
 
-        def within(path: Path) -> str:
-            return path.relative_to(self.place.results).as_posix()
-
+        within = self.place.within
         intent = journal.Intent(
             moves=tuple((within(source), within(target)) for source, target in moves),
             takes_in=(within(record),),

@@ -41,6 +41,10 @@ class Workplace:
         """The files of one run, by its full id."""
         return RunFolder((self.results / "again" if run_id in self.again else self.runs) / run_id)
 
+    def within(self, path: Path) -> str:
+        """A path below the results folder, as archives, intents of the journal and other machines name it."""
+        return path.relative_to(self.results).as_posix()
+
     def imported_file(self, run_id: str) -> Path:
         """The note that a run came out of an archive, there or not."""
         return RunFolder(self.runs / run_id).imported

@@ -282,7 +282,7 @@ def _run(
         before = {} if shared else _versions(place.results)
         try:
             ok, left = carry_out(task, place, Stoppable(relay, asked))
-            state, note = "done" if ok else "failed", left.relative_to(place.results).as_posix()
+            state, note = "done" if ok else "failed", place.within(left)
         except Stopped:  # its checkpoint goes home with the files
             state, note = "stopped", ""
         after = {} if shared else _versions(place.results)
@@ -300,7 +300,7 @@ def _inputs(job: Job, place: Workplace) -> list[str]:
         sources.append(place.run(craft.run.run_id).evaluation(craft.evaluation_id))
         sources += place.run(craft.run.run_id).crafted(craft.evaluation_id).glob("*")
     files = {file for file in sources if file.is_file()}
-    return sorted(file.relative_to(place.results).as_posix() for file in files if not file.name.startswith("."))
+    return sorted(place.within(file) for file in files if not file.name.startswith("."))
 
 
 def _versions(root: Path) -> dict[str, tuple[int, int]]:

@@ -152,7 +152,7 @@ def done_attempt(job: Job, place: Workplace) -> str:
 
 def intent_of(job: Job, place: Workplace) -> Intent:
     """That the record of a job is taken in, whichever there is."""
-    return Intent(takes_in=(record_path(job, place).relative_to(place.results).as_posix(),))
+    return Intent(takes_in=(place.within(record_path(job, place)),))
 
 
 def carry_out(task: Task, place: Workplace, progress: Progress) -> tuple[bool, Path]:
