@@ -24,7 +24,7 @@ def put_run(
     """Rows of a run, under the names that its content has."""
     record = run.record
     found = names.run(run.spec)
-    values = record.model_dump(exclude={"format", "parameters", "environment", "training_images", "training_digest"})
+    values = _of_columns(schema.Run, record.model_dump())
     words = {**found._asdict(), "recipe_changes": list(found.recipe_changes)}
     values |= words | {"config": {**told_today(names, record.config), **words}}
     weights = record.fusion_weights or itertools.repeat(None, record.members)
@@ -82,7 +82,7 @@ def put_evaluation(
     attack |= {"attack_key": record.attack_key, "setting_id": content_id(attack | later)}
     attack |= {"targets": spec.targets, "precision": spec.precision}
     _attack(connection, attack, where)
-    values = {key: value for key, value in dict(record).items() if key in schema.Evaluation.__table__.columns}
+    values = _of_columns(schema.Evaluation, dict(record))
     values |= {"attack": names.attack(spec), "image_limit": spec.limit, "split": spec.split}
     values |= {"environment_id": _environment(connection, record.environment), "provenance": provenance}
     _put(connection, schema.Evaluation, values, outcome_rows(record))
@@ -100,6 +100,11 @@ def put_failure(connection: Connection, record: FailureRecord) -> bool:
     values = record.model_dump(exclude={"format", "environment"})
     _put_job(connection, values | {"status": "failed", "environment_id": _environment(connection, record.environment)})
     return True
+
+
+def _of_columns(model: type[schema.Base], record: Row) -> Row:
+    """The fields of a record that have columns of their own."""
+    return {key: value for key, value in record.items() if key in model.__table__.columns}
 
 
 def _done(connection: Connection, kind: str, job_id: str, run_id: str, values: Row) -> None:
