@@ -29,6 +29,11 @@ from bench.store.database import Database
 Cells = Mapping[tuple[str, str], Cell]
 
 
+def named(row: Row) -> str:
+    """A row in a sentence: `PGD (50) ε = 0.1`."""
+    return f"{row.title} {budget_text(row.budget_name, row.budget)}".strip()
+
+
 @dataclass(frozen=True)
 class Pair:
     """One row of a comparison; `p_holm` is corrected over all rows of its family, which are of one precision."""
@@ -42,7 +47,7 @@ class Pair:
     @property
     def name(self) -> str:
         """`PGD (50) ε = 0.1`."""
-        return f"{self.row.title} {budget_text(self.row.budget_name, self.row.budget)}".strip()
+        return named(self.row)
 
     @property
     def fails_over_seeds(self) -> bool:
@@ -214,7 +219,7 @@ def pair(
     both = [(row, cells.get((row.key, names[0]), Cell()), cells.get((row.key, names[1]), Cell())) for row in rows]
     known = Bits(db, (cell for _, *cells_of in both for cell in cells_of))
     for row, a, b in both:
-        name = f"{row.title} {budget_text(row.budget_name, row.budget)}".strip()
+        name = named(row)
         lacking = [title for title, cell in zip(titles, (a, b), strict=True) if not cell.seeds or cell.stale]
         if lacking:
             if len(lacking) == 1 or a.stale or b.stale:

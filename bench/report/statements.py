@@ -171,7 +171,7 @@ class _Measured:
             paired = {pair.row.key: pair for pair in pairs}
             why = {name: reason.removesuffix(" under") for reason, names in notes.items() for name in names}
             for row in rows:
-                told = f"{row.title} {budget_text(row.budget_name, row.budget)}"
+                told = pairing.named(row)
                 if row.key in paired:
                     tests.append((len(found), paired[row.key]))
                 beside = self._beside(row, more, less)
