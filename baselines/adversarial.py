@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, ClassVar
 
 from bench.core.errors import BenchError
 from bench.core.lazy import torch
-from bench.training.adversary import Norm, dropout, linear, pgd
+from bench.core.terms import Norm
+from bench.training.adversary import dropout, linear, pgd
 from bench.training.method import Batch, Method
 
 if TYPE_CHECKING:

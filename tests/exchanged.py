@@ -77,12 +77,8 @@ def write_run(results: Path, run: RunSpec, *, weights: int = 0, started: str = "
     checkpoint.save(folder / "members.safetensors", tensors, metadata)
     lines = [{"phase": "joint", "epoch": epoch, "loss": 1.0 / epoch, "lr": 0.001} for epoch in (1, 2)]
     (folder / "train.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
-    names = (
-        "method", "plugin", "settings", "dataset", "model", "model_settings", "members", "recipe", "recipe_changes",
-        "training", "validation", "seed",
-    )  # fmt: skip
     config = run.model_dump(mode="json")
-    record = {name: config[name] for name in names} | {
+    record = run.described() | {
         "format": 1, "run_id": run.run_id, "family_id": run.family_id, "attempt_id": _hex(run.run_id, started),
         "status": "done", "origin": "bench", "fusion": "mean_probability", "fusion_weights": None,
         "activation": "relu", "method_version": run.versions["method"],

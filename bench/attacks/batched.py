@@ -13,7 +13,7 @@ from bench.attacks.counts import AttackCounts
 from bench.attacks.draws import Draws
 from bench.attacks.problem import Problem
 from bench.core.errors import JobError
-from bench.core.specs import Stop
+from bench.core.terms import Stop
 from bench.data.base import ImageSet
 
 

@@ -22,7 +22,7 @@ from bench.attacks.draws import Draws
 from bench.core.errors import BenchError
 from bench.core.precision import Precision
 from bench.core.progress import Progress
-from bench.core.specs import Stop
+from bench.core.terms import Stop
 from bench.data.base import ImageSet
 from bench.models.fast import fast_copy
 

@@ -12,7 +12,7 @@ from bench.attacks.ball import TOLERANCE, excess, project
 from bench.attacks.draws import Draws
 from bench.attacks.losses import LOSSES
 from bench.core.errors import BenchError
-from bench.core.specs import Stop
+from bench.core.terms import Stop
 from bench.models.ensemble import Ensemble
 
 

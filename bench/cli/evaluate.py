@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, get_args
 
 import click
 
@@ -13,6 +13,7 @@ from bench.cli.parameters import IMAGES, InputFile, Integer, Numbers, Once, Para
 from bench.cli.say import say
 from bench.core import numbers
 from bench.core.errors import BenchError, unknown_name
+from bench.core.terms import Activation, Fusion
 
 if TYPE_CHECKING:
     from bench.core.config import Loaded
@@ -44,10 +45,9 @@ class Renamed(ParamType):
 @click.option("--mean", type=Numbers(), help="Normalisation; the data set's for --model, none for --factory.")
 @click.option("--std", type=Numbers(positive=True), help="The same.")
 @click.option("--fusion", default="mean_probability", show_default=True,
-              type=click.Choice(["mean_probability", "weighted_probability", "weighted_vote", "sum_logits",
-                                 "mean_logits"]), help="How members make one prediction.")  # fmt: skip
+              type=click.Choice(get_args(Fusion)), help="How members make one prediction.")  # fmt: skip
 @click.option("--weights", type=Numbers(), help="One weight a member, for the weighted rules and sum_logits.")
-@click.option("--activation", type=click.Choice(["relu", "leaky_relu"]), default="relu", show_default=True,
+@click.option("--activation", type=click.Choice(get_args(Activation)), default="relu", show_default=True,
               help="leaky_relu (slope .1) for members trained with GAL.")  # fmt: skip
 @click.option("--seed", type=Integer(0, numbers.SEED), default=0, show_default=True,
               help="Which training of this name it is; several give mean ± std.")  # fmt: skip

@@ -4,23 +4,20 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any, get_args
 
 import click
 
 from bench.cli.options import Named, choose, reading, selectors, where
 from bench.cli.parameters import Once
-
-if TYPE_CHECKING:
-    from bench.store.rates import Population, Rate
+from bench.core.terms import Population, Rate
 
 
 @click.command("heatmap", cls=Once)
 @selectors
-@click.option("--population", type=click.Choice(["correct_all", "correct_both", "all"]),
+@click.option("--population", type=click.Choice(get_args(Population)),
               help="Images that count for `misclassified`; that of bench.toml unless given.")  # fmt: skip
-@click.option("--rate", type=click.Choice(["misclassified", "definition6", "definition6_conditional"]),
-              default="misclassified", show_default=True,
+@click.option("--rate", type=click.Choice(get_args(Rate)), default="misclassified", show_default=True,
               help="What is counted; Definition 6 is a share of all images, or of those both get right.")  # fmt: skip
 @click.option("--diff", nargs=2, type=Named("methods"), metavar="A B", help="Draw the difference of two methods.")
 @click.option("-o", "--output", type=click.Path(dir_okay=False, path_type=Path),

@@ -7,7 +7,7 @@ import tempfile
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar, get_args
 
 import click
 
@@ -15,6 +15,8 @@ from bench.cli.parameters import IMAGES, JOBS, MEMBERS, Budgets, ParamType, Seed
 from bench.cli.say import complain, say
 from bench.core.errors import BenchError
 from bench.core.plain import visible
+from bench.core.precision import Precision
+from bench.core.terms import Split
 
 if TYPE_CHECKING:
     from click.shell_completion import CompletionItem
@@ -147,7 +149,7 @@ def precision_option(text: str, default: str | None = "float32") -> Callable[[F]
     """`--precision`; `text` is its help. Without a default it is None unless given: attacks ask as configured."""
     told = "  [default: float32, unless bench.toml or --set say otherwise]" if default is None else ""
     return click.option(
-        "--precision", type=click.Choice(["float32", "bfloat16"]), default=default, show_default=default is not None,
+        "--precision", type=click.Choice(get_args(Precision)), default=default, show_default=default is not None,
         help=text + told,
     )  # fmt: skip
 
@@ -189,7 +191,7 @@ def selectors(function: F) -> F:
             click.option("--members", type=MEMBERS, help="Number of members; the recipe's unless given."),
             click.option("--seeds", type=Seeds(), help="Seeds such as 0, 0-4 or 0,3."),
             click.option("--limit", type=IMAGES, help="Use this many test images only."),
-            click.option("--split", type=click.Choice(["test", "validation"]), default="test", show_default=True,
+            click.option("--split", type=click.Choice(get_args(Split)), default="test", show_default=True,
                          help="Images to measure on; `validation` with --set data.validation=N, to choose settings."),
             attack_options,
             precision_option("Of the passes that attacks ask for: bfloat16 is faster, and float32 judges all. The "

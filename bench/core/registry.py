@@ -18,12 +18,12 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from functools import cache
 from importlib.metadata import EntryPoint, entry_points
-from typing import Any
+from typing import Any, get_args
 
 from bench.core.errors import BenchError, unknown_name
 from bench.core.release import DISTRIBUTION
+from bench.core.terms import BudgetName, Norm
 
-KINDS = ("methods", "attacks", "datasets", "models")
 NEED_SETTINGS = ("timm", "factory", "outside")  # no use under their own name: each use has settings of its own
 BUILT_IN = "bench"  # the origin of what comes with bench, whatever the distribution is called
 
@@ -34,9 +34,10 @@ BASES = {
     "datasets": "bench.data.base:Dataset",
     "models": "bench.models.base:Model",
 }
+KINDS = tuple(BASES)
 RESERVED = {"methods": ("all", "paper"), "attacks": ("clean",), "datasets": ("all",)}  # words of the command line
 REQUIRED = {"datasets": ("title", "classes", "shape", "mean", "std")}  # class attributes without a default
-ALLOWED = {"attacks": {"budget_name": ("eps", "c"), "norm": ("linf", "l2", None)}}
+ALLOWED = {"attacks": {"budget_name": get_args(BudgetName), "norm": (*get_args(Norm), None)}}
 
 
 class PluginError(BenchError):

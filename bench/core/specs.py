@@ -13,12 +13,11 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationEr
 from bench.core.numbers import BATCH, BUDGET, EPOCHS, IMAGES, MEMBERS, MOST, parse_number
 from bench.core.precision import Precision as Precision
 from bench.core.settings import explain
+from bench.core.terms import Norm, Population, Stop, Targets
 
 Budget = Annotated[float, BeforeValidator(parse_number), Field(ge=0, le=BUDGET, allow_inf_nan=False)]
 Budgets = Annotated[tuple[Budget, ...], Field(max_length=MOST)]
 Settings = dict[str, Any]
-Stop = Literal["first_success", "last"]
-"""When an image is done: as soon as one iterate is misclassified, or by its last iterate."""
 BY_MEMBERS = "by_members"
 
 
@@ -130,7 +129,7 @@ class AttackSpec(_WithSettings):
     plugin: str
     title: str = ""
     budgets: dict[str, Budgets] = Field(default_factory=dict)
-    targets: Literal["random", "least_likely"] | None = Field(None, description="classes that the attack leads to")
+    targets: Targets | None = Field(None, description="classes that the attack leads to")
     precision: Precision = Field("float32", description="of the passes that it asks for; float32 judges in any case")
 
 
@@ -156,7 +155,7 @@ class MatrixSpec(Spec):
     """`[matrix]`: how the transferability matrix is measured (Figure 3 of the TRS paper)."""
 
     attack: str
-    population: Literal["correct_all", "correct_both", "all"] = "correct_all"
+    population: Population = "correct_all"
     budgets: dict[str, Budget]
 
 
@@ -184,7 +183,7 @@ class ProtocolSpec(Spec):
     version: int = Field(ge=1, le=1_000_000)
     title: str = ""
     dataset: str
-    norm: Literal["linf", "l2"] = "linf"
+    norm: Norm = "linf"
     eps: tuple[Budget, ...] = Field(min_length=1)
     suite: str = Field(description="whose attacks count, with their settings and budgets")
     stop: Stop = "first_success"

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from bench.attacks.base import Attack
 from bench.attacks.judge import AttackOutcome, attack_images
-from bench.core.specs import Stop
+from bench.core.terms import Stop
 from bench.data.base import ImageSet
 from bench.doctor.attack_calls import RULES as CALL_RULES
 from bench.doctor.attack_watch import watched

@@ -19,9 +19,8 @@ from bench.core.errors import JobError
 from bench.core.numbers import ENSEMBLE
 from bench.core.precision import Precision
 from bench.core.progress import Progress
-from bench.core.specs import Stop
+from bench.core.terms import Stop, Targets
 from bench.data.base import ImageSet
-from bench.experiment.spec import Targets
 from bench.models.ensemble import Ensemble
 
 SAMPLES = 8  # adversarial images kept to be looked at

@@ -17,6 +17,7 @@ from bench.core.errors import BenchError
 from bench.core.files import read_json, write_json
 from bench.core.numbers import ENSEMBLE
 from bench.core.precision import Precision
+from bench.core.terms import BudgetName, JobKind, Kind, Split, Stop, Targets
 from bench.experiment import measurements
 from bench.experiment.fields import (
     Attempt,
@@ -43,7 +44,6 @@ from bench.experiment.fields import (
     bounded,
     fault_of,
 )
-from bench.experiment.spec import Targets
 
 Bools = NDArray[np.bool_]
 MEMBERS = 10_000
@@ -196,18 +196,18 @@ class EvaluationRecord(_Record):
     attack_key: Id
     run_id: Id
     attempt_id: Attempt
-    kind: Literal["clean", "attack", "transfer", "craft", "blackbox"]
+    kind: Kind
     status: Literal["done"]
     attack: Name
     plugin: Name
     settings: Table
-    budget_name: Literal["eps", "c"] | None
+    budget_name: BudgetName | None
     budget: Positive | None
-    stop: Literal["first_success", "last"] | None
+    stop: Stop | None
     targets: Targets | None = None
     precision: Precision = "float32"
     limit: Images | None
-    split: Literal["test", "validation"] = "test"
+    split: Split = "test"
     weights_digest: Digest | None = None
     """Of the weights it was measured on; None in records from before it was kept."""
     images_digest: Digest
@@ -268,7 +268,7 @@ class FailureRecord(_Record):
 
     attempt_id: Attempt
     job_id: Id
-    kind: Literal["train", "clean", "attack", "transfer", "craft", "blackbox"]
+    kind: JobKind
     run_id: Id | None
     family_id: Id | None
     describe: Described

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import Any, Literal
+from typing import Any
 
 from pydantic import ValidationError
 
@@ -12,6 +12,7 @@ from bench.core.config import Loaded
 from bench.core.errors import BenchError, unknown_name
 from bench.core.numbers import MEMBERS, shown
 from bench.core.specs import RecipeSpec, Training
+from bench.core.terms import Split
 from bench.experiment.spec import OUTSIDE, SURROGATE_SEEDS, EvaluationSpec, RunSpec
 
 
@@ -30,7 +31,7 @@ class Selection:
     attacks: tuple[str, ...] = ()
     eps: tuple[float, ...] = ()
     c: tuple[float, ...] = ()
-    split: Literal["test", "validation"] = "test"
+    split: Split = "test"
 
     def budgets(self, name: str) -> tuple[float, ...] | None:
         """The budgets of this name (`eps` or `c`) that were said; None where none was."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from functools import cached_property
-from typing import Any, Final, Literal
+from typing import Any, Final
 
 from pydantic import Field, ValidationError
 
@@ -12,14 +12,18 @@ from bench.core import versions
 from bench.core.identity import content_id
 from bench.core.precision import USUAL, titled
 from bench.core.specs import Precision, Settings, Spec, Training, added, added_to
+from bench.core.terms import JobKind, Kind, Split, Stop, Targets
 
 OUTSIDE = "outside"  # plug-in and recipe of ensembles that were trained elsewhere
 SURROGATE_SEEDS = 1_000_000  # a surrogate of N members has this seed plus N: no member, nor data order, is shared
 
 FORMAT: Final = 2  # of an evaluation's record: targets and precision are fields of their own
 
-Targets = Literal["random", "least_likely"]
-Kind = Literal["clean", "attack", "transfer", "craft", "blackbox"]
+DESCRIBED = (
+    "method", "plugin", "settings", "dataset", "model", "model_settings", "members", "recipe", "recipe_changes",
+    "training", "validation", "seed",
+)  # fmt: skip
+"""What the record of a run says for people, beside the configuration that holds it too."""
 
 
 class RunSpec(Spec):
@@ -68,6 +72,10 @@ class RunSpec(Spec):
         identity = {"family": self.family_id, "seed": self.seed, "versions": self.versions, "requires": requires}
         return content_id(identity if self.weights is None else {**identity, "weights": self.weights})
 
+    def described(self) -> dict[str, Any]:
+        """The names and settings that its record says for people, as JSON."""
+        return self.model_dump(mode="json", include=set(DESCRIBED))
+
     @property
     def label(self) -> str:
         """For people: `trs on digits, seed 0`; `surrogate ece × 5 on digits`."""
@@ -91,9 +99,9 @@ class EvaluationSpec(Spec):
     settings: Settings = {}
     budget_name: str | None = None
     budget: float | None = None
-    stop: Literal["first_success", "last"] | None = None
+    stop: Stop | None = None
     limit: int | None = None
-    split: Literal["test", "validation"] = "test"
+    split: Split = "test"
     targets: Targets | None = added(None)
     precision: Precision = added("float32")
     surrogates: tuple[RunSpec, ...] = ()
@@ -115,7 +123,7 @@ class EvaluationSpec(Spec):
         return content_id({**identity, **self.later()})
 
     @classmethod
-    def of_clean(cls, run: RunSpec, *, limit: int | None, split: Literal["test", "validation"]) -> EvaluationSpec:
+    def of_clean(cls, run: RunSpec, *, limit: int | None, split: Split) -> EvaluationSpec:
         """Clean accuracy of a run."""
         newest = {"attack": 1, "evaluator": versions.EVALUATOR}
         return cls(kind="clean", run=run, attack="clean", plugin="clean", limit=limit, split=split, versions=newest)
@@ -198,7 +206,7 @@ class Job(Spec):
         return self.evaluation.evaluation_id if self.evaluation else self.run.run_id
 
     @property
-    def kind(self) -> Literal["train", "clean", "attack", "transfer", "craft", "blackbox"]:
+    def kind(self) -> JobKind:
         """`train`, or the kind of the evaluation."""
         return self.evaluation.kind if self.evaluation else "train"
 

@@ -159,15 +159,6 @@ def splits_of(run: RunSpec, place: Workplace, *, limit: int | None) -> Splits:
     )
 
 
-def described(run: RunSpec) -> dict[str, Any]:
-    """The names and settings of a run as its record has them."""
-    names = {
-        "method", "plugin", "settings", "dataset", "model", "model_settings", "members", "recipe", "recipe_changes",
-        "training", "validation", "seed",
-    }  # fmt: skip
-    return run.model_dump(mode="json", include=names)
-
-
 def weights_metadata(run: RunSpec, *, fusion: str, activation: str) -> dict[str, Any]:
     """What stands beside the weights in their file: enough to build the ensemble again."""
     return {

@@ -5,17 +5,17 @@ from __future__ import annotations
 import dataclasses
 from collections import OrderedDict
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol, get_args
 
 from bench.core import registry
 from bench.core.errors import BenchError, unknown_name
 from bench.core.lazy import torch
+from bench.core.terms import Activation
 from bench.models.base import Model
 
 if TYPE_CHECKING:
     from torch import nn
 
-ACTIVATIONS = ("relu", "leaky_relu")
 LEAKY_SLOPE = 0.1  # GAL (Kariyappa and Qureshi 2019)
 
 
@@ -71,8 +71,8 @@ def build_member(
     """
     from bench.models.normalise import Normalise
 
-    if activation not in ACTIVATIONS:
-        raise unknown_name("activation", activation, ACTIVATIONS)
+    if activation not in get_args(Activation):
+        raise unknown_name("activation", activation, get_args(Activation))
     network = model_plugin(plugin, settings).build(shape=dataset.shape, classes=dataset.classes)
     if activation == "leaky_relu" and not _make_leaky(network):
         raise BenchError(f"{plugin} has no ReLU modules that leaky ReLUs could replace; take a model that has")

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Sequence
+from typing import get_args
 
 import torch
 from torch import Tensor, nn
 
 from bench.core.errors import BenchError, unknown_name
+from bench.core.terms import Fusion
 
-FUSIONS = ("mean_probability", "weighted_probability", "weighted_vote", "sum_logits", "mean_logits")
+FUSIONS = get_args(Fusion)
 LIFT = 1e-4  # by how much the winner of a vote leads where the soft vote would choose another class
 
 

@@ -22,6 +22,7 @@ from bench.core import registry, settings
 from bench.core.config import Loaded
 from bench.core.errors import BenchError, unknown_name
 from bench.core.specs import Precision
+from bench.core.terms import Stop
 from bench.data.base import ImageSet
 
 Kind = Literal["fgsm", "bim", "pgd", "mim", "pgd_l2", "apgd_ce", "apgd_dlr", "cw", "ead"]
@@ -92,9 +93,7 @@ class Case:
         """The images, bool [n], that are classified correctly when clean; in a run the clean evaluation knows them."""
         return predictions(self.model, self.images, batch_size=self.batch) == self.images.labels
 
-    def ours(
-        self, stop: Literal["first_success", "last"], *, keep_images: bool = False, clean: Tensor | None = None
-    ) -> AttackOutcome:
+    def ours(self, stop: Stop, *, keep_images: bool = False, clean: Tensor | None = None) -> AttackOutcome:
         """Our attack."""
         return attack_images(
             self.attack, self.model, self.images, budget=self.budget, stop=stop, seed_axes=AXES,

@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 from bench.core.config import Loaded
 from bench.core.errors import BenchError
 from bench.core.precision import USUAL, Precision, titled
+from bench.core.terms import Population, Rate
 from bench.experiment import select
 from bench.experiment.select import Selection
 from bench.experiment.spec import RunSpec
@@ -29,7 +30,7 @@ class Matrix:
     run: RunSpec
     budget_name: str
     budget: float
-    population: rates.Population
+    population: Population
     """Whose share the rates are; that of the rate where it has its own."""
     rate: str
     seeds: tuple[int, ...]
@@ -63,8 +64,8 @@ def matrices(
     db: Database,
     *,
     seeds: tuple[int, ...] | None = None,
-    population: rates.Population | None = None,
-    rate: rates.Rate = "misclassified",
+    population: Population | None = None,
+    rate: Rate = "misclassified",
     targeted: bool | None = None,
 ) -> list[Matrix]:
     """The transferability matrices of a selection, one a method; methods without one are left out.

@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bench.core.precision import Precision, titled
+from bench.core.terms import Split, Targets
 
 Bools = NDArray[np.bool_]
 Provenance = Literal["measured", "imported", "re-measured"]
@@ -72,10 +73,10 @@ class EvaluationRow:
     budget_name: str | None
     budget: float | None
     stop: str | None
-    targets: Literal["random", "least_likely"] | None
+    targets: Targets | None
     precision: Precision
     image_limit: int | None
-    split: Literal["test", "validation"]
+    split: Split
     weights_digest: str | None = None
     images_digest: str
     n: int

@@ -7,11 +7,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from functools import cache
-from typing import Annotated, Any, Literal, get_type_hints
+from typing import Annotated, Any, get_type_hints
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, create_model
 from pydantic import model_validator as validator
 
+from bench.core.terms import Kind
 from bench.experiment.fields import Count, Id, Images, Number, Positive, Share, Small, fault_of
 from bench.experiment.measurements import KINDS
 from bench.experiment.records import MEMBERS, Facts
@@ -52,7 +53,7 @@ _NARROWER: Mapping[type, Mapping[str, Any]] = {
         "fusion_weights": list[Number] | None, "seconds": Positive, "versions": dict[str, Small], "facts": Facts | None,
     },
     answers.EvaluationRow: {
-        "evaluation_id": Id, "run_id": Id, "kind": Literal["clean", "attack", "transfer", "craft", "blackbox"],
+        "evaluation_id": Id, "run_id": Id, "kind": Kind,
         "budget": Positive | None, "image_limit": Count | None, "n": Images, "n_clean": Count, "n_robust": Count | None,
         "forwards": Count | None, "backwards": Count | None, "seconds": Positive,
     },

@@ -25,12 +25,6 @@ from bench.experiment.spec import EvaluationSpec, RunSpec
 
 RECORD_BYTES = 16 << 20  # of one JSON file: a black-box suite on 50,000 images has under 1 MB
 
-DESCRIBED = (
-    "method", "plugin", "settings", "dataset", "model", "model_settings", "members", "recipe", "recipe_changes",
-    "training", "validation", "seed",
-)  # fmt: skip
-"""What a run's record says beside its configuration, for people; both must say the same."""
-
 _FREE = ("error", "error_type", "traceback")  # kept as they are told: control characters show as their codes
 
 
@@ -135,9 +129,9 @@ def check_run(value: dict[str, Any], where: str, run_id: str) -> CheckedRun:
     if said != found or record.run_id != run_id:
         raise refused(where, f"its content is of run {short(spec.run_id)}, it claims to be {short(run_id)}")
     told = value | {"requires": record.requires}
-    meant = spec.model_dump(mode="json") | {"requires": {name: run.run_id for name, run in spec.requires.items()}}
-    for name in (*DESCRIBED, "requires"):
-        if canonical(told[name]) != canonical(meant[name]):
+    meant = spec.described() | {"requires": {name: run.run_id for name, run in spec.requires.items()}}
+    for name, value in meant.items():
+        if canonical(told[name]) != canonical(value):
             raise refused(where, f"{name} is not what its config says")
     if (record.method_version, record.trainer_version) != (spec.versions.get("method"), spec.versions.get("trainer")):
         raise refused(where, "its versions are not what its config says")

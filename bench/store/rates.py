@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Literal, NamedTuple, get_args
+from typing import NamedTuple, get_args
 
 import numpy as np
 from numpy.typing import NDArray
 
 from bench.core.errors import unknown_name
-
-Population = Literal["correct_all", "correct_both", "all"]
-Rate = Literal["misclassified", "definition6", "definition6_conditional"]
+from bench.core.terms import Population, Rate
 
 Bools = NDArray[np.bool_]
 Integers = NDArray[np.int64]

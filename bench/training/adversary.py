@@ -4,19 +4,18 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterable, Iterator, Sequence
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING
 
 from bench.attacks.ball import project
 from bench.core.errors import BenchError
 from bench.core.lazy import torch
+from bench.core.terms import Norm
 from bench.training.gradients import search_mode
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
     from bench.training.batch import Batch
-
-Norm = Literal["linf", "l2"]
 
 
 def pgd(

@@ -19,7 +19,7 @@ from bench.attacks.problem import Problem
 from bench.core.errors import JobError
 from bench.core.progress import Progress
 from bench.core.seeds import generator
-from bench.core.specs import Stop
+from bench.core.terms import Stop
 from bench.data.base import ImageSet
 
 pytestmark = pytest.mark.usefixtures("_one_thread")

@@ -20,7 +20,7 @@ from bench.attacks.judge import AttackOutcome, attack_images
 from bench.attacks.problem import Problem
 from bench.core.errors import BenchError
 from bench.core.seeds import generator
-from bench.core.specs import Stop
+from bench.core.terms import Stop
 from bench.data.base import ImageSet
 
 pytestmark = pytest.mark.usefixtures("_one_thread")

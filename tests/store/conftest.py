@@ -19,7 +19,6 @@ from sqlalchemy import text as sql
 from bench.core.specs import Training
 from bench.experiment.spec import EvaluationSpec, RunSpec
 from bench.store.database import Database
-from bench.store.door import DESCRIBED
 from bench.store.ingest import ingest_evaluation, ingest_failure, ingest_run, load_published
 from bench.store.schema import Base
 
@@ -84,7 +83,7 @@ class Files:
         ours = {name: changes.pop(name) for name in [*changes] if name in RunSpec.model_fields or "_version" in name}
         run = self.spec(seed, method, **ours)
         config = run.model_dump(mode="json")
-        record = {name: config[name] for name in DESCRIBED} | {
+        record = run.described() | {
             "format": 1, "run_id": run.run_id, "family_id": run.family_id, "attempt_id": f"attempt-{run.run_id}",
             "status": "done", "origin": "bench", "fusion": "mean_probability", "fusion_weights": None,
             "activation": "relu", "method_version": run.versions["method"],

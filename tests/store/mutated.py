@@ -16,8 +16,7 @@ from exchanged import bits
 from bench.core import config
 from bench.experiment import select
 from bench.experiment.select import Selection
-from bench.experiment.spec import FORMAT, EvaluationSpec, RunSpec
-from bench.store.door import DESCRIBED
+from bench.experiment.spec import DESCRIBED, FORMAT, EvaluationSpec, RunSpec
 
 LOADED = config.load(config.defaults("bench.toml"))
 OTHER = config.load(LOADED.path, ["methods.trs.lambda_a=5"])
@@ -85,7 +84,7 @@ def valid(number: int) -> dict[str, Any]:
     loaded, method = ((LOADED, "ece"), (LOADED, "trs"), (OTHER, "trs"))[number % 3]
     run = select.run_spec(loaded, Selection(members=2), method, number // 3)
     told = run.model_dump(mode="json")
-    record = {name: told[name] for name in DESCRIBED} | {
+    record = run.described() | {
         "format": 1, "run_id": run.run_id, "family_id": run.family_id, "attempt_id": _hex(run.run_id, "done"),
         "status": "done", "origin": "bench", "fusion": "mean_probability", "fusion_weights": None,
         "activation": "relu", "method_version": run.versions["method"], "trainer_version": run.versions["trainer"],

@@ -1,0 +1,28 @@
+"""Words of a few values that bench.toml, records, options and code share: each set of values is listed here alone."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+Kind = Literal["clean", "attack", "transfer", "craft", "blackbox"]
+"""What an evaluation measures; `craft` makes the images of a surrogate, `blackbox` judges them on a victim."""
+JobKind = Literal["train", Kind]
+"""What a job does."""
+Split = Literal["test", "validation"]
+"""The images that are measured on."""
+Stop = Literal["first_success", "last"]
+"""When an image is done: as soon as one iterate is misclassified, or by its last iterate."""
+Targets = Literal["random", "least_likely"]
+"""How the classes are chosen that an attack leads to."""
+BudgetName = Literal["eps", "c"]
+"""The radius of a ball, or the weight of the loss against the distance."""
+Norm = Literal["linf", "l2"]
+"""Of a ball."""
+Population = Literal["correct_all", "correct_both", "all"]
+"""Images that a rate of transfer is a share of: right when clean on all members, on source and target, or any."""
+Rate = Literal["misclassified", "definition6", "definition6_conditional"]
+"""Of transfer (`bench.evaluation.rates`)."""
+Fusion = Literal["mean_probability", "weighted_probability", "weighted_vote", "sum_logits", "mean_logits"]
+"""The rule that makes one prediction of the members' (`bench.models.ensemble`)."""
+Activation = Literal["relu", "leaky_relu"]
+"""Of the members."""
