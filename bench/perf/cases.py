@@ -3,19 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import Literal
 
 import torch
 from torch import Tensor, nn
 
-from bench.attacks.apgd import APGDCE, APGDDLR
 from bench.attacks.ball import ROUNDING, excess
 from bench.attacks.base import Attack
-from bench.attacks.cw import CW
 from bench.attacks.draws import Draws
-from bench.attacks.ead import EAD
-from bench.attacks.fgsm import FGSM
-from bench.attacks.iterative import BIM, MIM, PGD, PGDL2
+from bench.attacks.iterative import PGD, PGDL2
 from bench.attacks.judge import AttackOutcome, attack_images, predictions
 from bench.attacks.problem import Problem
 from bench.core import registry, settings
@@ -24,12 +19,8 @@ from bench.core.errors import BenchError, unknown_name
 from bench.core.specs import Precision
 from bench.core.terms import Stop
 from bench.data.base import ImageSet
+from bench.perf import ATTACKS, Compared
 
-Kind = Literal["fgsm", "bim", "pgd", "mim", "pgd_l2", "apgd_ce", "apgd_dlr", "cw", "ead"]
-KINDS: dict[type[Attack], Kind] = {
-    FGSM: "fgsm", BIM: "bim", PGD: "pgd", MIM: "mim", PGDL2: "pgd_l2", APGDCE: "apgd_ce", APGDDLR: "apgd_dlr",
-    CW: "cw", EAD: "ead",
-}  # fmt: skip
 AXES = ("perf",)
 
 
@@ -71,17 +62,17 @@ class Case:
     precision: Precision = "float32"
 
     @property
-    def kind(self) -> Kind:
+    def kind(self) -> Compared:
         """The attack's name in this package.
 
         Raises:
             BenchError: no library has such an attack.
         """
-        kind = KINDS.get(type(self.attack))
+        kind = next((name for name in ATTACKS if registry.load("attacks", name) is type(self.attack)), None)
         if kind is None or self.attack.restarts != 1:
             raise BenchError(
                 f"{type(self.attack).__name__} with {self.attack.restarts} restarts is compared with no library; "
-                f"compared are, with one restart: {', '.join(KINDS.values())}"
+                f"compared are, with one restart: {', '.join(ATTACKS)}"
             )
         return kind
 

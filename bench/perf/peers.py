@@ -17,7 +17,8 @@ from unittest.mock import patch
 import torch
 from torch import Tensor, nn
 
-from bench.perf.cases import Case, Kind
+from bench.perf import Compared
+from bench.perf.cases import Case
 
 WASTES = "projects before it clips, so that part of the radius is lost outside [0, 1]"
 CLEAN_WRONG = "leaves out images that are misclassified when clean"
@@ -39,11 +40,11 @@ class Peer(ABC):
     name: ClassVar[str]
     module: ClassVar[str]
     package: ClassVar[str]
-    kinds: ClassVar[tuple[Kind, ...]]
-    notes: ClassVar[dict[Kind, str]] = {}
-    remembering: ClassVar[tuple[Kind, ...]] = ()
-    deviating: ClassVar[tuple[Kind, ...]] = ("pgd_l2", "cw", "ead")
-    slow: ClassVar[tuple[Kind, ...]] = ()
+    kinds: ClassVar[tuple[Compared, ...]]
+    notes: ClassVar[dict[Compared, str]] = {}
+    remembering: ClassVar[tuple[Compared, ...]] = ()
+    deviating: ClassVar[tuple[Compared, ...]] = ("pgd_l2", "cw", "ead")
+    slow: ClassVar[tuple[Compared, ...]] = ()
 
     @property
     def installed(self) -> bool:

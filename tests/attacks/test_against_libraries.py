@@ -21,7 +21,7 @@ from bench.attacks.iterative import BIM, MIM, PGD, PGDL2
 from bench.data.base import ImageSet, load_splits
 from bench.models.ensemble import Ensemble
 from bench.perf.attacks import Result, Versus, compare
-from bench.perf.cases import KINDS, Case
+from bench.perf.cases import Case
 from bench.perf.peers import ART, PEERS, Foolbox, Peer, Torchattacks
 
 pytestmark = pytest.mark.usefixtures("_one_thread")
@@ -84,7 +84,7 @@ def test_robust_accuracy_on_mnist_is_the_librarys(on_mnist, peer, kind):
 
 @with_attack("apgd_ce", "apgd_dlr")
 def test_apgd_breaks_what_the_library_breaks(digits, digits_ensemble, peer, kind):
-    which = {KINDS[APGDCE]: APGDCE(), KINDS[APGDDLR]: APGDDLR()}[kind]
+    which = {"apgd_ce": APGDCE(), "apgd_dlr": APGDDLR()}[kind]
     result, versus = against(peer, which, digits_ensemble, digits.test.take(slice(0, 150)), 0.1)
     assert 20 < result.first <= result.last < 80
     for mine in (result.first, result.last):

@@ -17,12 +17,11 @@ from bench.cli.say import say_json
 from bench.core import numbers
 from bench.core.errors import BenchError
 from bench.core.memory import keep_freed_memory
+from bench.perf import ATTACKS
 
 if TYPE_CHECKING:
     from bench.core.config import Loaded
     from bench.core.specs import Precision
-
-ATTACKS = ("fgsm", "bim", "pgd", "mim", "pgd_l2", "apgd_ce", "apgd_dlr", "cw", "ead")
 
 
 @click.command("attacks", cls=Once)
