@@ -17,6 +17,7 @@ from pydantic import ValidationError
 from bench.core import registry
 from bench.core.errors import LONGEST, BenchError, unknown_name
 from bench.core.numbers import IMAGES, shown
+from bench.core.precision import Precision
 from bench.core.settings import explain
 from bench.core.specs import (
     BY_MEMBERS,
@@ -24,7 +25,6 @@ from bench.core.specs import (
     BlackboxSpec,
     Config,
     MethodSpec,
-    Precision,
     RecipeSpec,
     Spec,
     Training,
