@@ -21,7 +21,7 @@ Norm = Literal["linf", "l2"]
 Population = Literal["correct_all", "correct_both", "all"]
 """Images that a rate of transfer is a share of: right when clean on all members, on source and target, or any."""
 Rate = Literal["misclassified", "definition6", "definition6_conditional"]
-"""Of transfer (`bench.evaluation.rates`)."""
+"""Of transfer (`bench.store.rates`)."""
 Fusion = Literal["mean_probability", "weighted_probability", "weighted_vote", "sum_logits", "mean_logits"]
 """The rule that makes one prediction of the members' (`bench.models.ensemble`)."""
 Activation = Literal["relu", "leaky_relu"]
