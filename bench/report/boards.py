@@ -85,7 +85,7 @@ class Entry:
     @property
     def lowest(self) -> float:
         """Lowest known robust accuracy, mean over seeds, in percent."""
-        return 100 * float(np.mean([score.lowest.mean() for score in self.scores]))
+        return float(np.mean([100 * float(score.lowest.mean()) for score in self.scores]))
 
     @property
     def robust(self) -> NDArray[np.bool_]:

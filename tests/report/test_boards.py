@@ -193,7 +193,9 @@ def test_what_others_were_measured_with_moves_nobody(data: st.DataObject, tmp_pa
             for attack in data.draw(st.lists(st.sampled_from(["apgd_ce", "mora", "pgd_l2"]), unique=True)):
                 hand.writer.evaluation(run_id, hand.random.random(N) < 0.5, attack=attack, budget=0.1)
         hand.done()
-        after = places(board_of(db, loaded))
+        board = board_of(db, loaded)
+        assert all(entry.lowest <= entry.value for entry in board.entries if entry.scores)
+        after = places(board)
         methods = [method for _, method, _ in before]
         assert [(method, value) for _, method, value in after if method in methods] == [
             (method, value) for _, method, value in before
