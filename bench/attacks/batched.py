@@ -9,11 +9,11 @@ from torch import Tensor, nn
 
 from bench.attacks.ball import ROUNDING, excess, project
 from bench.attacks.base import Attack
+from bench.attacks.conditions import Conditions
 from bench.attacks.counts import AttackCounts
 from bench.attacks.draws import Draws
 from bench.attacks.problem import Problem
 from bench.core.errors import JobError
-from bench.core.terms import Stop
 from bench.data.base import ImageSet
 
 
@@ -31,8 +31,7 @@ class BatchedAttack:
     model: nn.Module
     images: ImageSet
     targets: Tensor | None
-    budget: float
-    stop: Stop
+    conditions: Conditions
     draws: Draws
     network: nn.Module
     coarse: bool
@@ -79,8 +78,7 @@ class BatchedAttack:
             images=clean_images.clone(),  # an attack that works in place must not move what it is measured against
             labels=self.images.labels[rows].clone(),
             rows=rows,
-            budget=self.budget,
-            stop=self.stop,
+            conditions=self.conditions,
             restart=restart,
             draws=self.draws,
             targets=None if self.targets is None else self.targets[rows].clone(),
@@ -90,10 +88,10 @@ class BatchedAttack:
         problem.finish(self.attack.run(problem))
         if not bool(problem.result.isfinite().all()):
             raise JobError(f"{name} returned images with NaN or infinite pixels")
-        far = float(excess(problem.result, clean_images, self.budget, self.attack.norm).max())
+        far = float(excess(problem.result, clean_images, self.conditions.budget, self.attack.norm).max())
         if far > ROUNDING:
             raise JobError(f"{name} returned images {far:g} outside of its budget or of [0, 1]")
-        problem.result = project(problem.result, clean_images, self.budget, self.attack.norm)
+        problem.result = project(problem.result, clean_images, self.conditions.budget, self.attack.norm)
         return problem, predicted(self.model, problem.result), far
 
 

@@ -17,12 +17,12 @@ from torch import Tensor, nn
 
 from bench.attacks.base import Attack
 from bench.attacks.batched import BatchedAttack, predicted
+from bench.attacks.conditions import Conditions
 from bench.attacks.counts import AttackCounts
-from bench.attacks.draws import Draws
+from bench.core import seeds
 from bench.core.errors import BenchError
 from bench.core.precision import Precision
 from bench.core.progress import Progress
-from bench.core.terms import Stop
 from bench.data.base import ImageSet
 from bench.models.fast import fast_copy
 
@@ -85,79 +85,93 @@ def predictions(model: nn.Module, images: ImageSet | Tensor, *, batch_size: int 
     return torch.cat(parts)
 
 
+def target_classes(model: nn.Module, images: ImageSet, conditions: Conditions) -> Tensor | None:
+    """The class that each image should be taken for, int64 [n], never its label; None where `targets` is.
+
+    It is drawn uniformly from the other classes, or the one that `model` holds for least likely.
+    """
+    if conditions.targets is None:
+        return None
+    with evaluation_mode(model), torch.no_grad():
+        if conditions.targets == "random":
+            classes = model(images.floats(slice(0, 1))).shape[1]
+            generator = seeds.generator(*conditions.seed_axes, "targets")
+            step = torch.randint(1, classes, (len(images),), generator=generator)
+            drawn: Tensor = (images.labels + step.to(images.device)) % classes
+            return drawn
+        parts = []
+        for start in range(0, len(images), conditions.batch_size):
+            part = slice(start, start + conditions.batch_size)
+            scores = model(images.floats(part))
+            parts.append(scores.scatter(1, images.labels[part, None], torch.inf).argmin(1))
+        return torch.cat(parts)
+
+
 def attack_images(
     attack: Attack,
     model: nn.Module,
     images: ImageSet,
+    conditions: Conditions,
     *,
-    budget: float,
-    stop: Stop = "first_success",
-    seed_axes: tuple[object, ...] = (),
-    batch_size: int = 250,
-    keep_images: bool = False,
     targets: Tensor | None = None,
     clean: Tensor | None = None,
-    precision: Precision = "float32",
+    keep_images: bool = False,
     progress: Progress | None = None,
 ) -> AttackOutcome:
-    """Attack every image of a set and judge the result.
+    """Attack every image of a set under `conditions` and judge the result.
 
-    Under `first_success` images that are misclassified when clean are not attacked; an image is broken as soon as one
-    iterate inside the budget is misclassified. Under `last` every image is attacked and the last iterate is judged.
-    With restarts an image is robust if it stands in all of them. The result does not depend on `batch_size`, but for
-    the rounding of the convolutions.
+    With restarts an image is robust if it stands in all of them.
 
     Args:
         attack: the attack with its settings.
         model: gives the output [b, C] that is attacked: an ensemble's fused output, or a member's logits.
         images: the evaluation set, on the model's device.
-        budget: in the unit of `attack.budget_name`; `eps` is in units of the [0, 1] pixel range.
-        seed_axes: axes of the attack's random numbers.
-        keep_images: whether the outcome holds the adversarial images.
-        targets: int64 [n], the class that each image should be taken for. The attack then succeeds where the model
-            outputs it, and only that lets an image leave under `first_success`; `hit` of the outcome says where.
-            `robust` still means classified correctly. Images of the target class itself succeed without a change:
-            leave them out of the population.
+        conditions: how the attack is run.
+        targets: int64 [n], the class that each image should be taken for; when not given, chosen on `model` as the
+            conditions say. The attack then succeeds where the model outputs it, and only that lets an image leave under
+            `first_success`; `hit` of the outcome says where. `robust` still means classified correctly. Images of the
+            target class itself succeed without a change: leave them out of the population.
         clean: bool [n], images that are known to be classified correctly without attack; found out when not given.
-        precision: of the passes that the attack asks for. What they call broken is judged by the float32 model, and so
-            is the result; with "bfloat16" an image may stand that float32 gradients would have broken.
+        keep_images: whether the outcome holds the adversarial images.
 
     Raises:
         BenchError: targets for an attack that leads to none, or of another length than the images.
         JobError: the attack returned NaN, left the budget, or the model's output is not finite.
     """
     progress = progress or Progress()
+    if targets is None:
+        targets = target_classes(model, images, conditions)
     if targets is not None:
         targets = _checked_targets(targets, attack, images)
+    at_once = conditions.stop == "first_success"
     started = time.perf_counter()
     counts = AttackCounts()
     with evaluation_mode(model):
         if clean is None:
-            clean = predictions(model, images, batch_size=batch_size) == images.labels
+            clean = predictions(model, images, batch_size=conditions.batch_size) == images.labels
             counts.forwards += len(images)
         clean = clean.to(images.device)
         robust = clean.clone()
         hit = None if targets is None else torch.zeros_like(clean)
-        todo = clean.nonzero().squeeze(1) if stop == "first_success" else torch.arange(len(images), device=clean.device)
+        todo = clean.nonzero().squeeze(1) if at_once else torch.arange(len(images), device=clean.device)
         adversarial = images.floats(slice(None)).cpu() if keep_images else None
-        network, coarse = _network(attack, model, images, precision, progress)
-        if precision != "float32":
-            counts.asked_in = precision if coarse else "float32"
+        network, coarse = _network(attack, model, images, conditions.precision, progress)
+        if conditions.precision != "float32":
+            counts.asked_in = conditions.precision if coarse else "float32"
         batched = BatchedAttack(
             attack=attack,
             model=model,
             images=images,
             targets=targets,
-            budget=budget,
-            stop=stop,
-            draws=Draws((*seed_axes, "attack"), tuple(images.images.shape[1:])),
+            conditions=conditions,
+            draws=conditions.draws(tuple(images.images.shape[1:])),
             network=network,
             coarse=coarse,
             counts=counts,
         )
         for restart in range(attack.restarts):
             done = 0
-            for rows in todo.split(batch_size):  # type: ignore[no-untyped-call]
+            for rows in todo.split(conditions.batch_size):  # type: ignore[no-untyped-call]
                 if not len(rows):
                     continue
                 result, output = batched.run(rows, restart, clean[rows])
@@ -172,7 +186,7 @@ def attack_images(
                     hit[rows] |= success
                 done += len(rows)
                 progress.images(done, len(todo), standing=int(robust.sum()))
-            if stop == "first_success":
+            if at_once:
                 todo = (robust if hit is None else clean & ~hit).nonzero().squeeze(1)
     return AttackOutcome(
         clean=clean.cpu(),

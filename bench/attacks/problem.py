@@ -9,10 +9,10 @@ import torch
 from torch import Tensor, nn
 
 from bench.attacks.ball import TOLERANCE, excess, project
+from bench.attacks.conditions import Conditions
 from bench.attacks.draws import Draws
 from bench.attacks.losses import LOSSES
 from bench.core.errors import BenchError
-from bench.core.terms import Stop
 from bench.models.ensemble import Ensemble
 
 
@@ -64,8 +64,7 @@ class Problem:
         images: Tensor,
         labels: Tensor,
         rows: Tensor,
-        budget: float,
-        stop: Stop,
+        conditions: Conditions,
         restart: int,
         draws: Draws,
         targets: Tensor | None = None,
@@ -81,9 +80,9 @@ class Problem:
         self.images = images
         self.labels = labels
         self.targets = targets
-        self.budget = budget
+        self.budget = conditions.budget
         self.norm = norm
-        self.stop = stop
+        self.stop = conditions.stop
         self.restart = restart
         self.model = model
         self.network = model if network is None else network

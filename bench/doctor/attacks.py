@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import copy
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from bench.attacks.base import Attack
+from bench.attacks.conditions import Conditions
 from bench.attacks.judge import AttackOutcome, attack_images
-from bench.core.terms import Stop
 from bench.data.base import ImageSet
 from bench.doctor.attack_calls import RULES as CALL_RULES
 from bench.doctor.attack_watch import watched
@@ -44,23 +45,18 @@ class Trials:
     def images(self) -> ImageSet:
         return victim(self.seed)[1]
 
-    def run(
-        self,
-        *,
-        stop: Stop = "last",
-        place: str = "here",
-        batch: int = IMAGES,
-        budget: float | None = None,
-        targets: Tensor | None = None,
-    ) -> AttackOutcome:
-        """One run; `place` names the global random state."""
+    def run(self, *, place: str = "here", targets: Tensor | None = None, **changes: Any) -> AttackOutcome:
+        """One run, of all images in one batch and to the end but for `changes` of the conditions.
+
+        `place` names the global random state.
+        """
+        usual = Conditions(budget=self.budget, stop="last", seed_axes=("conformance",), batch_size=IMAGES)
         ensemble, images = victim(self.seed)
         ensemble = copy.deepcopy(ensemble)  # whatever an attack does to it
         with world(place):
             return attack_images(
-                self.attack, ensemble, images, budget=self.budget if budget is None else budget, stop=stop,
-                seed_axes=("conformance",), batch_size=batch, keep_images=True, targets=targets,
-            )  # fmt: skip
+                self.attack, ensemble, images, replace(usual, **changes), targets=targets, keep_images=True
+            )
 
     @cached_property
     def first(self) -> AttackOutcome:
@@ -118,7 +114,7 @@ def _repeatable(trials: Trials) -> str:
 
 
 def _batch(trials: Trials) -> str:
-    apart = _apart(trials.first, trials.run(batch=7))
+    apart = _apart(trials.first, trials.run(batch_size=7))
     told = (
         f"{apart} of {IMAGES} images come out otherwise in batches of 7; take random numbers from problem.uniform() or "
         "normal(), and nothing (a sum, a mean, a maximum) over the batch"
@@ -128,7 +124,7 @@ def _batch(trials: Trials) -> str:
 
 def _company(trials: Trials) -> str:
     """Alone in its batch an image sees nothing of the others."""
-    apart = _apart(trials.leaving, trials.run(stop="first_success", batch=1))
+    apart = _apart(trials.leaving, trials.run(stop="first_success", batch_size=1))
     told = (
         f"{apart} of {IMAGES} images come out otherwise where others have left their batch; narrow every tensor "
         "that goes on to the next step: x, momentum = problem.drop_broken(x, momentum)"

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -14,6 +15,7 @@ import torch
 from torch import Tensor
 
 from bench.attacks.base import Attack
+from bench.attacks.conditions import Conditions
 from bench.attacks.judge import attack_images, evaluation_mode, predictions
 from bench.core.bits import to_text
 from bench.core.errors import JobError
@@ -56,16 +58,15 @@ def craft(
     surrogate: Ensemble,
     images: ImageSet,
     attacks: Mapping[str, Attack],
+    conditions: Conditions,
     *,
     restarts: int,
-    budget: float,
     folder: Path,
-    seed_axes: tuple[object, ...],
-    batch_size: int = 250,
     progress: Progress | None = None,
 ) -> dict[str, Any]:
     """Attack every image on a surrogate, once an attack and random start, and keep the last iterates.
 
+    Each random start has seed axes of its own; the stop rule is `last`, whatever the conditions say.
     The images of each are one file in `folder`: float32 [n, C, H, W] in [0, 1]. A file that is there and belongs to
     these clean images is kept, so that a killed job goes on after the last attack that it finished.
 
@@ -82,31 +83,22 @@ def craft(
     forwards = backwards = 0
     for place, attack in enumerate(wanted):
         path = folder / attack.file_name
-        made = _kept(path, images, budget)
+        made = _kept(path, images, conditions.budget)
         if made is None:
-            outcome = attack_images(
-                attacks[attack.name],
-                surrogate,
-                images,
-                budget=budget,
-                stop="last",
-                seed_axes=(*seed_axes, "blackbox", attack.restart),
-                batch_size=batch_size,
-                keep_images=True,
-                progress=progress,
-            )
+            own = replace(conditions, stop="last", seed_axes=(*conditions.seed_axes, "blackbox", attack.restart))
+            outcome = attack_images(attacks[attack.name], surrogate, images, own, keep_images=True, progress=progress)
             assert outcome.adversarial is not None
             made = outcome.adversarial
             forwards += outcome.forwards
             backwards += outcome.backwards
             path.parent.mkdir(parents=True, exist_ok=True)
-            checkpoint.save(path, {KEY: made}, {"images_digest": images.digest, "budget": budget})
+            checkpoint.save(path, {KEY: made}, {"images_digest": images.digest, "budget": conditions.budget})
         digests[path.name] = checkpoint.digest({KEY: made})
-        broken.append(_misclassified(surrogate, made, images, batch_size))
+        broken.append(_misclassified(surrogate, made, images, conditions.batch_size))
         if progress is not None:
             progress.images(place + 1, len(wanted))
     rows = [("own", attack, bits) for attack, bits in zip(wanted, broken, strict=True)]
-    return _record(surrogate, images, rows, batch_size, started) | {
+    return _record(surrogate, images, rows, conditions.batch_size, started) | {
         "measurements": {"files": digests, "bytes": sum((folder / name).stat().st_size for name in digests)},
         "forwards": forwards,
         "backwards": backwards,

@@ -6,20 +6,19 @@ Each returns the part of an evaluation record (`evaluations/ID.json`) that the m
 from __future__ import annotations
 
 import time
+from dataclasses import replace
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from bench.attacks.base import Attack
-from bench.attacks.judge import AttackOutcome, attack_images, evaluation_mode, predictions
-from bench.core import seeds
+from bench.attacks.conditions import Conditions
+from bench.attacks.judge import AttackOutcome, attack_images, evaluation_mode, predictions, target_classes
 from bench.core.bits import to_text
 from bench.core.errors import JobError
 from bench.core.numbers import ENSEMBLE
-from bench.core.precision import Precision
 from bench.core.progress import Progress
-from bench.core.terms import Stop, Targets
 from bench.data.base import ImageSet
 from bench.models.ensemble import Ensemble
 
@@ -55,37 +54,18 @@ def robust_accuracy(
     ensemble: Ensemble,
     images: ImageSet,
     attack: Attack,
+    conditions: Conditions,
     *,
-    budget: float,
-    stop: Stop,
-    seed_axes: tuple[object, ...],
-    batch_size: int = 250,
-    targets: Targets | None = None,
     clean: Tensor | None = None,
-    precision: Precision = "float32",
     progress: Progress | None = None,
 ) -> dict[str, Any]:
     """White-box robust accuracy of the ensemble: the share of all images still classified correctly.
 
-    With `targets` the attack leads to classes chosen that way; `measurements.targeted_hits` then counts the images
-    that were right when clean and are classified as their target. `samples` are a few adversarial images. `clean`:
-    bool [n], images known to be right when clean, which saves a pass.
+    Where the attack leads to targets, `measurements.targeted_hits` counts the images that were right when clean and are
+    classified as their target. `samples` are a few adversarial images. `clean`: bool [n], images known to be right when
+    clean, which saves a pass.
     """
-    chosen = None if targets is None else target_classes(ensemble, images, targets, seed_axes, batch_size)
-    outcome = attack_images(
-        attack,
-        ensemble,
-        images,
-        budget=budget,
-        stop=stop,
-        seed_axes=seed_axes,
-        batch_size=batch_size,
-        keep_images=True,
-        targets=chosen,
-        clean=clean,
-        precision=precision,
-        progress=progress,
-    )
+    outcome = attack_images(attack, ensemble, images, conditions, clean=clean, keep_images=True, progress=progress)
     if outcome.hit is not None:
         outcome.measurements["targeted_hits"] = int((outcome.hit & outcome.clean).sum())
     return {
@@ -106,43 +86,28 @@ def transferability(
     ensemble: Ensemble,
     images: ImageSet,
     attack: Attack,
+    conditions: Conditions,
     *,
-    budget: float,
-    seed_axes: tuple[object, ...],
-    batch_size: int = 250,
-    targets: Targets | None = None,
-    precision: Precision = "float32",
     progress: Progress | None = None,
 ) -> dict[str, Any]:
     """The transferability matrix: images crafted on each member, evaluated on each member and on the ensemble.
 
-    Every image is attacked and the last iterate is used (`stop = last`). Bits of cell (source, target) say that the
-    target misclassifies the images crafted on the source; rates for any population follow from them and from the
-    clean rows (`bench.store.rates`). With `targets` they say that the target outputs the class that the images
-    were led to: the targeted transferability of Definition 6.
+    Every image is attacked and the last iterate is used (`stop = last`), whatever the conditions say. Bits of cell
+    (source, target) say that the target misclassifies the images crafted on the source; rates for any population follow
+    from them and from the clean rows (`bench.store.rates`). With targets, chosen on the ensemble, they say that the
+    target outputs the class that the images were led to: the targeted transferability of Definition 6.
     """
-    wanted = None if targets is None else target_classes(ensemble, images, targets, seed_axes, batch_size)
+    wanted = target_classes(ensemble, images, conditions)
     started = time.perf_counter()
-    rows = _correct_rows(ensemble, images, batch_size)
+    rows = _correct_rows(ensemble, images, conditions.batch_size)
     cells: list[dict[str, Any]] = []
     forwards = backwards = 0
     per_source: list[dict[str, Any]] = []
     for source, member in enumerate(ensemble.members):
-        outcome = attack_images(
-            attack,
-            member,
-            images,
-            budget=budget,
-            stop="last",
-            seed_axes=seed_axes,
-            batch_size=batch_size,
-            keep_images=True,
-            targets=wanted,
-            precision=precision,
-            progress=progress,
-        )
+        last = replace(conditions, stop="last")
+        outcome = attack_images(attack, member, images, last, targets=wanted, keep_images=True, progress=progress)
         assert outcome.adversarial is not None
-        classes = _class_rows(ensemble, images, batch_size, outcome.adversarial)
+        classes = _class_rows(ensemble, images, conditions.batch_size, outcome.adversarial)
         labels = images.labels.cpu()
         hits = [row != labels if wanted is None else row == wanted.cpu() for row in classes]
         cells += [
@@ -165,25 +130,6 @@ def transferability(
         "backwards": backwards,
         "seconds": time.perf_counter() - started,
     }
-
-
-def target_classes(
-    ensemble: Ensemble, images: ImageSet, how: Targets, seed_axes: tuple[object, ...], batch_size: int
-) -> Tensor:
-    """A class other than the label for each image, int64 [n]: drawn uniformly, or the ensemble's least likely one."""
-    if how == "random":
-        with torch.no_grad():
-            classes = ensemble(images.floats(slice(0, 1))).shape[1]
-        step = torch.randint(1, classes, (len(images),), generator=seeds.generator(*seed_axes, "targets"))
-        drawn: Tensor = (images.labels + step.to(images.device)) % classes
-        return drawn
-    parts = []
-    with evaluation_mode(ensemble), torch.no_grad():
-        for start in range(0, len(images), batch_size):
-            part = slice(start, start + batch_size)
-            scores = ensemble(images.floats(part))
-            parts.append(scores.scatter(1, images.labels[part, None], torch.inf).argmin(1))
-    return torch.cat(parts)
 
 
 def samples(ensemble: Ensemble, images: ImageSet, outcome: AttackOutcome) -> dict[str, Tensor]:

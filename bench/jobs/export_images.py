@@ -21,11 +21,10 @@ from bench.core.errors import BenchError, JobError
 from bench.core.identity import short
 from bench.core.progress import Progress
 from bench.data.base import ImageSet
-from bench.evaluation.measure import target_classes
 from bench.experiment.spec import EvaluationSpec
 from bench.jobs import batches
-from bench.jobs.ensembles import data_axes, load_ensemble, recorded_weights, splits_of
-from bench.jobs.measuring import is_out_of_memory
+from bench.jobs.ensembles import load_ensemble, recorded_weights, splits_of
+from bench.jobs.measuring import conditions_of, is_out_of_memory
 from bench.jobs.recorded import as_recorded
 from bench.jobs.workplace import Workplace
 from bench.models.ensemble import Ensemble
@@ -148,16 +147,11 @@ def _craft(
 ) -> dict[str, Tensor]:
     """The attack as it was, with all its images kept."""
     attack: Attack = settings.build(registry.load("attacks", spec.plugin), spec.settings, f"attacks.{spec.attack}")
-    axes = data_axes(spec.run)
-    chosen = None if spec.targets is None else target_classes(ensemble, images, spec.targets, axes, batch_size)
-    assert spec.budget is not None
-    assert spec.stop is not None
     progress.job(spec.label)
     with evaluation_mode(ensemble):
         before = predictions(ensemble, images, batch_size=batch_size)
         outcome = attack_images(
-            attack, ensemble, images, budget=spec.budget, stop=spec.stop, seed_axes=axes, batch_size=batch_size,
-            keep_images=True, targets=chosen, clean=before == images.labels, precision=spec.precision,
+            attack, ensemble, images, conditions_of(spec, batch_size), clean=before == images.labels, keep_images=True,
             progress=progress,
         )  # fmt: skip
         adversarial = outcome.adversarial

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from bench.attacks.base import Attack
+from bench.attacks.conditions import Conditions
 from bench.core import environment, registry, settings
 from bench.core.bits import from_text
 from bench.core.errors import JobError
@@ -143,25 +144,34 @@ def _attacked(
     batch_size: int, sources: list[Any], clean: Tensor | None,
 ) -> Measured:  # fmt: skip
     """An attack on the ensemble, a transferability matrix, or the images of a surrogate."""
-    run, budget = evaluation.run, evaluation.budget
-    assert budget is not None
-    common: dict[str, Any] = {
-        "budget": budget, "seed_axes": data_axes(run), "batch_size": batch_size, "progress": progress
-    }  # fmt: skip
+    conditions = conditions_of(evaluation, batch_size)
     if evaluation.kind == "craft":
-        folder = place.run(run.run_id).crafted(evaluation.evaluation_id)
+        folder = place.run(evaluation.run.run_id).crafted(evaluation.evaluation_id)
         attacks = {}
         for name, part in evaluation.settings["attacks"].items():
             attacks[name] = _attack(part["plugin"], part["settings"], name, sources)
         return blackbox.craft(
-            ensemble, images, attacks, restarts=evaluation.settings["restarts"], folder=folder, **common
-        )
+            ensemble, images, attacks, conditions,
+            restarts=evaluation.settings["restarts"], folder=folder, progress=progress,
+        )  # fmt: skip
     attack = _attack(evaluation.plugin, evaluation.settings, evaluation.attack, sources)
-    common |= {"targets": evaluation.targets, "precision": evaluation.precision}
     if evaluation.kind == "transfer":
-        return measure.transferability(ensemble, images, attack, **common)
+        return measure.transferability(ensemble, images, attack, conditions, progress=progress)
+    return measure.robust_accuracy(ensemble, images, attack, conditions, clean=clean, progress=progress)
+
+
+def conditions_of(evaluation: EvaluationSpec, batch_size: int) -> Conditions:
+    """How the attack of an evaluation is run; those of one data set and seed have the same random numbers."""
+    assert evaluation.budget is not None
     assert evaluation.stop is not None
-    return measure.robust_accuracy(ensemble, images, attack, stop=evaluation.stop, clean=clean, **common)
+    return Conditions(
+        budget=evaluation.budget,
+        stop=evaluation.stop,
+        targets=evaluation.targets,
+        seed_axes=data_axes(evaluation.run),
+        batch_size=batch_size,
+        precision=evaluation.precision,
+    )
 
 
 def _known_clean(evaluation: EvaluationSpec, images: ImageSet, place: Workplace) -> Tensor | None:

@@ -125,7 +125,7 @@ def compare(
         sample, clock = case.first(timed), Clock(case.images.device)
         with counted() as passes:
             sample.ours("first_success")
-        quick = fast_copy(sample.model, _batch(sample)[0], precision=sample.precision) if repeats else None
+        quick = fast_copy(sample.model, _batch(sample)[0], precision=sample.conditions.precision) if repeats else None
         seconds = _timed(sample, passes(), peers, quick, repeats, clock, lambda text: tell(f"{name}: {text}"))
         by_rates = None
         if rates and seconds:
@@ -137,7 +137,7 @@ def compare(
     return Result(
         attack=name,
         budget_name=case.attack.budget_name,
-        budget=case.budget,
+        budget=case.conditions.budget,
         settings=dict(vars(case.attack)),
         images=len(case.images),
         timed=len(sample.images) if repeats else 0,
@@ -170,7 +170,7 @@ def _timed(
 
         def judged() -> None:
             replay(quick, images, labels, passes)
-            predictions(sample.model, attacked, batch_size=sample.batch)
+            predictions(sample.model, attacked, batch_size=sample.conditions.batch_size)
 
         works |= {"floor_fast": lambda: replay(quick, images, labels, passes), "floor_judged": judged}
     works |= {peer.name: _robustness(sample, peer.crafter(sample)) for peer in peers}
@@ -182,12 +182,13 @@ def _timed(
 
 
 def _batch(sample: Case) -> tuple[Tensor, Tensor]:
-    return sample.images.floats(slice(0, sample.batch)), sample.images.labels[: sample.batch]
+    first = slice(0, sample.conditions.batch_size)
+    return sample.images.floats(first), sample.images.labels[first]
 
 
 def _robustness(sample: Case, craft: Callable[[], Any]) -> Callable[[], Any]:
     """A library's work until robust accuracy is known, as ours: its images, and one pass over them."""
-    return lambda: predictions(sample.model, craft(), batch_size=sample.batch)
+    return lambda: predictions(sample.model, craft(), batch_size=sample.conditions.batch_size)
 
 
 def _versus(peer: Peer, kind: Any, judged: Judged, ours: dict[str, float], seconds: dict[str, list[float]]) -> Versus:

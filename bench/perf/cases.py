@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from bench.attacks.ball import ROUNDING, excess
 from bench.attacks.base import Attack
+from bench.attacks.conditions import Conditions
 from bench.attacks.draws import Draws
 from bench.attacks.iterative import PGD, PGDL2
 from bench.attacks.judge import AttackOutcome, attack_images, predictions
@@ -16,12 +17,11 @@ from bench.attacks.problem import Problem
 from bench.core import registry, settings
 from bench.core.config import Loaded
 from bench.core.errors import BenchError, unknown_name
-from bench.core.specs import Precision
 from bench.core.terms import Stop
 from bench.data.base import ImageSet
 from bench.perf import ATTACKS, Compared
 
-AXES = ("perf",)
+AXES = ("perf",)  # of the random numbers
 
 
 def configured(loaded: Loaded, name: str, *, steps: int | None = None) -> Attack:
@@ -49,7 +49,9 @@ def limited(attack: Attack, steps: int) -> Attack:
 
 @dataclass(frozen=True)
 class Case:
-    """What is attacked and how; `batch` images at a time, by everybody. `precision` is that of our own passes.
+    """What is attacked and how: libraries take the budget and the batch size of the conditions, and stop as they do.
+
+    The stop rule of ours is said in each call (`ours`), and the precision is that of our own passes.
 
     `model` is an ensemble in eval mode (or any network) that maps images in [0, 1] to [b, classes].
     """
@@ -57,9 +59,7 @@ class Case:
     model: nn.Module
     images: ImageSet
     attack: Attack
-    budget: float
-    batch: int = 250
-    precision: Precision = "float32"
+    conditions: Conditions
 
     @property
     def kind(self) -> Compared:
@@ -82,13 +82,13 @@ class Case:
 
     def right(self) -> Tensor:
         """The images, bool [n], that are classified correctly when clean; in a run the clean evaluation knows them."""
-        return predictions(self.model, self.images, batch_size=self.batch) == self.images.labels
+        return predictions(self.model, self.images, batch_size=self.conditions.batch_size) == self.images.labels
 
     def ours(self, stop: Stop, *, keep_images: bool = False, clean: Tensor | None = None) -> AttackOutcome:
         """Our attack."""
         return attack_images(
-            self.attack, self.model, self.images, budget=self.budget, stop=stop, seed_axes=AXES,
-            batch_size=self.batch, keep_images=keep_images, clean=clean, precision=self.precision,
+            self.attack, self.model, self.images, replace(self.conditions, stop=stop),
+            clean=clean, keep_images=keep_images,
         )  # fmt: skip
 
     def starts(self) -> Tensor | None:
@@ -99,7 +99,8 @@ class Case:
         images = self.images.floats()
         problem = Problem(
             name=type(self.attack).__name__, norm=self.attack.norm, model=self.model, images=images,
-            labels=self.images.labels, rows=rows, budget=self.budget, stop="last", restart=0, draws=self._draws(),
+            labels=self.images.labels, rows=rows, conditions=replace(self.conditions, stop="last"), restart=0,
+            draws=self._draws(),
         )  # fmt: skip
         return self.attack.start(problem)
 
@@ -111,7 +112,7 @@ class Case:
         return (self._draws().take("uniform", ("start", 0), rows) + 1) / 2
 
     def _draws(self) -> Draws:
-        return Draws((*AXES, "attack"), tuple(self.images.images.shape[1:]))
+        return self.conditions.draws(tuple(self.images.images.shape[1:]))
 
 
 @dataclass(frozen=True)
@@ -132,9 +133,9 @@ def judge(case: Case, made: Tensor) -> Judged:
     """
     clean = case.images.floats()
     made = made.to(clean)
-    inside = excess(made, clean, case.budget, case.attack.norm) <= ROUNDING
+    inside = excess(made, clean, case.conditions.budget, case.attack.norm) <= ROUNDING
     black = (made == 0).flatten(1).all(1) & ~(clean == 0).flatten(1).all(1)
     real = made.nan_to_num().clamp(0, 1)
-    wrong = predictions(case.model, real, batch_size=case.batch) != case.images.labels
-    right = predictions(case.model, case.images, batch_size=case.batch) == case.images.labels
+    wrong = predictions(case.model, real, batch_size=case.conditions.batch_size) != case.images.labels
+    right = predictions(case.model, case.images, batch_size=case.conditions.batch_size) == case.images.labels
     return Judged((right & ~(inside & ~black & wrong)).cpu(), int((~inside).sum()), int(black.sum()))

@@ -18,6 +18,7 @@ from typing import Any
 
 import torch
 
+from bench.attacks.conditions import Conditions
 from bench.attacks.judge import attack_images
 from bench.core import config
 from bench.core.config import Loaded
@@ -155,9 +156,8 @@ def _work(loaded: Loaded, setting: Setting, method: str, attack: str | None, cou
     built, budgets = configured(loaded, attack, steps=STEPS), loaded.config.attacks[attack].budgets
     given = budgets.get(setting.dataset) or next(iter(budgets.values()), (0.1,))
     # Every image to its end: the most that it can need.
-    return lambda: attack_images(
-        built, ensemble, images, budget=float(given[0]), stop="last", batch_size=setting.batch
-    )  # fmt: skip
+    conditions = Conditions(budget=float(given[0]), stop="last", batch_size=setting.batch)
+    return lambda: attack_images(built, ensemble, images, conditions)
 
 
 def settle() -> None:

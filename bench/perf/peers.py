@@ -60,7 +60,8 @@ class Peer(ABC):
         Everything that is not the attack (images as floats, our random start) is prepared outside.
         """
         x, y, starts, noise = case.images.floats(), case.images.labels, case.starts(), case.noise()
-        parts = [slice(start, start + case.batch) for start in range(0, len(x), case.batch)]
+        batch = case.conditions.batch_size
+        parts = [slice(start, start + batch) for start in range(0, len(x), batch)]
 
         def work() -> Tensor:
             made = []
@@ -99,7 +100,7 @@ class Foolbox(Peer):
         if kind in ("cw", "ead"):
             shared = {
                 "binary_search_steps": 1, "steps": ours.steps, "confidence": ours.confidence,
-                "initial_const": case.budget, "abort_early": False,
+                "initial_const": case.conditions.budget, "abort_early": False,
             }  # fmt: skip
             if kind == "cw":
                 return _tensor(library.L2CarliniWagnerAttack(stepsize=ours.rate, **shared).run(model, x, criterion))
@@ -121,7 +122,7 @@ class Foolbox(Peer):
         if start is not None:
             eagerpy = importlib.import_module("eagerpy")
             attack.get_random_start = lambda x0, epsilon: eagerpy.astensor(start)
-        return _tensor(attack.run(model, x, criterion, epsilon=case.budget))
+        return _tensor(attack.run(model, x, criterion, epsilon=case.conditions.budget))
 
 
 class Shifted(nn.Module):
@@ -155,7 +156,7 @@ class Torchattacks(Peer):
     def batch(self, case: Case, x: Tensor, y: Tensor, start: Tensor | None, noise: Tensor | None) -> Tensor:
         """Its attack objects, with our random numbers in the place of its own."""
         library: Any = importlib.import_module("torchattacks")
-        ours, kind, budget, model = _settings(case), case.kind, case.budget, case.model
+        ours, kind, budget, model = _settings(case), case.kind, case.conditions.budget, case.model
         if kind == "cw":
             attack = library.CW(Shifted(model), c=budget, kappa=ours.confidence, steps=ours.steps, lr=ours.rate)
             return _tensor(attack(x, y))
@@ -203,7 +204,7 @@ class AutoAttack(Peer):
         library: Any = importlib.import_module("pyautoattack.autopgd_base")
         ours = _settings(case)
         attack = library.APGDAttack(
-            case.model, n_iter=ours.steps, eps=case.budget, loss=ours.loss, rho=ours.rho, device=x.device
+            case.model, n_iter=ours.steps, eps=case.conditions.budget, loss=ours.loss, rho=ours.rho, device=x.device
         )
         with patch.object(torch, "rand", _numbers(case.model, x, y, noise)):
             return _tensor(attack.perturb(x, y))
@@ -239,7 +240,7 @@ class ART(Peer):
     def batch(self, case: Case, x: Tensor, y: Tensor, start: Tensor | None, noise: Tensor | None) -> Tensor:
         """`generate` of its attack classes, on a PyTorchClassifier around the ensemble."""
         evasion: Any = importlib.import_module("art.attacks.evasion")
-        ours, kind, budget, model = _settings(case), case.kind, case.budget, _classifier(case, x)
+        ours, kind, budget, model = _settings(case), case.kind, case.conditions.budget, _classifier(case, x)
         shared: dict[str, Any] = {"batch_size": len(x)}
         if kind == "fgsm":
             return _generate(evasion.FastGradientMethod(model, eps=budget, **shared), x, y)

@@ -6,12 +6,13 @@ from typing import Any
 
 import pytest
 import torch
+from attacking import attack
 from torch import Tensor, nn
 
 from bench.attacks.apgd import APGD, APGDCE, APGDDLR, checkpoints
 from bench.attacks.fgsm import FGSM
 from bench.attacks.iterative import BIM, MIM, PGD, PGDL2
-from bench.attacks.judge import AttackOutcome, attack_images, predictions
+from bench.attacks.judge import predictions
 from bench.attacks.losses import ce, dlr
 from bench.core.errors import BenchError
 from bench.core.seeds import generator
@@ -42,11 +43,6 @@ class Linear(nn.Module):
 def grey_images(model: Linear, n: int) -> ImageSet:
     pixels = torch.randint(77, 179, (n, 1, 4, 4), generator=generator("grey")).to(torch.uint8)
     return ImageSet(pixels, (model.margin(pixels / 255) > 0).long())
-
-
-def attack(which: Any, model: nn.Module, images: ImageSet, budget: float, **settings: Any) -> AttackOutcome:
-    settings = {"seed_axes": ("tests", 0), "keep_images": True, **settings}
-    return attack_images(which, model, images, budget=budget, **settings)
 
 
 def name(value: object) -> str:

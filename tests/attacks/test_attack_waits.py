@@ -7,6 +7,7 @@ import dataclasses
 import pytest
 
 from bench.attacks import judge
+from bench.attacks.conditions import Conditions
 from bench.core import config, registry, settings
 
 pytestmark = pytest.mark.usefixtures("_one_thread")
@@ -15,7 +16,8 @@ SHORT, LONG = 4, 12
 
 def waiting(waits, ensemble, images, attack, budget: float, stop) -> tuple[int, judge.AttackOutcome]:
     outcomes = []
-    seen = waits(lambda: outcomes.append(judge.attack_images(attack, ensemble, images, budget=budget, stop=stop)))
+    conditions = Conditions(budget=budget, stop=stop)
+    seen = waits(lambda: outcomes.append(judge.attack_images(attack, ensemble, images, conditions)))
     return len(seen), outcomes[0]
 
 

@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import pytest
 import torch
+from attacking import attack
 from torch import Tensor, nn
 
-from bench.attacks.base import Attack
 from bench.attacks.cw import CW
 from bench.attacks.ead import EAD, shrink
-from bench.attacks.judge import AttackOutcome, attack_images, predictions
+from bench.attacks.judge import AttackOutcome, predictions
 from bench.attacks.losses import ce, cw, dlr, margin
 from bench.core.errors import BenchError
 from bench.core.seeds import generator
@@ -40,11 +38,6 @@ def grey_images(model: Binary, n: int) -> ImageSet:
     """Pixels of .3 to .7; labels as the model sees them."""
     pixels = torch.randint(77, 179, (n, 1, 4, 4), generator=generator("grey")).to(torch.uint8)
     return ImageSet(pixels, (model.margin(pixels / 255) > 0).long())
-
-
-def attack(which: Attack, model: nn.Module, images: ImageSet, c: float, **settings: Any) -> AttackOutcome:
-    settings = {"seed_axes": ("tests", 0), "keep_images": True, **settings}
-    return attack_images(which, model, images, budget=c, **settings)
 
 
 def l2(outcome: AttackOutcome, images: ImageSet) -> Tensor:

@@ -8,13 +8,14 @@ from typing import Any, ClassVar
 
 import pytest
 import torch
+from attacking import attack
 from torch import Tensor, nn
 from torch.nn import functional
 
 from bench.attacks.base import Attack
 from bench.attacks.fgsm import FGSM
 from bench.attacks.iterative import BIM, MIM, PGD, PGDL2
-from bench.attacks.judge import AttackOutcome, attack_images, predictions
+from bench.attacks.judge import AttackOutcome, predictions
 from bench.attacks.problem import Problem
 from bench.core.errors import JobError
 from bench.core.progress import Progress
@@ -72,7 +73,7 @@ FIVE = pixels(0.46, 0.41, 0.3, 0.7, 0.9, labels=[0, 0, 0, 0, 1])
 
 
 def judged(which: Attack, model: nn.Module | None = None, images: ImageSet = FIVE, **changes: Any) -> AttackOutcome:
-    return attack_images(which, model or Threshold(), images, **{"budget": EPSILON, "seed_axes": ("t",), **changes})
+    return attack(which, model or Threshold(), images, **{"budget": EPSILON, "seed_axes": ("t",), **changes})
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import pytest
 import torch
+from attacking import attack
 from torch import Tensor, nn
 
-from bench.attacks.base import Attack
 from bench.attacks.iterative import PGD
-from bench.attacks.judge import AttackOutcome, attack_images
 from bench.attacks.mora import MORA
 from bench.core.errors import BenchError
 from bench.core.seeds import generator
@@ -18,11 +15,6 @@ from bench.data.base import ImageSet
 from bench.models.ensemble import Ensemble
 
 pytestmark = pytest.mark.usefixtures("_one_thread")
-
-
-def attack(which: Attack, model: nn.Module, images: ImageSet, budget: float, **settings: Any) -> AttackOutcome:
-    settings = {"seed_axes": ("tests", 0), "keep_images": True, **settings}
-    return attack_images(which, model, images, budget=budget, **settings)
 
 
 def ensemble(fusion: str, weights: list[float] | None = None) -> Ensemble:

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import pytest
 import torch
+from attacking import attack
 from torch import Tensor, nn
 from torch.nn import functional
 
@@ -14,7 +13,6 @@ from bench.attacks.di2 import DI2FGSM, resize_and_pad
 from bench.attacks.ila import ILA
 from bench.attacks.ir import IR, cell_mask
 from bench.attacks.iterative import MIM, PGD
-from bench.attacks.judge import AttackOutcome, attack_images
 from bench.core.errors import BenchError
 from bench.core.seeds import generator
 from bench.data.base import ImageSet
@@ -26,11 +24,6 @@ SHORT = [DI2FGSM(steps=6), ILA(steps=6, guide_steps=3), IR(steps=6, samples=2)]
 
 def name(value: object) -> str:
     return type(value).__name__.lower() if isinstance(value, Attack) else str(value)
-
-
-def attack(which: Attack, model: nn.Module, images: ImageSet, budget: float, **settings: Any) -> AttackOutcome:
-    settings = {"seed_axes": ("tests", 0), "keep_images": True, **settings}
-    return attack_images(which, model, images, budget=budget, **settings)
 
 
 # ---------------------------------------------------------------- DI²
@@ -154,6 +147,7 @@ class Product(nn.Module):
 
 def test_the_gradient_is_that_of_the_interaction_of_the_sampled_cells():
     """By finite differences of CE − λ·[v(δ) − v(δ outside) − v(δ inside) + v(0)], cells drawn as the attack does."""
+    from bench.attacks.conditions import Conditions
     from bench.attacks.draws import Draws
     from bench.attacks.problem import Problem
 
@@ -161,8 +155,8 @@ def test_the_gradient_is_that_of_the_interaction_of_the_sampled_cells():
     which, model = IR(strength=0.7, samples=3), Product().double()
     clean = images.floats().double()
     problem = Problem(
-        name="ir", norm=which.norm, model=model, images=clean, labels=images.labels, rows=torch.arange(1), budget=0.2,
-        stop="last", restart=0, draws=Draws(("tests",), (1, 8, 8)),
+        name="ir", norm=which.norm, model=model, images=clean, labels=images.labels, rows=torch.arange(1),
+        conditions=Conditions(budget=0.2, stop="last"), restart=0, draws=Draws(("tests",), (1, 8, 8)),
     )  # fmt: skip
     x = clean + 0.2 * (2 * torch.rand(clean.shape, generator=generator("x"), dtype=torch.float64) - 1)
     masks = [cell_mask(problem.shared_uniform(("cells", 4, sample), 16), clean, 0.125) for sample in range(3)]

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import pytest
 import torch
+from attacking import attack
 from hypothesis import given
 from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
@@ -16,7 +15,6 @@ from bench.attacks.base import Attack
 from bench.attacks.draws import Draws
 from bench.attacks.fgsm import FGSM
 from bench.attacks.iterative import BIM, MIM, PGD, PGDL2
-from bench.attacks.judge import AttackOutcome, attack_images
 from bench.attacks.problem import Problem
 from bench.core.errors import BenchError
 from bench.core.seeds import generator
@@ -53,10 +51,6 @@ def grey_images(model: Binary, n: int, shape: tuple[int, ...] = (1, 4, 4)) -> Im
     """Pixels of .3 to .7, so that no ball of radius .3 meets the ends of [0, 1]; labels as the model sees them."""
     pixels = torch.randint(77, 179, (n, *shape), generator=generator("grey")).to(torch.uint8)
     return ImageSet(pixels, (model.margin(pixels / 255) > 0).long())
-
-
-def attack(which: Attack, model: nn.Module, images: ImageSet, budget: float, **settings: Any) -> AttackOutcome:
-    return attack_images(which, model, images, budget=budget, **{"seed_axes": ("tests", 0), **settings})
 
 
 # ---------------------------------------------------------------- closed forms

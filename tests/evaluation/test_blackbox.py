@@ -12,6 +12,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from bench.attacks.conditions import Conditions
 from bench.attacks.iterative import PGD, PGDCW
 from bench.core import config
 from bench.core.bits import from_text
@@ -44,8 +45,9 @@ def images(digits: Any) -> ImageSet:
 
 def crafted(surrogate: Ensemble, images: ImageSet, folder: Path) -> dict[str, Any]:
     return blackbox.craft(
-        surrogate, images, ATTACKS, restarts=2, budget=0.15, folder=folder, seed_axes=("tests",), batch_size=16
-    )
+        surrogate, images, ATTACKS, Conditions(budget=0.15, seed_axes=("tests",), batch_size=16),
+        restarts=2, folder=folder,
+    )  # fmt: skip
 
 
 def test_images_are_kept_in_full_precision_and_made_once(

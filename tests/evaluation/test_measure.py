@@ -7,11 +7,13 @@ from typing import Any
 
 import pytest
 import torch
+from attacking import AXES
 from torch import Tensor, nn
 
+from bench.attacks.conditions import Conditions
 from bench.attacks.fgsm import FGSM
 from bench.attacks.iterative import BIM, PGD
-from bench.attacks.judge import attack_images
+from bench.attacks.judge import attack_images, target_classes
 from bench.core.bits import from_text
 from bench.core.errors import JobError
 from bench.core.numbers import ENSEMBLE
@@ -21,7 +23,10 @@ from bench.models.ensemble import Ensemble
 from bench.store.rates import transfer_rates
 
 pytestmark = pytest.mark.usefixtures("_one_thread")
-AXES = ("tests", 0)
+
+
+def under(budget: float, **conditions: Any) -> Conditions:
+    return Conditions(**{"budget": budget, "seed_axes": AXES, **conditions})
 
 
 @pytest.fixture
@@ -84,7 +89,7 @@ def test_clean_rows_are_each_members_and_the_ensembles(different, images, batch_
 def test_the_matrix_equals_a_loop_over_members_and_images(different, images, batch_size):
     epsilon, steps = 0.15, 4
     attack = BIM(steps=steps, rel_step=1 / steps)
-    record = measure.transferability(different, images, attack, budget=epsilon, seed_axes=AXES, batch_size=batch_size)
+    record = measure.transferability(different, images, attack, under(epsilon, batch_size=batch_size))
     cells = {(cell["source"], cell["target"]): from_text(cell["bits"], 61).tolist() for cell in record["cells"]}
     assert list(cells) == [(source, target) for source in range(3) for target in (0, 1, 2, -1)]
     x, members = images.floats(), different.members
@@ -109,9 +114,9 @@ def test_the_matrix_equals_a_loop_over_members_and_images(different, images, bat
 
 def test_the_diagonal_is_each_members_own_white_box_rate(different, images):
     attack = PGD(steps=5)
-    record = measure.transferability(different, images, attack, budget=0.12, seed_axes=AXES)
+    record = measure.transferability(different, images, attack, under(0.12))
     for source, member in enumerate(different.members):
-        alone = measure.robust_accuracy(Ensemble([member]), images, attack, budget=0.12, stop="last", seed_axes=AXES)
+        alone = measure.robust_accuracy(Ensemble([member]), images, attack, under(0.12, stop="last"))
         (own,) = (cell["bits"] for cell in record["cells"] if cell["source"] == cell["target"] == source)
         robust, clean = (from_text(alone[key], 61) for key in ("robust_bits", "clean_bits"))
         assert (robust == clean & ~from_text(own, 61)).all()
@@ -120,7 +125,7 @@ def test_the_diagonal_is_each_members_own_white_box_rate(different, images):
 def test_rates_of_the_matrix_follow_from_its_bits(different, images):
     import numpy as np
 
-    record = measure.transferability(different, images, FGSM(), budget=0.15, seed_axes=AXES)
+    record = measure.transferability(different, images, FGSM(), under(0.15))
     clean = np.stack([from_text(row["bits"], 61) for row in record["clean_rows"]])
     missed = np.stack([from_text(cell["bits"], 61) for cell in record["cells"]]).reshape(3, 4, 61)
     rates, _ = transfer_rates(clean, missed)
@@ -133,7 +138,7 @@ def test_rates_of_the_matrix_follow_from_its_bits(different, images):
 
 @pytest.mark.parametrize("stop", ["first_success", "last"])
 def test_robust_accuracy_counts_all_images(different, images, stop):
-    record = measure.robust_accuracy(different, images, FGSM(), budget=0.08, stop=stop, seed_axes=AXES, batch_size=9)
+    record = measure.robust_accuracy(different, images, FGSM(), under(0.08, stop=stop, batch_size=9))
     robust = []
     for k in range(61):
         x, label = images.floats()[k : k + 1], images.labels[k]
@@ -157,8 +162,8 @@ def test_records_are_json_and_the_ensemble_is_as_before(different, images):
     state = torch.get_rng_state()
     for record in (
         measure.clean(different, images),
-        measure.transferability(different, images, PGD(steps=2), budget=0.1, seed_axes=AXES),
-        measure.robust_accuracy(different, images, PGD(steps=2), budget=0.1, stop="last", seed_axes=AXES),
+        measure.transferability(different, images, PGD(steps=2), under(0.1)),
+        measure.robust_accuracy(different, images, PGD(steps=2), under(0.1, stop="last")),
     ):
         record.pop("samples", None)  # tensors, for a file of their own
         assert json.loads(json.dumps(record, allow_nan=False)) == record
@@ -175,18 +180,21 @@ def test_a_member_whose_output_is_no_number_fails_every_measurement(different, i
     with pytest.raises(JobError, match="not finite"):
         measure.clean(different, images)
     with pytest.raises(JobError, match="not finite"):
-        measure.transferability(different, images, FGSM(), budget=0.1, seed_axes=AXES)
+        measure.transferability(different, images, FGSM(), under(0.1))
     with pytest.raises(JobError, match="not finite"):
-        measure.robust_accuracy(different, images, FGSM(), budget=0.1, stop="last", seed_axes=AXES)
+        measure.robust_accuracy(different, images, FGSM(), under(0.1, stop="last"))
 
 
 def test_targets_are_other_classes(different, images):
-    random = measure.target_classes(different, images, "random", AXES, 16)
+    def chosen(**conditions: Any) -> Tensor:
+        return target_classes(different, images, under(0.1, **conditions))
+
+    random = chosen(targets="random")
     assert bool((random != images.labels).all())
     assert len(set(random.tolist())) == 10
-    assert torch.equal(random, measure.target_classes(different, images, "random", AXES, 7))
-    assert not torch.equal(random, measure.target_classes(different, images, "random", ("tests", 1), 16))
-    least = measure.target_classes(different, images, "least_likely", AXES, 16)
+    assert torch.equal(random, chosen(targets="random", batch_size=7))
+    assert not torch.equal(random, chosen(targets="random", seed_axes=("tests", 1)))
+    least = chosen(targets="least_likely", batch_size=16)
     with torch.no_grad():
         scores = different(images.floats())
     for row, label, target in zip(scores, images.labels.tolist(), least.tolist(), strict=True):
@@ -195,15 +203,13 @@ def test_targets_are_other_classes(different, images):
 
 def test_the_targeted_matrix_counts_outputs_of_the_target_class(different, images):
     few = images.take(slice(0, 21))
-    record = measure.transferability(
-        different, few, PGD(steps=4), budget=0.3, seed_axes=AXES, targets="random", batch_size=8
-    )
-    targets = measure.target_classes(different, few, "random", AXES, 8)
+    conditions = under(0.3, targets="random", batch_size=8)
+    record = measure.transferability(different, few, PGD(steps=4), conditions)
+    targets = target_classes(different, few, conditions)
     hits = 0
     for source, member in enumerate(different.members):
-        outcome = attack_images(
-            PGD(steps=4), member, few, budget=0.3, stop="last", seed_axes=AXES, keep_images=True, targets=targets
-        )
+        last = under(0.3, stop="last", batch_size=8)
+        outcome = attack_images(PGD(steps=4), member, few, last, targets=targets, keep_images=True)
         for cell in (cell for cell in record["cells"] if cell["source"] == source):
             network = different if cell["target"] == ENSEMBLE else different.members[cell["target"]]
             with torch.no_grad():
@@ -214,19 +220,15 @@ def test_the_targeted_matrix_counts_outputs_of_the_target_class(different, image
 
 
 def test_a_targeted_attack_tells_its_hits(different, images):
-    record = measure.robust_accuracy(
-        different, images, PGD(steps=10), budget=0.3, stop="first_success", seed_axes=AXES, targets="least_likely"
-    )
-    untargeted = measure.robust_accuracy(
-        different, images, PGD(steps=10), budget=0.3, stop="first_success", seed_axes=AXES
-    )
+    record = measure.robust_accuracy(different, images, PGD(steps=10), under(0.3, targets="least_likely"))
+    untargeted = measure.robust_accuracy(different, images, PGD(steps=10), under(0.3))
     assert 0 < record["measurements"]["targeted_hits"] <= record["n_clean"]
     assert record["n_robust"] >= untargeted["n_robust"]
     assert "targeted_hits" not in untargeted["measurements"]
 
 
 def test_samples_show_broken_images_first(different, images):
-    record = measure.robust_accuracy(different, images, PGD(steps=10), budget=0.2, stop="first_success", seed_axes=AXES)
+    record = measure.robust_accuracy(different, images, PGD(steps=10), under(0.2))
     samples = record["samples"]
     clean, robust = (from_text(record[name], 61) for name in ("clean_bits", "robust_bits"))
     broken = [index for index in range(61) if clean[index] and not robust[index]]

@@ -11,11 +11,14 @@ import torch
 from safetensors.torch import load_file
 
 from bench.attacks.batched import BatchedAttack
+from bench.attacks.conditions import Conditions
 from bench.core import config
 from bench.experiment import select
 from bench.experiment.select import Selection
 from bench.experiment.spec import Job
 from bench.jobs import work
+from bench.jobs.ensembles import data_axes
+from bench.jobs.measuring import conditions_of
 from bench.jobs.workplace import Workplace
 
 pytestmark = pytest.mark.usefixtures("_one_thread")
@@ -33,6 +36,17 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> tuple[Workplace, list[J
     ok, path = work.perform(Job(run=run), place)
     assert ok, path.read_text()
     return place, [Job(run=run, evaluation=spec) for spec in select.evaluations(loaded, selection, run)]
+
+
+def test_an_attack_is_run_under_the_conditions_of_its_evaluation(trained: tuple[Workplace, list[Job]]) -> None:
+    """Under all of them: what a condition more is not taken from would be its default, whatever the evaluation says."""
+    _, (_, job) = trained
+    unusual: dict[str, Any] = {"budget": 0.3, "stop": "last", "targets": "random", "precision": "bfloat16"}
+    assert job.evaluation is not None
+    spec = job.evaluation.model_copy(update=unusual)
+    found = conditions_of(spec, 7)
+    assert found == Conditions(**unusual, seed_axes=data_axes(job.run), batch_size=7)
+    assert all(getattr(found, field.name) != field.default for field in dataclasses.fields(found))
 
 
 @pytest.mark.parametrize("error", [torch.OutOfMemoryError("no memory"), RuntimeError("can't allocate memory: 9 GB")])

@@ -8,6 +8,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from bench.attacks.conditions import Conditions
 from bench.attacks.iterative import PGD
 from bench.attacks.judge import attack_images, predictions
 from bench.core import config, registry
@@ -82,7 +83,7 @@ def test_a_network_with_random_outputs_or_a_gradient_cut_by_its_code_has_no_copy
 def test_the_network_itself_judges_what_the_copy_finds(digits_ensemble: Ensemble, digits, monkeypatch) -> None:
     """A copy that calls everything broken breaks nothing more, one that sees nothing hides nothing at the end."""
     images = digits.test.take(slice(0, 40))
-    usual = attack_images(PGD(steps=5), digits_ensemble, images, budget=0.1)
+    usual = attack_images(PGD(steps=5), digits_ensemble, images, Conditions(budget=0.1))
 
     class Wrong(nn.Module):
         def __init__(self, model: nn.Module, sign: float) -> None:
@@ -97,7 +98,7 @@ def test_the_network_itself_judges_what_the_copy_finds(digits_ensemble: Ensemble
         monkeypatch.setattr("bench.attacks.judge.PIXELS", 1)
         monkeypatch.setattr("bench.attacks.judge.PASSES", 1)
         monkeypatch.setattr("bench.attacks.judge.fast_copy", lambda model, _, sign=sign, **__: Wrong(model, sign))
-        found = attack_images(PGD(steps=5), digits_ensemble, images, budget=0.1, keep_images=True)
+        found = attack_images(PGD(steps=5), digits_ensemble, images, Conditions(budget=0.1), keep_images=True)
         assert found.adversarial is not None
         right = predictions(digits_ensemble, found.adversarial) == images.labels
         assert torch.equal(found.robust, right & found.clean)
@@ -125,8 +126,10 @@ def test_a_copy_in_bfloat16_sees_changes_below_the_coarseness_of_its_pixels(shor
 
 def test_what_bfloat16_calls_broken_is_broken_in_float32(digits_ensemble: Ensemble, digits) -> None:
     images = digits.test.take(slice(0, 150))
-    usual = attack_images(PGD(), digits_ensemble, images, budget=0.1)
-    found = attack_images(PGD(), digits_ensemble, images, budget=0.1, precision="bfloat16", keep_images=True)
+    usual = attack_images(PGD(), digits_ensemble, images, Conditions(budget=0.1))
+    found = attack_images(
+        PGD(), digits_ensemble, images, Conditions(budget=0.1, precision="bfloat16"), keep_images=True
+    )
     assert found.adversarial is not None
     assert torch.equal(found.robust, (predictions(digits_ensemble, found.adversarial) == images.labels) & found.clean)
     assert 0 < int(found.robust.sum()) < int(found.clean.sum())
@@ -160,8 +163,8 @@ class TwoLayers(nn.Module):
 def test_a_network_without_a_copy_in_bfloat16_is_attacked_in_float32_and_says_so(digits, network) -> None:
     """One has no copy at all; of the other, the first and last layer are all there is."""
     told, images = Told(), digits.test.take(slice(0, 20))
-    usual = attack_images(PGD(steps=2), network(), images, budget=0.1)
-    found = attack_images(PGD(steps=2), network(), images, budget=0.1, precision="bfloat16", progress=told)
+    usual = attack_images(PGD(steps=2), network(), images, Conditions(budget=0.1))
+    found = attack_images(PGD(steps=2), network(), images, Conditions(budget=0.1, precision="bfloat16"), progress=told)
     assert told.notes == ["this network cannot be asked in bfloat16 or gives other outputs; attacked in float32"]
     assert found.measurements["asked_in"] == "float32"
     assert "asked_in" not in usual.measurements
@@ -184,14 +187,14 @@ def test_attacks_ask_in_the_precision_that_they_say(digits_ensemble: Ensemble, d
     monkeypatch.setattr("bench.attacks.judge.PIXELS", 1)
     monkeypatch.setattr("bench.attacks.judge.PASSES", 1)
     images = digits.test.take(slice(0, 20))
-    outcome = attack_images(PGD(steps=2), digits_ensemble, images, budget=0.1, precision="bfloat16")
+    outcome = attack_images(PGD(steps=2), digits_ensemble, images, Conditions(budget=0.1, precision="bfloat16"))
     assert outcome.measurements["asked_in"] == "bfloat16"
     assert made == [("bfloat16", {torch.float32, torch.bfloat16})]
-    attack_images(PGD(steps=2), digits_ensemble, images, budget=0.1)
+    attack_images(PGD(steps=2), digits_ensemble, images, Conditions(budget=0.1))
     assert made[1:] == [("float32", {torch.float32})]
     # Where bfloat16 would be another function, the copy in float32 serves, and is told.
     monkeypatch.setattr("bench.models.fast.CLOSE", {"float32": 1e-4, "bfloat16": 0.0})
-    outcome = attack_images(PGD(steps=2), digits_ensemble, images, budget=0.1, precision="bfloat16")
+    outcome = attack_images(PGD(steps=2), digits_ensemble, images, Conditions(budget=0.1, precision="bfloat16"))
     assert outcome.measurements["asked_in"] == "float32"
     assert made[2:] == [("bfloat16", set()), ("float32", {torch.float32})]
 

@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 import torch
 
+from bench.attacks.conditions import Conditions
 from bench.attacks.iterative import PGD
 from bench.attacks.judge import attack_images
 from bench.core import config
@@ -56,10 +57,10 @@ def by_attacks() -> list[tuple[float, int]]:
     torch.set_num_threads(1)
     run = run_of(config.load(), "ece", dataset="digits", model=None, members=3)
     ensemble, images = ensemble_of(run, "cpu"), images_of(run, BATCH, "cpu")
-    seen = []
+    conditions, seen = Conditions(budget=0.1, stop="last", batch_size=BATCH), []
     for _ in range(1 + MORE // FIRST):
         for _ in range(FIRST // PGD().steps):
-            attack_images(PGD(), ensemble, images, budget=0.1, stop="last", batch_size=BATCH)
+            attack_images(PGD(), ensemble, images, conditions)
         seen.append(held())
     return seen
 

@@ -13,27 +13,32 @@ from in_process import command
 from torch import Tensor, nn
 
 from bench.attacks.apgd import APGDCE
+from bench.attacks.conditions import Conditions
 from bench.attacks.cw import CW
 from bench.attacks.ead import EAD
 from bench.attacks.fgsm import FGSM
 from bench.attacks.iterative import BIM, MIM, PGD, PGDL2
-from bench.attacks.judge import attack_images
 from bench.core import registry
 from bench.core.errors import BenchError
 from bench.core.seeds import generator
 from bench.models.ensemble import Ensemble
 from bench.perf import attacks as perf
-from bench.perf.cases import Case, judge, limited
+from bench.perf.cases import AXES, Case, judge, limited
 from bench.perf.floor import Passes, counted, replay
 from bench.perf.peers import PEERS, Peer
 from bench.perf.timing import Clock, alternate, spread
 
 pytestmark = pytest.mark.usefixtures("_one_thread")
+BATCH = 25
+
+
+def under(budget: float, *, batch_size: int = BATCH) -> Conditions:
+    return Conditions(budget=budget, seed_axes=AXES, batch_size=batch_size)
 
 
 @pytest.fixture
 def case(digits: Any, digits_ensemble: Ensemble) -> Case:
-    return Case(digits_ensemble, digits.test.take(slice(0, 60)), FGSM(), 0.1, batch=25)
+    return Case(digits_ensemble, digits.test.take(slice(0, 60)), FGSM(), under(0.1))
 
 
 class Strange(Peer):
@@ -67,7 +72,7 @@ def test_only_real_images_that_are_really_misclassified_are_broken(case: Case) -
     made[2] = torch.nan
     made[3] = 0.0  # black, and outside
     made[5] = images.floats()[5]  # wrong when clean
-    judged = judge(Case(Brightness(), images, FGSM(), 0.1), made)
+    judged = judge(Case(Brightness(), images, FGSM(), under(0.1)), made)
     assert judged.robust.tolist() == [False, True, True, True, True, False]
     assert (judged.outside, judged.black) == (3, 1)
 
@@ -79,7 +84,7 @@ def test_black_images_break_nothing_without_a_ball(case: Case) -> None:
 
     images = case.images.__class__(torch.full((2, 1, 4, 4), 200, dtype=torch.uint8), torch.zeros(2, dtype=torch.long))
     made = torch.stack([torch.zeros(1, 4, 4), torch.full((1, 4, 4), 0.01)])
-    judged = judge(Case(Dark(), images, CW(), 1.0), made)
+    judged = judge(Case(Dark(), images, CW(), under(1.0)), made)
     assert judged.robust.tolist() == [True, False]
     assert (judged.outside, judged.black) == (0, 1)
 
@@ -94,10 +99,10 @@ def verdict(case: Case, made: Any) -> perf.Versus:
 
 
 def test_a_library_that_finds_less_or_more_contradicts_an_attack_in_a_ball(case: Case, digits: Any) -> None:
-    case = replace(case, images=digits.test.take(slice(0, 200)), budget=0.15)
-    strong = attack_images(PGD(), case.model, case.images, budget=0.15, keep_images=True, stop="last").adversarial
-    rows = iter(strong.split(case.batch))
-    same = iter(case.ours("last", keep_images=True).adversarial.split(case.batch))
+    case = replace(case, images=digits.test.take(slice(0, 200)), conditions=under(0.15))
+    strong = replace(case, attack=PGD()).ours("last", keep_images=True).adversarial
+    rows = iter(strong.split(BATCH))
+    same = iter(case.ours("last", keep_images=True).adversarial.split(BATCH))
     assert verdict(case, lambda x: next(same)).verdict == "PASS"
     stronger = verdict(case, lambda x: next(rows))
     assert (stronger.verdict, stronger.rule) == ("FAIL", "agrees within")
@@ -115,12 +120,12 @@ def test_one_image_of_few_contradicts_nothing(case: Case) -> None:
     broken = (case.right() & ~robust).nonzero()[:2, 0]
     for count, expected in ((1, "PASS"), (2, "FAIL")):
         made[broken[:count]] = case.images.floats()[broken[:count]]
-        parts = iter(made.split(case.batch))
+        parts = iter(made.split(BATCH))
         assert verdict(case, lambda x, parts=parts: next(parts)).verdict == expected
 
 
 def test_a_minimising_attack_only_must_not_be_weaker_than_a_library(digits: Any, digits_ensemble: Ensemble) -> None:
-    case = Case(digits_ensemble, digits.test.take(slice(0, 30)), CW(steps=5), 0.3, batch=30)
+    case = Case(digits_ensemble, digits.test.take(slice(0, 30)), CW(steps=5), under(0.3, batch_size=30))
     assert verdict(case, lambda x: x).verdict == "PASS"
     noise = torch.rand(30, 1, 8, 8, generator=generator("noise"))
     beaten = verdict(case, lambda x: noise)
@@ -130,7 +135,7 @@ def test_a_minimising_attack_only_must_not_be_weaker_than_a_library(digits: Any,
 @pytest.mark.parametrize("which", [PGD(restarts=2), registry.load("attacks", "mora")()], ids=["restarts", "mora"])
 def test_attacks_that_no_library_has_are_refused(case: Case, which: Any) -> None:
     with pytest.raises(BenchError, match="compared with no library"):
-        Case(case.model, case.images, which, 0.1).kind  # noqa: B018
+        Case(case.model, case.images, which, under(0.1)).kind  # noqa: B018
 
 
 # ---------------------------------------------------------------- libraries
@@ -141,7 +146,7 @@ def test_attacks_that_no_library_has_are_refused(case: Case, which: Any) -> None
 )
 @pytest.mark.parametrize("peer", PEERS, ids=lambda peer: peer.name)
 def test_a_library_leaves_the_ensemble_and_the_random_state_alone(case: Case, peer: Peer, which: Any) -> None:
-    case = Case(case.model, case.images.take(slice(0, 20)), which, 0.1, batch=20)
+    case = Case(case.model, case.images.take(slice(0, 20)), which, under(0.1, batch_size=20))
     if case.kind not in peer.kinds:
         return
     if not peer.installed:
@@ -176,7 +181,7 @@ def forward_sizes(model: nn.Module, work: Any) -> list[int]:
 @pytest.mark.parametrize("which", [FGSM(), PGD(steps=4), EAD(steps=3)], ids=lambda which: type(which).__name__)
 @pytest.mark.parametrize("stop", ["last", "first_success"])
 def test_the_floor_makes_the_passes_of_the_attack_but_not_those_of_the_judge(case: Case, which: Any, stop: Any) -> None:
-    case = Case(case.model, case.images, which, 3.0 if which.norm is None else 0.1, batch=25)
+    case = Case(case.model, case.images, which, under(3.0 if which.norm is None else 0.1))
     with counted() as passes:
         outcome = case.ours(stop)
     found = passes()

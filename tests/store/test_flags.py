@@ -14,6 +14,7 @@ from click.testing import CliRunner
 from torch import Tensor, nn
 
 from bench.attacks.base import Attack
+from bench.attacks.conditions import Conditions
 from bench.attacks.fgsm import FGSM
 from bench.attacks.iterative import PGD
 from bench.attacks.judge import attack_images
@@ -139,7 +140,7 @@ def test_an_attack_of_nine_targets_has_nine_curves_and_does_not_seem_to_rise(
     images = digits.test.take(slice(0, 30))
 
     def evaluated(attack: NineTargets) -> EvaluationRow:
-        outcome = attack_images(attack, digits_ensemble, images, budget=0.05, stop="last", batch_size=11)
+        outcome = attack_images(attack, digits_ensemble, images, Conditions(budget=0.05, stop="last", batch_size=11))
         settings = {"steps": attack.steps, "rel_step": attack.rel_step}
         return row(settings=settings, measurements=json.loads(json.dumps(outcome.measurements)))
 
@@ -286,9 +287,8 @@ class Sharp(nn.Module):
 def evaluated(ensemble: Ensemble, images: Any) -> list[set[str]]:
     rows = []
     for name, attack in (("fgsm", FGSM()), ("pgd", PGD())):
-        record = measure.robust_accuracy(
-            ensemble, images, attack, budget=0.15, stop="first_success", seed_axes=("tests",)
-        )
+        conditions = Conditions(budget=0.15, seed_axes=("tests",))
+        record = measure.robust_accuracy(ensemble, images, attack, conditions)
         fields = {key: record[key] for key in ("n", "n_clean", "measurements")}
         rows.append(
             row(

@@ -69,12 +69,13 @@ def command(
     """
     from rich.text import Text
 
+    from bench.attacks.conditions import Conditions
     from bench.cli.device import others, pick
     from bench.core import config
     from bench.core.numerics import numerics
     from bench.perf import attacks as perf
     from bench.perf import ensembles
-    from bench.perf.cases import Case, configured
+    from bench.perf.cases import AXES, Case, configured
     from bench.perf.roofline import measure_rates
     from bench.report.console import console
     from bench.store import queries
@@ -110,7 +111,8 @@ def command(
             attack = configured(loaded, name, steps=steps)
             given = budgets[attack.norm]
             budget = _budget(loaded, name, run.dataset) if given is None else given
-            case = Case(found.ensemble, found.images, attack, budget, batch, precision)
+            conditions = Conditions(budget=budget, seed_axes=AXES, batch_size=batch, precision=precision)
+            case = Case(found.ensemble, found.images, attack, conditions)
             chosen = [peer for peer in peers if libraries or case.kind not in peer.slow]
             result = perf.compare(
                 name, case, peers=chosen, timed=timed or batch, repeats=repeats, rates=rates,
