@@ -24,6 +24,7 @@ from bench.experiment.fields import (
     Count,
     Digest,
     Error,
+    FileName,
     Id,
     Images,
     Integer,
@@ -142,6 +143,8 @@ class RunRecord(_Record):
     requires: dict[Name, Id]
     weights_digest: Digest | None = None
     parameters: Annotated[list[Count], Field(max_length=MEMBERS)]
+    files: list[FileName] = []
+    """That an ensemble trained elsewhere was given in; a file holds one member or several."""
     training_images: Count | None = None
     training_digest: Digest | None = None
     """Of the training images; None of a training elsewhere."""

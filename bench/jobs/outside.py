@@ -23,7 +23,7 @@ from bench.data.base import Dataset, ImageSet
 from bench.evaluation.chance import guessed
 from bench.experiment import select
 from bench.experiment.fields import fault_of
-from bench.experiment.records import Facts
+from bench.experiment.records import Facts, RunRecord, write_record
 from bench.experiment.spec import OUTSIDE, Job, RunSpec
 from bench.jobs import ensembles, journal
 from bench.jobs.executors.task import intent_of
@@ -130,48 +130,50 @@ def adopt(given: Given, loaded: Loaded, place: Workplace, tell: Callable[[str], 
             weights = place.run(run.run_id).weights
             tell(f"{weights} is damaged: {set_aside(weights)}, written again from the files given")
     facts = _facts(given.facts, place.run(run.run_id).record)
-    folder.mkdir(parents=True, exist_ok=True)
+    said: dict[str, Any] = {"facts": facts} if facts else {}
     test = ensembles.splits_of(run, place, limit=LOOK).test
     started, clock = ensembles.now(), time.perf_counter()
     notes = _first_look(ensemble.to(place.device).eval(), test, dataset.classes)
     with Locks(place.locks) as locks:
         _alone(locks, run)
+        try:
+            record = RunRecord(
+                format=ensembles.FORMAT,
+                run_id=run.run_id,
+                family_id=run.family_id,
+                attempt_id=uuid.uuid4().hex[:24],
+                status="done",
+                origin="files given to `bench evaluate`",
+                **run.described(),
+                fusion=ensemble.fusion,
+                fusion_weights=None if ensemble.weights is None else ensemble.weights.tolist(),
+                activation=given.activation,
+                method_version=run.versions["method"],
+                trainer_version=run.versions["trainer"],
+                source_digest=source_digest(Outside),
+                requires={},
+                parameters=[sum(p.numel() for p in part.parameters()) for part in ensemble.members],
+                weights_digest=digest,
+                files=[path.name for path in given.files],
+                environment=environment.describe(place.device),
+                started=started,
+                finished=ensembles.now(),
+                seconds=time.perf_counter() - clock,
+                config=run.model_dump(mode="json"),
+                notes=notes,
+                **said,
+            )
+        except ValidationError as error:
+            raise BenchError(f"no record can hold this ensemble: {fault_of(error)}") from error
         if place.run(run.run_id).record.exists():
             journal.note(place, run.run_id, intent_of(Job(run=run), place))
+        folder.mkdir(parents=True, exist_ok=True)
         checkpoint.save(
             place.run(run.run_id).weights,
             tensors,
             ensembles.weights_metadata(run, fusion=ensemble.fusion, activation=given.activation),
         )
-        write_json(
-            place.run(run.run_id).record,
-            {
-                "format": ensembles.FORMAT,
-                "run_id": run.run_id,
-                "family_id": run.family_id,
-                "attempt_id": uuid.uuid4().hex[:24],
-                "status": "done",
-                "origin": "files given to `bench evaluate`",
-                **run.described(),
-                "fusion": ensemble.fusion,
-                "fusion_weights": None if ensemble.weights is None else ensemble.weights.tolist(),
-                "activation": given.activation,
-                "method_version": run.versions["method"],
-                "trainer_version": run.versions["trainer"],
-                "source_digest": source_digest(Outside),
-                "requires": {},
-                "parameters": [sum(p.numel() for p in part.parameters()) for part in ensemble.members],
-                "weights_digest": digest,
-                "files": [path.name for path in given.files],
-                "environment": environment.describe(place.device),
-                "started": started,
-                "finished": ensembles.now(),
-                "seconds": time.perf_counter() - clock,
-                "config": run.model_dump(mode="json"),
-                "notes": notes,
-                **({"facts": facts} if facts else {}),
-            },
-        )
+        write_record(place.run(run.run_id).record, record)
     return folder
 
 

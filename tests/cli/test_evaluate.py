@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import sys
 import warnings
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from bench.cli.main import cli
+from bench.experiment.records import RunRecord, read_record
 from bench.models.build import model_plugin
 from bench.report import frames as bench_frames
 
@@ -193,7 +195,9 @@ def test_normalisation_activation_and_fusion_change_the_numbers(
     assert alone == found["one only"]
 
 
-def test_a_factory_makes_the_members(trained: tuple[Path, list[State]], tmp_path: Path) -> None:
+def test_a_factory_makes_the_members(
+    trained: tuple[Path, list[State]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     results, _ = trained
     torch.manual_seed(0)
     torch.save(make().state_dict(), tmp_path / "flat.pth")
@@ -210,6 +214,10 @@ def test_a_factory_makes_the_members(trained: tuple[Path, list[State]], tmp_path
     assert "has no function" in fault(f"{place}:nothing")
     assert "returns a int" in fault(f"{place}:no_network")
     assert "not (2, 10)" in fault(f"{place}:wrong_classes")
+    runs = sorted(results.glob("runs/*"))
+    monkeypatch.setattr(sys.modules[place], "m" * 300, make, raising=False)
+    assert "no record can hold this ensemble: model: String should have at most 200" in fault(f"{place}:{'m' * 300}")
+    assert sorted(results.glob("runs/*")) == runs
 
 
 class Hostile:
@@ -261,6 +269,18 @@ def test_mistakes_are_told_in_one_line_and_nothing_is_written(
     assert "a configured method already" in refused(evaluate(results, [good], "--name", "trs", *model, ok=False))
     assert "unknown model 'digit_cnn'; did you mean digits_cnn" in fault("--model", "digit_cnn", file=good)
     assert not list(results.glob("runs/*"))
+
+
+def test_the_record_of_its_run_names_the_files_and_is_one_that_readers_know_whole(
+    trained: tuple[Path, list[State]], tmp_path: Path
+) -> None:
+    results = tmp_path / "results"
+    said = ("--paper-title", "On Nets", "--year", "2024")
+    evaluate(results, saved(tmp_path, trained[1]), "--model", "digits_cnn", "--name", "theirs", *said, "-q")
+    (path,) = results.glob("runs/*/run.json")
+    record = json.loads(path.read_text())
+    assert record["files"] == ["member0.pth", "member1.pth", "member2.pth"]
+    assert read_record(RunRecord, path).model_dump(mode="json", exclude_unset=True) == record
 
 
 def test_nothing_is_invented_of_its_training(trained: tuple[Path, list[State]], tmp_path: Path) -> None:
