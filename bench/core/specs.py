@@ -134,7 +134,10 @@ class AttackSpec(_WithSettings):
 
 
 class AttackRows(Spec):
-    """Rows of a suite: one attack at budgets of the suite's own, the same everywhere or by data set."""
+    """Rows of a suite: one attack at budgets of the suite's own, the same everywhere or by data set.
+
+    On a data set that is not among them the suite cannot be used, neither to run nor in a protocol.
+    """
 
     attack: str
     budgets: Budgets | dict[str, Budgets]

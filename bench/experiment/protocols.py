@@ -16,7 +16,7 @@ from bench.core import registry, settings
 from bench.core.config import Loaded
 from bench.core.errors import BenchError
 from bench.core.identity import content_id
-from bench.core.specs import AttackRows, ProtocolSpec, Training
+from bench.core.specs import ProtocolSpec, Training
 from bench.experiment import select
 from bench.experiment.spec import EvaluationSpec, RunSpec
 
@@ -105,7 +105,8 @@ class Standard:
 def standards(loaded: Loaded, dataset: str | None = None) -> list[Standard]:
     """Every standard that is configured (for one data set), in the order of `bench.toml`; superseded ones last.
 
-    One whose data set or an attack is of a plug-in that is not installed here is left out.
+    Left out is one whose data set or an attack is of a plug-in that is not installed here, and, with a warning in the
+    log, one of which bench.toml makes no board.
     """
     found = []
     for name, spec in loaded.config.protocols.items():
@@ -121,7 +122,8 @@ def standard(loaded: Loaded, name: str, eps: float) -> Standard:
     """A protocol at one ε.
 
     Raises:
-        BenchError: nothing of its suite lies in the ball, or a plug-in cannot be used.
+        BenchError: nothing of its suite lies in the ball, the suite gives an attack no budgets on the data set, or a
+            plug-in cannot be used.
     """
     spec = loaded.config.protocols[name]
     configured = loaded.config.datasets[spec.dataset]
@@ -132,11 +134,13 @@ def standard(loaded: Loaded, name: str, eps: float) -> Standard:
         dataset_settings=values, model="", model_plugin="", model_settings={}, members=1, recipe="",
         training=Training(epochs=1), seed=0, versions={},
     )  # fmt: skip
-    parts = tuple(_parts(loaded, spec, run, eps))
+    try:
+        attacks = select.suite_attacks(loaded, spec.suite, spec.dataset)
+    except BenchError as error:
+        raise _no_board(name, error) from error
+    parts = tuple(_parts(loaded, spec, attacks, run, eps))
     if not parts:
-        told = f"protocols.{name}: no attack of the suite {spec.suite} lies within {spec.norm} {eps:g}: no board of it"
-        log.warning(told)
-        raise BenchError(told)
+        raise _no_board(name, f"no attack of the suite {spec.suite} lies within {spec.norm} {eps:g}")
     return Standard(
         name=name, version=spec.version, title=spec.title or name, dataset=spec.dataset,
         plugin=configured.plugin, norm=spec.norm, eps=eps, images=min(spec.images, plugin.test_images or spec.images),
@@ -144,10 +148,19 @@ def standard(loaded: Loaded, name: str, eps: float) -> Standard:
     )  # fmt: skip
 
 
-def _parts(loaded: Loaded, protocol: ProtocolSpec, run: RunSpec, eps: float) -> list[Part]:
+def _no_board(name: str, why: object) -> BenchError:
+    """The refusal of a protocol by what bench.toml says; it is logged too, as `standards` leaves the protocol out."""
+    told = f"protocols.{name}: {why}: no board of it"
+    log.warning(told)
+    return BenchError(told)
+
+
+def _parts(
+    loaded: Loaded, protocol: ProtocolSpec, attacks: list[tuple[str, tuple[float, ...] | None]], run: RunSpec,
+    eps: float,
+) -> list[Part]:  # fmt: skip
     found: list[Part] = []
-    for row in loaded.config.suites[protocol.suite].attacks:
-        name, own = (row, None) if isinstance(row, str) else _budgets(row, protocol.dataset)
+    for name, own in attacks:
         spec = loaded.config.attacks[name]
         plugin = registry.load("attacks", spec.plugin)
         if plugin.norm != protocol.norm or spec.targets is not None:
@@ -159,8 +172,3 @@ def _parts(loaded: Loaded, protocol: ProtocolSpec, run: RunSpec, eps: float) -> 
                 usual = EvaluationSpec(**fields | {"limit": None, "stop": protocol.stop, "precision": "float32"})
                 found.append(Part(usual))
     return found
-
-
-def _budgets(row: AttackRows, dataset: str) -> tuple[str, tuple[float, ...] | None]:
-    own = row.budgets
-    return row.attack, own.get(dataset) if isinstance(own, dict) else own

@@ -284,27 +284,42 @@ def evaluations(loaded: Loaded, selection: Selection, run: RunSpec) -> list[Eval
     clean = EvaluationSpec.of_clean(run, limit=test_limit(loaded, selection), split=selection.split)
     if selection.attacks:
         return [clean, *(row for name in selection.attacks for row in attack_rows(loaded, selection, run, name, None))]
-    suite = loaded.config.suites[suite_name(loaded, selection)]
+    name = suite_name(loaded, selection)
+    suite = loaded.config.suites[name]
     rows = [clean]
-    for row in suite.attacks:
-        if isinstance(row, str):
-            rows += attack_rows(loaded, selection, run, row, None)
-            continue
-        own = row.budgets
-        if isinstance(own, dict):
-            if selection.dataset not in own:
-                raise BenchError(
-                    f"the suite {suite_name(loaded, selection)} gives no budgets of {row.attack} on "
-                    f"{selection.dataset}; it has some for {', '.join(sorted(own))}"
-                )
-            own = own[selection.dataset]
-        rows += attack_rows(loaded, selection, run, row.attack, own)
+    for attack, budgets in suite_attacks(loaded, name, selection.dataset):
+        rows += attack_rows(loaded, selection, run, attack, budgets)
     if suite.blackbox:
         names = suite.blackbox if isinstance(suite.blackbox, tuple) else loaded.blackbox.attacks
         rows += blackbox_rows(loaded, selection, run, names)
     if suite.matrix and run.members > 1:
         rows.append(matrix_row(loaded, selection, run, targeted=suite.matrix == "targeted"))
     return rows
+
+
+def suite_attacks(loaded: Loaded, suite: str, dataset: str) -> list[tuple[str, tuple[float, ...] | None]]:
+    """The attacks of a suite, each with its budgets on a data set; None where those of `[attacks]` are meant.
+
+    A suite that gives budgets of its own by data set gives them for every data set that it is used on: others are
+    never put in their place.
+
+    Raises:
+        BenchError: it gives some, but none for this data set.
+    """
+    found: list[tuple[str, tuple[float, ...] | None]] = []
+    for row in loaded.config.suites[suite].attacks:
+        if isinstance(row, str):
+            found.append((row, None))
+        elif not isinstance(row.budgets, dict):
+            found.append((row.attack, row.budgets))
+        elif dataset in row.budgets:
+            found.append((row.attack, row.budgets[dataset]))
+        else:
+            raise BenchError(
+                f"the suite {suite} gives no budgets of {row.attack} on {dataset}; it has some for "
+                f"{', '.join(sorted(row.budgets))}"
+            )
+    return found
 
 
 def attack_rows(

@@ -15,7 +15,10 @@ from sqlalchemy import text
 
 from bench.core import config
 from bench.core.config import Loaded
+from bench.core.errors import BenchError
+from bench.experiment import select
 from bench.experiment.protocols import Part, Standard, standard, standards
+from bench.experiment.select import Selection
 from bench.report import ledger
 from bench.report.boards import Board
 from bench.store import derived, flags
@@ -209,6 +212,25 @@ def test_the_built_in_protocols_are_what_their_versions_say(loaded: Loaded) -> N
     assert found["table1-digits v1, ε = 0.15"] == "eaaeadf6f1d47091e48d73f9"
     assert found["table1-mnist v1, ε = 0.1"] == "2a49dccdaa473eb412643d60"
     assert found["table1-cifar10 v1, ε = 0.02"] == "d32a8e90048bf81aa5312dbf"
+
+
+def test_budgets_that_a_suite_does_not_give_are_taken_from_nowhere(caplog: pytest.LogCaptureFixture) -> None:
+    """By a protocol as by a run: a board would ask for what its suite does not measure."""
+    given = 'suites.budget.attacks=[{attack="pgd", budgets={mnist=[0.3]}}]'
+    changed = config.load(
+        config.defaults("bench.toml"),
+        [given, 'protocols.own={version=1, dataset="digits", suite="budget", eps=[0.15], images=500}'],
+    )
+    selection = Selection(methods=("ece",), dataset="digits", suite="budget")
+    (run,) = select.runs(changed, selection)
+    told = "the suite budget gives no budgets of pgd on digits; it has some for mnist"
+    with pytest.raises(BenchError, match=told):
+        select.evaluations(changed, selection, run)
+    with pytest.raises(BenchError, match=f"protocols.own: {told}: no board of it"):
+        standard(changed, "own", 0.15)
+    caplog.clear()
+    assert "own" not in {each.name for each in standards(changed)}
+    assert told in caplog.text
 
 
 def test_a_recipe_that_is_only_claimed_stands_among_the_reduced(hand: Hand, loaded: Loaded) -> None:
