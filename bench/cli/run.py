@@ -29,6 +29,8 @@ from bench.cli.say import say_json
 from bench.core.errors import BenchError
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from rich.console import Console
     from rich.text import Text
 
@@ -81,6 +83,7 @@ def command(
       bench run -m paper --dataset digits --workers 4                    four processes
       bench run -m paper --dataset cifar10 --gpus 0,1 --per-gpu 2        two on each of two GPUs
     """
+    from bench.jobs.estimate import from_earlier
     from bench.jobs.locks import Locks
     from bench.jobs.plan import Pass, make_plan
     from bench.report.console import console
@@ -111,8 +114,9 @@ def command(
         if retry_failed:
             plan = plan.failures_only()
         if dry_run:
-            probed = _probed(plan, base, place, chosen, device, threads) if probe else None
-            return _dry_run(plan, base, out, as_json, probed)
+            earlier = from_earlier(plan, base)
+            probed = _probed(plan, earlier, place, chosen, device, threads) if probe else None
+            return _dry_run(plan, earlier, out, as_json, probed)
         summary = None
         if plan.missing:
             if repeat:
@@ -186,10 +190,10 @@ def _expectation(plan: Plan, base: Database, place: Workplace, chosen: Chosen, e
     counts = [f"{plan.count(key)} {text}" for key, text in kinds.items() if plan.count(key)]  # type: ignore[arg-type]
     counts += [f"{again} once more"] if (again := sum(item.again for item in plan.planned)) else []
     line = f"{len(plan.missing)} of {len(plan.planned)} jobs to do ({', '.join(counts)})"
+    earlier = from_earlier(plan, base)
     if not executor.here:
-        known = from_earlier(plan, base)
-        return Text(f"{line}. {time_line([value for value in known.values() if value is not None], len(known))}")
-    expected = estimate(plan, base, place)
+        return Text(f"{line}. {time_line([value for value in earlier.values() if value is not None], len(earlier))}")
+    expected = estimate(plan, earlier, place)
     line += _told(expected, f"{place.device}{f', {executor.slots} workers at once' if executor.slots > 1 else ''}")
     dataset = chosen.selection.dataset
     recipe = recipe_name(chosen.loaded, chosen.selection.recipe, dataset)
@@ -302,15 +306,16 @@ def _outcome(
 
 
 def _probed(
-    plan: Plan, base: Database, place: Workplace, chosen: Chosen, device: str | None, threads: int | None
-) -> tuple[Estimate, str]:
+    plan: Plan, earlier: Mapping[str, float | None], place: Workplace, chosen: Chosen, device: str | None,
+    threads: int | None,
+) -> tuple[Estimate, str]:  # fmt: skip
     """How long the missing jobs should take on the device, from earlier runs or a few timed steps; and its name."""
     from bench.cli.device import pick
     from bench.jobs.estimate import estimate
 
     place = replace(place, device=pick(device, threads))
     _check_data(plan, place, chosen)
-    return estimate(plan, base, place), place.device
+    return estimate(plan, earlier, place), place.device
 
 
 def _check_data(plan: Plan, place: Workplace, chosen: Chosen) -> None:
@@ -326,15 +331,17 @@ def _check_data(plan: Plan, place: Workplace, chosen: Chosen) -> None:
         work.splits_of(run, place, limit=select.test_limit(chosen.loaded, chosen.selection))
 
 
-def _dry_run(plan: Plan, base: Database, out: Console, as_json: bool, probed: tuple[Estimate, str] | None) -> int:
+def _dry_run(
+    plan: Plan, earlier: Mapping[str, float | None], out: Console, as_json: bool, probed: tuple[Estimate, str] | None
+) -> int:
     from bench.cli.status import plan_rows, print_plan
 
     if as_json:
-        rows = plan_rows(plan, base)
+        rows = plan_rows(plan, earlier)
         record = rows if probed is None else {"jobs": rows, "device": probed[1], **asdict(probed[0])}
         say_json(record)
         return 0
-    print_plan(plan, base, out)
+    print_plan(plan, earlier, out)
     if probed is not None:
         out.print(f"{len(plan.missing)} to do{_told(*probed)}", soft_wrap=True)
     return 0

@@ -12,10 +12,11 @@ from bench.cli.parameters import Once
 from bench.cli.say import say_json
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from rich.console import Console
 
     from bench.jobs.plan import Plan
-    from bench.store.database import Database
 
 LATEST = 20  # failures shown: more scroll the summary away
 
@@ -38,6 +39,7 @@ def command(results: Path, db: str | None, as_json: bool, **given: Any) -> None:
 
     from rich.text import Text
 
+    from bench.jobs.estimate import from_earlier
     from bench.jobs.plan import make_plan
     from bench.report.console import console
     from bench.store import queries
@@ -48,9 +50,9 @@ def command(results: Path, db: str | None, as_json: bool, **given: Any) -> None:
         if chosen.selection.methods:
             plan = make_plan(chosen.loaded, chosen.selection, base, workplace(results, Path("data")))
             if as_json:
-                say_json(plan_rows(plan, base))
+                say_json(plan_rows(plan, from_earlier(plan, base)))
             else:
-                print_plan(plan, base, out)
+                print_plan(plan, from_earlier(plan, base), out)
             return
         totals = queries.totals(base)
         numbers = {"runs": totals.runs, "evaluations": totals.evaluations, "failures": totals.failures}
@@ -72,11 +74,8 @@ def command(results: Path, db: str | None, as_json: bool, **given: Any) -> None:
         out.print("`bench list runs` lists them; `bench status --method NAME` says what is missing.")
 
 
-def plan_rows(plan: Plan, db: Database) -> list[dict[str, Any]]:
-    """Jobs of a plan for machines; `seconds` is what one to do should take, null where that is unknown."""
-    from bench.jobs.estimate import from_earlier
-
-    seconds = from_earlier(plan, db)
+def plan_rows(plan: Plan, seconds: Mapping[str, float | None]) -> list[dict[str, Any]]:
+    """Jobs of a plan for machines; `seconds` is what one to do should take (`from_earlier`), null where unknown."""
     return [
         {
             "id": item.job.job_id,
@@ -92,15 +91,17 @@ def plan_rows(plan: Plan, db: Database) -> list[dict[str, Any]]:
     ]
 
 
-def print_plan(plan: Plan, db: Database, out: Console) -> None:
-    """Jobs of a plan for people: a line a job with its state and expected time, the counts, and the time of all."""
+def print_plan(plan: Plan, seconds: Mapping[str, float | None], out: Console) -> None:
+    """Jobs of a plan for people: a line a job with its state and expected time, the counts, and the time of all.
+
+    `seconds` as `from_earlier` gives them.
+    """
     from rich.table import Table
     from rich.text import Text
 
     from bench.core.identity import short
-    from bench.jobs.estimate import from_earlier, spoken
+    from bench.jobs.estimate import spoken
 
-    seconds = from_earlier(plan, db)
     colours = {"done": "green", "new": "cyan", "stale": "dim", "failed": "red"}
     table = Table(header_style="bold")
     for name in ("state", "job", "id", "time", "why"):

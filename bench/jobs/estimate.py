@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import time
 from collections import defaultdict
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -91,8 +91,8 @@ def from_earlier(plan: Plan, db: Database) -> dict[str, float | None]:
     }
 
 
-def estimate(plan: Plan, db: Database, place: Workplace) -> Estimate:
-    """Expected time for the missing jobs of a plan: from earlier ones (`from_earlier`), else from timed steps.
+def estimate(plan: Plan, earlier: Mapping[str, float | None], place: Workplace) -> Estimate:
+    """Expected time for the missing jobs of a plan: what `from_earlier` knows of them, else from timed steps.
 
     A step on 32 images (GPU: a batch) is timed and scaled by the batch size and the number of steps.
 
@@ -102,7 +102,6 @@ def estimate(plan: Plan, db: Database, place: Workplace) -> Estimate:
     training = attacks = 0.0
     unknown: dict[str, None] = {}
     refused: list[BenchError] = []
-    earlier = from_earlier(plan, db)
     probes: dict[str, Probe] = {}
 
     def timed(run: RunSpec, evaluation: EvaluationSpec | None) -> float:

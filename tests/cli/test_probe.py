@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 from in_process import command
+
+from bench.jobs import estimate
 
 TINY = ["run", "--method", "ece", "--dataset", "digits", "--recipe", "quick", "--dry-run", "--probe", "--device", "cpu"]
 
@@ -18,6 +21,18 @@ def test_the_time_is_told_and_nothing_is_done(tmp_path: Path) -> None:
     assert "of training and at most" in last
     assert last.endswith("of attacks on this machine (cpu).")
     assert not (tmp_path / "results").exists()
+
+
+def test_earlier_jobs_are_looked_up_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from_earlier, looked = estimate.from_earlier, []
+
+    def counted(plan: Any, db: Any) -> dict[str, float | None]:
+        looked.append(from_earlier(plan, db))
+        return looked[-1]
+
+    monkeypatch.setattr(estimate, "from_earlier", counted)
+    code, _, err = command(*TINY, "--results", tmp_path / "results")
+    assert (code, len(looked)) == (0, 1), err
 
 
 def test_more_epochs_take_longer(tmp_path: Path) -> None:
