@@ -21,8 +21,8 @@ EMPTY = 0.5  # share of images that may be of one colour
 
 
 @dataclass(frozen=True)
-class Parts:
-    """A data set as it was read: images uint8 [n, C, H, W] and labels int64 [n] of both parts."""
+class Reading:
+    """A data set as it was read: images uint8 [n, C, H, W] and labels int64 [n] of both splits."""
 
     dataset: Dataset
     folder: Path
@@ -30,14 +30,15 @@ class Parts:
     test: tuple[Tensor, Tensor]
 
     @property
-    def parts(self) -> dict[str, tuple[Tensor, Tensor]]:
+    def splits(self) -> dict[str, tuple[Tensor, Tensor]]:
+        """Both, by what messages call them."""
         return {"training": self.train, "test": self.test}
 
     @cached_property
     def again(self) -> dict[str, tuple[Tensor, Tensor]]:
         """The same, read once more in another global random state."""
         with world("elsewhere"):
-            return {part: _read(self.dataset, self.folder, part == "training") for part in self.parts}
+            return {split: _read(self.dataset, self.folder, split == "training") for split in self.splits}
 
     @cached_property
     def shared(self) -> int:
@@ -58,67 +59,67 @@ def _units(dataset: Dataset) -> str:
     return ""
 
 
-def _shape(parts: Parts) -> str:
-    for part, (images, _) in parts.parts.items():
-        if images.shape[1:] != parts.dataset.shape:
-            return f"shape says {parts.dataset.shape}, and {part} images are {tuple(images.shape[1:])}"
+def _shape(reading: Reading) -> str:
+    for split, (images, _) in reading.splits.items():
+        if images.shape[1:] != reading.dataset.shape:
+            return f"shape says {reading.dataset.shape}, and {split} images are {tuple(images.shape[1:])}"
     return ""
 
 
-def _labels(parts: Parts) -> str:
-    most = parts.dataset.classes - 1
-    for part, (_, labels) in parts.parts.items():
+def _labels(reading: Reading) -> str:
+    most = reading.dataset.classes - 1
+    for split, (_, labels) in reading.splits.items():
         low, high = int(labels.min()), int(labels.max())
         if low < 0 or high > most:
             told = "count them from 0" if high == most + 1 and low == 1 else "mend them, or say classes"
-            return f"{part} labels are {low} to {high}; with classes = {most + 1} they are 0 to {most}: {told}"
+            return f"{split} labels are {low} to {high}; with classes = {most + 1} they are 0 to {most}: {told}"
     return ""
 
 
-def _classes(parts: Parts) -> str:
-    for part, (_, labels) in parts.parts.items():
-        missing = sorted(set(range(parts.dataset.classes)) - set(labels.tolist()))
+def _classes(reading: Reading) -> str:
+    for split, (_, labels) in reading.splits.items():
+        missing = sorted(set(range(reading.dataset.classes)) - set(labels.tolist()))
         if missing:
-            return f"no {part} image of class {listed(map(str, missing))}, and classes = {parts.dataset.classes}"
+            return f"no {split} image of class {listed(map(str, missing))}, and classes = {reading.dataset.classes}"
     return ""
 
 
-def _bright(parts: Parts) -> str:
-    for part, (images, _) in parts.parts.items():
+def _bright(reading: Reading) -> str:
+    for split, (images, _) in reading.splits.items():
         flat = images.flatten(1)
         highest = int(flat.max())
         if highest < DARK:
-            return f"the brightest {part} pixel is {highest} of 255; images are uint8, 0 to 255, not divided by 255"
+            return f"the brightest {split} pixel is {highest} of 255; images are uint8, 0 to 255, not divided by 255"
         empty = float((flat.amax(1) == flat.amin(1)).float().mean())
         if empty > EMPTY:
-            return f"{100 * empty:.0f} % of the {part} images are of one colour; they show nothing"
+            return f"{100 * empty:.0f} % of the {split} images are of one colour; they show nothing"
     return ""
 
 
-def _apart(parts: Parts) -> str:
-    count = len(parts.test[0])
-    told = f"{parts.shared:,} of {count:,} test images are training images; load(train=False) gives others"
-    return told if parts.shared > SHARED * count else ""
+def _apart(reading: Reading) -> str:
+    count = len(reading.test[0])
+    told = f"{reading.shared:,} of {count:,} test images are training images; load(train=False) gives others"
+    return told if reading.shared > SHARED * count else ""
 
 
-def _size(parts: Parts) -> str:
-    said, found = parts.dataset.test_images, len(parts.test[0])
+def _size(reading: Reading) -> str:
+    said, found = reading.dataset.test_images, len(reading.test[0])
     return "" if said in (None, found) else f"test_images says {said:,}, and load(train=False) gives {found:,}"
 
 
-def _repeatable(parts: Parts) -> str:
-    for part, (images, labels) in parts.parts.items():
-        again, those = parts.again[part]
+def _repeatable(reading: Reading) -> str:
+    for split, (images, labels) in reading.splits.items():
+        again, those = reading.again[split]
         if not (torch.equal(images, again) and torch.equal(labels, those)):
-            return f"the {part} images are others when read again; draw from a generator seeded by a constant"
+            return f"the {split} images are others when read again; draw from a generator seeded by a constant"
     return ""
 
 
-def _quiet(parts: Parts) -> str:
+def _quiet(reading: Reading) -> str:
     told = "load draws from or seeds the global generators; take a torch.Generator of its own"
     with world("elsewhere"):  # once more: what is imported at the first time may draw
         state = random_state()
-        parts.dataset.load(parts.folder, train=False)
+        reading.dataset.load(reading.folder, train=False)
         return "" if random_state() == state else told
 
 
@@ -126,14 +127,14 @@ ABOUT: tuple[Rule[Dataset], ...] = (
     Rule("has a mean and a std for each channel", _units, lambda dataset: f"mean {dataset.mean}, std {dataset.std}"),
 )
 LABELS, BRIGHT, REPEATABLE = "has labels of its classes", "has images that show something", "is repeatable"
-RULES: tuple[Rule[Parts], ...] = (
+RULES: tuple[Rule[Reading], ...] = (
     Rule("has images of its shape", _shape),
     Rule(LABELS, _labels),
-    Rule("has images of every class", _classes, lambda parts: f"{parts.dataset.classes}", after=(LABELS,)),
+    Rule("has images of every class", _classes, lambda reading: f"{reading.dataset.classes}", after=(LABELS,)),
     Rule(BRIGHT, _bright),
     Rule("has test images of their own", _apart,
-         lambda parts: f"{parts.shared} of {len(parts.test[0]):,} are training images", after=(BRIGHT,)),
-    Rule("says how large its test set is", _size, lambda parts: f"{len(parts.test[0]):,}"),
+         lambda reading: f"{reading.shared} of {len(reading.test[0]):,} are training images", after=(BRIGHT,)),
+    Rule("says how large its test set is", _size, lambda reading: f"{len(reading.test[0]):,}"),
     Rule(REPEATABLE, _repeatable),
     Rule("leaves the global random state alone", _quiet, after=(REPEATABLE,)),
 )  # fmt: skip
@@ -152,7 +153,7 @@ def checks(name: str, dataset: Dataset, folder: Path) -> Checks:
             raise
     told = f"{len(train[0]):,} + {len(test[0]):,} images {dataset.shape}"
     yield Check("runs", True, told)
-    yield from judged(RULES, Parts(dataset, folder, train, test))
+    yield from judged(RULES, Reading(dataset, folder, train, test))
 
 
 def _read(dataset: Dataset, folder: Path, train: bool) -> tuple[Tensor, Tensor]:
