@@ -27,11 +27,10 @@ from bench.experiment.folder import RUNS
 if TYPE_CHECKING:
     from bench.jobs.workplace import Workplace
 
-HELP = {"help_option_names": ["-h", "--help"]}
 yes_option = click.option("-y", "--yes", is_flag=True, help="Do not ask.")
 
 
-@click.group("db", context_settings=HELP)
+@click.group("db")
 def command() -> None:
     """Look after the database, which is an index over the files of the runs; exchange runs with others.
 
@@ -48,7 +47,7 @@ def command() -> None:
 command.add_command(verify)
 
 
-@command.command("rebuild", cls=Once, context_settings=HELP)
+@command.command("rebuild", cls=Once)
 @where
 def rebuild(results: Path, db: str | None) -> int:
     """Make the database anew from the files of all runs and the published tables.
@@ -79,7 +78,7 @@ def rebuild(results: Path, db: str | None) -> int:
     return 1 if counts.damaged or faults else 0
 
 
-@command.command("export", cls=Once, context_settings=HELP)
+@command.command("export", cls=Once)
 @click.argument("identifiers", nargs=-1, metavar="[RUN]...")
 @click.option("-o", "--output", type=click.Path(dir_okay=False, path_type=Path), required=True, help="The archive.")
 @click.option("--weights/--no-weights", default=True, show_default=True,
@@ -116,7 +115,7 @@ def export(
     return 1 if done.left_out else 0
 
 
-@command.command("import", cls=Once, context_settings=HELP)
+@command.command("import", cls=Once)
 @click.argument("archive", type=InputFile())
 @click.option("--max-total", type=Real(numbers.BUDGET), default=16, show_default=True,
               metavar="GIB", help="Refuse an archive that unpacks to more.")  # fmt: skip
@@ -155,7 +154,7 @@ def import_(archive: Path, max_total: float, max_file: float, results: Path, db:
     )
 
 
-@command.command("merge", cls=Once, context_settings=HELP)
+@command.command("merge", cls=Once)
 @click.argument("other", metavar="OTHER")
 @where
 def merge(other: str, results: Path, db: str | None) -> int:
@@ -179,7 +178,7 @@ def merge(other: str, results: Path, db: str | None) -> int:
     return 1 if damaged or done.left_out else 0
 
 
-@command.command("upgrade", cls=Once, context_settings=HELP)
+@command.command("upgrade", cls=Once)
 @yes_option
 @where
 def upgrade(yes: bool, results: Path, db: str | None) -> None:
@@ -215,7 +214,7 @@ def upgrade(yes: bool, results: Path, db: str | None) -> None:
     say(f"{_shown(results, db)}: schema {REVISIONS[-1]} {told}")
 
 
-@command.command("gc", cls=Once, context_settings=HELP)
+@command.command("gc", cls=Once)
 @click.option("--stale", is_flag=True, help="Also evaluations that are stale or superseded.")
 @click.option("--dry-run", is_flag=True, help="List what would go, and stop.")
 @yes_option
@@ -248,7 +247,7 @@ def gc(stale: bool, dry_run: bool, yes: bool, results: Path, db: str | None) -> 
     say(f"removed {len(items)} things, {total}")
 
 
-@command.command("delete", cls=Once, context_settings=HELP)
+@command.command("delete", cls=Once)
 @click.argument("identifiers", nargs=-1, required=True, metavar="ID...")
 @click.option("--force", is_flag=True, help="Even if other runs were made with it.")
 @click.option("--dry-run", is_flag=True, help="Say what would go, and stop.")

@@ -29,7 +29,7 @@ MARKS = {
 }  # fmt: skip
 
 
-@click.command("verify", cls=Once, context_settings={"help_option_names": ["-h", "--help"]})
+@click.command("verify", cls=Once)
 @click.argument("identifiers", nargs=-1, required=True, metavar="RUN...")
 @several("--attack", kind=Names("attacks"), text="Only these: pgd,fgsm, or clean, or blackbox; repeat, or a list.")
 @several("--eps", kind=Budgets(), text="Only this radius, such as 0.03, 8/255 or a list.")

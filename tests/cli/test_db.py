@@ -49,7 +49,7 @@ def test_every_subcommand_has_help_with_an_example() -> None:
     assert set(group.commands) == {"rebuild", "export", "import", "verify", "merge", "upgrade", "gc", "delete"}
     for name in group.commands:
         code, out, _ = command("db", name, "--help")
-        assert code == 0
+        assert command("db", name, "-h") == (code, out, "") == (0, out, "")
         assert f"bench db {name}" in out.partition("Example")[2]
 
 
