@@ -115,6 +115,24 @@ def data_folder() -> Path:
     return Path(folder)
 
 
+@pytest.fixture
+def url(request: pytest.FixtureRequest) -> Iterator[str]:
+    """An empty schema on the PostgreSQL that BENCH_TEST_POSTGRES names, of the test's module alone; dropped after."""
+    from sqlalchemy import create_engine, text
+
+    server = os.environ.get("BENCH_TEST_POSTGRES", "")
+    if not server:
+        pytest.skip("set BENCH_TEST_POSTGRES=postgresql://… to a server for tests")
+    name = f"bench_{request.module.__name__.rpartition('.')[2]}"
+    engine = create_engine(server.replace("postgresql://", "postgresql+psycopg://"), isolation_level="AUTOCOMMIT")
+    with engine.connect() as connection:
+        connection.execute(text(f"DROP SCHEMA IF EXISTS {name} CASCADE"))
+        connection.execute(text(f"CREATE SCHEMA {name}"))
+        yield f"{server}{'&' if '?' in server else '?'}options=-csearch_path%3D{name}"
+        connection.execute(text(f"DROP SCHEMA {name} CASCADE"))
+    engine.dispose()
+
+
 @pytest.hookimpl(hookwrapper=True)
 def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo[None]) -> Iterator[None]:
     """With BENCH_TEST_STRICT (in CI) a part that is missing fails the test; real data and a GPU may be missing."""

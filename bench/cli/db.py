@@ -103,12 +103,12 @@ def export(
       bench db export -o trs.zip --method trs --dataset cifar10 --seeds 0-2
       bench db export -o one.zip --no-weights 4f0c1a
     """
-    from bench.jobs import exchange
+    from bench.exchange import exporting
 
     place = workplace(results, Path("data"))
     with reading(db, results) as base:
-        run_ids = exchange.choose(base, identifiers, chosen)
-    done = exchange.export_runs(place, run_ids, output, weights=weights)
+        run_ids = exporting.choose(base, identifiers, chosen)
+    done = exporting.export_runs(place, run_ids, output, weights=weights)
     _faults(done.left_out)
     size = output.stat().st_size / 2**20
     say(f"{output}: {len(done.manifest.runs)} runs, {len(done.manifest.files)} files, {size:,.1f} MiB")
@@ -134,9 +134,9 @@ def import_(archive: Path, max_total: float, max_file: float, results: Path, db:
       bench db import theirs.zip
       bench db import theirs.zip --results /scratch/results --max-total 100
     """
+    from bench.exchange.archive import GIB, Limits
+    from bench.exchange.importing import import_archive
     from bench.experiment import naming
-    from bench.jobs.importing import import_archive
-    from bench.store.archive import GIB, Limits
     from bench.store.database import Database
 
     limits = Limits(total=int(max_total * GIB), file=int(max_file * GIB))
@@ -169,10 +169,10 @@ def merge(other: str, results: Path, db: str | None) -> int:
       bench db merge results/bench.db --db postgresql://me@server/bench
       bench db merge /scratch/results
     """
-    from bench.jobs import exchange
+    from bench.exchange.merging import merge_from
 
     with at_work(db, results) as base:
-        done, damaged = exchange.merge_from(base, other)
+        done, damaged = merge_from(base, other)
     _faults((*damaged, *done.left_out))
     say(f"{_shown(results, db)}: {done.runs} runs, {done.evaluations} evaluations, {done.attempts} attempts new")
     return 1 if damaged or done.left_out else 0

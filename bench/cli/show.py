@@ -106,7 +106,7 @@ def _export(
 
 
 def _run(base: Database, run_id: str, place: Workplace) -> dict[str, Any]:
-    from bench.jobs.exchange import imported
+    from bench.exchange.importing import origin
     from bench.report.recipes import ELSEWHERE
     from bench.store import queries, standing
 
@@ -118,7 +118,7 @@ def _run(base: Database, run_id: str, place: Workplace) -> dict[str, Any]:
     return {
         **asdict(run),
         **unknown,
-        "imported": imported(place, run_id),
+        "imported": origin(place, run_id),
         "found_again": _found_again(place.run(run_id).record, run.provenance),
         "environment": queries.environment(base, run.environment_id),
         "parameters": [member.parameters for member in queries.members(base, run_id)],

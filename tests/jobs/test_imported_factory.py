@@ -15,8 +15,8 @@ from safetensors.torch import save_file
 from torch import nn
 
 from bench.core.errors import BenchError
+from bench.exchange.importing import origin
 from bench.experiment.spec import RunSpec
-from bench.jobs import exchange
 from bench.jobs.ensembles import check_factory
 from bench.jobs.workplace import Workplace
 from bench.store.door import check_run, read
@@ -110,7 +110,7 @@ def test_rows_of_another_database_call_nothing_either(imported: Path, called: Pa
 
 def test_where_a_run_came_from_is_kept_and_shown(imported: Path, tmp_path: Path) -> None:
     run = run_of(imported)
-    told = exchange.imported(place(imported), run.run_id)
+    told = origin(place(imported), run.run_id)
     assert told is not None
     assert told["archive"] == "nice.zip"
     assert told["sha256"] == hashlib.sha256((tmp_path / "nice.zip").read_bytes()).hexdigest()
@@ -122,13 +122,13 @@ def test_where_a_run_came_from_is_kept_and_shown(imported: Path, tmp_path: Path)
     # It stays with this folder: who imports it from here notes our archive.
     assert command("db", "export", "-o", tmp_path / "again.zip", "--results", imported)[0] == 0
     assert command("db", "import", tmp_path / "again.zip", "--results", tmp_path / "third")[0] == 0
-    again = exchange.imported(place(tmp_path / "third"), run.run_id)
+    again = origin(place(tmp_path / "third"), run.run_id)
     assert again is not None
     assert again["archive"] == "again.zip"
-    assert exchange.imported(place(tmp_path / "theirs"), run.run_id) is None
+    assert origin(place(tmp_path / "theirs"), run.run_id) is None
     place(imported).imported_file(run.run_id).write_text("{}")
     with pytest.raises(BenchError, match="damaged"):
-        exchange.imported(place(imported), run.run_id)
+        origin(place(imported), run.run_id)
     with pytest.raises(BenchError, match="came from outside"):  # a damaged note allows nothing
         check_factory(run, place(imported))
     check_factory(run, Workplace(results=imported, data=imported, factories=(FUNCTION,)))

@@ -41,7 +41,7 @@ import torch
 torch.set_num_threads(1)
 import seaborn, sqlalchemy.dialects.sqlite, alembic.command, sklearn.datasets
 import bench.cli.run, bench.cli.db, bench.jobs.work, bench.jobs.driver, bench.report.heatmap, bench.store.ingest
-import bench.jobs.tidy, bench.jobs.importing, bench.jobs.verify
+import bench.jobs.tidy, bench.exchange.importing, bench.jobs.verify
 from sqlalchemy import Engine, event
 from bench.cli import main
 from bench.store import sqlite

@@ -15,12 +15,13 @@ from in_process import command
 
 from bench.cli import main
 from bench.core import config
+from bench.exchange import exporting, importing
+from bench.exchange.merging import merge_from
 from bench.experiment import select
 from bench.experiment.names import Namer
 from bench.experiment.naming import Configured
 from bench.experiment.select import Selection
 from bench.experiment.spec import EvaluationSpec, RunSpec
-from bench.jobs import exchange, importing
 from bench.report import frames
 from bench.store import ingest, queries
 from bench.store.database import Database
@@ -53,7 +54,7 @@ def test_a_run_under_the_names_of_another_is_stored_under_its_own(tmp_path: Path
     write_evaluation(
         tmp_path / "lies", EvaluationSpec.model_validate(pgd.model_dump() | {"run": lie, "attack": "mora"})
     )
-    exchange.export_runs(place(tmp_path / "lies"), [run.run_id], tmp_path / "lies.zip", weights=True)
+    exporting.export_runs(place(tmp_path / "lies"), [run.run_id], tmp_path / "lies.zip", weights=True)
     for name in ("imported", "merged", "folder", "rebuilt"):
         (tmp_path / name).mkdir()
     with Database(tmp_path / "imported/bench.db") as db:
@@ -63,7 +64,7 @@ def test_a_run_under_the_names_of_another_is_stored_under_its_own(tmp_path: Path
     for name, source in (("merged", tmp_path / "lies.db"), ("folder", tmp_path / "lies")):
         with Database(tmp_path / name / "bench.db").open(create=True) as db:
             db.names = names
-            told, damaged = exchange.merge_from(db, str(source))
+            told, damaged = merge_from(db, str(source))
             assert (told.runs, told.evaluations, told.left_out, damaged) == (1, 1, (), ())
     ingest.rebuild(tmp_path / "rebuilt/bench.db", tmp_path / "lies/runs", PUBLISHED, names)
     for name in ("imported", "merged", "folder", "rebuilt"):
@@ -188,9 +189,9 @@ def test_a_database_from_before_an_alias_has_one_name_for_a_recipe(tmp_path: Pat
     assert recipes_in(tmp_path / "bench.db") == {"standard", "standard (claimed)"}
     with Database(tmp_path / "bench.db").open() as db:
         assert {row.run_id for row in queries.runs(db)} == {run.run_id, needed.run_id, claim.run_id}
-        assert exchange.merge_from(db, str(tmp_path))[0].runs == 0  # the same runs
+        assert merge_from(db, str(tmp_path))[0].runs == 0  # the same runs
     with Database(tmp_path / "other.db").open(create=True) as db:  # the renamed rows pass the door
-        assert exchange.merge_from(db, str(tmp_path / "bench.db"))[0].runs == 3
+        assert merge_from(db, str(tmp_path / "bench.db"))[0].runs == 3
 
 
 def test_attacks_are_named_by_what_they_do(names: Namer) -> None:

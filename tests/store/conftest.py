@@ -5,16 +5,12 @@ from __future__ import annotations
 import base64
 import hashlib
 import json
-import os
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 from exchanged import brought_up
-from sqlalchemy import create_engine
-from sqlalchemy import text as sql
 
 from bench.core.specs import Training
 from bench.experiment.spec import EvaluationSpec, RunSpec
@@ -36,22 +32,6 @@ def text(values: Any) -> str:
 def hex_id(*parts: Any) -> str:
     """24 hexadecimal digits that say nothing."""
     return hashlib.sha256(repr(parts).encode()).hexdigest()[:24]
-
-
-@pytest.fixture
-def url(request: pytest.FixtureRequest) -> Iterator[str]:
-    """An empty schema on the PostgreSQL that BENCH_TEST_POSTGRES names, of the test's module alone; dropped after."""
-    server = os.environ.get("BENCH_TEST_POSTGRES", "")
-    if not server:
-        pytest.skip("set BENCH_TEST_POSTGRES=postgresql://… to a server for tests")
-    name = f"bench_{request.module.__name__.rpartition('.')[2]}"
-    engine = create_engine(server.replace("postgresql://", "postgresql+psycopg://"), isolation_level="AUTOCOMMIT")
-    with engine.connect() as connection:
-        connection.execute(sql(f"DROP SCHEMA IF EXISTS {name} CASCADE"))
-        connection.execute(sql(f"CREATE SCHEMA {name}"))
-        yield f"{server}{'&' if '?' in server else '?'}options=-csearch_path%3D{name}"
-        connection.execute(sql(f"DROP SCHEMA {name} CASCADE"))
-    engine.dispose()
 
 
 class Files:

@@ -19,10 +19,11 @@ from sqlalchemy import select
 import bench
 from bench.core import config
 from bench.core.errors import BenchError
+from bench.exchange import archive
+from bench.exchange.importing import import_archive
+from bench.exchange.merging import merge_from
 from bench.experiment.naming import Configured
-from bench.jobs import exchange
-from bench.jobs.importing import import_archive
-from bench.store import archive, ingest, queries, schema
+from bench.store import ingest, queries, schema
 from bench.store.database import Database
 
 PUBLISHED = config.defaults("published")
@@ -162,7 +163,7 @@ def campaign(tmp_path: Path, number: int, shown: int) -> Counter[str]:
                 assert ingest.sync(source, scratch / "runs").damaged == ()
             what = spoil(scratch / "bench.db", draw)
             try:
-                left = exchange.merge_from(db, str(scratch / "bench.db"))[0].left_out
+                left = merge_from(db, str(scratch / "bench.db"))[0].left_out
                 assert all("\n" not in line and line.isprintable() for line in left), what
                 counts["rows left out" if left else "rows merged"] += 1
             except BenchError as error:

@@ -12,7 +12,7 @@ import pytest
 from mutated import write
 
 from bench.core import config
-from bench.jobs import exchange
+from bench.exchange.merging import merge_from
 from bench.store import ingest
 from bench.store.database import Database
 
@@ -69,7 +69,7 @@ def test_rows_of_another_database_are_refused_alike(tmp_path: Path) -> None:
         with closing(sqlite3.connect(results / "bench.db")) as connection, connection:
             connection.execute(f"UPDATE {change}")
         with Database(results / "ours.db").open(create=True) as db:
-            told, _ = exchange.merge_from(db, str(results / "bench.db"))
+            told, _ = merge_from(db, str(results / "bench.db"))
         assert told.left_out, change
         assert all("\n" not in line and line.isprintable() for line in told.left_out)
 

@@ -10,8 +10,9 @@ import pytest
 from exchanged import attack, brought_up, fill, spec, write_evaluation, write_failure, write_run
 
 from bench.core.errors import BenchError
-from bench.jobs.exchange import merge_from
-from bench.store import ingest, merge, queries
+from bench.exchange import merging
+from bench.exchange.merging import merge_from
+from bench.store import ingest, queries
 from bench.store.database import Database
 from bench.store.schema import Base
 
@@ -35,9 +36,9 @@ def contents(where: Path | str) -> dict[str, list[str]]:
         }
 
 
-def merged(ours: Path | str, theirs: Path | str) -> merge.Merged:
+def merged(ours: Path | str, theirs: Path | str) -> merging.Merged:
     with Database(ours).open(create=True) as one, Database(theirs).open() as other:
-        return merge.merge(one, other)
+        return merging.merge(one, other)
 
 
 @pytest.fixture
@@ -137,7 +138,7 @@ def test_evaluations_of_other_weights_are_not_mixed(folders: tuple[Path, Path]) 
 def test_a_merge_that_fails_changes_nothing(folders: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch) -> None:
     left, right = folders
     before = contents(built(left))
-    monkeypatch.setattr(merge, "_published", lambda *_: 1 / 0)
+    monkeypatch.setattr(merging, "_published", lambda *_: 1 / 0)
     with pytest.raises(ZeroDivisionError):
         merged(left / "bench.db", built(right))
     assert contents(left / "bench.db") == before
@@ -173,7 +174,7 @@ def test_sqlite_is_merged_into_postgresql_and_back(folders: tuple[Path, Path], u
 
 def test_more_rows_than_one_query_takes_are_merged(folders: Any, tmp_path: Path, monkeypatch: Any) -> None:
     left, right = folders
-    monkeypatch.setattr(merge, "CHUNK", 2)
+    monkeypatch.setattr(merging, "CHUNK", 2)
     expected = contents(built(union(left, right)))
     merged(built(left), built(right))
     assert contents(left / "bench.db") == expected

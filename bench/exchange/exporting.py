@@ -1,28 +1,23 @@
-"""Runs for others: exported as one archive; rows of another database or folder merged in."""
+"""Runs for others: chosen, checked and written as one archive."""
 
 from __future__ import annotations
 
 import tempfile
-import zipfile
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from bench.core.config import defaults
 from bench.core.errors import BenchError
 from bench.core.files import read_json, write_json
 from bench.core.identity import short
 from bench.core.traces import relative
+from bench.exchange.archive import Manifest, belongs, write_archive
+from bench.exchange.checks import check_file
 from bench.experiment.folder import RUNS, kind_of
-from bench.experiment.names import AS_RECORDED, recipe_today
-from bench.experiment.records import ImportedRecord, read_record
-from bench.jobs.tensor_files import check_tensors, check_weights
+from bench.experiment.names import recipe_today
 from bench.jobs.workplace import Workplace
-from bench.store import door, ingest, queries
-from bench.store.archive import Manifest, belongs, write_archive
+from bench.store import door, queries
 from bench.store.database import Database
-from bench.store.door import CheckedRun
-from bench.store.merge import Merged, merge
 
 
 @dataclass(frozen=True)
@@ -57,29 +52,6 @@ def choose(db: Database, identifiers: tuple[str, ...], selectors: dict[str, Any]
             found.add(run_id)
             todo += known[run_id].requires.values()
     return sorted(found)
-
-
-def merge_from(db: Database, other: str) -> tuple[Merged, tuple[str, ...]]:
-    """Merge a database (file or URL) or the records of a results folder into `db`.
-
-    Returns:
-        What was new, and a line for each damaged file of the folder.
-
-    Raises:
-        BenchError: `other` is none of these.
-    """
-    path = Path(other)
-    if "://" not in other and path.is_dir():
-        runs = path / RUNS if (path / RUNS).is_dir() else path
-        with tempfile.TemporaryDirectory() as scratch:
-            file = Path(scratch) / "other.db"
-            counts = ingest.rebuild(file, runs, defaults("published"), db.names or AS_RECORDED)
-            with Database(file).open() as theirs:
-                return merge(db, theirs), counts.damaged
-    if path.is_file() and zipfile.is_zipfile(path):
-        raise BenchError(f"{other} is an archive: `bench db import {other}`")
-    with Database(other).open() as theirs:
-        return merge(db, theirs), ()
 
 
 def export_runs(place: Workplace, run_ids: list[str], target: Path, *, weights: bool) -> Exported:
@@ -126,48 +98,3 @@ def _without_paths(path: Path, scratch: Path) -> Path:
     copy = scratch / path.name
     write_json(copy, public)
     return copy
-
-
-def imported(place: Workplace, run_id: str) -> dict[str, Any] | None:
-    """Out of which archive a run came, by the file in its folder; None for one made here, or without its folder.
-
-    Raises:
-        BenchError: that file is damaged.
-    """
-    path = place.imported_file(run_id)
-    return read_record(ImportedRecord, path).model_dump(exclude={"format"}) if path.is_file() else None
-
-
-def check_file(file: str, path: Path, where: str, run: CheckedRun) -> None:
-    """Check one file of a run: `file` is its path within the run's folder, `path` where it lies now.
-
-    Raises:
-        BenchError: it is damaged, or does not belong to the run; `where` stands in the message.
-    """
-    stem, kind = Path(file).stem, kind_of(file)
-    if kind == "record":
-        door.check_run(door.read(path, where), where, run.record.run_id)
-    elif kind == "curve":
-        door.check_curve(read_bytes(path), where)
-    elif kind == "weights":
-        check_weights(path, where, run)
-    elif kind == "evaluation":
-        door.check_evaluation(door.read(path, where), where, stem, run.known)
-    elif kind == "failure":
-        door.check_failure(door.read(path, where), where, stem, run.record.run_id)
-    else:
-        check_tensors(path, where)
-
-
-def read_bytes(path: Path) -> bytes:
-    """A file of text, which is never large.
-
-    Raises:
-        BenchError: it is, or cannot be read.
-    """
-    try:
-        if path.stat().st_size > door.RECORD_BYTES:
-            raise BenchError(f"{path} is too large for a record")
-        return path.read_bytes()
-    except OSError as error:
-        raise BenchError(f"cannot read {path}: {error.strerror}") from error

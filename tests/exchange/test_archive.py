@@ -32,13 +32,14 @@ from exchanged import (
 
 from bench.core.errors import BenchError
 from bench.core.files import write_json
+from bench.exchange import exporting
+from bench.exchange.archive import Archive, Limits
+from bench.exchange.importing import Imported, import_archive
 from bench.experiment.folder import IMPORTED_ATTEMPTS, NOTES, RunFolder
 from bench.experiment.records import FoundAgain
-from bench.jobs import exchange, journal
-from bench.jobs.importing import Imported, import_archive
+from bench.jobs import journal
 from bench.jobs.locks import Locks
 from bench.store import gc, ingest, provenance, queries
-from bench.store.archive import Archive, Limits
 from bench.store.database import Database
 from bench.store.schema import Base
 
@@ -64,7 +65,7 @@ def archive(mine: Path, tmp_path: Path) -> Path:
 
 def export(results: Path, target: Path, *run_ids: str, weights: bool = True) -> Path:
     chosen = list(run_ids) or sorted(path.name for path in (results / "runs").iterdir())
-    assert exchange.export_runs(place(results), chosen, target, weights=weights).left_out == ()
+    assert exporting.export_runs(place(results), chosen, target, weights=weights).left_out == ()
     return target
 
 
@@ -167,7 +168,7 @@ def test_what_arrives_is_what_was_sent_and_twice_is_once(mine: Path, tmp_path: P
 def test_a_damaged_file_is_left_out_by_name(mine: Path, tmp_path: Path) -> None:
     path = mine / "runs" / RUN / "evaluations" / f"{EVALUATION}.json"
     path.write_text(path.read_text().replace('"n_robust": ', '"n_robust": 1'))
-    done = exchange.export_runs(place(mine), [RUN, "0" * 24], tmp_path / "runs.zip", weights=True)
+    done = exporting.export_runs(place(mine), [RUN, "0" * 24], tmp_path / "runs.zip", weights=True)
     assert str(path) in done.left_out[0]
     assert "has no files" in done.left_out[1]
     assert take(tmp_path / "runs.zip", tmp_path / "theirs").evaluations == 2
@@ -180,13 +181,13 @@ def test_what_a_run_was_trained_with_comes_along(tmp_path: Path) -> None:
         fill(tmp_path / "mine", run)
     with Database(tmp_path / "bench.db").open(create=True) as db:
         ingest.sync(db, tmp_path / "mine" / "runs")
-        assert exchange.choose(db, (second.run_id[:8],), {}) == sorted([first.run_id, second.run_id])
-        assert exchange.choose(db, (), {"methods": ("trs",), "seeds": (0,)}) == [spec("trs").run_id]
-        assert len(exchange.choose(db, (), {"methods": (), "seeds": None})) == 3
+        assert exporting.choose(db, (second.run_id[:8],), {}) == sorted([first.run_id, second.run_id])
+        assert exporting.choose(db, (), {"methods": ("trs",), "seeds": (0,)}) == [spec("trs").run_id]
+        assert len(exporting.choose(db, (), {"methods": (), "seeds": None})) == 3
         with pytest.raises(BenchError, match="not both"):
-            exchange.choose(db, (RUN,), {"methods": ("trs",)})
+            exporting.choose(db, (RUN,), {"methods": ("trs",)})
         with pytest.raises(BenchError, match="no run fits"):
-            exchange.choose(db, (), {"seeds": (7,)})
+            exporting.choose(db, (), {"seeds": (7,)})
 
 
 def _add(name: str, data: bytes = b"x") -> Callable[[Names], None]:
@@ -555,7 +556,7 @@ def test_an_import_that_is_cut_short_leaves_nothing_or_whole_runs(
 def test_a_file_that_changes_while_it_is_read_is_told(
     mine: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from bench.store import archive
+    from bench.exchange import archive
 
     monkeypatch.setattr(archive, "_digest", lambda path: "0" * 64)
     with pytest.raises(BenchError, match="changed while it was read"):

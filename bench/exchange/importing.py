@@ -9,20 +9,21 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
 from sqlalchemy import select
 
 from bench.core.errors import BenchError
 from bench.core.files import read_json, write_json
 from bench.core.identity import short
+from bench.exchange.archive import Archive, Limits
+from bench.exchange.checks import check_file
 from bench.experiment.folder import CURVE, NOTES, RECORD, RUNS, WEIGHTS, RunFolder, kind_of
-from bench.experiment.records import EvaluationRecord, parse_record
+from bench.experiment.records import EvaluationRecord, ImportedRecord, parse_record, read_record
 from bench.jobs import journal
-from bench.jobs.exchange import check_file
 from bench.jobs.presence import beside
 from bench.jobs.workplace import Workplace
 from bench.store import door, provenance, schema
-from bench.store.archive import Archive, Limits
 from bench.store.database import Database
 from bench.store.door import CheckedRun
 
@@ -76,6 +77,16 @@ def import_archive(path: Path, place: Workplace, db: Database, limits: Limits | 
     if faults:
         raise BenchError(faults[0])
     return imported
+
+
+def origin(place: Workplace, run_id: str) -> dict[str, Any] | None:
+    """Out of which archive a run came, by the file in its folder; None for one made here, or without its folder.
+
+    Raises:
+        BenchError: that file is damaged.
+    """
+    path = place.imported_file(run_id)
+    return read_record(ImportedRecord, path).model_dump(exclude={"format"}) if path.is_file() else None
 
 
 def _stage_run(

@@ -7,21 +7,26 @@ put together again and come in through the same door.
 from __future__ import annotations
 
 import base64
+import tempfile
+import zipfile
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from itertools import islice
+from pathlib import Path
 from typing import Any
 
 from sqlalchemy import Connection, Table, insert, select
 
 from bench.core import strict_json
+from bench.core.config import defaults
 from bench.core.errors import BenchError
 from bench.core.identity import short
+from bench.experiment.folder import RUNS
 from bench.experiment.names import AS_RECORDED, Namer
 from bench.experiment.records import EvaluationRecord, RunRecord
 from bench.experiment.spec import FORMAT
-from bench.store import door, schema
+from bench.store import door, ingest, schema
 from bench.store.database import Database
 from bench.store.put import put_evaluation, put_failure, put_run, stored_run
 from bench.store.rows import Row, curve_rows_of
@@ -37,6 +42,29 @@ class Merged:
     evaluations: int
     attempts: int
     left_out: tuple[str, ...]
+
+
+def merge_from(db: Database, other: str) -> tuple[Merged, tuple[str, ...]]:
+    """Merge a database (file or URL) or the records of a results folder into `db`.
+
+    Returns:
+        What was new, and a line for each damaged file of the folder.
+
+    Raises:
+        BenchError: `other` is none of these.
+    """
+    path = Path(other)
+    if "://" not in other and path.is_dir():
+        runs = path / RUNS if (path / RUNS).is_dir() else path
+        with tempfile.TemporaryDirectory() as scratch:
+            file = Path(scratch) / "other.db"
+            counts = ingest.rebuild(file, runs, defaults("published"), db.names or AS_RECORDED)
+            with Database(file).open() as theirs:
+                return merge(db, theirs), counts.damaged
+    if path.is_file() and zipfile.is_zipfile(path):
+        raise BenchError(f"{other} is an archive: `bench db import {other}`")
+    with Database(other).open() as theirs:
+        return merge(db, theirs), ()
 
 
 def merge(ours: Database, theirs: Database) -> Merged:
