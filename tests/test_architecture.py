@@ -24,7 +24,7 @@ ALLOWED = {
     "jobs": f"store evaluation {SCIENCE}",
     "report": "store experiment core",
     "exchange": "jobs store training experiment core",
-    "doctor": f"jobs {SCIENCE}",
+    "doctor": f"jobs store {SCIENCE}",
     "perf": f"jobs store methods baselines {SCIENCE}",
     "cli": f"perf doctor exchange report jobs store evaluation {SCIENCE}",
     "bench": "report core",  # bench/__init__.py, the door for users: nothing within imports it

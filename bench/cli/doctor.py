@@ -3,17 +3,12 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import click
 
 from bench.cli.options import data_option, where
 from bench.cli.parameters import Once
 from bench.cli.say import say
-
-if TYPE_CHECKING:
-    from bench.core.registry import Entry
-    from bench.jobs.health import Check
 
 
 @click.command("doctor", cls=Once)
@@ -33,14 +28,14 @@ def command(data: Path, plugin: str | None, results: Path, db: str | None) -> in
       bench doctor
       bench doctor --plugin trs
     """
-    from bench.jobs import health
-
     if plugin:
         from bench.doctor import plugins
 
         checks = plugins.check(plugin, data)
     else:
-        checks = [*health.check(data, results, db), *_unusable()]
+        from bench.doctor import installation
+
+        checks = installation.check(data, results, db)
     bad = 0
     for check in checks:
         bad += not check.ok
@@ -48,36 +43,3 @@ def command(data: Path, plugin: str | None, results: Path, db: str | None) -> in
         say(f" {check.name}{': ' + check.detail if check.detail else ''}")
     say("all is well" if not bad else f"{bad} of {len(checks)} checks found fault")
     return 1 if bad else 0
-
-
-def _unusable() -> list[Check]:
-    """Plug-ins that load and cannot be used all the same: their name is another's, or their defaults are refused."""
-    from bench.core import config, registry
-    from bench.core.errors import BenchError
-    from bench.jobs.health import Check
-
-    try:
-        loaded = config.load()
-    except BenchError:
-        return []  # told as a fault of the configuration
-    checks = []
-    for kind in registry.KINDS:
-        tables = getattr(loaded.config, kind)
-        faults = [(entry.name, entry.refused) for entry in registry.left_out(kind)]
-        for name, entry in registry.entries(kind).items():
-            if hidden := config.hidden(kind, name, tables):
-                faults.append((name, f"{entry.label} cannot be reached: {hidden}"))
-            elif name in tables and _loads(entry) and (fault := entry.fault(tables[name].settings)):
-                faults.append((name, fault))
-        checks += [Check(f"{kind[:-1]} {name}", False, fault) for name, fault in faults]
-    return checks
-
-
-def _loads(entry: Entry) -> bool:
-    from bench.core.registry import PluginError
-
-    try:
-        entry.load()
-    except PluginError:
-        return False  # told above
-    return True

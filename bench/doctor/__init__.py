@@ -1,1 +1,1 @@
-"""What `bench doctor --plugin NAME` looks at: the rules that every plug-in keeps, built-in or a stranger's."""
+"""What `bench doctor` looks at: the installation, and with `--plugin NAME` the rules that every plug-in keeps."""

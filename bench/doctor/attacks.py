@@ -16,9 +16,9 @@ from bench.attacks.judge import AttackOutcome, attack_images
 from bench.data.base import ImageSet
 from bench.doctor.attack_calls import RULES as CALL_RULES
 from bench.doctor.attack_watch import watched
+from bench.doctor.installation import Check
 from bench.doctor.rules import Checks, Faults, Rule, judged, world
 from bench.doctor.victims import IMAGES, victim
-from bench.jobs.health import Check
 
 BUDGETS = {"eps": 0.1, "c": 10.0}
 SAME = 1e-3  # pixels that differ by less are the same but for rounding

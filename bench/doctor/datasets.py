@@ -12,8 +12,8 @@ from torch import Tensor
 
 from bench.core.registry import PluginError
 from bench.data.base import Dataset, load_splits
+from bench.doctor.installation import Check
 from bench.doctor.rules import Checks, Rule, judged, listed, random_state, seen, world
-from bench.jobs.health import Check
 
 SHARED = 0.1  # share of the test images that may be training images too: public sets have a few
 DARK = 64  # of 255: no training pixel is brighter in images that were divided by 255

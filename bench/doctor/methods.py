@@ -20,13 +20,13 @@ from bench.core.files import read_json
 from bench.core.registry import PluginError
 from bench.data.augment import Augmentation
 from bench.data.base import ImageSet, load_splits
+from bench.doctor.installation import Check
 from bench.doctor.method_steps import RULES as STEP_RULES
 from bench.doctor.method_steps import Watched
 from bench.doctor.rules import Checks, Faults, Rule, judged, listed, unlike, world
 from bench.experiment import select
 from bench.experiment.spec import Job, RunSpec
 from bench.jobs import ensembles, work
-from bench.jobs.health import Check
 from bench.jobs.workplace import Workplace
 from bench.training import checkpoint
 from bench.training.method import Method

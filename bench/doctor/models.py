@@ -10,8 +10,8 @@ import torch
 from torch import Tensor, nn
 
 from bench.core.errors import BenchError, cause
+from bench.doctor.installation import Check
 from bench.doctor.rules import Checks, ModelState, Rule, judged, listed, random_state, seen, unlike, world
-from bench.jobs.health import Check
 from bench.models.build import build_member
 
 SHAPES = ((1, 8, 8), (1, 28, 28), (3, 32, 32))  # digits, MNIST, CIFAR

@@ -19,8 +19,8 @@ from bench.core.errors import BenchError, cause, unknown_name
 from bench.core.registry import PluginError
 from bench.data.base import Dataset
 from bench.doctor import attacks, datasets, methods, models
+from bench.doctor.installation import Check
 from bench.doctor.rules import Checks
-from bench.jobs.health import Check
 from bench.models.base import Model
 from bench.training.method import Method
 

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from bench.core import seeds
-from bench.jobs.health import Check
+from bench.doctor.installation import Check
 
 Checks = Iterator[Check]
 Evidence = TypeVar("Evidence")

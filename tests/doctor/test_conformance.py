@@ -10,7 +10,7 @@ import pytest
 from bench.core import config, registry, settings
 from bench.data.base import MissingDataError, load_splits
 from bench.doctor import attacks, plugins
-from bench.jobs.health import Check
+from bench.doctor.installation import Check
 
 DATA = Path(os.environ.get("BENCH_DATA", "data"))
 OURS = config.load().config

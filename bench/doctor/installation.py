@@ -30,6 +30,7 @@ def check(data: Path, results: Path, db: str | None) -> list[Check]:
         _device(),
         _configuration(),
         *_plugins(),
+        *_unusable(),
         *_data(data),
         _folder(results),
         _database(results, db),
@@ -84,6 +85,33 @@ def _plugins() -> list[Check]:
     return checks
 
 
+def _unusable() -> list[Check]:
+    """Plug-ins that load and cannot be used all the same: their name is another's, or their defaults are refused."""
+    try:
+        loaded = config.load()
+    except BenchError:
+        return []  # `_configuration` says so
+    checks = []
+    for kind in registry.KINDS:
+        tables = getattr(loaded.config, kind)
+        faults = [(entry.name, entry.refused) for entry in registry.left_out(kind)]
+        for name, entry in registry.entries(kind).items():
+            if hidden := config.hidden(kind, name, tables):
+                faults.append((name, f"{entry.label} cannot be reached: {hidden}"))
+            elif name in tables and _loads(entry) and (fault := entry.fault(tables[name].settings)):
+                faults.append((name, fault))
+        checks += [Check(f"{kind[:-1]} {name}", False, fault) for name, fault in faults]
+    return checks
+
+
+def _loads(entry: registry.Entry) -> bool:
+    try:
+        entry.load()
+    except registry.PluginError:
+        return False  # `_plugins` says so
+    return True
+
+
 def _data(folder: Path) -> list[Check]:
     """Which data sets are there; that one is not is no fault."""
     from bench.data.base import MissingDataError, verify
@@ -92,7 +120,7 @@ def _data(folder: Path) -> list[Check]:
     try:
         datasets = config.load().config.datasets
     except BenchError:
-        return checks  # told above
+        return checks  # `_configuration` says so
     for name, spec in datasets.items():
         try:
             splits = verify(spec.plugin, folder=folder)
@@ -106,14 +134,14 @@ def _data(folder: Path) -> list[Check]:
 
 
 def _folder(results: Path) -> Check:
-    place = next(path for path in (results, *results.resolve().parents) if path.exists())
-    free = shutil.disk_usage(place).free / 2**30
+    nearest = next(path for path in (results, *results.resolve().parents) if path.exists())
+    free = shutil.disk_usage(nearest).free / 2**30
     try:
-        probe = place / ".bench-doctor"
+        probe = nearest / ".bench-doctor"
         probe.touch()
         probe.unlink()
     except OSError as error:
-        return Check("results", False, f"{place} cannot be written ({error.strerror}); give --results")
+        return Check("results", False, f"{nearest} cannot be written ({error.strerror}); give --results")
     return Check("results", free > 1, f"{results}, {free:.0f} GiB free")
 
 
