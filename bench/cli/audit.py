@@ -14,8 +14,8 @@ from bench.cli.say import say_json
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from bench.store.answers import EvaluationRow, FailureRow
     from bench.store.flags import Found
+    from bench.store.typed_rows import EvaluationRow, FailureRow
 
 
 @click.command("audit", cls=Once)
@@ -36,10 +36,10 @@ def command(identifier: str | None, as_json: bool, results: Path, db: str | None
       bench audit 4f0c1a --json
     """
     from bench.report.console import console
-    from bench.store import flags, lookup, queries, standing
+    from bench.store import flags, ids, queries, standing
 
     with reading(db, results) as base:
-        chosen = None if identifier is None else lookup.find(base, identifier)
+        chosen = None if identifier is None else ids.find(base, identifier)
         family = None if chosen is None else queries.find_run(base, chosen.run_id).family_id
         measured = standing.read(base, family_ids=family)
         failures = [row for row in queries.failures(base, family_ids=family) if not row.done]

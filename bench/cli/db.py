@@ -229,12 +229,12 @@ def gc(stale: bool, dry_run: bool, yes: bool, results: Path, db: str | None) -> 
       bench db gc --dry-run
       bench db gc --stale --yes
     """
-    from bench.jobs import tidy
+    from bench.jobs import removal
 
     place = workplace(results, Path("data"))
     with existing_or_scratch(db, results) as base:
         _sync(base, place)
-        items = tidy.rubbish(base, place, stale=stale)
+        items = removal.garbage(base, place, stale=stale)
         for item in items:
             where_ = item.paths[0].relative_to(results) if item.paths else "database only"
             say(f"{_bytes(item.size):>10}  {item.label}  {where_}")
@@ -243,7 +243,7 @@ def gc(stale: bool, dry_run: bool, yes: bool, results: Path, db: str | None) -> 
             say(f"{len(items)} things, {total}; nothing was removed" if items else "nothing to remove")
             return
         _ask(yes, f"Remove {len(items)} things, {total}?", "removed")
-        _faults(tidy.remove(base, place, items))
+        _faults(removal.remove(base, place, items))
     say(f"removed {len(items)} things, {total}")
 
 
@@ -264,13 +264,15 @@ def delete(identifiers: tuple[str, ...], force: bool, dry_run: bool, yes: bool, 
       bench db delete 4f0c1a 77ab09 --yes
     """
     from bench.core.identity import short
-    from bench.jobs import tidy
+    from bench.jobs import removal
     from bench.jobs.presence import check_idle
 
     place = workplace(results, Path("data"))
     with existing_or_scratch(db, results) as base:
         _sync(base, place)
-        items = list({item.id: item for item in (tidy.doomed(base, place, name) for name in identifiers)}.values())
+        items = list(
+            {item.id: item for item in (removal.deletion_of(base, place, name) for name in identifiers)}.values()
+        )
         going = {item.id for item in items}
         for item in items:
             needed = [short(run_id) for run_id in item.needed_by if run_id not in going]
@@ -286,9 +288,9 @@ def delete(identifiers: tuple[str, ...], force: bool, dry_run: bool, yes: bool, 
         if dry_run:
             say("nothing was deleted")
             return
-        check_idle(place, tidy.UNDONE)
+        check_idle(place, removal.UNDONE)
         _ask(yes, "Delete for good?", "deleted")
-        _faults(tidy.delete(base, place, items))
+        _faults(removal.delete(base, place, items))
     say(f"deleted {', '.join(short(item.id) for item in items)}")
 
 

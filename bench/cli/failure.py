@@ -11,7 +11,7 @@ from bench.experiment.spec import OUTSIDE
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from bench.store.answers import FailureRow
+    from bench.store.typed_rows import FailureRow
 
 
 def again(run: Mapping[str, Any]) -> str:

@@ -13,7 +13,7 @@ from bench.cli import interrupt
 from bench.cli.lazy import LazyGroup
 from bench.cli.say import complain, say
 from bench.core.errors import BenchError
-from bench.core.plain import prepare_streams
+from bench.core.printable import prepare_streams
 
 # Name → module and the line of help, so that `bench --help` imports no command.
 COMMANDS = {

@@ -14,8 +14,8 @@ import click
 from bench.cli.parameters import IMAGES, JOBS, MEMBERS, Budgets, ParamType, Seeds, several
 from bench.cli.say import complain, say
 from bench.core.errors import BenchError
-from bench.core.plain import visible
 from bench.core.precision import Precision
+from bench.core.printable import visible
 from bench.core.terms import Split
 
 if TYPE_CHECKING:

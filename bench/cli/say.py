@@ -9,7 +9,7 @@ from typing import Any
 
 import click
 
-from bench.core.plain import fitting, visible
+from bench.core.printable import fitting, visible
 
 _LONGEST = 2000
 _UNSEEN = re.compile("[\x7f-\x9f\u00ad\u061c\u200b-\u200f\u2028-\u202e\u2060-\u206f\ufeff\ud800-\udfff\ufff9-\ufffb]")

@@ -49,10 +49,10 @@ def command(
       bench show 9be1d2 --export images.safetensors
     """
     from bench.report.console import console
-    from bench.store import lookup, queries
+    from bench.store import ids, queries
 
     with reading(db, results) as base:
-        found = lookup.find(base, identifier, ("run", "evaluation", "failure"))
+        found = ids.find(base, identifier, ("run", "evaluation", "failure"))
         if target is not None:
             if found.kind == "failure":
                 raise BenchError(f"{identifier} failed: there are no images; `bench show {identifier}` says why")

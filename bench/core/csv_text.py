@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TypeVar
 
-from bench.core.plain import visible
+from bench.core.printable import visible
 
 T = TypeVar("T")
 _FORMULA = ("=", "+", "-", "@", "\t", "\r", "\n")

@@ -27,9 +27,9 @@ from bench.experiment.names import AS_RECORDED, Namer
 from bench.experiment.records import EvaluationRecord, RunRecord
 from bench.experiment.spec import FORMAT
 from bench.store import door, ingest, schema
+from bench.store.child_rows import Row, curve_rows_of
 from bench.store.database import Database
 from bench.store.put import put_evaluation, put_failure, put_run, stored_run
-from bench.store.rows import Row, curve_rows_of
 
 CHUNK = 500  # keys of one query: SQLite takes no more than some thousand values
 

@@ -12,7 +12,7 @@ from bench.core import registry, settings
 from bench.core.errors import BenchError, JobError
 from bench.core.files import read_json
 from bench.core.identity import short
-from bench.core.plain import visible
+from bench.core.printable import visible
 from bench.core.tensors import DamagedError, set_aside
 from bench.data.base import Splits, load_splits
 from bench.experiment.spec import RunSpec

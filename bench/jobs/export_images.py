@@ -29,8 +29,8 @@ from bench.jobs.recorded import as_recorded
 from bench.jobs.workplace import Workplace
 from bench.models.ensemble import Ensemble
 from bench.store import door, queries
-from bench.store.answers import EvaluationRow, Outcomes
 from bench.store.database import Database
+from bench.store.typed_rows import EvaluationRow, Outcomes
 from bench.training import checkpoint
 
 SUFFIX = ".safetensors"

@@ -27,10 +27,10 @@ from bench.jobs.recorded import as_recorded
 from bench.jobs.retrain import Weights
 from bench.jobs.verification import Options, State, Verdict, Verification
 from bench.jobs.workplace import Workplace
-from bench.store import door, flags, lookup, provenance, queries, standing
-from bench.store.answers import EvaluationRow, RunRow
+from bench.store import door, flags, ids, provenance, queries, standing
 from bench.store.database import Database, StoreError
 from bench.store.door import CheckedRun
+from bench.store.typed_rows import EvaluationRow, RunRow
 from bench.training import checkpoint
 
 SCRATCH = ".verify-"
@@ -61,7 +61,7 @@ def choose(
     chosen: dict[str, dict[str, EvaluationRow]] = {}
     known: list[EvaluationRow] = []
     for identifier in identifiers:
-        found = lookup.find(db, identifier, ("run", "evaluation", "failure"))
+        found = ids.find(db, identifier, ("run", "evaluation", "failure"))
         if found.kind == "failure":
             raise BenchError(f"{identifier} failed, so nothing is stored of it; `bench show {identifier}` says why")
         rows = queries.evaluations(db, run_ids=found.run_id)

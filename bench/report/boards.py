@@ -22,8 +22,8 @@ from bench.core.statistics import Comparison
 from bench.experiment.protocols import Part, Standard
 from bench.report import ranking
 from bench.report.ranking import Standing as Ranked
-from bench.store.answers import RunRow
 from bench.store.scores import Score, recipe_class
+from bench.store.typed_rows import RunRow
 
 CLASSES = ("complete", "reduced")
 """Complete: trained on all images with nothing changed, or trained elsewhere; reduced: all else."""

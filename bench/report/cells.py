@@ -7,9 +7,9 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 
 from bench.core.precision import USUAL, Precision
-from bench.store.answers import Bools, EvaluationRow
 from bench.store.database import Database
 from bench.store.images import Images
+from bench.store.typed_rows import Bools, EvaluationRow
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,7 @@ from rich.console import Console, ConsoleOptions
 from rich.segment import Segment
 from rich.text import Text
 
-from bench.core.plain import fitting, visible
+from bench.core.printable import fitting, visible
 
 if TYPE_CHECKING:
     from bench.report.matrices import Matrix

@@ -14,8 +14,8 @@ from bench.experiment import naming
 from bench.experiment.spec import OUTSIDE
 from bench.report.recipes import recipe_label
 from bench.store import queries, standing
-from bench.store.answers import CurveRow, ReferenceRow, RunRow
 from bench.store.database import Database
+from bench.store.typed_rows import CurveRow, ReferenceRow, RunRow
 
 if TYPE_CHECKING:
     import pandas as pd

@@ -15,13 +15,13 @@ from bench.experiment.protocols import standards
 from bench.report import boards
 from bench.report.boards import Board
 from bench.store import queries, standing
-from bench.store.answers import EvaluationRow, FailureRow, Provenance, RunRow
 from bench.store.database import Database
 from bench.store.flags import Raised
 from bench.store.provenance import together
 from bench.store.schema import Evaluation, Job, Reference, Run
 from bench.store.scores import Score, light, scores
 from bench.store.standing import Standing, Standings
+from bench.store.typed_rows import EvaluationRow, FailureRow, Provenance, RunRow
 
 TOGETHER = 300  # runs looked at together, so that many thousands fit into memory
 

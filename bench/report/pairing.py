@@ -23,8 +23,8 @@ from bench.report.tables import budget_text, heading
 from bench.report.titles import Titles
 from bench.report.worst import asks_members, with_worst_case
 from bench.store import queries, standing
-from bench.store.answers import EvaluationRow, RunRow
 from bench.store.database import Database
+from bench.store.typed_rows import EvaluationRow, RunRow
 
 Cells = Mapping[tuple[str, str], Cell]
 

@@ -20,9 +20,9 @@ from bench.report.recipes import ELSEWHERE, recipe_label
 from bench.report.titles import Titles
 from bench.report.worst import with_worst_case
 from bench.store import queries, standing
-from bench.store.answers import EvaluationRow
 from bench.store.database import Database
 from bench.store.standing import Standings
+from bench.store.typed_rows import EvaluationRow
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

@@ -12,7 +12,7 @@ from bench.core import registry, settings
 from bench.core.config import Loaded
 from bench.core.errors import BenchError
 from bench.experiment.spec import EvaluationSpec
-from bench.store.answers import EvaluationRow
+from bench.store.typed_rows import EvaluationRow
 
 LONGEST = 40  # letters of a value
 

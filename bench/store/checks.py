@@ -1,6 +1,6 @@
-"""What a row of results must be for its readers: the types of `answers`, within the bounds that records have.
+"""What a row of results must be for its readers: the types of `typed_rows`, within the bounds that records have.
 
-Apart from `answers` and imported with the first row that is read: pydantic takes a while.
+Apart from `typed_rows`, and imported with the first row that is read: pydantic takes a while.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from bench.core.terms import Kind
 from bench.experiment.fields import Count, Id, Images, Number, Positive, Share, Small, fault_of
 from bench.experiment.measurements import KINDS
 from bench.experiment.records import MEMBERS, Facts
-from bench.store import answers
+from bench.store import typed_rows
 
 
 class _Known(BaseModel):
@@ -47,25 +47,25 @@ def _trained(value: dict[str, Any]) -> dict[str, Any]:
 
 
 _NARROWER: Mapping[type, Mapping[str, Any]] = {
-    answers.RunRow: {
+    typed_rows.RunRow: {
         "run_id": Id, "members": Annotated[int, Field(ge=1, le=MEMBERS)], "training_limit": Count | None,
         "training": Annotated[dict[str, Any], AfterValidator(_trained)], "validation": Count,
         "fusion_weights": list[Number] | None, "seconds": Positive, "versions": dict[str, Small], "facts": Facts | None,
     },
-    answers.EvaluationRow: {
+    typed_rows.EvaluationRow: {
         "evaluation_id": Id, "run_id": Id, "kind": Kind,
         "budget": Positive | None, "image_limit": Count | None, "n": Images, "n_clean": Count, "n_robust": Count | None,
         "forwards": Count | None, "backwards": Count | None, "seconds": Positive,
     },
-    answers.CurveRow: {
+    typed_rows.CurveRow: {
         "lr": Number | None, "seconds": Positive | None, "loss": Number | None,
         "terms": dict[str, Number | None] | None, "member_accuracy": list[Share | None] | None,
         "ensemble_accuracy": Share | None,
     },
-    answers.MemberRow: {"parameters": Count, "weight": Number | None},
-    answers.CellRow: {name: Count for name in answers.CellRow.__dataclass_fields__ if name.startswith("n_")},
-    answers.FailureRow: {"seconds": Positive | None},
-    answers.ReferenceRow: {"budget": Positive | None, "value": Number},
+    typed_rows.MemberRow: {"parameters": Count, "weight": Number | None},
+    typed_rows.CellRow: {name: Count for name in typed_rows.CellRow.__dataclass_fields__ if name.startswith("n_")},
+    typed_rows.FailureRow: {"seconds": Positive | None},
+    typed_rows.ReferenceRow: {"budget": Positive | None, "value": Number},
 }  # fmt: skip
 
 
@@ -83,12 +83,12 @@ def _fits(row: Any) -> Any:
 @cache
 def _model(kind: type) -> type[BaseModel]:
     fields: Any = {name: (type_, ...) for name, type_ in (get_type_hints(kind) | dict(_NARROWER[kind])).items()}
-    more: Any = {"fits": validator(mode="after")(_fits)} if kind is answers.EvaluationRow else {}
+    more: Any = {"fits": validator(mode="after")(_fits)} if kind is typed_rows.EvaluationRow else {}
     return create_model(kind.__name__, __config__=ConfigDict(strict=True), __validators__=more, **fields)
 
 
 def fault_in(kind: type, row: Mapping[str, Any]) -> str:
-    """What keeps a row from being of this class of `answers`; empty where nothing does."""
+    """What keeps a row from being of this class of `typed_rows`; empty where nothing does."""
     return _fault(_model(kind), row)
 
 

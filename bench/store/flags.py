@@ -18,7 +18,7 @@ from bench.core import registry
 from bench.core.errors import BenchError
 from bench.core.identity import canonical
 from bench.core.precision import USUAL, Precision, titled
-from bench.store.answers import EvaluationRow
+from bench.store.typed_rows import EvaluationRow
 
 EXCESS = 1e-4  # outside the ball or [0, 1] by more than rounding
 SHARE = 0.01  # of the attacked images

@@ -10,8 +10,8 @@ from typing import Any
 from sqlalchemy import ColumnElement, Connection, Table, and_, delete, func, or_, select
 
 from bench.store import derived, queries, schema
-from bench.store.answers import EvaluationRow
 from bench.store.database import Database
+from bench.store.typed_rows import EvaluationRow
 
 CHUNK = 500
 

@@ -7,8 +7,8 @@ from collections.abc import Iterable, Sequence
 import numpy as np
 
 from bench.store import queries
-from bench.store.answers import Bools, Outcomes
 from bench.store.database import Database
+from bench.store.typed_rows import Bools, Outcomes
 
 CHUNK = 400  # ids in one query: SQLite allows a limited number of parameters
 

@@ -15,10 +15,10 @@ from bench.core.identity import short
 from bench.experiment.folder import NOTES, RECORD, RunFolder
 from bench.experiment.names import AS_RECORDED, Namer
 from bench.store import door, provenance, schema
+from bench.store.child_rows import curve_rows
 from bench.store.database import Database, StoreError
 from bench.store.published import load_published
 from bench.store.put import put_evaluation, put_failure, put_run, stored_run
-from bench.store.rows import curve_rows
 from bench.store.sqlite import replace_content, scratch
 
 __all__ = [

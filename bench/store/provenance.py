@@ -28,7 +28,7 @@ from bench.experiment.records import (
     RunRecord,
     read_record,
 )
-from bench.store.answers import Provenance
+from bench.store.typed_rows import Provenance
 
 log = logging.getLogger(__name__)
 

@@ -12,10 +12,10 @@ from bench.core.identity import canonical, content_id
 from bench.experiment.names import Namer, told_today
 from bench.experiment.records import FailureRecord
 from bench.store import derived, schema
-from bench.store.answers import Provenance
+from bench.store.child_rows import Children, Row, outcome_rows
 from bench.store.door import CheckedEvaluation, CheckedRun, Known, known_run
-from bench.store.rows import Children, Row, outcome_rows
 from bench.store.standing import run_versions
+from bench.store.typed_rows import Provenance
 
 
 def put_run(

@@ -17,22 +17,8 @@ from bench.core.numbers import ENSEMBLE
 from bench.core.traces import relative
 from bench.experiment.names import recipe_today, told_today
 from bench.store import inside
-from bench.store.answers import (
-    AttemptRow,
-    Bools,
-    CellRow,
-    CurveRow,
-    EvaluationRow,
-    FailureRow,
-    MemberRow,
-    Outcomes,
-    ReferenceRow,
-    RunRow,
-    Totals,
-    TransferBits,
-)
 from bench.store.database import Database, Query, StoreError
-from bench.store.lookup import find
+from bench.store.ids import find
 from bench.store.schema import (
     Attack,
     Blackbox,
@@ -49,6 +35,20 @@ from bench.store.schema import (
 )
 from bench.store.sound import columns as columns_of
 from bench.store.sound import evaluation_named, run_named, set_aside, sound
+from bench.store.typed_rows import (
+    AttemptRow,
+    Bools,
+    CellRow,
+    CurveRow,
+    EvaluationRow,
+    FailureRow,
+    MemberRow,
+    Outcomes,
+    ReferenceRow,
+    RunRow,
+    Totals,
+    TransferBits,
+)
 
 __all__ = [
     "Selection", "blackbox", "cells", "clean_rows", "configs", "curve", "curves", "environment", "evaluation_counts",

@@ -19,10 +19,10 @@ from bench.experiment.names import MARK
 from bench.experiment.protocols import Part, Standard
 from bench.experiment.spec import SURROGATE_SEEDS
 from bench.store import standing
-from bench.store.answers import Bools, EvaluationRow, RunRow
 from bench.store.database import Database
 from bench.store.images import Images
 from bench.store.standing import Standings, on_other_weights, suite_plugins
+from bench.store.typed_rows import Bools, EvaluationRow, RunRow
 
 
 @dataclass(frozen=True)

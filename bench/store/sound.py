@@ -24,7 +24,7 @@ Named = Callable[[Row], str]
 
 
 def sound(db: Database, kind: type[R], rows: Iterable[Row], named: Named) -> list[R]:
-    """The rows as objects of `kind`, a class of `answers`; those that are none are set aside and told.
+    """The rows as objects of `kind`, a class of `typed_rows`; those that do not fit are set aside, with a warning.
 
     Args:
         named: what a row is, with its id: `run 4f0c1a…`.

@@ -18,8 +18,8 @@ from bench.core import registry, versions
 from bench.core.errors import BenchError
 from bench.experiment.spec import RunSpec
 from bench.store import flags, queries
-from bench.store.answers import EvaluationRow, RunRow
 from bench.store.database import Database
+from bench.store.typed_rows import EvaluationRow, RunRow
 
 State = Literal["current", "stale", "superseded", "invalid"]
 Versions = Mapping[str, int]

@@ -41,7 +41,7 @@ import torch
 torch.set_num_threads(1)
 import seaborn, sqlalchemy.dialects.sqlite, alembic.command, sklearn.datasets
 import bench.cli.run, bench.cli.db, bench.jobs.work, bench.jobs.driver, bench.report.heatmap, bench.store.ingest
-import bench.jobs.tidy, bench.exchange.importing, bench.jobs.verify
+import bench.jobs.removal, bench.exchange.importing, bench.jobs.verify
 from sqlalchemy import Engine, event
 from bench.cli import main
 from bench.store import sqlite
@@ -153,7 +153,7 @@ def filled(folder: Path, forker: Forker) -> None:
 
 
 def failures(folder: Path, forker: Forker) -> None:
-    """Only gc's kind of rubbish."""
+    """Only what gc would remove."""
     filled(folder, forker)
     write_failure(folder, spec(), attack(spec(), 0.2).evaluation_id)
     done(["db", "gc", "--dry-run"])(folder, forker)

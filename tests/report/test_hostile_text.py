@@ -23,7 +23,7 @@ from bench.cli.main import run
 from bench.core import config
 from bench.core.csv_text import field
 from bench.core.identity import safe_name
-from bench.core.plain import fitting, visible
+from bench.core.printable import fitting, visible
 from bench.core.traces import relative
 from bench.report import heatmap
 from bench.report.console import PlainConsole

@@ -24,7 +24,7 @@ from bench.core.identity import content_id
 from bench.evaluation import measure
 from bench.models.ensemble import Ensemble
 from bench.store import flags, standing
-from bench.store.answers import EvaluationRow
+from bench.store.typed_rows import EvaluationRow
 
 QUICK = ["--set", "training.epochs=2", "--set", "training.limit=200", "--limit", "40"]
 counter = iter(range(10_000))

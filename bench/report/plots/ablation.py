@@ -22,8 +22,8 @@ from bench.report.titles import Titles
 from bench.report.worst import KIND as WORST
 from bench.report.worst import with_worst_case
 from bench.store import queries, standing
-from bench.store.answers import RunRow
 from bench.store.database import Database
+from bench.store.typed_rows import RunRow
 
 if TYPE_CHECKING:
     import pandas as pd

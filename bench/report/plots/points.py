@@ -16,8 +16,8 @@ from bench.experiment.spec import EvaluationSpec
 from bench.report.results import KINDS, run_specs
 from bench.report.titles import Titles
 from bench.store import standing
-from bench.store.answers import EvaluationRow
 from bench.store.database import Database
+from bench.store.typed_rows import EvaluationRow
 
 if TYPE_CHECKING:
     import pandas as pd

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from bench.core.csv_text import field
 from bench.core.errors import BenchError
 from bench.core.files import atomic, write_text
-from bench.core.plain import visible
+from bench.core.printable import visible
 
 if TYPE_CHECKING:
     import pandas as pd

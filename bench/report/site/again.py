@@ -14,7 +14,7 @@ from bench.core.specs import Training, added_to
 from bench.experiment import select
 from bench.experiment.select import Selection
 from bench.experiment.spec import OUTSIDE, EvaluationSpec, RunSpec
-from bench.store.answers import EvaluationRow, RunRow
+from bench.store.typed_rows import EvaluationRow, RunRow
 
 
 @dataclass(frozen=True)

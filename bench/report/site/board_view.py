@@ -10,9 +10,9 @@ from typing import Any
 from bench.core.csv_text import field
 from bench.core.release import described
 from bench.report.boards import Board
+from bench.report.site.board_rows import About, columns, rows
 from bench.report.site.names import Names
 from bench.report.site.published import beside
-from bench.report.site.rows import About, columns, rows
 from bench.report.site.scatter import plots
 from bench.report.site.threats import NORMS
 from bench.report.tables import budget_text

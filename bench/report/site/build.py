@@ -29,14 +29,14 @@ from bench.report.site import (
     tiles,
 )
 from bench.report.site.again import Commands
+from bench.report.site.board_rows import About
 from bench.report.site.folder import Folder, fingerprint
 from bench.report.site.names import Names
-from bench.report.site.rows import About
 from bench.report.site.runs import failed_runs, run_row
 from bench.store import queries
-from bench.store.answers import ReferenceRow, RunRow
 from bench.store.database import Database
 from bench.store.flags import FLAGS
+from bench.store.typed_rows import ReferenceRow, RunRow
 
 TOGETHER = 40  # runs whose details are read at once
 

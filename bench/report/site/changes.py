@@ -14,7 +14,7 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from bench.core.plain import visible
+from bench.core.printable import visible
 from bench.report.boards import Board
 from bench.report.site.board_view import address
 from bench.report.site.names import percent

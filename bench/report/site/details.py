@@ -10,10 +10,10 @@ from sqlalchemy import func, select
 
 from bench.experiment.names import told_today
 from bench.store import queries
-from bench.store.answers import EvaluationRow
 from bench.store.database import Database, Query
 from bench.store.images import Images
 from bench.store.schema import CleanRow, Evaluation, Member, Run
+from bench.store.typed_rows import EvaluationRow
 
 Row = dict[str, Any]
 

@@ -11,9 +11,9 @@ from typing import Any
 
 from bench.core.config import Loaded
 from bench.core.identity import safe_name
-from bench.core.plain import visible
+from bench.core.printable import visible
 from bench.experiment.spec import OUTSIDE
-from bench.store.answers import RunRow
+from bench.store.typed_rows import RunRow
 
 UNSAID = "not stated"
 _BIBTEX = str.maketrans({

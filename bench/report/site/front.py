@@ -14,8 +14,8 @@ from bench.report.site.board_view import address
 from bench.report.site.names import Names
 from bench.report.tables import budget_text
 from bench.store import queries
-from bench.store.answers import EvaluationRow
 from bench.store.database import Database
+from bench.store.typed_rows import EvaluationRow
 
 SHOWN = 6  # entries of a board on a card, and matrices of a data set
 

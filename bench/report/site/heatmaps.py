@@ -11,8 +11,8 @@ from bench.core.errors import BenchError
 from bench.core.precision import USUAL
 from bench.report.site import charts
 from bench.report.site.names import exact, percent
-from bench.store.answers import EvaluationRow, RunRow
 from bench.store.standing import Standings
+from bench.store.typed_rows import EvaluationRow, RunRow
 
 POPULATIONS = {
     "correct_all": "images that every member gets right",

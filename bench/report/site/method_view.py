@@ -15,8 +15,8 @@ from bench.report.site.board_view import address
 from bench.report.site.facts import facts_of
 from bench.report.site.names import Names, exact, percent, recipe_text, settings_text
 from bench.report.tables import budget_text
-from bench.store.answers import ReferenceRow, RunRow
 from bench.store.database import Database
+from bench.store.typed_rows import ReferenceRow, RunRow
 
 MATRICES = 12  # families shown
 

@@ -13,8 +13,8 @@ from bench.core.identity import safe_name
 from bench.experiment.spec import OUTSIDE, EvaluationSpec
 from bench.report.recipes import recipe_label
 from bench.report.titles import Titles
-from bench.store.answers import EvaluationRow, RunRow
 from bench.store.scores import norm
+from bench.store.typed_rows import EvaluationRow, RunRow
 
 
 @dataclass(frozen=True)

@@ -12,7 +12,7 @@ from typing import Any
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
-from bench.core.plain import visible
+from bench.core.printable import visible
 from bench.core.release import described
 
 STATIC = ("site.css", "site.js", "table.js", "sortable.min.js", "sortable.LICENSE.txt")

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from typing import Any
 
+from bench.report.site.board_rows import p_text
 from bench.report.site.names import Names, exact, percent
-from bench.report.site.rows import p_text
 from bench.report.statements import Answer, Compared, Side
 
 PAGE = "papers.html"

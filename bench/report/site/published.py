@@ -7,7 +7,7 @@ from typing import Any
 
 from bench.report.site.names import Names, exact
 from bench.report.tables import budget_text
-from bench.store.answers import ReferenceRow
+from bench.store.typed_rows import ReferenceRow
 
 
 def beside(

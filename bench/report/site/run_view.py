@@ -23,9 +23,9 @@ from bench.report.site.names import Names, exact, percent, plain, recipe_text, s
 from bench.report.site.threats import NORMS, Threat, threat_of
 from bench.report.site.training import training_charts, training_table
 from bench.report.tables import budget_text
-from bench.store.answers import EvaluationRow, Provenance, RunRow
 from bench.store.flags import Raised, unchecked
 from bench.store.scores import norm_of
+from bench.store.typed_rows import EvaluationRow, Provenance, RunRow
 
 LONG = {"loss_curve", "loss_stages", "sources"}  # measurements drawn or shown elsewhere
 

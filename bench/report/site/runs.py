@@ -8,7 +8,7 @@ from bench.core.identity import safe_name, short
 from bench.experiment.spec import OUTSIDE, SURROGATE_SEEDS
 from bench.report.ledger import Ledger
 from bench.report.site.names import Names, exact, percent, plain, recipe_text, seconds
-from bench.store.answers import RunRow
+from bench.store.typed_rows import RunRow
 
 
 def run_row(run: RunRow, ledger: Ledger, names: Names) -> dict[str, Any]:

@@ -5,8 +5,8 @@ from __future__ import annotations
 from typing import Any, NamedTuple
 
 from bench.report.tables import budget_text
-from bench.store.answers import EvaluationRow
 from bench.store.scores import norm_of
+from bench.store.typed_rows import EvaluationRow
 
 NORMS = {"linf": "ℓ∞", "l2": "ℓ2", None: "no ball", "?": "unknown norm"}
 

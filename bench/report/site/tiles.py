@@ -10,7 +10,7 @@ from bench.report.boards import Board
 from bench.report.site.board_view import address, threat_title
 from bench.report.site.details import Details
 from bench.report.site.names import percent, seconds
-from bench.store.answers import RunRow
+from bench.store.typed_rows import RunRow
 
 
 def places(boards: Iterable[Board]) -> dict[str, list[dict[str, Any]]]:

@@ -7,7 +7,7 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from bench.core.plain import visible
+from bench.core.printable import visible
 from bench.report.site import charts
 from bench.report.site.names import exact, percent
 

@@ -9,8 +9,8 @@ from bench.experiment.spec import OUTSIDE
 from bench.report.cells import Cell, Outcome, Row
 from bench.report.results import Results
 from bench.store import queries
-from bench.store.answers import EvaluationRow
 from bench.store.database import Database
+from bench.store.typed_rows import EvaluationRow
 
 MEAN = "clean_members_mean"
 TRAINING = "training_seconds"

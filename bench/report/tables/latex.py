@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 
-from bench.core.plain import visible
+from bench.core.printable import visible
 from bench.report.results import Results
 from bench.report.tables.layout import Column, Entry, Grid, Line, Marks, layout
 from bench.report.tables.words import spans

@@ -18,9 +18,9 @@ from bench.report.site.again import Commands
 from bench.report.site.facts import Paper, facts_of
 from bench.report.site.names import Names, differences, exact, mean_std, percent, plus_minus, recipe_text, seconds
 from bench.report.tables import budget_text
-from bench.store.answers import EvaluationRow, Provenance, ReferenceRow
 from bench.store.provenance import together
 from bench.store.scores import Score, norm_of
+from bench.store.typed_rows import EvaluationRow, Provenance, ReferenceRow
 
 
 @dataclass(frozen=True)

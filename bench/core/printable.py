@@ -7,7 +7,7 @@ import logging
 import sys
 import unicodedata
 
-HANDLER = "bench.plain"
+HANDLER = "bench.printable"
 """Name of the handler for letters that an encoding lacks: known ones in words, others as their code."""
 
 # One letter where a table may hold it, so that columns stay in line.

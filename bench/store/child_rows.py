@@ -1,4 +1,4 @@
-"""Rows that follow from a record's lists: epochs, outcomes, matrices, attempts."""
+"""Rows of the tables below a run or an evaluation, from its record: epochs, outcomes, matrices, attempts."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Ids by their first digits."""
+"""The run or evaluation that the first digits of an id stand for."""
 
 from __future__ import annotations
 
@@ -8,9 +8,9 @@ from sqlalchemy import select
 
 from bench.core.errors import BenchError
 from bench.core.identity import ID_LENGTH, short
-from bench.store.answers import Found
 from bench.store.database import Database, Query
 from bench.store.schema import Evaluation, Job, Run
+from bench.store.typed_rows import Found
 
 
 def find(db: Database, prefix: str, kinds: tuple[str, ...] = ("run", "evaluation")) -> Found:

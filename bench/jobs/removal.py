@@ -1,4 +1,4 @@
-"""What can go from a results folder: rubbish that nothing needs, and runs or evaluations somebody no longer wants.
+"""What can go from a results folder: garbage that nothing needs, and runs or evaluations somebody no longer wants.
 
 Where rows go with files, that is one intent of the journal: all at once for all who look, and finished after a kill.
 """
@@ -19,7 +19,7 @@ from bench.experiment.folder import CHECKPOINT, RUNS, RunFolder
 from bench.jobs import journal
 from bench.jobs.presence import alone
 from bench.jobs.workplace import Workplace
-from bench.store import gc, lookup, queries
+from bench.store import gc, ids, queries
 from bench.store.database import Database
 
 UNDONE = "nothing was removed"
@@ -28,7 +28,7 @@ QUIET = 3600.0  # seconds after which nobody is writing a temporary file any mor
 
 
 @dataclass(frozen=True)
-class Rubbish:
+class Garbage:
     """One thing that can go: files or a folder, and rows of one kind; `size` in bytes."""
 
     label: str
@@ -42,7 +42,7 @@ class Rubbish:
         return sum(_size(path) for path in self.paths)
 
 
-def rubbish(db: Database, place: Workplace, *, stale: bool = False) -> list[Rubbish]:
+def garbage(db: Database, place: Workplace, *, stale: bool = False) -> list[Garbage]:
     """What nothing needs any more: remains of killed or damaged work, failures that a result superseded.
 
     With `stale` also evaluations that are stale or superseded, as `bench.store.derived.refresh` last found them.
@@ -51,16 +51,16 @@ def rubbish(db: Database, place: Workplace, *, stale: bool = False) -> list[Rubb
     for attempt in gc.superseded(db):
         paths = [place.run(attempt.run_id).failure(attempt.attempt_id)] if attempt.run_id else []
         here = tuple(path for path in paths if path.exists())
-        found.append(Rubbish(f"failure that a later attempt made good ({attempt.label})", here, attempt.attempt_id))
+        found.append(Garbage(f"failure that a later attempt made good ({attempt.label})", here, attempt.attempt_id))
     if stale:
         for row, why in gc.stale_evaluations(db):
             label = f"stale evaluation {short(row.evaluation_id)} ({row.label}: {why})"
             files = place.run(row.run_id).of_evaluation(row.evaluation_id)
-            found.append(Rubbish(label, files, evaluation_id=row.evaluation_id))
+            found.append(Garbage(label, files, evaluation_id=row.evaluation_id))
     return found
 
 
-def _left_behind(place: Workplace) -> Iterator[Rubbish]:
+def _left_behind(place: Workplace) -> Iterator[Garbage]:
     """Files of no use, told by their names; those that somebody may be writing are left."""
     if not place.results.is_dir():
         return
@@ -72,21 +72,21 @@ def _left_behind(place: Workplace) -> Iterator[Rubbish]:
             continue
         name, folder = path.name, path.is_dir()
         if folder and name.startswith(REMAINS) and quiet:
-            yield Rubbish("remains of an interrupted import, deletion or verification", (path,))
+            yield Garbage("remains of an interrupted import, deletion or verification", (path,))
         elif not folder and name.startswith(".") and name.endswith((".tmp", ".tmp-wal", ".tmp-shm")) and quiet:
             if not any(part.startswith(REMAINS) for part in path.parts):
-                yield Rubbish("temporary file of a killed process", (path,))
+                yield Garbage("temporary file of a killed process", (path,))
         elif name.endswith(".damaged"):
-            yield Rubbish("damaged file that was moved aside", (path,))
+            yield Garbage("damaged file that was moved aside", (path,))
         elif name == CHECKPOINT and RunFolder(path.parent).record.exists():
             if RunFolder(path.parent).weights.exists():
-                yield Rubbish("checkpoint of a training that is complete", (path,))
+                yield Garbage("checkpoint of a training that is complete", (path,))
         elif folder and path.parent == place.runs and quiet and not any(part.is_file() for part in path.rglob("*")):
-            yield Rubbish("empty folder of a run", (path,))
+            yield Garbage("empty folder of a run", (path,))
 
 
-def remove(db: Database, place: Workplace, items: list[Rubbish]) -> list[str]:
-    """Remove what `rubbish` found; a line for each file that resisted.
+def remove(db: Database, place: Workplace, items: list[Garbage]) -> list[str]:
+    """Remove what `garbage` found; a line for each file that resisted.
 
     Raises:
         BenchError: somebody is working in this results folder.
@@ -111,7 +111,7 @@ def remove(db: Database, place: Workplace, items: list[Rubbish]) -> list[str]:
 
 
 @dataclass(frozen=True)
-class Doomed:
+class Deletion:
     """A run or evaluation that is to go, and what goes with it."""
 
     kind: str
@@ -133,16 +133,16 @@ class Doomed:
         return sum(_size(path) for path in self.paths)
 
 
-def doomed(db: Database, place: Workplace, identifier: str) -> Doomed:
+def deletion_of(db: Database, place: Workplace, identifier: str) -> Deletion:
     """The run or evaluation whose id begins with `identifier`.
 
     Raises:
         BenchError: none or several do.
     """
-    found = lookup.find(db, identifier)
+    found = ids.find(db, identifier)
     if found.kind == "run":
         folders = (place.runs / found.run_id, place.results / "again" / found.run_id)
-        return Doomed(
+        return Deletion(
             kind="run",
             id=found.run_id,
             label=found.label,
@@ -154,7 +154,7 @@ def doomed(db: Database, place: Workplace, identifier: str) -> Doomed:
     row = next(iter(queries.evaluations(db, evaluation_ids=found.id)), None)  # none where it is damaged
     attempts = gc.attempts_at(db, found.id)
     files = [place.run(found.run_id).failure(attempt.attempt_id) for attempt in attempts]
-    return Doomed(
+    return Deletion(
         kind="evaluation",
         id=found.id,
         label=f"{row.label if row else 'a damaged row'} on {found.label}",
@@ -165,7 +165,7 @@ def doomed(db: Database, place: Workplace, identifier: str) -> Doomed:
     )
 
 
-def delete(db: Database, place: Workplace, items: list[Doomed]) -> list[str]:
+def delete(db: Database, place: Workplace, items: list[Deletion]) -> list[str]:
     """Remove runs and evaluations, files and rows; a line for each file that resisted.
 
     Raises:

@@ -1,4 +1,4 @@
-"""What the queries answer with: frozen rows and arrays of bits."""
+"""What queries return: frozen rows, checked against their types (`bench.store.sound`), and arrays of bits."""
 
 from __future__ import annotations
 
