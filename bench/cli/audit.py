@@ -14,7 +14,7 @@ from bench.cli.say import say_json
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from bench.store.flags import Found
+    from bench.store.flags import Flagged
     from bench.store.typed_rows import EvaluationRow, FailureRow
 
 
@@ -62,7 +62,7 @@ def command(identifier: str | None, as_json: bool, results: Path, db: str | None
 
 
 def _record(
-    rows: list[EvaluationRow], found: Found, failures: list[FailureRow], unchecked: list[str]
+    rows: list[EvaluationRow], found: Flagged, failures: list[FailureRow], unchecked: list[str]
 ) -> dict[str, Any]:
     return {
         "evaluations": len(rows),
@@ -82,7 +82,7 @@ def _record(
 
 
 def _print(
-    rows: list[EvaluationRow], found: Found, failures: list[FailureRow], unchecked: list[str], out: Console
+    rows: list[EvaluationRow], found: Flagged, failures: list[FailureRow], unchecked: list[str], out: Console
 ) -> None:
     from rich.table import Table
     from rich.text import Text

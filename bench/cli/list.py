@@ -14,7 +14,7 @@ from bench.cli.say import say, say_json
 
 if TYPE_CHECKING:
     from bench.core.config import Loaded
-    from bench.core.registry import Entry
+    from bench.core.registry import Registered
 
 Rows = list[dict[str, Any]]
 SHOWN = 200  # runs in a table for people; more take a terminal seconds
@@ -81,7 +81,7 @@ def _plugins(kind: str, configured: dict[str, Any], described: Callable[[Any], s
     entries = registry.entries(kind)
     rows: Rows = []
 
-    def add(name: str, plugin: str, entry: Entry | None, told: str) -> None:
+    def add(name: str, plugin: str, entry: Registered | None, told: str) -> None:
         origin, version = (entry.origin, entry.version) if entry else ("missing", "")
         rows.append({"name": name, "plugin": plugin, "origin": origin, "version": version, "description": told})
 

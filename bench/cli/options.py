@@ -50,7 +50,7 @@ class Named(ParamType):
         return [CompletionItem(name) for name in names if name.startswith(incomplete)]
 
 
-class Names(Named):
+class NameList(Named):
     """Several names, such as `pgd,fgsm`."""
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> tuple[str, ...]:
@@ -158,7 +158,7 @@ def attack_options(function: F) -> F:
     """`--attack`, `--eps`, `--c`: attacks of one's own choice instead of a suite, each at each of its budgets."""
     for option in reversed(
         (
-            several("--attack", kind=Names("attacks"), text="Attack instead of a suite; repeat, or write pgd,fgsm."),
+            several("--attack", kind=NameList("attacks"), text="Attack instead of a suite; repeat, or write pgd,fgsm."),
             several("--eps", kind=Budgets(), text="Radius for --attack, such as 0.03, 8/255 or a list 0.1,0.2."),
             several("--c", kind=Budgets(), text="Weight c for --attack, where the attack has one; repeat, or a list."),
         )

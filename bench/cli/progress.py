@@ -25,7 +25,7 @@ class Display:
         self.console = console
         self._total = total
         self._done = 0
-        self._lines: dict[str, Line] = {}
+        self._lines: dict[str, SlotLine] = {}
         self._others = ""
         self._live = Live(console=console, refresh_per_second=8, transient=True) if console.is_terminal else None
 
@@ -42,7 +42,7 @@ class Display:
 
     def of(self, slot: str) -> Progress:
         """The line of a slot; an executor without slots has one, of no name."""
-        return self._lines.setdefault(slot, Line(self, slot))
+        return self._lines.setdefault(slot, SlotLine(self, slot))
 
     def note(self, text: str) -> None:
         """A line that stays."""
@@ -97,7 +97,7 @@ class Display:
         return self._live is not None
 
 
-class Line(Progress):
+class SlotLine(Progress):
     """The progress of the job in one slot."""
 
     def __init__(self, display: Display, slot: str) -> None:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from bench.cli.options import Names, allow_factory, at_work, machine, open_database, where, workplace
+from bench.cli.options import NameList, allow_factory, at_work, machine, open_database, where, workplace
 from bench.cli.parameters import IMAGES, Budgets, Integer, Once, several
 from bench.cli.say import say_json
 from bench.core import numbers
@@ -20,8 +20,8 @@ if TYPE_CHECKING:
     from rich.table import Table
     from rich.text import Text
 
-    from bench.jobs.verification import Verdict
-    from bench.jobs.verify import Chosen
+    from bench.jobs.verification import Verified
+    from bench.jobs.verify import RunToVerify
 
 MARKS = {
     "equal": ("✓", "green"), "close": ("≈", "green"), "known": ("✓", "dim"), "differs": ("✗", "red"),
@@ -31,7 +31,7 @@ MARKS = {
 
 @click.command("verify", cls=Once)
 @click.argument("identifiers", nargs=-1, required=True, metavar="RUN...")
-@several("--attack", kind=Names("attacks"), text="Only these: pgd,fgsm, or clean, or blackbox; repeat, or a list.")
+@several("--attack", kind=NameList("attacks"), text="Only these: pgd,fgsm, or clean, or blackbox; repeat, or a list.")
 @several("--eps", kind=Budgets(), text="Only this radius, such as 0.03, 8/255 or a list.")
 @several("--c", kind=Budgets(), text="Only this weight c.")
 @click.option("--sample", type=Integer(1, numbers.MOST), metavar="N",
@@ -76,7 +76,7 @@ def command(
     place = workplace(results, data, batch_size=batch, factories=factories)
     options = Options(retrain=retrain, force=force, device=device and pick(device, None), threads=threads)
     open_database(db, results).close()  # before anything is made in a folder that is none of ours
-    found: list[tuple[Chosen, Verdict]] = []
+    found: list[tuple[RunToVerify, Verified]] = []
     with at_work(db, results) as base:
         chosen = choose(base, identifiers, attacks=attack, eps=eps, c=c, sample=sample)
         total = sum(len(each.rows) for each in chosen)
@@ -87,7 +87,7 @@ def command(
                 if len(chosen) == 1:
                     verifier.check(each)
                 out.print(_heading(each), soft_wrap=True)
-                verdicts: list[Verdict] = []
+                verdicts: list[Verified] = []
                 for verdict in verifier.verify(each):
                     verdicts.append(verdict)
                     display.passed(_line(verdict, each), jobs=int(verdict.id != each.run.run_id))
@@ -101,7 +101,7 @@ def command(
     return 1 if states & {"differs", "failed"} else 2 if "missing" in states else 0
 
 
-def _heading(chosen: Chosen) -> Text:
+def _heading(chosen: RunToVerify) -> Text:
     from rich.text import Text
 
     from bench.core.identity import short
@@ -112,7 +112,7 @@ def _heading(chosen: Chosen) -> Text:
     )
 
 
-def _line(verdict: Verdict, chosen: Chosen) -> Table:
+def _line(verdict: Verified, chosen: RunToVerify) -> Table:
     """A verdict in three columns, the last of which wraps."""
     from rich.table import Table
     from rich.text import Text
@@ -128,13 +128,13 @@ def _line(verdict: Verdict, chosen: Chosen) -> Table:
     return grid
 
 
-def _print_elsewhere(verdicts: list[Verdict], out: Console) -> None:
+def _print_elsewhere(verdicts: list[Verified], out: Console) -> None:
     """What was otherwise when these results were recorded, each once."""
     for apart in dict.fromkeys(verdict.elsewhere for verdict in verdicts if verdict.elsewhere):
         out.print(f"recorded elsewhere: {', '.join(apart)}", style="dim", soft_wrap=True)
 
 
-def _summary(verdicts: list[Verdict]) -> str:
+def _summary(verdicts: list[Verified]) -> str:
     found = [verdict for verdict in verdicts if verdict.state in ("equal", "close", "known")]
     states = Counter(verdict.state for verdict in verdicts)
     counts = {
@@ -148,5 +148,5 @@ def _summary(verdicts: list[Verdict]) -> str:
     return ", ".join(f"{count} {text}" for text, count in counts.items() if count)
 
 
-def _record(chosen: Chosen, verdict: Verdict) -> dict[str, Any]:
+def _record(chosen: RunToVerify, verdict: Verified) -> dict[str, Any]:
     return {"run_id": chosen.run.run_id, **asdict(verdict)}

@@ -49,7 +49,7 @@ class PluginError(BenchError):
 
 
 @dataclass(frozen=True)
-class Entry:
+class Registered:
     """One registered plug-in: its name, the package (and its version) it comes from, and how to load it.
 
     `refused` says why the name does not stand for this plug-in; empty for most.
@@ -114,7 +114,7 @@ def _cause(error: BaseException) -> str:
     return f"{type(error).__name__}: {lines[0] or '(no message)'}"
 
 
-def _check_class(entry: Entry, plugin: type[Any]) -> None:
+def _check_class(entry: Registered, plugin: type[Any]) -> None:
     """What commands read of a class before they make an instance must be there.
 
     Raises:
@@ -149,7 +149,7 @@ def _check_class(entry: Entry, plugin: type[Any]) -> None:
 
 
 @cache
-def entries(kind: str) -> dict[str, Entry]:
+def entries(kind: str) -> dict[str, Registered]:
     """The plug-ins of a kind by name.
 
     A collision is never resolved silently: a name of bench's own stands for bench's plug-in, and the others are in
@@ -158,24 +158,24 @@ def entries(kind: str) -> dict[str, Entry]:
     return {found[0].name: found[0] for _, found in sorted(_scan(kind).items()) if not _reserved(found[0])}
 
 
-def left_out(kind: str) -> list[Entry]:
+def left_out(kind: str) -> list[Registered]:
     """Plug-ins that cannot be reached since their name stands for something else; `refused` says for what."""
     return [entry for _, found in sorted(_scan(kind).items()) for entry in found[not _reserved(found[0]) :]]
 
 
-def _scan(kind: str) -> dict[str, list[Entry]]:
+def _scan(kind: str) -> dict[str, list[Registered]]:
     """All that packages declare, by name; first of each list is what the name stands for."""
     assert kind in KINDS, kind
-    found: dict[str, list[Entry]] = {}
+    found: dict[str, list[Registered]] = {}
     for point in entry_points(group=f"bench.{kind}"):
         origin, version = _origin(point)
-        found.setdefault(point.name, []).append(Entry(kind, point.name, origin, point, version))
+        found.setdefault(point.name, []).append(Registered(kind, point.name, origin, point, version))
     return {name: _settled(_different(sorted(known, key=_rank))) for name, known in found.items()}
 
 
-def _different(found: list[Entry]) -> list[Entry]:
+def _different(found: list[Registered]) -> list[Registered]:
     """Each class once: remains of an older installation may declare it too."""
-    first: dict[str, Entry] = {}
+    first: dict[str, Registered] = {}
     for entry in found:
         first.setdefault(entry.point.value, entry)
     return list(first.values())
@@ -190,7 +190,7 @@ def _origin(point: EntryPoint) -> tuple[str, str]:
     return told, point.dist.version or ""
 
 
-def _settled(found: list[Entry]) -> list[Entry]:
+def _settled(found: list[Registered]) -> list[Registered]:
     """The declarations of one name, each told why it cannot have it."""
     first, kind = found[0], found[0].kind[:-1]
     if _reserved(first):
@@ -206,15 +206,15 @@ def _settled(found: list[Entry]) -> list[Entry]:
     return [first, *refused[1:]] if first.origin == BUILT_IN and not _reserved(first) else refused
 
 
-def _reserved(entry: Entry) -> bool:
+def _reserved(entry: Registered) -> bool:
     return entry.name in RESERVED.get(entry.kind, ())
 
 
-def _rank(entry: Entry) -> tuple[bool, str, str]:
+def _rank(entry: Registered) -> tuple[bool, str, str]:
     return entry.origin != BUILT_IN, entry.package, entry.point.value
 
 
-def entry(kind: str, name: str) -> Entry:
+def entry(kind: str, name: str) -> Registered:
     """The plug-in called `name`, or an error with the nearest names."""
     known = entries(kind)
     if name not in known:

@@ -24,7 +24,7 @@ STEPS, RESTARTS = 20, 2  # at most so many are tried
 
 
 @dataclass
-class Passes:
+class MemberPasses:
     """Rows that went through the members of a model, by place in the ensemble."""
 
     forwards: Counter[int] = field(default_factory=Counter)
@@ -113,7 +113,7 @@ def _call(plugin: type[Attack], attack: Attack, problem: Problem) -> tuple[Tenso
     problem.network = copy.deepcopy(problem.model)
     models = (problem.model, problem.network)
     states = [ModelState(model) for model in models]
-    asked, direct = Passes(), Passes()
+    asked, direct = MemberPasses(), MemberPasses()
     points = _watch_points(problem)
     with ExitStack() as stack:
         asked.watch(problem.network, stack)

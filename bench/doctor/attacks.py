@@ -26,7 +26,7 @@ STRAY = 1  # images that rounding may lead elsewhere (none was seen in float64)
 
 
 @dataclass(frozen=True)
-class Trials:
+class AttackTrials:
     """An attack, run in several ways on the same images.
 
     Attributes:
@@ -89,7 +89,7 @@ def _apart(one: AttackOutcome, other: AttackOutcome) -> int:
     return int((_images(one) - _images(other)).abs().flatten(1).amax(1).gt(SAME).sum())
 
 
-def _rises(trials: Trials) -> str:
+def _rises(trials: AttackTrials) -> str:
     """Statistical: an attack that descends ends far below the clean loss, any that ascends far above."""
     if not trials.attack.needs_gradient:
         return ""
@@ -98,12 +98,12 @@ def _rises(trials: Trials) -> str:
     return told if after <= clean else ""
 
 
-def _losses(trials: Trials) -> tuple[float, float]:
+def _losses(trials: AttackTrials) -> tuple[float, float]:
     images = trials.images
     return trials.loss(images.floats(), images.labels), trials.loss(_images(trials.first), images.labels)
 
 
-def _repeatable(trials: Trials) -> str:
+def _repeatable(trials: AttackTrials) -> str:
     if torch.equal(_images(trials.first), _images(trials.run(place="elsewhere"))):
         return ""
     if torch.equal(_images(trials.first), _images(trials.run())):
@@ -113,7 +113,7 @@ def _repeatable(trials: Trials) -> str:
     )
 
 
-def _batch(trials: Trials) -> str:
+def _batch(trials: AttackTrials) -> str:
     apart = _apart(trials.first, trials.run(batch_size=7))
     told = (
         f"{apart} of {IMAGES} images come out otherwise in batches of 7; take random numbers from problem.uniform() or "
@@ -122,7 +122,7 @@ def _batch(trials: Trials) -> str:
     return told if apart > STRAY else ""
 
 
-def _company(trials: Trials) -> str:
+def _company(trials: AttackTrials) -> str:
     """Alone in its batch an image sees nothing of the others."""
     apart = _apart(trials.leaving, trials.run(stop="first_success", batch_size=1))
     told = (
@@ -132,19 +132,19 @@ def _company(trials: Trials) -> str:
     return told if apart > STRAY else ""
 
 
-def _budget(trials: Trials) -> str:
+def _budget(trials: AttackTrials) -> str:
     told = "the result at twice the budget is the same; use problem.budget"
     return "" if _apart(trials.first, trials.run(budget=2 * trials.budget)) else told
 
 
-def _nothing(trials: Trials) -> str:
+def _nothing(trials: AttackTrials) -> str:
     if not trials.attack.norm:
         return ""
     broken = int(trials.run(stop="first_success", budget=0.0).robust.logical_not().sum())
     return f"{broken} images break at budget 0" if broken else ""
 
 
-def _norm(trials: Trials) -> str:
+def _norm(trials: AttackTrials) -> str:
     attack = trials.attack
     if (attack.budget_name == "eps") != (attack.norm is not None):
         return f"budget_name is {attack.budget_name!r} and norm {attack.norm!r}; 'eps' is for balls, 'c' for norm None"
@@ -154,7 +154,7 @@ def _norm(trials: Trials) -> str:
     return told if attack.norm == "linf" and within else ""
 
 
-def _targets(trials: Trials) -> str:
+def _targets(trials: AttackTrials) -> str:
     """Statistical, as `_rises`."""
     if not trials.attack.takes_targets:
         return ""
@@ -169,7 +169,7 @@ def _targets(trials: Trials) -> str:
 
 
 REPEATABLE, BATCH, RISES = "is repeatable", "does not depend on the batch size", "raises the loss"
-RULES: tuple[Rule[Trials], ...] = (
+RULES: tuple[Rule[AttackTrials], ...] = (
     Rule(RISES, _rises, lambda trials: "from {:.2g} to {:.2g}".format(*_losses(trials))),
     Rule(REPEATABLE, _repeatable),
     Rule(BATCH, _batch, after=(REPEATABLE,)),
@@ -185,7 +185,7 @@ RULES: tuple[Rule[Trials], ...] = (
 def checks(attack: Attack, seed: int = 0) -> Checks:
     """All checks of an attack; how it behaves over several calls only where each call is sound."""
     faults = Faults()
-    trials = Trials(watched(attack, lambda call: faults.look(CALL_RULES, call)), seed)
+    trials = AttackTrials(watched(attack, lambda call: faults.look(CALL_RULES, call)), seed)
     try:
         count, _ = trials.first, trials.leaving
     except Exception:

@@ -104,7 +104,7 @@ def _unusable() -> list[Check]:
     return checks
 
 
-def _loads(entry: registry.Entry) -> bool:
+def _loads(entry: registry.Registered) -> bool:
     try:
         entry.load()
     except registry.PluginError:

@@ -18,7 +18,7 @@ from bench.training.trainer import Loss, Trainer
 
 
 @dataclass(frozen=True, kw_only=True)
-class Step:
+class LossCall:
     """What was seen of one call of a loss.
 
     Attributes:
@@ -41,41 +41,41 @@ class Step:
     reset: bool
 
 
-def _finite(step: Step) -> str:
+def _finite(step: LossCall) -> str:
     wrong = [f"{name!r} is {value.item():g}" for name, value in step.terms.items() if not bool(value.isfinite())]
     return f"term {', '.join(wrong)} on the first batch" if wrong else ""
 
 
-def _touched(step: Step) -> str:
+def _touched(step: LossCall) -> str:
     told = f"loss changes {listed(step.touched)} of the batch in place; work on copies (x = x + noise, not x += noise)"
     return told if step.touched else ""
 
 
-def _weights(step: Step) -> str:
+def _weights(step: LossCall) -> str:
     return f"{step.weights} inside loss; return the loss, the trainer makes the step" if step.weights else ""
 
 
-def _gradients(step: Step) -> str:
+def _gradients(step: LossCall) -> str:
     told = "loss returns its terms and calls no backward(); for a gradient inside it take torch.autograd.grad"
     return f"{step.gradients}; {told}" if step.gradients else ""
 
 
-def _modes(step: Step) -> str:
+def _modes(step: LossCall) -> str:
     told = "; ".join(filter(None, (step.modes, step.trained)))
     return f"a member is not what it was: {told}; switch it back before loss returns" if told else ""
 
 
-def _evaluated(step: Step) -> str:
+def _evaluated(step: LossCall) -> str:
     told = "in evaluation mode only, so that dropout and batch normalisation do not train; leave out eval()"
     return f"loss asks {_members(step.evaluated)} {told}" if step.evaluated else ""
 
 
-def _unmoved(step: Step) -> str:
+def _unmoved(step: LossCall) -> str:
     told = "no gradient leads from the loss to"
     return f"{told} {_members(step.unmoved)}; every member needs a part in a term" if step.unmoved else ""
 
 
-def _reset(step: Step) -> str:
+def _reset(step: LossCall) -> str:
     told = "loss seeds the global generator, so that dropout is the same in each step; draw from batch.generator"
     return told if step.reset else ""
 
@@ -85,7 +85,7 @@ def _members(places: Sequence[int]) -> str:
 
 
 MODES = "leaves the members in training mode"
-RULES: tuple[Rule[Step], ...] = (
+RULES: tuple[Rule[LossCall], ...] = (
     Rule("its loss is finite", _finite),
     Rule("leaves the batch as it is", _touched),
     Rule("leaves steps to the trainer", _weights),
@@ -128,7 +128,7 @@ class Watched(Trainer):
                 stack.callback(member.register_forward_pre_hook(enter).remove)
             terms = _minimisable(loss(members, batch))
         end = random_state()
-        step = Step(
+        step = LossCall(
             terms=terms,
             touched=[name for name, tensor in held.items() if not torch.equal(tensor, copies[name])],
             weights=before.weights(together),
@@ -146,7 +146,7 @@ class Watched(Trainer):
         return terms
 
 
-def _with_gradients(step: Step, members: Sequence[nn.Module]) -> Step:
+def _with_gradients(step: LossCall, members: Sequence[nn.Module]) -> LossCall:
     unmoved = []
     total = sum(step.terms.values(), torch.zeros(()))
     for place, member in enumerate(members):

@@ -45,7 +45,7 @@ class Trained:
 
 
 @dataclass(frozen=True)
-class Trials:
+class MethodTrials:
     """A method, trained in several ways; `spec` gives the run for a number of members (the recipe's own for None)."""
 
     method: Method
@@ -92,7 +92,7 @@ class Trials:
         return Trained(before, dict(checkpoint.member_tensors(ensemble.members)), trainer.trained)
 
 
-def _any_number(trials: Trials) -> str:
+def _any_number(trials: MethodTrials) -> str:
     """A BenchError is a clear word about a number that a method is not made for; anything else is a fault."""
     minimum = type(trials.method).minimum_members
     refused: dict[int, str] = {}
@@ -115,19 +115,19 @@ def _any_number(trials: Trials) -> str:
     return f"with {count} members it fails ({told}); write loss for any number from minimum_members = {minimum} on"
 
 
-def _trains(trials: Trials) -> str:
+def _trains(trials: MethodTrials) -> str:
     left = sorted(set(range(trials.run.members)) - trials.first.trained)
     told = ", ".join(str(place + 1) for place in left)
     return f"no trainer.train(…) has member {told}, so nothing of it is recorded or resumed" if left else ""
 
 
-def _learns(trials: Trials) -> str:
+def _learns(trials: MethodTrials) -> str:
     changed = unlike(trials.first.before, trials.first.after)
     still = [k for k in range(trials.run.members) if not any(key.startswith(f"members.{k}.") for key in changed)]
     return f"member {still[0] + 1} kept its initial weights" if still else ""
 
 
-def _repeatable(trials: Trials) -> str:
+def _repeatable(trials: MethodTrials) -> str:
     def differ(place: str) -> bool:
         return bool(unlike(trials.first.after, trials.train(trials.run, place).after))
 
@@ -141,7 +141,7 @@ def _repeatable(trials: Trials) -> str:
 
 
 TRAINS = "trains every member through the trainer"
-RULES: tuple[Rule[Trials], ...] = (
+RULES: tuple[Rule[MethodTrials], ...] = (
     Rule(TRAINS, _trains),
     Rule("every member learns", _learns, after=(TRAINS,)),
     Rule("is repeatable", _repeatable),
@@ -159,7 +159,7 @@ def checks(name: str, method: Method, loaded: Loaded) -> Checks:
         return select.run_spec(loaded, select.Selection(methods=(name,), dataset="digits", members=members), name, 0)
 
     faults = Faults()
-    trials = Trials(method, spec, faults)
+    trials = MethodTrials(method, spec, faults)
     numbers = _any_number(trials)
     yield Check("takes any number of members", not numbers, numbers)
     if numbers:

@@ -45,7 +45,7 @@ class Images:
 
 
 @dataclass(frozen=True)
-class Trials:
+class ModelTrials:
     """A model plug-in with its settings, and the images that it takes of those tried."""
 
     name: str
@@ -89,13 +89,13 @@ def _output(member: nn.Module, images: Images) -> str:
     return "" if bool(output.isfinite().all()) else f"logits of {images.told} are NaN or infinite"
 
 
-def _classes(trials: Trials) -> str:
+def _classes(trials: ModelTrials) -> str:
     images = Images(trials.images.shape, OTHER_CLASSES)
     fault = _output(trials.build(images), images)
     return f"{fault}; build(shape=…, classes=…) makes as many outputs as classes" if fault else ""
 
 
-def _shapes(trials: Trials) -> str:
+def _shapes(trials: ModelTrials) -> str:
     for shape in SHAPES:
         images = Images(shape)
         try:
@@ -109,7 +109,7 @@ def _shapes(trials: Trials) -> str:
     return ""
 
 
-def _logits(trials: Trials) -> str:
+def _logits(trials: ModelTrials) -> str:
     logits = trials.logits.detach()
     wanted = "return the logits as the last layer gives them, losses and fusion take the softmax"
     if bool((logits >= 0).all()) and torch.allclose(logits.sum(1), torch.ones(4), atol=1e-4):
@@ -119,7 +119,7 @@ def _logits(trials: Trials) -> str:
     return ""
 
 
-def _apart(trials: Trials) -> str:
+def _apart(trials: ModelTrials) -> str:
     first, second = ({**dict(part.named_parameters()), **dict(part.named_buffers())} for part in trials.pair)
     places = {tensor.data_ptr() for tensor in first.values() if tensor.numel()}
     shared = [name for name, tensor in second.items() if tensor.numel() and tensor.data_ptr() in places
@@ -127,7 +127,7 @@ def _apart(trials: Trials) -> str:
     return f"two members share {listed(shared)}; build makes new layers each time" if shared else ""
 
 
-def _unlike(trials: Trials) -> str:
+def _unlike(trials: ModelTrials) -> str:
     first, second = (dict(part.named_parameters()) for part in trials.pair)
     drawn = not first or any(name in first and not torch.equal(first[name], second[name]) for name in second)
     told = (
@@ -136,14 +136,14 @@ def _unlike(trials: Trials) -> str:
     return "" if drawn else f"{told}, without a seed"
 
 
-def _repeatable(trials: Trials) -> str:
+def _repeatable(trials: ModelTrials) -> str:
     with world("here"):
         again = trials.build()
     changed = unlike(trials.pair[0].state_dict(), again.state_dict())
     return f"{listed(changed)} come out otherwise with one seed; draw from torch's global generator" if changed else ""
 
 
-def _relus(trials: Trials) -> str:
+def _relus(trials: ModelTrials) -> str:
     calls: dict[nn.Module, int] = {}
     relus = _relu_modules(trials)
     handles = [module.register_forward_hook(lambda module, *_: calls.update({module: calls.get(module, 0) + 1}))
@@ -156,11 +156,11 @@ def _relus(trials: Trials) -> str:
     return "" if plain else "nn.ReLU(inplace=False), one instance a place: methods exchange them by hooks"
 
 
-def _relu_modules(trials: Trials) -> list[nn.ReLU]:
+def _relu_modules(trials: ModelTrials) -> list[nn.ReLU]:
     return [module for module in trials.member.modules() if isinstance(module, nn.ReLU)]
 
 
-def _steady(trials: Trials) -> str:
+def _steady(trials: ModelTrials) -> str:
     before = ModelState(trials.member)
     with torch.no_grad():
         outputs = []
@@ -176,14 +176,14 @@ def _steady(trials: Trials) -> str:
     return f"a pass in eval mode changes it: {changed}" if changed else ""
 
 
-def _alone(trials: Trials) -> str:
+def _alone(trials: ModelTrials) -> str:
     with torch.no_grad():
         alone = torch.cat([trials.member(image[None]) for image in trials.x])
     told = "an image alone has other logits than in a batch; take no statistics over the batch in eval mode"
     return "" if torch.allclose(alone, trials.logits, atol=1e-4) else told
 
 
-def _uses(trials: Trials) -> str:
+def _uses(trials: ModelTrials) -> str:
     x = trials.x.clone().requires_grad_()
     named = list(trials.member.named_parameters())
     output = trials.member(x)
@@ -197,7 +197,7 @@ def _uses(trials: Trials) -> str:
 
 
 STEADY, APART = "is the same in each pass", "makes members that share nothing"
-RULES: tuple[Rule[Trials], ...] = (
+RULES: tuple[Rule[ModelTrials], ...] = (
     Rule("heeds the number of classes", _classes),
     Rule("heeds the shape of the images", _shapes),
     Rule("gives logits", _logits),
@@ -215,7 +215,7 @@ def checks(name: str, values: dict[str, Any]) -> Checks:
     """All checks of a model with its settings, on the first images of `SHAPES` that it takes."""
     refused = []
     for shape in SHAPES:
-        trials = Trials(name, values, Images(shape))
+        trials = ModelTrials(name, values, Images(shape))
         try:
             member = trials.member
         except BenchError as error:

@@ -89,7 +89,7 @@ def _plugin(kind: str, name: str, loaded: Loaded, data: Path) -> Checks:
         yield from models.checks(spec.plugin, settings.plain(instance))
 
 
-def _declared(entry: registry.Entry, plugin: type[Any]) -> Checks:
+def _declared(entry: registry.Registered, plugin: type[Any]) -> Checks:
     """The shape of a plug-in class, beyond what loading it has checked."""
     yield Check("is loaded", True, f"{plugin.__module__}.{plugin.__qualname__} of {entry.package}")
     frozen = plugin.__dataclass_params__.frozen

@@ -54,7 +54,7 @@ class Limits:
     file: int = 4 * GIB
 
 
-class Entry(BaseModel):
+class ArchivedFile(BaseModel):
     """One file of an archive."""
 
     model_config = ConfigDict(strict=True, extra="forbid", frozen=True)
@@ -72,7 +72,7 @@ class Manifest(BaseModel):
     made_by: Name
     weights: bool
     runs: list[Id]
-    files: list[Entry]
+    files: list[ArchivedFile]
 
     @model_validator(mode="after")
     def _fits(self) -> Self:
@@ -105,7 +105,9 @@ def write_archive(path: Path, files: dict[str, Path], *, weights: bool) -> Manif
     Raises:
         BenchError: a file cannot be read, or changed meanwhile.
     """
-    entries = [Entry(path=name, size=source.stat().st_size, sha256=_digest(source)) for name, source in files.items()]
+    entries = [
+        ArchivedFile(path=name, size=source.stat().st_size, sha256=_digest(source)) for name, source in files.items()
+    ]
     entries.sort(key=lambda entry: entry.path)
     manifest = Manifest(
         format=1,

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 MARK = " (claimed)"
 
 
-class Names(NamedTuple):
+class RunNames(NamedTuple):
     """The names of a run: what tables, pages and selectors know it by."""
 
     method: str
@@ -30,7 +30,7 @@ class Names(NamedTuple):
 class Namer(Protocol):
     """Derives names from contents."""
 
-    def run(self, spec: RunSpec) -> Names:
+    def run(self, spec: RunSpec) -> RunNames:
         """The names of a run."""
 
     def attack(self, spec: EvaluationSpec) -> str:
@@ -46,9 +46,9 @@ class AsRecorded:
 
     aliases: Mapping[tuple[str, str], str] = MappingProxyType({})
 
-    def run(self, spec: RunSpec) -> Names:
+    def run(self, spec: RunSpec) -> RunNames:
         """The names that the spec has."""
-        return Names(spec.method, spec.dataset, spec.model, spec.recipe, spec.recipe_changes)
+        return RunNames(spec.method, spec.dataset, spec.model, spec.recipe, spec.recipe_changes)
 
     def attack(self, spec: EvaluationSpec) -> str:
         """The name that the spec has."""

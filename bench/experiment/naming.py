@@ -13,7 +13,7 @@ from bench.core.errors import BenchError
 from bench.core.identity import canonical
 from bench.core.specs import AttackSpec, Training
 from bench.experiment import select
-from bench.experiment.names import Names, claimed, recipe_today, unmarked
+from bench.experiment.names import RunNames, claimed, recipe_today, unmarked
 from bench.experiment.select import Selection
 from bench.experiment.spec import OUTSIDE, EvaluationSpec, RunSpec
 
@@ -44,16 +44,16 @@ class Configured:
         self.aliases: Mapping[tuple[str, str], str] = loaded.config.aliases
         self._changed = lru_cache(maxsize=256)(self._load)
 
-    def run(self, spec: RunSpec) -> Names:
+    def run(self, spec: RunSpec) -> RunNames:
         """The names of a run's method, data set, model and training."""
         told = self._changed(spec.recipe_changes)
         both = (self._base,) if told is None else (told, self._base)
         dataset = self._dataset(spec, both)
         model = self._model(spec, both)
         if spec.plugin == OUTSIDE:
-            return Names(self._given(spec), dataset, model, OUTSIDE, ())
+            return RunNames(self._given(spec), dataset, model, OUTSIDE, ())
         method = self._method(spec, dataset, both)
-        return Names(method, dataset, model, *self._recipe(spec, method, dataset, model, told))
+        return RunNames(method, dataset, model, *self._recipe(spec, method, dataset, model, told))
 
     def attack(self, spec: EvaluationSpec) -> str:
         """The name of an attack.

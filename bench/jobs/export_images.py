@@ -47,7 +47,7 @@ class Stored:
 
 
 @dataclass(frozen=True)
-class Exported:
+class WrittenImages:
     """What a file of images holds: n images, of which `broken` were right before the attack and are wrong after."""
 
     path: Path
@@ -97,7 +97,7 @@ def find(db: Database, place: Workplace, evaluation_id: str) -> Stored:
 def write(
     stored: Stored, place: Workplace, path: Path, progress: Progress | None = None, *,
     device: str | None = None, threads: int | None = None,
-) -> Exported:  # fmt: skip
+) -> WrittenImages:  # fmt: skip
     """Craft the images again, check them, and write them to `path` (replaced if it is there).
 
     It is done on the device and with the threads of the record, unless others are given.
@@ -116,7 +116,7 @@ def write(
         return _write(stored, place, path, progress or Progress())
 
 
-def _write(stored: Stored, place: Workplace, path: Path, progress: Progress) -> Exported:
+def _write(stored: Stored, place: Workplace, path: Path, progress: Progress) -> WrittenImages:
     row, spec = stored.row, stored.spec
     if row.weights_digest not in (None, recorded_weights(spec.run, place)):
         raise JobError(f"the weights in {place.run(row.run_id).weights} are not those that were measured")
@@ -139,7 +139,7 @@ def _write(stored: Stored, place: Workplace, path: Path, progress: Progress) -> 
     metadata = _metadata(stored, place)
     checkpoint.save(path, found, metadata)
     clean = found["clean_prediction"] == found["labels"]
-    return Exported(path, len(clean), int(clean.sum()), int((clean & ~found["robust"]).sum()))
+    return WrittenImages(path, len(clean), int(clean.sum()), int((clean & ~found["robust"]).sum()))
 
 
 def _craft(

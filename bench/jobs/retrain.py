@@ -17,7 +17,7 @@ from bench.jobs import work
 from bench.jobs.ensembles import now, weights_fault
 from bench.jobs.estimate import spoken
 from bench.jobs.recorded import as_recorded
-from bench.jobs.verification import Verdict, Verification
+from bench.jobs.verification import Verification, Verified
 from bench.jobs.workplace import Workplace
 from bench.store import door, provenance, standing
 from bench.store.door import CheckedRun
@@ -45,7 +45,7 @@ class Weights:
         """Whether a run is measured on other weights than recorded."""
         return run_id in self._others
 
-    def ready(self, spec: RunSpec, *, anew: bool = False) -> Iterator[Verdict]:
+    def ready(self, spec: RunSpec, *, anew: bool = False) -> Iterator[Verified]:
         """A verdict on each training that has to be made before `spec` can be measured. The caller holds its lock.
 
         Args:
@@ -98,7 +98,7 @@ class Weights:
         path = self._about.place.run(spec.run_id).record
         return door.run_at(path).record if path.is_file() else None
 
-    def _train(self, spec: RunSpec, label: str) -> Verdict:
+    def _train(self, spec: RunSpec, label: str) -> Verified:
         """Train a run anew, beside what there is of it, and compare the weights.
 
         Raises:
@@ -113,22 +113,22 @@ class Weights:
         made = self._trained(spec, record, name)
         if record is not None and made.record.weights_digest == record.weights_digest:
             noted = self._adopt(spec, record, made)
-            return Verdict(spec.run_id, label, "equal", "made anew, it gives the recorded weights", noted)
+            return Verified(spec.run_id, label, "equal", "made anew, it gives the recorded weights", noted)
         if self._fault(spec):
             self._others = (*self._others, spec.run_id)
         else:
             shutil.rmtree(self._beside(spec).run(spec.run_id).path)
         if record is None or record.weights_digest is None:
-            return Verdict(spec.run_id, label, "other", "made anew; no digest of its weights was recorded to compare")
+            return Verified(spec.run_id, label, "other", "made anew; no digest of its weights was recorded to compare")
         told = "made anew, it gives other weights than recorded"
         if apart := environment.differences(record.environment, made.record.environment):
-            return Verdict(spec.run_id, label, "other", told, elsewhere=apart)
+            return Verified(spec.run_id, label, "other", told, elsewhere=apart)
         if all(map(environment.repeats, (record.environment, made.record.environment))):
             path = self._about.place.run(spec.run_id).record
             if provenance.found_again(path) is not None:
                 self._about.note(path, None)
-            return Verdict(spec.run_id, label, "differs", f"{told}, in the environment of the record")
-        return Verdict(spec.run_id, label, "other", told)
+            return Verified(spec.run_id, label, "differs", f"{told}, in the environment of the record")
+        return Verified(spec.run_id, label, "other", told)
 
     def _beside(self, spec: RunSpec) -> Workplace:
         return replace(self._about.place, again=(*self._others, spec.run_id))

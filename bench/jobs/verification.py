@@ -52,7 +52,7 @@ class Options:
 
 
 @dataclass(frozen=True)
-class Verdict:
+class Verified:
     """What became of one stored result.
 
     Attributes:
@@ -75,7 +75,7 @@ class Verdict:
     elsewhere: tuple[str, ...] = ()
 
     @classmethod
-    def of_error(cls, identifier: str, label: str, error: BenchError) -> Verdict:
+    def of_error(cls, identifier: str, label: str, error: BenchError) -> Verified:
         """Of what could not be measured: something is missing, or the work failed."""
         state: State = "missing" if error.exit_code == BenchError.exit_code else "failed"
         return cls(identifier, label, state, str(error))

@@ -25,7 +25,7 @@ from bench.jobs.locks import Locks
 from bench.jobs.measuring import Crafted, Made, make, subject
 from bench.jobs.recorded import as_recorded
 from bench.jobs.retrain import Weights
-from bench.jobs.verification import Options, State, Verdict, Verification
+from bench.jobs.verification import Options, State, Verification, Verified
 from bench.jobs.workplace import Workplace
 from bench.store import door, flags, ids, provenance, queries, standing
 from bench.store.database import Database, StoreError
@@ -38,7 +38,7 @@ KINDS = ("clean", "attack", "transfer", "craft", "blackbox")
 
 
 @dataclass(frozen=True)
-class Chosen:
+class RunToVerify:
     """A run, and those of its evaluations that are to be measured again."""
 
     run: RunRow
@@ -48,7 +48,7 @@ class Chosen:
 def choose(
     db: Database, identifiers: Sequence[str], *, attacks: Sequence[str] = (), eps: Sequence[float] = (),
     c: Sequence[float] = (), sample: int | None = None,
-) -> list[Chosen]:  # fmt: skip
+) -> list[RunToVerify]:  # fmt: skip
     """The evaluations of some runs, all or those of these attacks and budgets; or single ones, by their ids.
 
     Args:
@@ -78,7 +78,7 @@ def choose(
         there = sorted({row.label for row in known if row.budget is not None})
         raise BenchError(f"nothing here was measured with that budget; there are: {', '.join(there) or 'none'}")
     return [
-        Chosen(queries.find_run(db, run_id), tuple(sorted(rows.values(), key=_order)))
+        RunToVerify(queries.find_run(db, run_id), tuple(sorted(rows.values(), key=_order)))
         for run_id, rows in chosen.items()
     ]
 
@@ -120,7 +120,7 @@ class Verifier:
     def __exit__(self, *_: object) -> None:
         self._stack.close()
 
-    def check(self, chosen: Chosen) -> None:
+    def check(self, chosen: RunToVerify) -> None:
         """Whether anything can be measured on a run.
 
         Raises:
@@ -129,7 +129,7 @@ class Verifier:
         with self._about.held(chosen.run.run_id):
             self._weights.check(self._about.run(chosen.run.run_id).spec)
 
-    def verify(self, chosen: Chosen) -> Iterator[Verdict]:
+    def verify(self, chosen: RunToVerify) -> Iterator[Verified]:
         """Measure again what was chosen of a run: a verdict on each result, and on each training made for it."""
         run_id = chosen.run.run_id
         try:
@@ -141,25 +141,25 @@ class Verifier:
         except StoreError:
             raise
         except BenchError as error:
-            yield Verdict.of_error(run_id, "weights", error)
+            yield Verified.of_error(run_id, "weights", error)
 
-    def _evaluation(self, run: CheckedRun, row: EvaluationRow) -> Verdict:
+    def _evaluation(self, run: CheckedRun, row: EvaluationRow) -> Verified:
         path = self._about.place.run(row.run_id).evaluation(row.evaluation_id)
         before = provenance.found_again(path)
         if before is not None and self._about.is_known(path):
             told = f"found again on {before.when[:10]}: {_counted(before.differing, before.images or row.n)}"
             told += " differ" if before.differing else ""
-            return Verdict(row.evaluation_id, label(row), "known", told, re_measured=True)
+            return Verified(row.evaluation_id, label(row), "known", told, re_measured=True)
         try:
             return self._compared(run, row, path)
         except StoreError:
             raise
         except BenchError as error:
-            return Verdict.of_error(row.evaluation_id, label(row), error)
+            return Verified.of_error(row.evaluation_id, label(row), error)
         except Exception as error:  # a plug-in raises what it likes
-            return Verdict.of_error(row.evaluation_id, label(row), JobError(work.in_a_line(error)))
+            return Verified.of_error(row.evaluation_id, label(row), JobError(work.in_a_line(error)))
 
-    def _compared(self, run: CheckedRun, row: EvaluationRow, path: Path) -> Verdict:
+    def _compared(self, run: CheckedRun, row: EvaluationRow, path: Path) -> Verified:
         """Measure one evaluation again, compare it with its record, and note what came of it.
 
         Raises:
@@ -194,7 +194,7 @@ class Verifier:
             )  # fmt: skip
         if imported and (found is not None or provenance.found_again(path) is not None):
             self._about.note(path, found)
-        return Verdict(row.evaluation_id, label(row), state, said, imported and found is not None, agreement, apart)
+        return Verified(row.evaluation_id, label(row), state, said, imported and found is not None, agreement, apart)
 
     def _measured(
         self, row: EvaluationRow, spec: EvaluationSpec, record: EvaluationRecord

@@ -21,7 +21,7 @@ from bench.store.database import Database
 
 
 @dataclass(frozen=True)
-class Subject:
+class TrainedEnsemble:
     """A trained ensemble, the run it is of, and test images."""
 
     run: RunSpec
@@ -54,7 +54,7 @@ def quick(loaded: Loaded, *, method: str, dataset: str, model: str | None) -> Ru
 
 def subject(
     run: RunSpec, place: Workplace, *, images: int | None, database: Callable[[], Database], tell: Callable[[str], None]
-) -> Subject:
+) -> TrainedEnsemble:
     """The ensemble of `run`, trained first where that was not done, and the first `images` test images (1,000 or all).
 
     A training is kept and recorded as `bench run` does it, so that it is done once.
@@ -75,4 +75,4 @@ def subject(
             raise BenchError(f"training {needed.method} failed: {read_json(path)['error']}")
         with database() as base:
             ingest.ingest_run(base, place.run(needed.run_id).path)
-    return Subject(run, load_ensemble(run, place), splits.test.take(slice(0, images)))
+    return TrainedEnsemble(run, load_ensemble(run, place), splits.test.take(slice(0, images)))

@@ -37,7 +37,7 @@ class AtOnce:
 
 
 @dataclass(frozen=True)
-class Found:
+class Throughput:
     """The `seconds` of one job after another in each round, and what several at once come to, fewest first."""
 
     seconds: tuple[float, ...]
@@ -83,7 +83,7 @@ def abreast(jobs: Sequence[Job]) -> tuple[int, int]:
 
 def measure(
     commands: Mapping[int, Sequence[str]], *, threads: int, repeats: int, tell: Callable[[str], None]
-) -> Found:  # fmt: skip
+) -> Throughput:  # fmt: skip
     """Carry out each command `repeats` times from nothing, in turns.
 
     The time is that of the whole command, its start and its table included, so that what workers need to start is too.
@@ -102,7 +102,7 @@ def measure(
         seconds = alternate(works, repeats=repeats, clock=Clock(), tell=tell)
     alone = seconds[_name(1)]
     several = ((jobs, seconds[_name(jobs)]) for jobs in ways[:-1])
-    return Found(tuple(alone), tuple(AtOnce(jobs, tuple(taken), spread(alone, taken)) for jobs, taken in several))
+    return Throughput(tuple(alone), tuple(AtOnce(jobs, tuple(taken), spread(alone, taken)) for jobs, taken in several))
 
 
 def _name(jobs: int) -> str:

@@ -37,7 +37,7 @@ MIB = 2**20
 
 
 @dataclass(frozen=True)
-class Setting:
+class CommonSettings:
     """What all cases share."""
 
     dataset: str
@@ -77,7 +77,7 @@ def names_of(loaded: Loaded, methods: Sequence[str], attacks: Sequence[str]) -> 
 
 
 def peaks(
-    setting: Setting, methods: Sequence[str], attacks: Sequence[str], *, tell: Callable[[str], None]
+    setting: CommonSettings, methods: Sequence[str], attacks: Sequence[str], *, tell: Callable[[str], None]
 ) -> list[Peak]:
     """Peak memory of a training step of each method and of each attack.
 
@@ -96,12 +96,12 @@ def peaks(
     return found
 
 
-def _peak_of(kind: str, name: str, setting: Setting, **which: str | None) -> Peak:
+def _peak_of(kind: str, name: str, setting: CommonSettings, **which: str | None) -> Peak:
     answer = _in_process(setting, **which)
     return Peak(kind, name, answer.get("peak"), answer.get("error", ""))
 
 
-def _in_process(setting: Setting, **which: str | None) -> dict[str, Any]:
+def _in_process(setting: CommonSettings, **which: str | None) -> dict[str, Any]:
     """What the process of one case printed."""
     # A fixed threshold: large tensors then go back to the system at once, and the peak is what was held at a time.
     environment = {**os.environ, "OMP_NUM_THREADS": str(setting.threads), "MALLOC_MMAP_THRESHOLD_": "131072"}
@@ -119,7 +119,7 @@ def _in_process(setting: Setting, **which: str | None) -> dict[str, Any]:
 # ---------------------------------------------------------------- in the process of a case
 
 
-def peak(setting: Setting, *, method: str, attack: str | None) -> float:
+def peak(setting: CommonSettings, *, method: str, attack: str | None) -> float:
     """MiB that a training step of `method`, or `attack` on its members, needs beyond data, weights and code."""
     torch.set_num_threads(setting.threads)
     loaded = config.load(changes=setting.changes)
@@ -147,7 +147,7 @@ def measured(work: Callable[[], Any], device: str) -> float:
     return max(0.0, (_status("VmHWM") or _largest()) - start)
 
 
-def _work(loaded: Loaded, setting: Setting, method: str, attack: str | None, count: int) -> Callable[[], Any]:
+def _work(loaded: Loaded, setting: CommonSettings, method: str, attack: str | None, count: int) -> Callable[[], Any]:
     """The training steps or the attack on `count` images; its ensemble and its images are made here."""
     run = run_of(loaded, method, dataset=setting.dataset, model=setting.model, members=setting.members)
     images, ensemble = images_of(run, count, setting.device), ensemble_of(run, setting.device)
@@ -193,7 +193,7 @@ def _largest() -> float:
 
 def _answer(case: dict[str, Any]) -> dict[str, Any]:
     try:
-        return {"peak": peak(Setting(**case.pop("setting")), **case)}
+        return {"peak": peak(CommonSettings(**case.pop("setting")), **case)}
     except BenchError as error:
         return {"error": str(error)}
 

@@ -21,7 +21,7 @@ from bench.core.identity import content_id
 from bench.core.statistics import Comparison
 from bench.experiment.protocols import Part, Standard
 from bench.report import ranking
-from bench.report.ranking import Standing as Ranked
+from bench.report.ranking import Rank
 from bench.store.scores import Score, recipe_class
 from bench.store.typed_rows import RunRow
 
@@ -30,8 +30,8 @@ CLASSES = ("complete", "reduced")
 
 
 @dataclass(frozen=True)
-class Verdict:
-    """An entry against the next one of its board, paired by image and, where both have several, by seed."""
+class Lead:
+    """How far an entry is ahead of the next one of its board, paired by image and, where both have several, by seed."""
 
     other: str
     comparison: Comparison
@@ -52,15 +52,15 @@ class Entry:
         scores: one for each seed, by seed: the complete ones, or, where there is none, all.
         lacking: what is still to be measured for a rank, and `missing_seeds` how many trainings.
         ranked: rank and its interval; None for an entry without one.
-        verdict: against the next ranked entry; None for the last, and where nothing pairs.
+        lead: over the next ranked entry; None for the last, and where nothing pairs.
     """
 
     family_id: str
     scores: tuple[Score, ...]
     lacking: tuple[Part, ...]
     missing_seeds: int
-    ranked: Ranked | None = None
-    verdict: Verdict | None = None
+    ranked: Rank | None = None
+    lead: Lead | None = None
 
     @property
     def run(self) -> RunRow:
@@ -132,8 +132,8 @@ def _board(standard: Standard, recipes: str, families: dict[str, list[Score]]) -
     entries = [_entry(standard, family_id, scores) for family_id, scores in families.items()]
     competing = sorted((entry for entry in entries if entry.is_complete), key=_place)
     seed = int(content_id([standard.standard_id, recipes]), 16) % 2**63
-    ranks = ranking.standings([entry.robust for entry in competing], seed=seed)
-    ranked = _with_verdicts([replace(entry, ranked=rank) for entry, rank in zip(competing, ranks, strict=True)])
+    ranks = ranking.ranks_of([entry.robust for entry in competing], seed=seed)
+    ranked = _with_leads([replace(entry, ranked=rank) for entry, rank in zip(competing, ranks, strict=True)])
     others = [entry for entry in entries if not entry.is_complete]
     return Board(standard, recipes, tuple(sorted([*ranked, *others], key=_place)))
 
@@ -160,8 +160,8 @@ def _place(entry: Entry) -> tuple[Any, ...]:
     return -round(entry.value, 9), not entry.is_complete, entry.run.method, entry.family_id
 
 
-def _with_verdicts(ranked: Sequence[Entry]) -> list[Entry]:
-    """Each with its verdict against the next; p corrected by Holm over these pairs."""
+def _with_leads(ranked: Sequence[Entry]) -> list[Entry]:
+    """Each with its lead over the next; p corrected by Holm over these pairs."""
     pairs: list[tuple[int, tuple[int, ...], Comparison]] = []
     for index, (first, second) in enumerate(pairwise(ranked)):
         ours = {score.run.seed: score.robust for score in first.scores}
@@ -173,6 +173,6 @@ def _with_verdicts(ranked: Sequence[Entry]) -> list[Entry]:
     corrected = statistics.holm([comparison.p for _, _, comparison in pairs])
     found = list(ranked)
     for (index, seeds, comparison), p_holm in zip(pairs, corrected, strict=True):
-        verdict = Verdict(ranked[index + 1].family_id, comparison, seeds, p_holm)
-        found[index] = replace(ranked[index], verdict=verdict)
+        lead = Lead(ranked[index + 1].family_id, comparison, seeds, p_holm)
+        found[index] = replace(ranked[index], lead=lead)
     return found

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 
 from bench.core.precision import USUAL, Precision
 from bench.store.database import Database
-from bench.store.images import Images
+from bench.store.images import ImageOutcomes
 from bench.store.typed_rows import Bools, EvaluationRow
 
 
@@ -28,7 +28,7 @@ class Row:
 
 
 @dataclass(frozen=True)
-class Outcome:
+class SeedOutcome:
     """One training under one row.
 
     Attributes:
@@ -56,7 +56,7 @@ class Cell:
         flags: ids of `bench.store.flags`; results that one of them calls invalid are not among the outcomes.
     """
 
-    seeds: Mapping[int, Outcome] = field(default_factory=dict)
+    seeds: Mapping[int, SeedOutcome] = field(default_factory=dict)
     stale: bool = False
     failed: str = ""
     flags: tuple[str, ...] = ()
@@ -87,11 +87,11 @@ class Cell:
         return statistics.stdev(self.values.values()) if len(self.seeds) > 1 else None
 
 
-def outcome_of(row: EvaluationRow) -> Outcome | None:
+def outcome_of(row: EvaluationRow) -> SeedOutcome | None:
     """The outcome of one evaluation; None where it counts nothing."""
     if row.n_right is None or row.share is None:
         return None
-    return Outcome(
+    return SeedOutcome(
         100 * row.share, (row.evaluation_id,), row.n_right, row.n, row.images_digest, is_clean=row.kind == "clean"
     )
 
@@ -100,9 +100,9 @@ class Bits:
     """Which images stand, by outcome; reads the bits of all cells given at once."""
 
     def __init__(self, db: Database, cells: Iterable[Cell]) -> None:
-        self._images = Images(db, (each for cell in cells for each in cell.evaluations))
+        self._images = ImageOutcomes(db, (each for cell in cells for each in cell.evaluations))
 
-    def of(self, outcome: Outcome) -> Bools | None:
+    def of(self, outcome: SeedOutcome) -> Bools | None:
         """Right, [n]; None where the outcomes are gone."""
         if outcome.is_clean:
             return self._images.clean(outcome.evaluations[0])
@@ -113,11 +113,11 @@ class Bits:
         found = {seed: self.of(outcome) for seed, outcome in cell.seeds.items()}
         return {seed: bits for seed, bits in found.items() if bits is not None}
 
-    def worst(self, parts: Iterable[Outcome]) -> Outcome | None:
+    def worst(self, parts: Iterable[SeedOutcome]) -> SeedOutcome | None:
         """The outcome of an image that has to stand in every part; None where they are not of the same images."""
         parts = list(parts)
         ids = tuple(each for part in parts for each in part.evaluations)
         bits = self._images.robust(ids) if len({part.images_digest for part in parts}) == 1 else None
         if bits is None:
             return None
-        return Outcome(100 * float(bits.mean()), ids, int(bits.sum()), len(bits), parts[0].images_digest)
+        return SeedOutcome(100 * float(bits.mean()), ids, int(bits.sum()), len(bits), parts[0].images_digest)

@@ -16,7 +16,7 @@ _ROWS = 512  # runs multiplied at once, so that thousands fit into memory
 
 
 @dataclass(frozen=True)
-class Standing:
+class Rank:
     """Score in [0, 1] and rank (1 is best; equal scores share one) with percentile intervals at `LEVEL`."""
 
     score: float
@@ -27,7 +27,7 @@ class Standing:
     worst: int
 
 
-def standings(outcomes: Sequence[Bools], *, seed: int, replicates: int = REPLICATES) -> list[Standing]:
+def ranks_of(outcomes: Sequence[Bools], *, seed: int, replicates: int = REPLICATES) -> list[Rank]:
     """Rank competitors by the mean of their outcomes.
 
     Each replicate draws the images anew (the same draw for all: they compete on the same images) and, within each
@@ -47,7 +47,7 @@ def standings(outcomes: Sequence[Bools], *, seed: int, replicates: int = REPLICA
     best, worst = np.quantile(ranks, [(1 - LEVEL) / 2, (1 + LEVEL) / 2], axis=0, method="nearest")
     own = _ranks(scores[None])[0]
     return [
-        Standing(
+        Rank(
             score=float(scores[index]),
             low=float(min(low[index], scores[index])),
             high=float(max(high[index], scores[index])),

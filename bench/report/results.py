@@ -182,7 +182,7 @@ def cell_of(rows: Iterable[EvaluationRow], standings: Standings) -> Cell:
     )
 
 
-class Planned:
+class CurrentIds:
     """The ids that a selection would give today, of runs and evaluations."""
 
     def __init__(self, loaded: Loaded, selection: Selection) -> None:
@@ -220,7 +220,7 @@ def _with_failures(
     """Mark cells without a value whose job failed, with the error; and a line for each matrix that failed."""
     filled = dict(cells)
     lost: list[str] = []
-    planned = Planned(loaded, selection)
+    planned = CurrentIds(loaded, selection)
     wanted = {run.family_id for run in specs.values()}
     wanted |= {needed.family_id for run in specs.values() for needed in run.requires.values()}
     for failure in queries.failures(db, family_ids=list(wanted)):

@@ -65,7 +65,7 @@ class Compared:
 
 
 @dataclass(frozen=True)
-class Answer:
+class Finding:
     """A statement on one data set."""
 
     name: str
@@ -90,7 +90,7 @@ class Answer:
         return len(self.compared) - self.count("not measured")
 
 
-def answers(loaded: Loaded, db: Database, dataset: str) -> list[Answer]:
+def answers(loaded: Loaded, db: Database, dataset: str) -> list[Finding]:
     """The statements of bench.toml of which something was measured on a data set, in their order.
 
     With the default recipe of the data set, its model and members; on all test images, or as many as a protocol has,
@@ -98,22 +98,22 @@ def answers(loaded: Loaded, db: Database, dataset: str) -> list[Answer]:
     """
     statements = loaded.config.statements
     sizes = {None, *(each.images for each in loaded.config.protocols.values() if each.dataset == dataset)}
-    best: dict[str, Answer] = {}
+    best: dict[str, Finding] = {}
     if not statements or dataset not in loaded.config.datasets:
         return []
     for limit in sorted(sizes, key=lambda size: (size is not None, -(size or 0))):
         try:
-            measured = _Measured(loaded, db, dataset, limit)
+            measured = _Evidence(loaded, db, dataset, limit)
         except BenchError:  # fewer images than that, or a data set without this recipe
             continue
         for name, statement in statements.items():
-            answer = Answer(name, statement, dataset, tuple(measured.compared(statement)))
+            answer = Finding(name, statement, dataset, tuple(measured.compared(statement)))
             if answer.measured > (best[name].measured if name in best else 0):
                 best[name] = answer
     return [best[name] for name in statements if name in best]
 
 
-class _Measured:
+class _Evidence:
     """What all statements ask for, of one data set and number of test images: read once."""
 
     def __init__(self, loaded: Loaded, db: Database, dataset: str, limit: int | None) -> None:

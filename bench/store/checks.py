@@ -25,7 +25,7 @@ class _Known(BaseModel):
     model_config = ConfigDict(strict=True, extra="ignore")
 
 
-class Trained(_Known):
+class _KnownTraining(_Known):
     """A recipe's training; one from elsewhere may have other names."""
 
     epochs: Small | None = None
@@ -33,7 +33,7 @@ class Trained(_Known):
     batch_size: Count | None = None
 
 
-class Environment(_Known):
+class _KnownEnvironment(_Known):
     """Software and hardware."""
 
     packages: dict[str, Any] = {}
@@ -41,7 +41,7 @@ class Environment(_Known):
 
 
 def _trained(value: dict[str, Any]) -> dict[str, Any]:
-    if why := _fault(Trained, value):
+    if why := _fault(_KnownTraining, value):
         raise ValueError(why)
     return value
 
@@ -94,7 +94,7 @@ def fault_in(kind: type, row: Mapping[str, Any]) -> str:
 
 def environment_fault(record: Any) -> str:
     """What keeps a value from being the record of an environment; empty where nothing does."""
-    return _fault(Environment, record)
+    return _fault(_KnownEnvironment, record)
 
 
 def _fault(model: type[BaseModel], value: Any) -> str:

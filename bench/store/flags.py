@@ -78,7 +78,7 @@ class Raised(NamedTuple):
     evidence: str
 
 
-Found = dict[str, tuple[Raised, ...]]
+Flagged = dict[str, tuple[Raised, ...]]
 
 
 def alone(row: EvaluationRow) -> tuple[Raised, ...]:
@@ -86,7 +86,7 @@ def alone(row: EvaluationRow) -> tuple[Raised, ...]:
     return tuple(Raised(FLAGS[name], evidence) for name, rule in _ONE.items() for evidence in rule(row))
 
 
-def together(rows: Iterable[EvaluationRow]) -> Found:
+def together(rows: Iterable[EvaluationRow]) -> Flagged:
     """The flags that come of comparing results, by evaluation; those without any are left out.
 
     Compared are results of the same run, or of the same family for seeds, in the same precision. `rows` are those that

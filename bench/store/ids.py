@@ -10,10 +10,10 @@ from bench.core.errors import BenchError
 from bench.core.identity import ID_LENGTH, short
 from bench.store.database import Database, Query
 from bench.store.schema import Evaluation, Job, Run
-from bench.store.typed_rows import Found
+from bench.store.typed_rows import Match
 
 
-def find(db: Database, prefix: str, kinds: tuple[str, ...] = ("run", "evaluation")) -> Found:
+def find(db: Database, prefix: str, kinds: tuple[str, ...] = ("run", "evaluation")) -> Match:
     """The one run or evaluation (of `kinds`) whose id begins with `prefix`; kind `failure`: what failed instead.
 
     Raises:
@@ -25,7 +25,7 @@ def find(db: Database, prefix: str, kinds: tuple[str, ...] = ("run", "evaluation
         raise BenchError(
             f"{prefix!r} is no id of a {what}: give its first hexadecimal digits, as `bench list runs` shows"
         )
-    found: list[tuple[Found, str]] = []
+    found: list[tuple[Match, str]] = []
     for kind, key in (("run", Run.run_id), ("evaluation", Evaluation.evaluation_id)):
         if kind not in kinds:
             continue
@@ -34,7 +34,7 @@ def find(db: Database, prefix: str, kinds: tuple[str, ...] = ("run", "evaluation
             query = query.add_columns(Evaluation.attack).join(Run, Run.run_id == Evaluation.run_id)
         # A range uses the index of the primary key in every database, where LIKE may not.
         for row in db.rows(query.where(key >= wanted, key < wanted + "g").order_by(key).limit(6)):
-            item = Found(kind=kind, id=row["id"], run_id=row["run_id"], label=_subject(row))
+            item = Match(kind=kind, id=row["id"], run_id=row["run_id"], label=_subject(row))
             found.append((item, _label(row)))
     if "failure" in kinds:
         known = {item.id for item, _ in found}
@@ -44,7 +44,7 @@ def find(db: Database, prefix: str, kinds: tuple[str, ...] = ("run", "evaluation
             if row["id"] not in known:
                 known.add(row["id"])
                 told = {"attack": None, **(row["describe"] or {}), "id": row["id"]}
-                item = Found(kind="failure", id=row["id"], run_id=row["run_id"], label=_subject(told))
+                item = Match(kind="failure", id=row["id"], run_id=row["run_id"], label=_subject(told))
                 found.append((item, _label(told)))
     if len(found) == 1:
         return found[0][0]

@@ -13,7 +13,7 @@ from bench.store.typed_rows import Bools, Outcomes
 CHUNK = 400  # ids in one query: SQLite allows a limited number of parameters
 
 
-class Images:
+class ImageOutcomes:
     """The per-image outcomes of evaluations, [n]; read when first asked for, those named at the start at once.
 
     An evaluation that has gone meanwhile, or holds no outcomes, has none.

@@ -20,7 +20,7 @@ from bench.experiment.protocols import Part, Standard
 from bench.experiment.spec import SURROGATE_SEEDS
 from bench.store import standing
 from bench.store.database import Database
-from bench.store.images import Images
+from bench.store.images import ImageOutcomes
 from bench.store.standing import Standings, on_other_weights, suite_plugins
 from bench.store.typed_rows import Bools, EvaluationRow, RunRow
 
@@ -93,7 +93,7 @@ def scores(
         own = [row for row in rows.get(run.run_id, ()) if standings.of(row.evaluation_id).state != "invalid"]
         own.sort(key=standing.age, reverse=True)
         own.sort(key=lambda row: standings.of(row.evaluation_id).state == "superseded")  # as cells: the newest counts
-        bits: Images | None = None
+        bits: ImageOutcomes | None = None
         for standard in standards:
             if standard.dataset != run.dataset:
                 continue
@@ -106,7 +106,7 @@ def scores(
                         found[part] = row
             if not found:
                 continue
-            bits = bits or Images(db, (row.evaluation_id for row in own if row.kind in ("attack", "blackbox")))
+            bits = bits or ImageOutcomes(db, (row.evaluation_id for row in own if row.kind in ("attack", "blackbox")))
             score = _score(run, standard, found, own, bits, standings)
             if score is not None:
                 yield score
@@ -124,7 +124,7 @@ def _score(
     standard: Standard,
     found: dict[Part, EvaluationRow],
     own: Sequence[EvaluationRow],
-    bits: Images,
+    bits: ImageOutcomes,
     standings: Standings,
 ) -> Score | None:
 

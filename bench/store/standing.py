@@ -50,7 +50,7 @@ class Standings:
 
     runs: Mapping[str, Standing]
     evaluations: Mapping[str, Standing]
-    raised: flags.Found = field(default_factory=dict)
+    raised: flags.Flagged = field(default_factory=dict)
     """The flags of the evaluations, those that only cast doubt included."""
 
     def of(self, identifier: str) -> Standing:

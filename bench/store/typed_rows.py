@@ -238,7 +238,7 @@ class Totals:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Found:
+class Match:
     """What a prefix stands for: `kind` is `run`, `evaluation` or `failure` (`id` is then the job's)."""
 
     kind: str

@@ -22,7 +22,7 @@ def save(path: Path, tensors: dict[str, Tensor], metadata: dict[str, Any]) -> No
         save_file(plain, temporary, metadata=files.header(digest(plain), metadata))
 
 
-class Contents(NamedTuple):
+class Checkpoint(NamedTuple):
     """What a file holds, as `bench.core.tensors.Contents`."""
 
     tensors: dict[str, Tensor]
@@ -31,7 +31,7 @@ class Contents(NamedTuple):
     sealed: bool
 
 
-def read(path: Path) -> Contents:
+def read(path: Path) -> Checkpoint:
     """Everything in a file, on the CPU, checked against the digest that it carries.
 
     Raises:
@@ -39,7 +39,7 @@ def read(path: Path) -> Contents:
     """
     found = files.read(path)
     tensors = {name: torch.from_numpy(array) for name, array in found.arrays.items()}
-    return Contents(tensors, found.metadata, found.digest, found.sealed)
+    return Checkpoint(tensors, found.metadata, found.digest, found.sealed)
 
 
 def load(path: Path, *, expected: str | None = None) -> tuple[dict[str, Tensor], dict[str, Any]]:

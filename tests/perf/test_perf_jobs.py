@@ -20,7 +20,7 @@ from bench.core.errors import BenchError, JobError
 from bench.experiment.select import Selection
 from bench.jobs.plan import jobs_of
 from bench.perf import jobs, timing
-from bench.perf.jobs import AtOnce, Found
+from bench.perf.jobs import AtOnce, Throughput
 from bench.perf.timing import spread
 
 SHORT = ("--limit", 16, "--set", "training.epochs=1", "--set", "training.limit=64",
@@ -135,12 +135,12 @@ def test_every_way_has_its_turn_from_nothing(asked: list[list[str]]) -> None:
 # ---------------------------------------------------------------- what is printed
 
 
-def _found(alone: tuple[float, ...], **others: tuple[float, ...]) -> Found:
+def _found(alone: tuple[float, ...], **others: tuple[float, ...]) -> Throughput:
     at_once = [AtOnce(int(name[1:]), seconds, spread(alone, seconds)) for name, seconds in others.items()]
-    return Found(alone, tuple(at_once))
+    return Throughput(alone, tuple(at_once))
 
 
-def _printed(found: Found, monkeypatch: pytest.MonkeyPatch) -> list[str]:
+def _printed(found: Throughput, monkeypatch: pytest.MonkeyPatch) -> list[str]:
     monkeypatch.setattr(jobs, "measure", lambda *_, **__: found)
     code, out, err = command("perf", "jobs", *SHORT, "--seeds", "0-3", "--at-once", 2, "--at-once", 4)
     assert code == 0, out + err

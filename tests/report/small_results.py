@@ -7,7 +7,7 @@ from pathlib import Path
 from click.testing import CliRunner
 
 from bench.cli.main import cli
-from bench.report.cells import Cell, Outcome
+from bench.report.cells import Cell, SeedOutcome
 
 QUICK = ("--set", "training.epochs=5", "--set", "training.limit=320", "--set", "training.lr=0.003", "--limit", "60")
 FEW = ("--set", "blackbox.members=[2]", "--set", "blackbox.restarts=1", "--set", "blackbox.budgets.digits=[0.1, 0.2]")
@@ -32,4 +32,6 @@ def make(folder: Path) -> None:
 
 def cell(values: dict[int, float], n: int = 500, *, stale: bool = False) -> Cell:
     """A cell of a table with these percentages of `n` images, by seed."""
-    return Cell({seed: Outcome(value, (), round(value * n / 100), n) for seed, value in values.items()}, stale=stale)
+    return Cell(
+        {seed: SeedOutcome(value, (), round(value * n / 100), n) for seed, value in values.items()}, stale=stale
+    )

@@ -31,7 +31,7 @@ from bench.report.plots import style
 from bench.report.site import build
 from bench.report.tables.latex import _SPECIAL, latex_of
 from bench.report.tables.latex import escape as latex
-from bench.report.tables.layout import Column, Entry, Grid, Line
+from bench.report.tables.layout import CellText, Column, Grid, TableLine
 from bench.report.tables.markdown import escape as markdown
 from bench.report.tables.markdown import markdown_of
 from bench.report.tables.web import html_of
@@ -204,7 +204,8 @@ def test_pages_hold_hostile_text_as_text(tmp_path: Path, text: str) -> None:
 def grid(text: str) -> Grid:
     return Grid(
         heading=text, label=text, columns=(Column(text), Column("b")),
-        lines=(Line(text, text, (Entry("value", "64.2"), Entry("missing"))),) * 2, notes=(f"Note: {text}", f"✗ {text}"),
+        lines=(TableLine(text, text, (CellText("value", "64.2"), CellText("missing"))),) * 2,
+        notes=(f"Note: {text}", f"✗ {text}"),
     )  # fmt: skip
 
 

@@ -25,7 +25,7 @@ from bench.core.errors import BenchError
 from bench.experiment import select
 from bench.experiment.select import Selection
 from bench.report import ledger
-from bench.report.ranking import standings
+from bench.report.ranking import ranks_of
 from bench.report.site import Built, build, charts, samples, serve
 from bench.report.site.again import Commands
 from bench.store import queries
@@ -146,7 +146,7 @@ def test_results_on_other_weights_than_the_run_has_do_not_enter(db: Database, tm
 def test_ranks_and_intervals_agree_with_a_plain_bootstrap() -> None:
     random = np.random.default_rng(2)
     outcomes = [random.random((3, 150)) < share for share in (0.9, 0.62, 0.6, 0.3)]
-    found = standings(outcomes, seed=5, replicates=2000)
+    found = ranks_of(outcomes, seed=5, replicates=2000)
     ranks, scores = [], []
     for _ in range(2000):
         images = random.choice(150, 150)
@@ -168,7 +168,7 @@ def test_the_comparison_is_paired() -> None:
     random = np.random.default_rng(3)
     weaker = random.random((1, 300)) < 0.5
     stronger = weaker | (np.arange(300) % 10 == 0)
-    better, worse = standings([stronger, weaker], seed=0)
+    better, worse = ranks_of([stronger, weaker], seed=0)
     assert (better.best, better.worst) == (1, 1)
     assert (worse.best, worse.worst) == (2, 2)
     assert worse.high > better.low
@@ -176,11 +176,11 @@ def test_the_comparison_is_paired() -> None:
 
 def test_equal_competitors_share_a_rank_and_the_seed_decides_the_draws() -> None:
     bits = np.random.default_rng(4).random((2, 50)) < 0.5
-    first, second, third = standings([bits, bits[::-1], np.zeros((2, 50), bool)], seed=1)
+    first, second, third = ranks_of([bits, bits[::-1], np.zeros((2, 50), bool)], seed=1)
     assert (first.rank, second.rank, third.rank) == (1, 1, 3)
-    assert standings([bits], seed=1) == standings([bits], seed=1)
+    assert ranks_of([bits], seed=1) == ranks_of([bits], seed=1)
     many = np.random.default_rng(5).random((4, 3, 400)) < 0.5
-    assert standings(list(many), seed=1) != standings(list(many), seed=2)
+    assert ranks_of(list(many), seed=1) != ranks_of(list(many), seed=2)
 
 
 def test_who_lacks_an_attack_stands_in_its_place_hollow_with_the_command(db: Database, tmp_path: Path) -> None:

@@ -23,7 +23,7 @@ from bench.core.specs import StatementSpec
 from bench.experiment import select
 from bench.experiment.select import Selection
 from bench.report import statements
-from bench.report.statements import Answer
+from bench.report.statements import Finding
 from bench.store.database import Database
 from bench.store.ingest import load_published
 
@@ -71,7 +71,7 @@ class Runs:
             self.writer.matrix(self.of(method, seed), np.ones((4, N), bool), missed, attack_key=key)
 
 
-def answered(db: Database, loaded: Loaded, dataset: str = "digits") -> dict[str, Answer]:
+def answered(db: Database, loaded: Loaded, dataset: str = "digits") -> dict[str, Finding]:
     return {answer.name: answer for answer in statements.answers(loaded, db, dataset)}
 
 

@@ -23,7 +23,7 @@ from scipy.stats import binomtest
 from small_results import cell
 
 from bench.report import tables
-from bench.report.cells import Cell, Outcome, Row
+from bench.report.cells import Cell, Row, SeedOutcome
 from bench.report.results import Results
 from bench.report.tables import marks
 from bench.report.tables.layout import Marks, layout
@@ -213,7 +213,7 @@ def ties(monkeypatch: pytest.MonkeyPatch, found: dict[str, Any], digests: dict[s
         own = [key for key in found if key.partition(".")[0] == name]
         cells["k", name] = Cell(
             {
-                int(key.partition(".")[2] or 0): Outcome(
+                int(key.partition(".")[2] or 0): SeedOutcome(
                     100 * float(found[key].robust.mean()), (key,), int(found[key].robust.sum()), 200,
                     (digests or {}).get(key, "d"),
                 )

@@ -20,7 +20,7 @@ from bench.core import numbers
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from bench.perf.jobs import Found
+    from bench.perf.jobs import Throughput
 
 
 @click.command("jobs", cls=Once)
@@ -119,7 +119,7 @@ def _at_once(jobs: int, device: str, threads: int) -> list[str]:
     return ["--workers", str(jobs), *own]
 
 
-def _print(found: Found, options: Mapping[int, Sequence[str]], title: str, out: Console) -> None:
+def _print(found: Throughput, options: Mapping[int, Sequence[str]], title: str, out: Console) -> None:
     from rich.text import Text
 
     out.print(title, style="bold", soft_wrap=True, highlight=False)

@@ -61,7 +61,7 @@ def command(
     model = model or resolved_recipe(loaded, None, dataset)[0].model
     if model is not None:
         model_spec(loaded, model)  # a wrong name is told before anything starts
-    setting = memory.Setting(dataset, model, members, batch, pick(device, threads), threads, changes)
+    setting = memory.CommonSettings(dataset, model, members, batch, pick(device, threads), threads, changes)
     with console(stderr=True).status("") as status:
         peaks = memory.peaks(setting, *chosen, tell=lambda text: status.update(Text(text)))
     if as_json:

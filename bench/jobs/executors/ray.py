@@ -38,7 +38,7 @@ Files = dict[str, bytes | None]
 Report = tuple[str, tuple[Any, ...], dict[str, Any]]
 
 
-class Board:
+class Monitor:
     """An actor that workers tell where they are, their progress, and ask whether to stop; the driver reads it."""
 
     def __init__(self) -> None:
@@ -96,7 +96,7 @@ class Ray:
         self._probe = self._place.locks / f".ray-{uuid.uuid4().hex[:12]}"
         self._probe.parent.mkdir(parents=True, exist_ok=True)
         self._probe.write_text(self._probe.name, encoding="utf-8")
-        self._board: Any = ray.remote(Board).options(num_cpus=0, max_restarts=-1).remote()
+        self._board: Any = ray.remote(Monitor).options(num_cpus=0, max_restarts=-1).remote()
         self._run: Any = ray.remote(_run)
         self._tasks: dict[Any, tuple[Task, str, str]] = {}
         self._sent: dict[tuple[str, int], Any] = {}

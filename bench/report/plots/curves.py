@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from bench.core.config import Loaded
 from bench.experiment.select import Selection
 from bench.report.plots import style
-from bench.report.results import Planned, run_specs
+from bench.report.results import CurrentIds, run_specs
 from bench.store import queries
 from bench.store.database import Database
 
@@ -26,7 +26,7 @@ def read(loaded: Loaded, selection: Selection, db: Database, *, seeds: tuple[int
     """
     import pandas as pd
 
-    planned = Planned(loaded, selection)
+    planned = CurrentIds(loaded, selection)
     rows = []
     for name, spec in run_specs(loaded, selection).items():
         for run in queries.runs(db, family_ids=spec.family_id):

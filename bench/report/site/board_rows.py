@@ -157,25 +157,25 @@ def _lowest(entry: Entry, names: Names) -> dict[str, Any]:
 
 def _verdict(entry: Entry, board: Board, names: Names) -> dict[str, Any] | None:
     """Against the next one: short, in words, and as numbers; None for the last."""
-    if entry.verdict is None:
+    if entry.lead is None:
         return None
-    other = next(each for each in board.entries if each.family_id == entry.verdict.other)
-    lead, over, p = 100 * entry.verdict.comparison.difference, len(entry.verdict.seeds), entry.verdict.p_holm
-    told = "better than" if entry.verdict.is_significant else "not significantly better than"
-    by_seeds = entry.verdict.comparison.fails_over_seeds(p)
+    other = next(each for each in board.entries if each.family_id == entry.lead.other)
+    lead, over, p = 100 * entry.lead.comparison.difference, len(entry.lead.seeds), entry.lead.p_holm
+    told = "better than" if entry.lead.is_significant else "not significantly better than"
+    by_seeds = entry.lead.comparison.fails_over_seeds(p)
     doubt = f"p\u00a0{p_text(p)}" + (" over images, but not over seeds" if by_seeds else "")
     seeds_told = f"{over} seed{'s' if over > 1 else ''}"
     return {
-        "sign": "≫" if entry.verdict.is_significant else "≈",
+        "sign": "≫" if entry.lead.is_significant else "≈",
         "lead": f"{lead:+.1f}",
         "p": p_text(p),
         "beside": "not over seeds" if by_seeds else f"p\u00a0{p_text(p)}",
         "words": f"{told} {names.method(other.run.method)}: {lead:+.1f} points, {doubt} (paired, {seeds_told}, Holm)",
         "doubt": doubt,
-        "significant": entry.verdict.is_significant,
+        "significant": entry.lead.is_significant,
         "csv": exact(lead),
         "p_csv": exact(p),
-        "seeds": list(entry.verdict.seeds),
+        "seeds": list(entry.lead.seeds),
     }
 
 

@@ -199,7 +199,7 @@ class _Site:
             digest = fingerprint([self.common, ingredients])
             if not self.folder.stands(f"runs/{run.run_id}.html", digest):
                 todo.append((run, digest, pictures))
-        about = run_view.Setting(
+        about = run_view.PageContext(
             loaded=self.loaded, names=self.names, ledger=self.ledger, places=places, commands=self.commands,
             environments=_Environments(self.db), sizes=self.sizes, siblings=siblings,
         )  # fmt: skip

@@ -14,7 +14,7 @@ POINTS = 400  # epochs drawn at most; a longer training is thinned out
 
 
 @dataclass(frozen=True)
-class Line:
+class ChartLine:
     """A named curve; a value that is None leaves a gap. `style` is a CSS class that colours it."""
 
     name: str
@@ -22,7 +22,7 @@ class Line:
     style: str
 
 
-def line_chart(lines: Sequence[Line], *, x_label: str, y_label: str) -> Markup:
+def line_chart(lines: Sequence[ChartLine], *, x_label: str, y_label: str) -> Markup:
     """Curves over 1, 2, …; readable without colour by their legend's dashes."""
     length = max((len(line.values) for line in lines), default=0)
     known = [value for line in lines for value in line.values if value is not None]

@@ -11,7 +11,7 @@ from sqlalchemy import func, select
 from bench.experiment.names import told_today
 from bench.store import queries
 from bench.store.database import Database, Query
-from bench.store.images import Images
+from bench.store.images import ImageOutcomes
 from bench.store.schema import CleanRow, Evaluation, Member, Run
 from bench.store.typed_rows import EvaluationRow
 
@@ -24,7 +24,7 @@ class Details:
 
     config: dict[str, Any]
     evaluations: list[EvaluationRow]
-    images: Images
+    images: ImageOutcomes
     """Which images stand after its attacks."""
     members: list[Row]
     curve: list[Row]
@@ -38,7 +38,7 @@ def read(db: Database, run_ids: list[str]) -> dict[str, Details]:
     """Details by run id."""
     rows = queries.evaluations(db, run_ids=run_ids)
     attacks = [row.evaluation_id for row in rows if row.kind == "attack"]
-    images = Images(db, attacks)
+    images = ImageOutcomes(db, attacks)
     config = {
         row["run_id"]: told_today(db.names, row["config"]) if isinstance(row["config"], dict) else {}
         for row in db.rows(select(Run.run_id, Run.config).where(Run.run_id.in_(run_ids)))

@@ -61,7 +61,7 @@ class Paper:
 
 
 @dataclass(frozen=True)
-class Facts:
+class FactSheet:
     """What readers want to know; `yes`, `no` or `not stated`. `claimed`: somebody said so who brought weights."""
 
     paper: Paper | None
@@ -70,7 +70,7 @@ class Facts:
     claimed: bool = False
 
 
-def facts_of(name: str, runs: Iterable[RunRow], loaded: Loaded) -> Facts:
+def facts_of(name: str, runs: Iterable[RunRow], loaded: Loaded) -> FactSheet:
     """The facts of a method; `runs`: its runs. Of what was said with weights the latest that was taken in counts."""
     spec = loaded.config.methods.get(name)
     outside = [run for run in runs if run.plugin == OUTSIDE]
@@ -78,17 +78,17 @@ def facts_of(name: str, runs: Iterable[RunRow], loaded: Loaded) -> Facts:
         last = max(outside, key=lambda run: (bool(run.facts), run.started, run.run_id))
         return _said(name, last.facts or {})
     if spec is None:
-        return Facts(None, UNSAID, UNSAID)
+        return FactSheet(None, UNSAID, UNSAID)
     known = loaded.config.publications.get(spec.publication or "")
     paper = None if known is None else Paper(spec.publication or "", **known.model_dump())
-    return Facts(paper, _yes(spec.adversarial), "no")
+    return FactSheet(paper, _yes(spec.adversarial), "no")
 
 
-def _said(name: str, told: dict[str, Any]) -> Facts:
+def _said(name: str, told: dict[str, Any]) -> FactSheet:
     known = {field: told[field] for field in ("title", "venue", "year", "url", "code") if told.get(field)}
     authors = tuple(told.get("authors") or ())
     paper = Paper(safe_name(name), authors=authors, **known) if known or authors else None
-    return Facts(paper, _yes(told.get("adversarial")), _yes(told.get("extra_data")), claimed=bool(told))
+    return FactSheet(paper, _yes(told.get("adversarial")), _yes(told.get("extra_data")), claimed=bool(told))
 
 
 def _yes(value: bool | None) -> str:

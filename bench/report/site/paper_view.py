@@ -7,14 +7,14 @@ from typing import Any
 
 from bench.report.site.board_rows import p_text
 from bench.report.site.names import Names, exact, percent
-from bench.report.statements import Answer, Compared, Side
+from bench.report.statements import Compared, Finding, Side
 
 PAGE = "papers.html"
 SIGNS = {"holds": ("✓", "good"), "does not hold": ("✗", "bad"), "cannot be told": ("?", "quiet")}
 SIDES: tuple[Side, ...] = ("as said", "the other way", "not significant", "not measured")
 
 
-def papers_view(answers: Mapping[str, Iterable[Answer]], names: Names) -> dict[str, Any]:
+def papers_view(answers: Mapping[str, Iterable[Finding]], names: Names) -> dict[str, Any]:
     """Everything the two pages need, of papers of which something was measured.
 
     Args:
@@ -39,14 +39,14 @@ def papers_view(answers: Mapping[str, Iterable[Answer]], names: Names) -> dict[s
     return {"datasets": datasets, "papers": told}
 
 
-def _cell(answer: Answer | None) -> dict[str, Any] | None:
+def _cell(answer: Finding | None) -> dict[str, Any] | None:
     if answer is None:
         return None
     sign, colour = SIGNS[answer.verdict]
     return {"verdict": answer.verdict, "sign": sign, "class": colour, "brief": brief(answer), "id": _id(answer)}
 
 
-def brief(answer: Answer) -> str:
+def brief(answer: Finding) -> str:
     """`6 of 6 comparisons`, `33 of 48 as said, 3 not significant, 12 not measured`."""
     whole = len(answer.compared)
     if answer.verdict == "holds":
@@ -56,11 +56,11 @@ def brief(answer: Answer) -> str:
     return ", ".join([f"{counts['as said']} of {whole} as said", *told])
 
 
-def _id(answer: Answer) -> str:
+def _id(answer: Finding) -> str:
     return f"{answer.name}-{answer.dataset}"
 
 
-def _answer(answer: Answer, names: Names) -> dict[str, Any]:
+def _answer(answer: Finding, names: Names) -> dict[str, Any]:
     seeds = sorted({len(each.seeds) for each in answer.compared if each.seeds})
     images = sorted({each.n for each in answer.compared if each.n})
     over = [f"{' to '.join(map(str, seeds))} training{'s' if seeds != [1] else ''} of each"] if seeds else []

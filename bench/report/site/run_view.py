@@ -31,7 +31,7 @@ LONG = {"loss_curve", "loss_stages", "sources"}  # measurements drawn or shown e
 
 
 @dataclass(frozen=True)
-class Setting:
+class PageContext:
     """What all pages of runs share."""
 
     loaded: Loaded
@@ -45,7 +45,7 @@ class Setting:
     siblings: Mapping[str, list[RunRow]]
 
 
-def run_view(run: RunRow, details: Details, about: Setting, pictures: list[Path]) -> dict[str, Any]:
+def run_view(run: RunRow, details: Details, about: PageContext, pictures: list[Path]) -> dict[str, Any]:
     """Everything `run.html` needs."""
     command = about.commands.run(run, details.config)
     evaluations = [_evaluation(run, row, command, about) for row in details.evaluations]
@@ -100,7 +100,7 @@ def _sources(run: RunRow, details: Details) -> str:
     return f"training {run.provenance}, results: {results}"
 
 
-def _threats(run: RunRow, details: Details, about: Setting) -> list[dict[str, Any]]:
+def _threats(run: RunRow, details: Details, about: PageContext) -> list[dict[str, Any]]:
     """White-box attacks by threat, each group closed by its pointwise worst case over those in float32."""
     groups: dict[Threat, list[EvaluationRow]] = {}
     for row in details.evaluations:
@@ -133,7 +133,7 @@ def _share(count: int, n: int) -> dict[str, Any]:
     return {"text": percent(value), "csv": exact(value), "count": count, "n": n, "width": f"{value:.2f}"}
 
 
-def _attack(row: EvaluationRow, about: Setting) -> dict[str, Any]:
+def _attack(row: EvaluationRow, about: PageContext) -> dict[str, Any]:
     flag = next((item for _, item in about.ledger.flags(row.run_id, [row])), None)
     loss = row.measurements.get("loss_curve")
     passes = None if row.forwards is None else (row.forwards + (row.backwards or 0)) / row.n
@@ -157,7 +157,7 @@ def _number(value: Any) -> bool:
     return isinstance(value, int | float) and not isinstance(value, bool)
 
 
-def _evaluation(run: RunRow, row: EvaluationRow, base: Command, about: Setting) -> dict[str, Any]:
+def _evaluation(run: RunRow, row: EvaluationRow, base: Command, about: PageContext) -> dict[str, Any]:
     name = about.names.attack(row)
     kinds = {"clean": "clean accuracy", "transfer": f"transferability, {name}", "blackbox": "black-box suite"}
     title = kinds.get(row.kind, name)
@@ -193,7 +193,7 @@ def _evaluation(run: RunRow, row: EvaluationRow, base: Command, about: Setting) 
     }
 
 
-def _matrix(run: RunRow, row: EvaluationRow, details: Details, about: Setting) -> dict[str, Any]:
+def _matrix(run: RunRow, row: EvaluationRow, details: Details, about: PageContext) -> dict[str, Any]:
     population = about.loaded.config.matrix.population
     grid, mean = heatmaps.full(details.cells[row.evaluation_id], row.n, population)
     return {

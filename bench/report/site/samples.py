@@ -22,7 +22,7 @@ SHOWN = 12  # images of one file
 
 
 @dataclass(frozen=True)
-class Pair:
+class SampleImages:
     """An original, its adversarial image and their difference (grey is none, scaled to its largest), as data URIs."""
 
     label: int
@@ -39,7 +39,7 @@ class Samples:
     """The pairs of one file; `fault` says why there are none."""
 
     name: str
-    pairs: tuple[Pair, ...] = ()
+    pairs: tuple[SampleImages, ...] = ()
     fault: str = ""
 
 
@@ -78,10 +78,10 @@ def read(path: Path) -> Samples:
     return Samples(path.stem, pairs)
 
 
-def _pair(clean: NDArray[Any], adversarial: NDArray[Any], label: int, before: int, after: int) -> Pair:
+def _pair(clean: NDArray[Any], adversarial: NDArray[Any], label: int, before: int, after: int) -> SampleImages:
     change = adversarial.astype(np.float64) - clean.astype(np.float64)
     largest = float(np.abs(change).max())
-    return Pair(
+    return SampleImages(
         label=label,
         clean=_uri(clean),
         adversarial=_uri(adversarial),

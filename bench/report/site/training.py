@@ -18,17 +18,19 @@ def training_charts(curve: Epochs) -> list[dict[str, Any]]:
     """Pictures with their legends and values: loss with its terms, accuracy of ensemble and members."""
     if not curve:
         return []
-    losses = [charts.Line("loss", [row["loss"] for row in curve], "c0")]
+    losses = [charts.ChartLine("loss", [row["loss"] for row in curve], "c0")]
     terms = list(dict.fromkeys(name for row in curve for name in (row["terms"] or {})))
     if len(terms) > 1:
         losses += [
-            charts.Line(visible(name), [_finite((row["terms"] or {}).get(name)) for row in curve], f"c{1 + index % 7}")
+            charts.ChartLine(
+                visible(name), [_finite((row["terms"] or {}).get(name)) for row in curve], f"c{1 + index % 7}"
+            )
             for index, name in enumerate(terms)
         ]
     members = max((len(row["member_accuracy"] or []) for row in curve), default=0)
-    accuracy = [charts.Line("ensemble", [_percent(row["ensemble_accuracy"]) for row in curve], "c0")]
+    accuracy = [charts.ChartLine("ensemble", [_percent(row["ensemble_accuracy"]) for row in curve], "c0")]
     accuracy += [
-        charts.Line(f"member {index + 1}", [_percent(_at(row["member_accuracy"], index)) for row in curve],
+        charts.ChartLine(f"member {index + 1}", [_percent(_at(row["member_accuracy"], index)) for row in curve],
                     f"c{1 + index % 7}")
         for index in range(members)
     ]  # fmt: skip
@@ -40,7 +42,7 @@ def training_charts(curve: Epochs) -> list[dict[str, Any]]:
     return [_chart(title, lines, label) for title, lines, label in made if any(_known(line) for line in lines)]
 
 
-def _chart(title: str, lines: Sequence[charts.Line], label: str) -> dict[str, Any]:
+def _chart(title: str, lines: Sequence[charts.ChartLine], label: str) -> dict[str, Any]:
     values = [{"name": line.name, "values": [_short(value) for value in line.values]} for line in lines]
     place = {"left": charts.LEFT, "right": charts.WIDTH - charts.RIGHT, "width": charts.WIDTH}
     return {
@@ -51,7 +53,7 @@ def _chart(title: str, lines: Sequence[charts.Line], label: str) -> dict[str, An
     }
 
 
-def _known(line: charts.Line) -> bool:
+def _known(line: charts.ChartLine) -> bool:
     return any(value is not None for value in line.values)
 
 

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import replace
 
 from bench.experiment.spec import OUTSIDE
-from bench.report.cells import Cell, Outcome, Row
+from bench.report.cells import Cell, Row, SeedOutcome
 from bench.report.results import Results
 from bench.store import queries
 from bench.store.database import Database
@@ -63,7 +63,7 @@ def _members(cell: Cell, rows: Mapping[str, EvaluationRow]) -> dict[int, list[fl
     }
 
 
-def _of_members(whole: Outcome, accuracies: list[float], member: int) -> Outcome:
+def _of_members(whole: SeedOutcome, accuracies: list[float], member: int) -> SeedOutcome:
     """Of one member; -1 stands for the mean over all, which counts no images."""
     if member < 0:
         return replace(whole, value=sum(accuracies) / len(accuracies), right=None)
@@ -84,6 +84,6 @@ def _training(results: Results, rows: Mapping[str, EvaluationRow], db: Database)
         known = [(runs[run_id], stale) for run_id, stale in mine if runs[run_id].plugin != OUTSIDE]
         fresh = [run for run, stale in known if not stale] or [run for run, _ in known]
         if fresh:
-            took = {run.seed: Outcome(run.seconds) for run in sorted(fresh, key=lambda run: run.seed)}
+            took = {run.seed: SeedOutcome(run.seconds) for run in sorted(fresh, key=lambda run: run.seed)}
             cells[TRAINING, method] = Cell(took, stale=all(stale for _, stale in known))
     return cells

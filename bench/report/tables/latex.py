@@ -6,7 +6,7 @@ import re
 
 from bench.core.printable import visible
 from bench.report.results import Results
-from bench.report.tables.layout import Column, Entry, Grid, Line, Marks, layout
+from bench.report.tables.layout import CellText, Column, Grid, Marks, TableLine, layout
 from bench.report.tables.words import spans
 
 WIDE = 6  # columns of numbers from which on a table is shrunk to the width of the text where that is narrower
@@ -81,7 +81,7 @@ def _tabular(grid: Grid) -> list[str]:
     return [*lines, r"\bottomrule", r"\end{tabular}"]
 
 
-def _line(grid: Grid, line: Line) -> list[str]:
+def _line(grid: Grid, line: TableLine) -> list[str]:
     cells = [escape(line.title), escape(line.budget)]
     below = ["", ""]
     for column, entry in zip(grid.columns, line.entries, strict=True):
@@ -97,7 +97,7 @@ def _beside(grid: Grid, column: Column, own: str, published: str, difference: st
     return [own, published, difference] if column.paper and not grid.stacked else [own]
 
 
-def _cell(entry: Entry) -> str:
+def _cell(entry: CellText) -> str:
     if entry.state in ("missing", "failed"):
         return escape(entry.plain)
     value = rf"\textbf{{{entry.value}}}" if entry.best else entry.value

@@ -30,7 +30,7 @@ class Marks:
 
 
 @dataclass(frozen=True)
-class Entry:
+class CellText:
     """A cell in words; `published` and `difference` are empty without a published value."""
 
     state: State
@@ -65,12 +65,12 @@ class Column:
 
 
 @dataclass(frozen=True)
-class Line:
+class TableLine:
     """A row; `ends`: a rule follows."""
 
     title: str
     budget: str
-    entries: tuple[Entry, ...]
+    entries: tuple[CellText, ...]
     ends: bool = False
 
 
@@ -81,7 +81,7 @@ class Grid:
     heading: str
     label: str
     columns: tuple[Column, ...]
-    lines: tuple[Line, ...]
+    lines: tuple[TableLine, ...]
     notes: tuple[str, ...] = field(default=())
 
     @property
@@ -142,7 +142,7 @@ def layout(results: Results, marks: Marks | None = None, *, paper: bool | None =
             for method in results.methods
         )
         ends = following is not None and _group(row) != _group(following)
-        lines.append(Line(row.title, budget_text(row.budget_name, row.budget), entries, ends))
+        lines.append(TableLine(row.title, budget_text(row.budget_name, row.budget), entries, ends))
     notes = footnotes(results, published=published, tied=bool(marks.compared))
     notes += [f"Note: {note}" for note in marks.notes]
     return Grid(heading(results), f"{results.suite}-{results.dataset}", columns, tuple(lines), tuple(notes))
@@ -174,12 +174,12 @@ def _rounds_to(cell: Cell, best: float) -> bool:
     return cell.mean is not None and not cell.stale and round(cell.mean, 1) == round(best, 1)
 
 
-def _entry(cell: Cell, *, seeds: int, best: bool, tied: bool, published: float | None) -> Entry:
+def _entry(cell: Cell, *, seeds: int, best: bool, tied: bool, published: float | None) -> CellText:
     shown = "" if published is None else f"{published:.1f}"
     if cell.mean is None:
-        return Entry("failed" if cell.failed else "missing", published=shown)
+        return CellText("failed" if cell.failed else "missing", published=shown)
     fresh = published is not None and not cell.stale
-    return Entry(
+    return CellText(
         state="stale" if cell.stale else "value",
         value=number(cell.mean),
         std="" if cell.std is None else number(cell.std),

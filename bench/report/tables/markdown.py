@@ -6,7 +6,7 @@ import re
 
 from bench.core.printable import visible
 from bench.report.results import Results
-from bench.report.tables.layout import Entry, Grid, Marks, layout
+from bench.report.tables.layout import CellText, Grid, Marks, layout
 from bench.report.tables.words import spans
 
 
@@ -39,7 +39,7 @@ def escape(text: str) -> str:
     return re.sub(r"(?i)://", "&#58;//", re.sub(r"(?i)\bwww\.", "www&#46;", text))  # GitHub makes links of these
 
 
-def _cell(entry: Entry) -> str:
+def _cell(entry: CellText) -> str:
     text = entry.plain
     if entry.best or entry.tied:
         mark = ("**", "**") if entry.best else ("<ins>", "</ins>")

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from bench.report.matrices import Matrix
 from bench.report.results import Results
-from bench.report.tables.layout import Column, Entry, Grid, Line, Marks, layout
+from bench.report.tables.layout import CellText, Column, Grid, Marks, TableLine, layout
 
 if TYPE_CHECKING:
     from rich.console import Console, ConsoleOptions, RenderResult
@@ -99,11 +99,11 @@ def _head(column: Column, grid: Grid) -> Text:
     return head
 
 
-def _has_second_line(line: Line) -> bool:
+def _has_second_line(line: TableLine) -> bool:
     return any(entry.published for entry in line.entries)
 
 
-def _cell(entry: Entry, *, stacked: bool) -> Text:
+def _cell(entry: CellText, *, stacked: bool) -> Text:
     """The value with its marks; stacked: the published one and the difference below."""
     from rich.text import Text
 

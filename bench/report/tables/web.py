@@ -6,7 +6,7 @@ import html
 
 from bench.core.printable import visible
 from bench.report.results import Results
-from bench.report.tables.layout import Entry, Grid, Marks, layout
+from bench.report.tables.layout import CellText, Grid, Marks, layout
 from bench.report.tables.words import spans
 
 # In attributes, since pages that take pasted HTML often drop <style>; colours follow the page, light or dark.
@@ -73,7 +73,7 @@ def _small(text: str) -> str:
     return f'<br><small style="font-weight:normal;{_GREY}">{escape(text)}</small>'
 
 
-def _cell(entry: Entry) -> str:
+def _cell(entry: CellText) -> str:
     text = escape(entry.plain)
     if entry.best or entry.tied:
         tag = "b" if entry.best else "u"
