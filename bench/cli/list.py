@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from bench.core.config import Loaded
     from bench.core.registry import Registered
 
-Rows = list[dict[str, Any]]
+Listing = list[dict[str, Any]]
 SHOWN = 200  # runs in a table for people; more take a terminal seconds
 BROKEN = "broken: "
 
@@ -74,12 +74,12 @@ def _text(value: Any) -> str:
     return "" if value is None else str(value)
 
 
-def _plugins(kind: str, configured: dict[str, Any], described: Callable[[Any], str]) -> Rows:
+def _plugins(kind: str, configured: dict[str, Any], described: Callable[[Any], str]) -> Listing:
     """Configured names with their plug-in, then registered plug-ins that no name uses."""
     from bench.core import config, registry
 
     entries = registry.entries(kind)
-    rows: Rows = []
+    rows: Listing = []
 
     def add(name: str, plugin: str, entry: Registered | None, told: str) -> None:
         origin, version = (entry.origin, entry.version) if entry else ("missing", "")
@@ -103,13 +103,13 @@ def _plugins(kind: str, configured: dict[str, Any], described: Callable[[Any], s
     return rows
 
 
-def _methods() -> Rows:
+def _methods() -> Listing:
     from bench.core import config
 
     return _plugins("methods", config.load().config.methods, lambda spec: spec.description)
 
 
-def _attacks() -> Rows:
+def _attacks() -> Listing:
     from bench.core import config
 
     attacks = config.load().config.attacks
@@ -124,10 +124,10 @@ def _attacks() -> Rows:
     return rows
 
 
-def _datasets() -> Rows:
+def _datasets() -> Listing:
     from bench.core import config, registry
 
-    rows: Rows = []
+    rows: Listing = []
     loaded = config.load()
     datasets = loaded.config.datasets
     for row in _plugins("datasets", datasets, lambda spec: ""):
@@ -158,7 +158,7 @@ def _default_recipe(loaded: Loaded, dataset: str) -> str | None:
         return None
 
 
-def _models() -> Rows:
+def _models() -> Listing:
     from bench.core import config
 
     rows = _plugins("models", config.load().config.models, lambda spec: spec.description)
@@ -168,12 +168,12 @@ def _models() -> Rows:
     return rows
 
 
-def _recipes() -> Rows:
+def _recipes() -> Listing:
     from bench.core import config
     from bench.core.errors import BenchError
     from bench.experiment.select import resolved_recipe
 
-    rows: Rows = []
+    rows: Listing = []
     loaded = config.load()
     for name, parts in loaded.config.recipes.items():
         for dataset in parts:
@@ -198,7 +198,7 @@ def _recipes() -> Rows:
     return rows
 
 
-def _suites() -> Rows:
+def _suites() -> Listing:
     from bench.core import config
 
     return [
@@ -213,7 +213,7 @@ def _suites() -> Rows:
     ]
 
 
-def _runs(results: Path, db: str | None) -> Rows:
+def _runs(results: Path, db: str | None) -> Listing:
     from bench.cli.failure import failed_training
     from bench.core.identity import short
     from bench.experiment.spec import OUTSIDE
@@ -226,7 +226,7 @@ def _runs(results: Path, db: str | None) -> Rows:
         counts = queries.evaluation_counts(base)
         runs = queries.runs(base)
         failures = [row for row in queries.failures(base) if failed_training(row)]
-    rows: Rows = [
+    rows: Listing = [
         {
             "id": short(run.run_id),
             "status": "done",
@@ -262,7 +262,7 @@ def _runs(results: Path, db: str | None) -> Rows:
     return rows
 
 
-_LISTS: dict[str, Callable[[], Rows]] = {
+_LISTS: dict[str, Callable[[], Listing]] = {
     "methods": _methods,
     "attacks": _attacks,
     "datasets": _datasets,

@@ -413,10 +413,11 @@ def existing_or_scratch(db: str | None, results: Path) -> Iterator[Database]:
 def with_published(base: Database) -> None:
     """A new database gets the published values, whatever command makes it."""
     from bench.core.config import defaults
-    from bench.store import ingest, queries
+    from bench.store import queries
+    from bench.store.published import load_published
 
     if queries.totals(base).references == 0:
-        ingest.load_published(base, defaults("published"))
+        load_published(base, defaults("published"))
 
 
 def workplace(

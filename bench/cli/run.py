@@ -325,10 +325,10 @@ def _check_data(plan: Plan, place: Workplace, chosen: Chosen) -> None:
         BenchError: a data set of a missing job is not there.
     """
     from bench.experiment import select
-    from bench.jobs import work
+    from bench.jobs import ensembles
 
     for run in {job.run.run_id: job.run for job in plan.missing}.values():
-        work.splits_of(run, place, limit=select.test_limit(chosen.loaded, chosen.selection))
+        ensembles.splits_of(run, place, limit=select.test_limit(chosen.loaded, chosen.selection))
 
 
 def _dry_run(

@@ -11,6 +11,8 @@ from numpy.typing import NDArray
 
 from bench.core.errors import BenchError
 
+Bools = NDArray[np.bool_]
+
 
 def pack(values: Any) -> bytes:
     """Booleans [n] (a list, a numpy array or a torch tensor on any device) as ⌈n/8⌉ bytes, first image in the high bit.
@@ -26,7 +28,7 @@ def pack(values: Any) -> bytes:
     return np.packbits(array.astype(np.bool_)).tobytes()
 
 
-def unpack(data: bytes, n: int) -> NDArray[np.bool_]:
+def unpack(data: bytes, n: int) -> Bools:
     """The n booleans that `pack` turned into `data`.
 
     Raises:
@@ -48,7 +50,7 @@ def to_text(values: Any) -> str:
     return base64.b64encode(pack(values)).decode("ascii")
 
 
-def from_text(text: str, n: int) -> NDArray[np.bool_]:
+def from_text(text: str, n: int) -> Bools:
     """The n booleans that `to_text` turned into `text`.
 
     Raises:

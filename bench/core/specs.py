@@ -11,7 +11,7 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from bench.core.numbers import BATCH, BUDGET, EPOCHS, IMAGES, MEMBERS, MOST, parse_number
-from bench.core.precision import Precision as Precision
+from bench.core.precision import Precision
 from bench.core.settings import explain
 from bench.core.terms import Norm, Population, Stop, Targets
 

@@ -12,7 +12,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-Bools = NDArray[np.bool_]
+from bench.core.bits import Bools
 
 LEVEL = 0.95
 ALPHA = 0.05

@@ -198,7 +198,7 @@ def _job(run: RunSpec) -> Checks:
         record = _done(Job(run=run), place)
         yield Check("runs", True, f"{record['seconds']:.1f} s for one epoch of 128 images")
         yield Check("records its loss", True, ", ".join(_terms(place, run)))
-        ensemble = work.load_ensemble(run, place)
+        ensemble = ensembles.load_ensemble(run, place)
         images = load_splits("digits", folder=Path(folder), test_limit=20).test
         with torch.no_grad():
             output = ensemble(images.floats(slice(None)))

@@ -12,12 +12,9 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
-from bench.core.bits import from_text
+from bench.core.bits import Bools, from_text
 from bench.core.statistics import ALPHA, holm, mcnemar
-
-Bools = NDArray[np.bool_]
 
 FEW = 2  # images that may always differ
 ONE_IN = 200  # of more images one in so many

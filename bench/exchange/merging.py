@@ -27,7 +27,7 @@ from bench.experiment.names import AS_RECORDED, Namer
 from bench.experiment.records import EvaluationRecord, RunRecord
 from bench.experiment.spec import FORMAT
 from bench.store import door, ingest, schema
-from bench.store.child_rows import Row, curve_rows_of
+from bench.store.child_rows import DatabaseRow, curve_rows_of
 from bench.store.database import Database
 from bench.store.put import put_evaluation, put_failure, put_run, stored_run
 
@@ -195,17 +195,17 @@ class _Merge:
                     done += put_failure(self._target, record)
         return done
 
-    def _named(self, model: type[schema.Base], key: str, rows: Iterable[Row]) -> dict[str, Row]:
+    def _named(self, model: type[schema.Base], key: str, rows: Iterable[DatabaseRow]) -> dict[str, DatabaseRow]:
         """The rows of `model` that `rows` name by `key`."""
         table = _table(model)
         named = {row[key] for row in rows}
         found = self._source.execute(select(table).where(table.c[key].in_(named))).mappings()
         return {row[key]: dict(row) for row in found}
 
-    def _parts(self, model: type[schema.Base], key: str, ids: list[str]) -> defaultdict[str, list[Row]]:
+    def _parts(self, model: type[schema.Base], key: str, ids: list[str]) -> defaultdict[str, list[DatabaseRow]]:
         """The rows of `model` that belong to these ids."""
         table = _table(model)
-        found: defaultdict[str, list[Row]] = defaultdict(list)
+        found: defaultdict[str, list[DatabaseRow]] = defaultdict(list)
         for row in self._source.execute(select(table).where(table.c[key].in_(ids))).mappings():
             found[row[key]].append(dict(row))
         return found
@@ -218,7 +218,7 @@ def _check(value: Mapping[str, Any], where: str) -> None:
         raise door.refused(where, str(error)) from error
 
 
-def _bits(row: Row) -> Row:
+def _bits(row: DatabaseRow) -> DatabaseRow:
     return {**row, "bits": _text(row["bits"])}
 
 
@@ -226,7 +226,7 @@ def _text(bits: Any) -> Any:
     return base64.b64encode(bits).decode("ascii") if isinstance(bits, bytes) else None
 
 
-def _sorted(rows: list[Row], key: str) -> list[Row]:
+def _sorted(rows: list[DatabaseRow], key: str) -> list[DatabaseRow]:
     """In the order of a number; as they come where it is none (SQLite keeps any type in any column)."""
     return sorted(rows, key=lambda row: row[key] if isinstance(row[key], int) else -1)
 
@@ -244,7 +244,7 @@ def _published(source: Connection, target: Connection) -> None:
             target.execute(insert(table), rows)
 
 
-def _rows(source: Connection, table: Table, column: Any, keys: Iterable[str]) -> Iterator[list[Row]]:
+def _rows(source: Connection, table: Table, column: Any, keys: Iterable[str]) -> Iterator[list[DatabaseRow]]:
     """Rows whose `column` is among `keys`, some keys at a time; never an empty list."""
     pending = iter(keys)
     while part := list(islice(pending, CHUNK)):

@@ -24,16 +24,16 @@ NOTES = (IMPORTED, IMPORTED_ATTEMPTS, RE_MEASURED)  # of this results folder alo
 _EVALUATIONS, _FAILURES, _SAMPLES, _CRAFTED = "evaluations", "failures", "samples", "crafted"
 
 
-Kind = Literal["record", "curve", "weights", "evaluation", "failure", "samples"]
+FileKind = Literal["record", "curve", "weights", "evaluation", "failure", "samples"]
 
 
-def kind_of(file: str) -> Kind | None:
+def kind_of(file: str) -> FileKind | None:
     """What a file holds, by its path within the folder of a run; None for those of this machine alone.
 
     These are the kinds that an archive has.
     """
-    whole: dict[str, Kind] = {RECORD: "record", CURVE: "curve", WEIGHTS: "weights"}
-    within: dict[str, Kind] = {_EVALUATIONS: "evaluation", _FAILURES: "failure", _SAMPLES: "samples"}
+    whole: dict[str, FileKind] = {RECORD: "record", CURVE: "curve", WEIGHTS: "weights"}
+    within: dict[str, FileKind] = {_EVALUATIONS: "evaluation", _FAILURES: "failure", _SAMPLES: "samples"}
     folder, inside, _ = file.partition("/")
     return within.get(folder) if inside else whole.get(file)
 

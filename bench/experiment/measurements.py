@@ -11,7 +11,7 @@ from bench.experiment.fields import (
     LONGEST,
     Count,
     Digest,
-    Images,
+    ImageCount,
     Name,
     Number,
     Open,
@@ -42,7 +42,7 @@ class Distances(Open):
 
 
 class _Any(Open):
-    batch_sizes: Annotated[list[Images], Field(min_length=1, max_length=64)] | None = None
+    batch_sizes: Annotated[list[ImageCount], Field(min_length=1, max_length=64)] | None = None
 
 
 class Attacked(_Any):

@@ -8,11 +8,10 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self, TypeVar
 
-import numpy as np
-from numpy.typing import NDArray
 from pydantic import AfterValidator, AliasChoices, BaseModel, Field, RootModel, ValidationError, model_validator
 
 from bench.core import bits
+from bench.core.bits import Bools
 from bench.core.errors import BenchError
 from bench.core.files import read_json, write_json
 from bench.core.numbers import ENSEMBLE
@@ -20,13 +19,13 @@ from bench.core.precision import Precision
 from bench.core.terms import BudgetName, JobKind, Kind, Split, Stop, Targets
 from bench.experiment import measurements
 from bench.experiment.fields import (
-    Attempt,
+    AttemptId,
     Count,
     Digest,
     Error,
     FileName,
     Id,
-    Images,
+    ImageCount,
     Integer,
     Line,
     Link,
@@ -46,7 +45,6 @@ from bench.experiment.fields import (
     fault_of,
 )
 
-Bools = NDArray[np.bool_]
 MEMBERS = 10_000
 LINES = 1_000  # of a list of texts
 
@@ -87,7 +85,7 @@ class _Described(Open):
 
 Environment = Annotated[dict[str, Any], AfterValidator(_Environment.check)]
 Described = Annotated[dict[str, Any], AfterValidator(_Described.check)]
-Config = Annotated[dict[str, Any], AfterValidator(lambda value: bounded(value, depth=40))]
+SpecDict = Annotated[dict[str, Any], AfterValidator(lambda value: bounded(value, depth=40))]
 Target = Annotated[int, Field(ge=ENSEMBLE, lt=MEMBERS)]
 
 
@@ -119,7 +117,7 @@ class RunRecord(_Record):
 
     run_id: Id
     family_id: Id
-    attempt_id: Attempt
+    attempt_id: AttemptId
     status: Literal["done"]
     method: Name
     plugin: Name
@@ -152,7 +150,7 @@ class RunRecord(_Record):
     started: Time
     finished: Time
     seconds: Positive
-    config: Config
+    config: SpecDict
     """Checked by its own types (`bench.experiment.spec.RunSpec`) where records enter."""
     notes: Annotated[list[Text], Field(max_length=LINES)]
     facts: Facts | None = None
@@ -198,7 +196,7 @@ class EvaluationRecord(_Record):
     evaluation_id: Id
     attack_key: Id
     run_id: Id
-    attempt_id: Attempt
+    attempt_id: AttemptId
     kind: Kind
     status: Literal["done"]
     attack: Name
@@ -209,12 +207,12 @@ class EvaluationRecord(_Record):
     stop: Stop | None
     targets: Targets | None = None
     precision: Precision = "float32"
-    limit: Images | None
+    limit: ImageCount | None
     split: Split = "test"
     weights_digest: Digest | None = None
     """Of the weights it was measured on; None in records from before it was kept."""
     images_digest: Digest
-    n: Images
+    n: ImageCount
     n_clean: Count
     n_robust: Count | None
     clean_bits: str
@@ -269,7 +267,7 @@ class EvaluationRecord(_Record):
 class FailureRecord(_Record):
     """`failures/<attempt_id>.json`."""
 
-    attempt_id: Attempt
+    attempt_id: AttemptId
     job_id: Id
     kind: JobKind
     run_id: Id | None
@@ -309,7 +307,7 @@ class ImportedRecord(_Record):
 class ImportedAttempts(_Record):
     """`imported-attempts.json`: the attempts whose results came from outside."""
 
-    attempts: Annotated[list[Attempt], Field(max_length=10_000_000)]
+    attempts: Annotated[list[AttemptId], Field(max_length=10_000_000)]
 
 
 class FoundAgain(Strict):
@@ -320,7 +318,7 @@ class FoundAgain(Strict):
     when: Time
     weights: Literal["recorded", "other"]
     """Those that the record names, or of a training that was made anew and gave others."""
-    images: Images | None = None
+    images: ImageCount | None = None
     """How many were compared; None for a training, whose weights are the same."""
     differing: Count = 0
     """How many of them have another outcome now."""
@@ -333,14 +331,14 @@ class ReMeasured(_Record):
     results: Annotated[dict[Id, FoundAgain], Field(max_length=10_000_000)]
 
 
-class PassRecord(RootModel[Annotated[dict[Id, Attempt], Field(max_length=10_000_000)]]):
+class PassRecord(RootModel[Annotated[dict[Id, AttemptId], Field(max_length=10_000_000)]]):
     """`again/pass-….json`: the attempts that a pass of `--force` supersedes, by job."""
 
 
 class LockRecord(Strict):
     """`locks/JOB.lock` and `….heir`: who is at a job."""
 
-    token: Attempt
+    token: AttemptId
     host: Line
     machine: Line
     pid: Small

@@ -10,8 +10,8 @@ from pydantic import Field, ValidationError
 
 from bench.core import versions
 from bench.core.identity import content_id
-from bench.core.precision import USUAL, titled
-from bench.core.specs import Precision, Settings, Spec, Training, added, added_to
+from bench.core.precision import USUAL, Precision, titled
+from bench.core.specs import Settings, Spec, Training, added, added_to
 from bench.core.terms import JobKind, Kind, Split, Stop, Targets
 
 OUTSIDE = "outside"  # plug-in and recipe of ensembles that were trained elsewhere

@@ -11,7 +11,7 @@ from bench.core.errors import BenchError
 from bench.core.identity import short
 from bench.evaluation.boundary import Subject
 from bench.experiment.spec import RunSpec
-from bench.jobs import work
+from bench.jobs import ensembles
 from bench.jobs.workplace import Workplace
 from bench.store import queries
 from bench.store.database import Database
@@ -45,9 +45,9 @@ def subjects_of(
         if not place.run(run.run_id).weights.exists():
             raise BenchError(f"the weights of {short(run.run_id)} are not in {place.run(run.run_id).path}")
         specs.append(spec)
-    splits = work.splits_of(specs[0], place, limit=None)
+    splits = ensembles.splits_of(specs[0], place, limit=None)
     subjects = [
-        Subject(_title(spec, run.run_id, specs), run.run_id, work.load_ensemble(spec, place))
+        Subject(_title(spec, run.run_id, specs), run.run_id, ensembles.load_ensemble(spec, place))
         for spec, run in zip(specs, runs, strict=True)
     ]
     return subjects, splits.test.floats(), splits.test.labels, datasets[0]

@@ -12,13 +12,13 @@ from bench.core.errors import BenchError, JobError
 from bench.core.files import read_json
 from bench.experiment.spec import Job
 from bench.jobs import journal
-from bench.jobs.executors import Executor, Finished, Task
-from bench.jobs.executors.task import done_attempt, fail, record_path
+from bench.jobs.executors import Executor, Finished
+from bench.jobs.executors.task import Task, done_attempt, fail, record_path
 from bench.jobs.locks import Locks, Owner
 from bench.jobs.plan import Plan
 from bench.jobs.workplace import Workplace
 from bench.store import ingest
-from bench.store.database import Database
+from bench.store.database import Database, StoreError
 
 TICK = 0.5  # seconds between looks at the locks of others and at Ctrl-C
 ELSEWHERE = "another driver"
@@ -219,7 +219,7 @@ class Driver:
                 return str(read_json(path)["error"])
             ingest.ingest_file(self._db, path)
             journal.forget(self._db, self._place, job.job_id)
-        except ingest.StoreError:
+        except StoreError:
             raise
         except BenchError as error:
             return f"its record was refused: {error}"

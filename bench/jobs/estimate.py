@@ -134,15 +134,15 @@ class Probe:
 
     def __init__(self, run: RunSpec, place: Workplace) -> None:
         from bench.core import registry, seeds, settings
-        from bench.jobs import work
+        from bench.jobs import ensembles
 
         self._run = run
         self._place = place
         self._plugin = registry.load("methods", run.plugin)
         self._method = settings.build(self._plugin, run.settings, f"methods.{run.method}")
         with seeds.isolated("probe"):
-            self._ensemble = work.fresh_ensemble(run, self._plugin, place).to(place.device)
-        splits = work.splits_of(run, place, limit=None)
+            self._ensemble = ensembles.fresh_ensemble(run, self._plugin, place).to(place.device)
+        splits = ensembles.splits_of(run, place, limit=None)
         self._train, self._test = splits.train, splits.test
         self._training: float | None = None
         self._gradient: float | None = None

@@ -23,7 +23,7 @@ from bench.jobs.locks import Locks, Owner
 from bench.jobs.presence import alone
 from bench.jobs.workplace import Workplace
 from bench.store import gc, ingest
-from bench.store.database import Database
+from bench.store.database import Database, StoreError
 from bench.store.ingest import Counts
 
 
@@ -130,7 +130,7 @@ def catch_up(db: Database, place: Workplace) -> list[str]:
             if not isinstance(locks.acquire(name), Owner):
                 try:
                     told += settle(db, place, name)
-                except ingest.StoreError:
+                except StoreError:
                     raise
                 except BenchError as error:
                     told.append(str(error))
@@ -205,7 +205,7 @@ def _rows(db: Database, place: Workplace, intent: Intent) -> list[str]:
         try:
             if path.exists():
                 ingest.ingest_file(db, path)
-        except ingest.StoreError:
+        except StoreError:
             raise
         except BenchError as error:
             faults.append(str(error))

@@ -18,7 +18,7 @@ from bench.jobs.workplace import Workplace
 from bench.store import queries, standing
 from bench.store.database import Database
 
-State = Literal["new", "done", "stale", "failed"]
+JobState = Literal["new", "done", "stale", "failed"]
 
 
 @dataclass(frozen=True)
@@ -30,7 +30,7 @@ class Planned:
     """
 
     job: Job
-    state: State
+    state: JobState
     reason: str = ""
     attempt: str = ""
     """The attempt of a done job."""
@@ -49,7 +49,7 @@ class Plan:
         """The jobs to do."""
         return tuple(item.job for item in self.planned if item.state != "done" or item.again)
 
-    def count(self, state: State) -> int:
+    def count(self, state: JobState) -> int:
         """How many jobs are in `state`."""
         return sum(item.state == state for item in self.planned)
 

@@ -27,7 +27,7 @@ from bench.store import door, provenance, queries
 from bench.store.database import Database
 from bench.store.door import CheckedRun
 
-State = Literal["equal", "close", "differs", "other", "known", "missing", "failed"]
+VerifiedState = Literal["equal", "close", "differs", "other", "known", "missing", "failed"]
 
 
 @dataclass(frozen=True)
@@ -68,7 +68,7 @@ class Verified:
 
     id: str
     label: str
-    state: State
+    state: VerifiedState
     told: str
     re_measured: bool = False
     agreement: Agreement | None = None
@@ -77,7 +77,7 @@ class Verified:
     @classmethod
     def of_error(cls, identifier: str, label: str, error: BenchError) -> Verified:
         """Of what could not be measured: something is missing, or the work failed."""
-        state: State = "missing" if error.exit_code == BenchError.exit_code else "failed"
+        state: VerifiedState = "missing" if error.exit_code == BenchError.exit_code else "failed"
         return cls(identifier, label, state, str(error))
 
 

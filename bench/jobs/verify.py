@@ -25,7 +25,7 @@ from bench.jobs.locks import Locks
 from bench.jobs.measuring import Crafted, Made, make, subject
 from bench.jobs.recorded import as_recorded
 from bench.jobs.retrain import Weights
-from bench.jobs.verification import Options, State, Verification, Verified
+from bench.jobs.verification import Options, Verification, Verified, VerifiedState
 from bench.jobs.workplace import Workplace
 from bench.store import door, flags, ids, provenance, queries, standing
 from bench.store.database import Database, StoreError
@@ -261,7 +261,7 @@ class Verifier:
         return Crafted(aside.run(run_id).crafted(craft.evaluation_id), made.result["measurements"]["files"])
 
 
-def _judged(agreement: Agreement, *, exact: bool) -> tuple[State, str]:
+def _judged(agreement: Agreement, *, exact: bool) -> tuple[VerifiedState, str]:
     """What the outcomes say; `exact`: they had to be the same bits."""
     told, may = _counted(agreement.differing, agreement.n), allowed(agreement.n)
     if agreement.is_equal:

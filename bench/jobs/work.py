@@ -39,10 +39,6 @@ from bench.jobs.workplace import Workplace
 from bench.training import checkpoint
 from bench.training.trainer import Trainer
 
-__all__ = [
-    "fresh_ensemble", "initialisation_axes", "load_ensemble", "now", "perform", "record_failure", "splits_of", "train",
-]  # fmt: skip
-
 
 def perform(job: Job, place: Workplace, progress: Progress | None = None) -> tuple[bool, Path]:
     """Do a job; whatever goes wrong inside becomes a failure record.

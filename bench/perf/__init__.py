@@ -4,6 +4,6 @@ from __future__ import annotations
 
 from typing import Literal, get_args
 
-Compared = Literal["fgsm", "bim", "pgd", "mim", "pgd_l2", "apgd_ce", "apgd_dlr", "cw", "ead"]
+ComparedAttack = Literal["fgsm", "bim", "pgd", "mim", "pgd_l2", "apgd_ce", "apgd_dlr", "cw", "ead"]
 """The plug-in of an attack that libraries have too."""
-ATTACKS: tuple[Compared, ...] = get_args(Compared)
+ATTACKS: tuple[ComparedAttack, ...] = get_args(ComparedAttack)

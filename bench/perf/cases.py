@@ -19,7 +19,7 @@ from bench.core.config import Loaded
 from bench.core.errors import BenchError, unknown_name
 from bench.core.terms import Stop
 from bench.data.base import ImageSet
-from bench.perf import ATTACKS, Compared
+from bench.perf import ATTACKS, ComparedAttack
 
 AXES = ("perf",)  # of the random numbers
 
@@ -62,7 +62,7 @@ class Case:
     conditions: Conditions
 
     @property
-    def kind(self) -> Compared:
+    def kind(self) -> ComparedAttack:
         """The attack's name in this package.
 
         Raises:

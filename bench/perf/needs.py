@@ -26,7 +26,7 @@ from bench.models.passes import fast_passes, passes_on
 from bench.perf.roofline import Work, count
 from bench.training.method import Batch, Method
 
-Kind = Literal["forward", "images", "train", "curvature", "second", "target", "features"]
+PassKind = Literal["forward", "images", "train", "curvature", "second", "target", "features"]
 
 
 @dataclass(frozen=True)
@@ -34,7 +34,7 @@ class Need:
     """`count` passes of one kind through one member, with `images` images each."""
 
     count: int
-    kind: Kind
+    kind: PassKind
     images: int
 
     def __str__(self) -> str:

@@ -17,7 +17,7 @@ from unittest.mock import patch
 import torch
 from torch import Tensor, nn
 
-from bench.perf import Compared
+from bench.perf import ComparedAttack
 from bench.perf.cases import Case
 
 WASTES = "projects before it clips, so that part of the radius is lost outside [0, 1]"
@@ -40,11 +40,11 @@ class Peer(ABC):
     name: ClassVar[str]
     module: ClassVar[str]
     package: ClassVar[str]
-    kinds: ClassVar[tuple[Compared, ...]]
-    notes: ClassVar[dict[Compared, str]] = {}
-    remembering: ClassVar[tuple[Compared, ...]] = ()
-    deviating: ClassVar[tuple[Compared, ...]] = ("pgd_l2", "cw", "ead")
-    slow: ClassVar[tuple[Compared, ...]] = ()
+    kinds: ClassVar[tuple[ComparedAttack, ...]]
+    notes: ClassVar[dict[ComparedAttack, str]] = {}
+    remembering: ClassVar[tuple[ComparedAttack, ...]] = ()
+    deviating: ClassVar[tuple[ComparedAttack, ...]] = ("pgd_l2", "cw", "ead")
+    slow: ClassVar[tuple[ComparedAttack, ...]] = ()
 
     @property
     def installed(self) -> bool:

@@ -15,7 +15,7 @@ from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import FlopCounterMode
 
 from bench.core.numerics import numerics
-from bench.core.specs import Precision
+from bench.core.precision import Precision
 from bench.perf.timing import Clock
 
 ROUNDS = 10  # of which the fastest counts

@@ -14,9 +14,9 @@ from itertools import pairwise
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from bench.core import statistics
+from bench.core.bits import Bools
 from bench.core.identity import content_id
 from bench.core.statistics import Comparison
 from bench.experiment.protocols import Part, Standard
@@ -88,7 +88,7 @@ class Entry:
         return float(np.mean([100 * float(score.lowest.mean()) for score in self.scores]))
 
     @property
-    def robust(self) -> NDArray[np.bool_]:
+    def robust(self) -> Bools:
         """Worst-case outcomes [seeds, images]."""
         return np.stack([score.robust for score in self.scores])
 

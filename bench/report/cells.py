@@ -6,10 +6,11 @@ import statistics
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 
+from bench.core.bits import Bools
 from bench.core.precision import USUAL, Precision
 from bench.store.database import Database
 from bench.store.images import ImageOutcomes
-from bench.store.typed_rows import Bools, EvaluationRow
+from bench.store.typed_rows import EvaluationRow
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-Bools = NDArray[np.bool_]
+from bench.core.bits import Bools
 
 REPLICATES = 1000
 LEVEL = 0.95

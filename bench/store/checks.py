@@ -13,7 +13,7 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationErr
 from pydantic import model_validator as validator
 
 from bench.core.terms import Kind
-from bench.experiment.fields import Count, Id, Images, Number, Positive, Share, Small, fault_of
+from bench.experiment.fields import Count, Id, ImageCount, Number, Positive, Share, Small, fault_of
 from bench.experiment.measurements import KINDS
 from bench.experiment.records import MEMBERS, Facts
 from bench.store import typed_rows
@@ -54,8 +54,9 @@ _NARROWER: Mapping[type, Mapping[str, Any]] = {
     },
     typed_rows.EvaluationRow: {
         "evaluation_id": Id, "run_id": Id, "kind": Kind,
-        "budget": Positive | None, "image_limit": Count | None, "n": Images, "n_clean": Count, "n_robust": Count | None,
-        "forwards": Count | None, "backwards": Count | None, "seconds": Positive,
+        "budget": Positive | None, "image_limit": Count | None, "n": ImageCount,
+        "n_clean": Count, "n_robust": Count | None, "forwards": Count | None, "backwards": Count | None,
+        "seconds": Positive,
     },
     typed_rows.CurveRow: {
         "lr": Number | None, "seconds": Positive | None, "loss": Number | None,

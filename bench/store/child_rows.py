@@ -19,11 +19,11 @@ from bench.store.rates import transfer_rates
 
 log = logging.getLogger(__name__)
 
-Row = dict[str, Any]
-Children = dict[type[schema.Base], list[Row]]
+DatabaseRow = dict[str, Any]
+Children = dict[type[schema.Base], list[DatabaseRow]]
 
 
-def curve_rows(path: Path, run_id: str) -> list[Row]:
+def curve_rows(path: Path, run_id: str) -> list[DatabaseRow]:
     """Rows of `train.jsonl`; of an epoch that stands there twice (a resumed training) the later line counts.
 
     A line that is no epoch is left out: silently at the end of the file (its writer was killed), else with a warning.
@@ -50,7 +50,7 @@ def curve_rows(path: Path, run_id: str) -> list[Row]:
     return _numbered(found.values(), run_id)
 
 
-def curve_rows_of(rows: Iterable[Row], run_id: str, where: str) -> list[Row]:
+def curve_rows_of(rows: Iterable[DatabaseRow], run_id: str, where: str) -> list[DatabaseRow]:
     """Rows of a curve out of another database, in order, as `train.jsonl` would give them.
 
     Raises:
@@ -59,7 +59,7 @@ def curve_rows_of(rows: Iterable[Row], run_id: str, where: str) -> list[Row]:
     return _numbered((epoch_of(row, f"{where}, a line of its curve") for row in rows), run_id)
 
 
-def _numbered(epochs: Iterable[EpochRecord], run_id: str) -> list[Row]:
+def _numbered(epochs: Iterable[EpochRecord], run_id: str) -> list[DatabaseRow]:
     return [epoch.model_dump() | {"run_id": run_id, "position": position} for position, epoch in enumerate(epochs)]
 
 
@@ -86,7 +86,7 @@ def outcome_rows(record: EvaluationRecord) -> Children:
     return rows
 
 
-def _transfer(record: EvaluationRecord, clean: dict[int, Any]) -> Iterator[Row]:
+def _transfer(record: EvaluationRecord, clean: dict[int, Any]) -> Iterator[DatabaseRow]:
     members = len(clean) - 1
     missed = np.zeros((members, members + 1, record.n), dtype=bool)
     for cell in record.cells:

@@ -17,7 +17,7 @@ CHUNK = 500
 
 
 @dataclass(frozen=True)
-class Attempt:
+class FailedAttempt:
     """A failed attempt."""
 
     attempt_id: str
@@ -25,7 +25,7 @@ class Attempt:
     label: str
 
 
-def superseded(db: Database) -> list[Attempt]:
+def superseded(db: Database) -> list[FailedAttempt]:
     """Failed attempts at jobs that were done later; nothing shows them any more."""
     job = schema.Job
     done = select(job.job_id, func.max(job.started).label("started")).where(job.status == "done").group_by(job.job_id)
@@ -36,7 +36,7 @@ def superseded(db: Database) -> list[Attempt]:
         .where(job.status == "failed")
         .order_by(job.attempt_id)
     )
-    return [Attempt(row["attempt_id"], row["run_id"], f"{row['kind']}: {row['error']}") for row in db.rows(query)]
+    return [FailedAttempt(row["attempt_id"], row["run_id"], f"{row['kind']}: {row['error']}") for row in db.rows(query)]
 
 
 def stale_evaluations(db: Database) -> list[tuple[EvaluationRow, str]]:
@@ -52,20 +52,20 @@ def _in_words(why: Any) -> str:
     return "; ".join(map(str, why)) if isinstance(why, list) else "its reasons are damaged"
 
 
-def attempts_at(db: Database, job_id: str) -> list[Attempt]:
+def attempts_at(db: Database, job_id: str) -> list[FailedAttempt]:
     """The failed attempts at one job."""
     return _failed(db, schema.Job.job_id == job_id)
 
 
-def attempts_of(db: Database, run_id: str) -> list[Attempt]:
+def attempts_of(db: Database, run_id: str) -> list[FailedAttempt]:
     """The failed attempts at a run's training and evaluations."""
     return _failed(db, schema.Job.run_id == run_id)
 
 
-def _failed(db: Database, condition: ColumnElement[bool]) -> list[Attempt]:
+def _failed(db: Database, condition: ColumnElement[bool]) -> list[FailedAttempt]:
     job = schema.Job
     query = select(job.attempt_id, job.run_id, job.kind, job.error).where(condition, job.status == "failed")
-    return [Attempt(row["attempt_id"], row["run_id"], f"{row['kind']}: {row['error']}") for row in db.rows(query)]
+    return [FailedAttempt(row["attempt_id"], row["run_id"], f"{row['kind']}: {row['error']}") for row in db.rows(query)]
 
 
 def needed_by(db: Database, run_id: str) -> list[str]:

@@ -6,9 +6,10 @@ from collections.abc import Iterable, Sequence
 
 import numpy as np
 
+from bench.core.bits import Bools
 from bench.store import queries
 from bench.store.database import Database
-from bench.store.typed_rows import Bools, Outcomes
+from bench.store.typed_rows import Outcomes
 
 CHUNK = 400  # ids in one query: SQLite allows a limited number of parameters
 

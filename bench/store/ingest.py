@@ -21,11 +21,6 @@ from bench.store.published import load_published
 from bench.store.put import put_evaluation, put_failure, put_run, stored_run
 from bench.store.sqlite import replace_content, scratch
 
-__all__ = [
-    "Counts", "StoreError", "ingest_evaluation", "ingest_failure", "ingest_file", "ingest_run", "load_published",
-    "rebuild", "sync",
-]  # fmt: skip
-
 
 def ingest_run(db: Database, folder: Path) -> str:
     """Take in `run.json` and `train.jsonl` of a run's folder; returns the run id.

@@ -12,14 +12,19 @@ from bench.core.identity import canonical, content_id
 from bench.experiment.names import Namer, told_today
 from bench.experiment.records import FailureRecord
 from bench.store import derived, schema
-from bench.store.child_rows import Children, Row, outcome_rows
+from bench.store.child_rows import Children, DatabaseRow, outcome_rows
 from bench.store.door import CheckedEvaluation, CheckedRun, Known, known_run
 from bench.store.standing import run_versions
 from bench.store.typed_rows import Provenance
 
 
 def put_run(
-    connection: Connection, run: CheckedRun, curve: list[Row], names: Namer, *, provenance: Provenance = "measured"
+    connection: Connection,
+    run: CheckedRun,
+    curve: list[DatabaseRow],
+    names: Namer,
+    *,
+    provenance: Provenance = "measured",
 ) -> None:
     """Rows of a run, under the names that its content has."""
     record = run.record
@@ -71,7 +76,7 @@ def put_evaluation(
     """
     record = evaluation.record
     spec = evaluation.spec
-    attack: Row = {
+    attack: DatabaseRow = {
         "plugin": spec.plugin,
         "settings": json.loads(canonical(spec.settings)),
         "budget_name": spec.budget_name,
@@ -102,12 +107,12 @@ def put_failure(connection: Connection, record: FailureRecord) -> bool:
     return True
 
 
-def _of_columns(model: type[schema.Base], record: Row) -> Row:
+def _of_columns(model: type[schema.Base], record: DatabaseRow) -> DatabaseRow:
     """The fields of a record that have columns of their own."""
     return {key: value for key, value in record.items() if key in model.__table__.columns}
 
 
-def _done(connection: Connection, kind: str, job_id: str, run_id: str, values: Row) -> None:
+def _done(connection: Connection, kind: str, job_id: str, run_id: str, values: DatabaseRow) -> None:
     """Note the attempt that a file speaks of as the done attempt of its job."""
     names = ("attempt_id", "family_id", "started", "seconds", "environment_id")
     nothing = dict.fromkeys(("describe", "error", "error_type", "traceback"))
@@ -115,7 +120,7 @@ def _done(connection: Connection, kind: str, job_id: str, run_id: str, values: R
     _put_job(connection, row | {"job_id": job_id, "kind": kind, "run_id": run_id, "status": "done"})
 
 
-def _put_job(connection: Connection, row: Row) -> None:
+def _put_job(connection: Connection, row: DatabaseRow) -> None:
     """Insert an attempt in the place of an older record of it and, when done, of the job's older done attempt.
 
     The files hold one done attempt of a job, the latest: so does the database. An environment that nothing names any
@@ -136,7 +141,7 @@ def _put_job(connection: Connection, row: Row) -> None:
             connection.execute(delete(environment).where(environment.c.environment_id == old))
 
 
-def _attack(connection: Connection, row: Row, where: str) -> None:
+def _attack(connection: Connection, row: DatabaseRow, where: str) -> None:
     attack = schema.Attack.__table__
     known = connection.scalar(select(attack.c.setting_id).where(attack.c.attack_key == row["attack_key"]))
     if known is None:
@@ -147,7 +152,7 @@ def _attack(connection: Connection, row: Row, where: str) -> None:
         )
 
 
-def _environment(connection: Connection, record: Row) -> str:
+def _environment(connection: Connection, record: DatabaseRow) -> str:
     record = json.loads(canonical(record))
     key = content_id(record)
     table = schema.Environment.__table__
@@ -156,7 +161,7 @@ def _environment(connection: Connection, record: Row) -> str:
     return key
 
 
-def _put(connection: Connection, model: type[schema.Base], row: Row, children: Children) -> None:
+def _put(connection: Connection, model: type[schema.Base], row: DatabaseRow, children: Children) -> None:
     """Insert `row` and its children, or bring the row of the same key up to it and replace its children.
 
     Other rows that refer to it stay as they are.

@@ -11,6 +11,7 @@ from sqlalchemy import and_, func, or_, select
 from sqlalchemy.orm import aliased
 
 from bench.core import bits
+from bench.core.bits import Bools
 from bench.core.errors import BenchError
 from bench.core.identity import short
 from bench.core.numbers import ENSEMBLE
@@ -37,7 +38,6 @@ from bench.store.sound import columns as columns_of
 from bench.store.sound import evaluation_named, run_named, set_aside, sound
 from bench.store.typed_rows import (
     AttemptRow,
-    Bools,
     CellRow,
     CurveRow,
     EvaluationRow,
@@ -50,31 +50,25 @@ from bench.store.typed_rows import (
     TransferBits,
 )
 
-__all__ = [
-    "Selection", "blackbox", "cells", "clean_rows", "configs", "curve", "curves", "environment", "evaluation_counts",
-    "evaluations", "failures", "find", "find_evaluation", "find_run", "members", "outcomes", "references", "runs",
-    "totals", "transfer", "transfers",
-]  # fmt: skip
-
-Made = TypeVar("Made", RunRow, EvaluationRow)
+AnyRow = TypeVar("AnyRow", RunRow, EvaluationRow)
 
 MANY = 400  # ids in one query: SQLite allows a limited number of parameters
 _RUNS = select(*[getattr(Run, name) for name in columns_of(RunRow)])
 
-Selection = str | int | Collection[str] | Collection[int] | None
+OneOrMany = str | int | Collection[str] | Collection[int] | None
 """One value, several, or None for no restriction."""
 
 
 def runs(
     db: Database,
     *,
-    dataset: Selection = None,
-    method: Selection = None,
-    plugin: Selection = None,
-    model: Selection = None,
-    seed: Selection = None,
-    family_ids: Selection = None,
-    run_ids: Selection = None,
+    dataset: OneOrMany = None,
+    method: OneOrMany = None,
+    plugin: OneOrMany = None,
+    model: OneOrMany = None,
+    seed: OneOrMany = None,
+    family_ids: OneOrMany = None,
+    run_ids: OneOrMany = None,
 ) -> list[RunRow]:
     """Runs that satisfy every restriction given, by dataset, method, model, recipe, seed and start."""
     chosen = {"dataset": dataset, "method": method, "plugin": plugin, "model": model, "seed": seed}
@@ -94,13 +88,13 @@ def configs(db: Database, *, plugin: str) -> list[dict[str, Any]]:
 def evaluations(
     db: Database,
     *,
-    family_ids: Selection = None,
-    attack_keys: Selection = None,
-    run_ids: Selection = None,
-    evaluation_ids: Selection = None,
-    kinds: Selection = None,
-    attack: Selection = None,
-    dataset: Selection = None,
+    family_ids: OneOrMany = None,
+    attack_keys: OneOrMany = None,
+    run_ids: OneOrMany = None,
+    evaluation_ids: OneOrMany = None,
+    kinds: OneOrMany = None,
+    attack: OneOrMany = None,
+    dataset: OneOrMany = None,
 ) -> list[EvaluationRow]:
     """Evaluations that satisfy every restriction given, by dataset, method, seed, attack and budget; no bits.
 
@@ -205,7 +199,7 @@ def transfers(db: Database, evaluation_ids: Iterable[str]) -> dict[str, Transfer
     return found
 
 
-def cells(db: Database, *, run_ids: Selection = None) -> list[CellRow]:
+def cells(db: Database, *, run_ids: OneOrMany = None) -> list[CellRow]:
     """The counts of all cells of matrices, by evaluation, source and target."""
     query = select(*[getattr(Transfer, name) for name in columns_of(CellRow)])
     query = query.join(Evaluation, Evaluation.evaluation_id == Transfer.evaluation_id)
@@ -256,7 +250,7 @@ def find_evaluation(db: Database, evaluation_id: str) -> EvaluationRow:
     raise _damaged("evaluation", evaluation_id)
 
 
-def curves(db: Database, *, run_ids: Selection = None) -> dict[str, list[CurveRow]]:
+def curves(db: Database, *, run_ids: OneOrMany = None) -> dict[str, list[CurveRow]]:
     """The epochs of trainings, in order, by run id; runs without any are left out."""
     columns = [getattr(Curve, name) for name in columns_of(CurveRow)]
     query = select(Curve.run_id, *columns).order_by(Curve.run_id, Curve.position)
@@ -301,7 +295,7 @@ def environment(db: Database, environment_id: str) -> dict[str, Any]:
     return dict(record)
 
 
-def failures(db: Database, *, run_ids: Selection = None, family_ids: Selection = None) -> list[FailureRow]:
+def failures(db: Database, *, run_ids: OneOrMany = None, family_ids: OneOrMany = None) -> list[FailureRow]:
     """The latest failed attempt of each job that no done attempt followed, latest first."""
     # Correlated, so that the index on status and job finds them: failures are few, jobs may be many.
     done, other = aliased(Job), aliased(Job)
@@ -327,7 +321,7 @@ def failures(db: Database, *, run_ids: Selection = None, family_ids: Selection =
     ]  # fmt: skip
 
 
-def references(db: Database, *, dataset: Selection = None, method: Selection = None) -> list[ReferenceRow]:
+def references(db: Database, *, dataset: OneOrMany = None, method: OneOrMany = None) -> list[ReferenceRow]:
     """Published values, by source, dataset, method, attack and budget."""
     query = select(*[getattr(Reference, name) for name in columns_of(ReferenceRow)])
     query = query.order_by(Reference.source, Reference.dataset, Reference.method, Reference.attack, Reference.budget)
@@ -350,7 +344,7 @@ def _images(db: Database, evaluation_id: str) -> int:
     return int(rows[0]["n"])
 
 
-def _today(db: Database, row: Made) -> Made:
+def _today(db: Database, row: AnyRow) -> AnyRow:
     """The row under the name that its recipe has here."""
     name = recipe_today(db.names, row.dataset, row.recipe)
     return row if name == row.recipe else replace(row, recipe=name)
@@ -378,7 +372,7 @@ def _damaged(what: str, identifier: str) -> BenchError:
     )
 
 
-def _among(query: Query, column: Any, value: Selection) -> Query:
+def _among(query: Query, column: Any, value: OneOrMany) -> Query:
     if value is None:
         return query
     return query.where(column.in_([value] if isinstance(value, str | int) else list(value)))

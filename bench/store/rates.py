@@ -7,10 +7,10 @@ from typing import NamedTuple, get_args
 import numpy as np
 from numpy.typing import NDArray
 
+from bench.core.bits import Bools
 from bench.core.errors import unknown_name
 from bench.core.terms import Population, Rate
 
-Bools = NDArray[np.bool_]
 Integers = NDArray[np.int64]
 Floats = NDArray[np.float64]
 

@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bench.core import registry
+from bench.core.bits import Bools
 from bench.core.errors import BenchError
 from bench.experiment.names import MARK
 from bench.experiment.protocols import Part, Standard
@@ -22,7 +23,7 @@ from bench.store import standing
 from bench.store.database import Database
 from bench.store.images import ImageOutcomes
 from bench.store.standing import Standings, on_other_weights, suite_plugins
-from bench.store.typed_rows import Bools, EvaluationRow, RunRow
+from bench.store.typed_rows import EvaluationRow, RunRow
 
 
 @dataclass(frozen=True)

@@ -20,10 +20,10 @@ log = logging.getLogger(__name__)
 
 R = TypeVar("R")
 Row = dict[str, Any]
-Named = Callable[[Row], str]
+NameOfRow = Callable[[Row], str]
 
 
-def sound(db: Database, kind: type[R], rows: Iterable[Row], named: Named) -> list[R]:
+def sound(db: Database, kind: type[R], rows: Iterable[Row], named: NameOfRow) -> list[R]:
     """The rows as objects of `kind`, a class of `typed_rows`; those that do not fit are set aside, with a warning.
 
     Args:

@@ -156,7 +156,7 @@ class Measured:
     standings: Standings
 
 
-def read(db: Database, *, family_ids: queries.Selection = None, run_ids: queries.Selection = None) -> Measured:
+def read(db: Database, *, family_ids: queries.OneOrMany = None, run_ids: queries.OneOrMany = None) -> Measured:
     """The runs of some families, or some runs, with all that was measured on them; everything without a restriction."""
     runs = queries.runs(db, family_ids=family_ids, run_ids=run_ids)
     rows = queries.evaluations(db, family_ids=family_ids, run_ids=run_ids)

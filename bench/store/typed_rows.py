@@ -5,13 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any, Literal
 
-import numpy as np
-from numpy.typing import NDArray
-
+from bench.core.bits import Bools
 from bench.core.precision import Precision, titled
 from bench.core.terms import Split, Targets
 
-Bools = NDArray[np.bool_]
 Provenance = Literal["measured", "imported", "re-measured"]
 """Of a result: made here, taken in from others, or that and found again here."""
 

@@ -13,7 +13,7 @@ from bench.core.config import PACKAGE
 from bench.experiment import select
 from bench.experiment.select import Selection
 from bench.experiment.spec import Job
-from bench.jobs import work
+from bench.jobs import ensembles, work
 from bench.jobs.workplace import Workplace
 
 PAPER = ["adaboost", "gradientboost", "ckae", "adp", "gal", "dverge", "cos_only", "cos_l2", "trs"]
@@ -83,7 +83,7 @@ def test_a_stored_ensemble_comes_back_with_its_rule_and_activation(method, tmp_p
     ok, path = work.perform(Job(run=run), place)
     record = json.loads(path.read_text())
     assert ok, record.get("error")
-    ensemble = work.load_ensemble(run, place)
+    ensemble = ensembles.load_ensemble(run, place)
     expected = {"adaboost": "weighted_probability", "gradientboost": "sum_logits", "gal": "mean_probability"}[method]
     assert ensemble.fusion == record["fusion"] == expected
     if method == "gal":

@@ -26,7 +26,7 @@ from bench.report import frames
 from bench.report.plots import convergence, points
 from bench.report.results import collect
 from bench.report.worst import with_worst_case
-from bench.store import ingest
+from bench.store import ingest, published
 from bench.store.database import Database
 
 COARSE = ("--precision", "bfloat16")
@@ -178,7 +178,7 @@ def test_the_recipe_of_a_table_is_the_same_however_its_precision_was_said(on_bot
 
 def test_published_values_stand_beside_both_however_the_precision_was_said(tmp_path: Path) -> None:
     with Database(tmp_path / "bench.db").open(create=True) as db:
-        ingest.load_published(db, config.defaults("published"))
+        published.load_published(db, config.defaults("published"))
         selection = Selection(methods=("trs",), dataset="mnist", suite="table1")
         usual = config.load(config.defaults("bench.toml"))
 

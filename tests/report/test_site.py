@@ -30,7 +30,7 @@ from bench.report.site import Built, build, charts, samples, serve
 from bench.report.site.again import Commands
 from bench.store import queries
 from bench.store.database import Database
-from bench.store.ingest import load_published
+from bench.store.published import load_published
 from bench.store.schema import Evaluation, Run
 
 N = 500  # images of core-digits

@@ -15,7 +15,7 @@ from bench.core import config
 from bench.core.identity import safe_name
 from bench.experiment import select
 from bench.experiment.select import Selection
-from bench.store.ingest import load_published
+from bench.store.published import load_published
 
 axe = pytest.importorskip(
     "axe_playwright_python.sync_playwright", reason="needs axe-core: pip install axe-playwright-python"

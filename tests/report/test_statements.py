@@ -25,7 +25,7 @@ from bench.experiment.select import Selection
 from bench.report import statements
 from bench.report.statements import Finding
 from bench.store.database import Database
-from bench.store.ingest import load_published
+from bench.store.published import load_published
 
 ROOT = Path(__file__).resolve().parents[2]
 N = 500  # test images of the digits

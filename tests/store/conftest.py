@@ -15,7 +15,8 @@ from exchanged import brought_up
 from bench.core.specs import Training
 from bench.experiment.spec import EvaluationSpec, RunSpec
 from bench.store.database import Database
-from bench.store.ingest import ingest_evaluation, ingest_failure, ingest_run, load_published
+from bench.store.ingest import ingest_evaluation, ingest_failure, ingest_run
+from bench.store.published import load_published
 from bench.store.schema import Base
 
 CLEAN = [True, True, True, False, True, True, False, True, True, True]

@@ -17,7 +17,7 @@ from bench.experiment import select
 from bench.experiment.spec import EvaluationSpec, RunSpec
 from bench.store import schema
 from bench.store.database import Database
-from bench.store.ingest import load_published
+from bench.store.published import load_published
 from bench.store.standing import run_versions
 
 IMAGES = 500

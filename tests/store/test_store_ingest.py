@@ -15,7 +15,8 @@ from hypothesis import strategies as st
 from bench.core.errors import BenchError
 from bench.store import queries
 from bench.store.database import Database, StoreError
-from bench.store.ingest import ingest_evaluation, ingest_failure, ingest_run, load_published, rebuild, sync
+from bench.store.ingest import ingest_evaluation, ingest_failure, ingest_run, rebuild, sync
+from bench.store.published import load_published
 
 CLEAN = [True, True, True, False, True, True, False, True, True, True]
 ROBUST = [True, False, True, False, False, True, False, False, True, False]

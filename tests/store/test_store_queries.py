@@ -11,7 +11,7 @@ from bench.core import registry, versions
 from bench.core.errors import BenchError
 from bench.experiment.protocols import Part, Standard
 from bench.experiment.spec import EvaluationSpec
-from bench.store import derived, queries
+from bench.store import derived, ids, queries
 from bench.store.database import Database
 from bench.store.ingest import ingest_evaluation, ingest_run
 
@@ -40,17 +40,17 @@ def test_a_unique_prefix_finds_a_run_or_an_evaluation(db: Database, files: Any) 
     path = files.evaluation(files.root / first, CLEAN, CLEAN)
     evaluation_id = ingest_evaluation(db, path)
     assert queries.find_run(db, first[:10].upper()).seed == seeds[both]
-    found = queries.find(db, evaluation_id[:10])
+    found = ids.find(db, evaluation_id[:10])
     assert (found.kind, found.id, found.run_id) == ("evaluation", evaluation_id, first)
-    assert queries.find(db, run_id[:10]).kind == "run"
+    assert ids.find(db, run_id[:10]).kind == "run"
     with pytest.raises(BenchError, match=rf"ambiguous.*\(trs, digits, seed {seed}\)"):
-        queries.find(db, both)
+        ids.find(db, both)
     other = next(a + b for a in "0123456789abcdef" for b in "0123456789abcdef" if not first.startswith(a))
     with pytest.raises(BenchError, match=rf"no run begins with '{other}'; latest runs: "):
         queries.find_run(db, other)
     for wrong in ("", "xyz", "a%", "a" * 25):
         with pytest.raises(BenchError, match="hexadecimal"):
-            queries.find(db, wrong)
+            ids.find(db, wrong)
 
 
 def test_selections_restrict(db: Database, files: Any) -> None:

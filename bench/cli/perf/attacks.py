@@ -21,7 +21,7 @@ from bench.perf import ATTACKS
 
 if TYPE_CHECKING:
     from bench.core.config import Loaded
-    from bench.core.specs import Precision
+    from bench.core.precision import Precision
 
 
 @click.command("attacks", cls=Once)

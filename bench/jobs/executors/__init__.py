@@ -16,8 +16,6 @@ from bench.core.release import extra
 from bench.jobs.executors.task import Task
 from bench.jobs.workplace import Workplace
 
-__all__ = ["Executor", "ExecutorClass", "Finished", "Setting", "Task", "executor_class", "names"]
-
 GROUP = "bench.executors"
 
 
@@ -100,13 +98,6 @@ class Setting:
         for name in self.more:
             if more is not None and name not in more:
                 raise unknown_name("executor option", name, more)
-
-
-def names() -> list[str]:
-    """All executors that are installed."""
-    from importlib.metadata import entry_points
-
-    return sorted({point.name for point in entry_points(group=GROUP)})
 
 
 class ExecutorClass(Protocol):

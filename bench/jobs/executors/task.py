@@ -194,8 +194,8 @@ def carry_out(task: Task, place: Workplace, progress: Progress) -> tuple[bool, P
     return True, first.record
 
 
-def fail(job: Job, place: Workplace, error: Exception, seconds: float = 0.0) -> Path:
+def fail(job: Job, place: Workplace, error: Exception) -> Path:
     """Write the failure record of an attempt that could not write its own."""
-    from bench.jobs import work
+    from bench.jobs import ensembles, work
 
-    return work.record_failure(job, place, error, work.now(), seconds)
+    return work.record_failure(job, place, error, ensembles.now(), 0.0)

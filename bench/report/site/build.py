@@ -40,7 +40,7 @@ from bench.store.typed_rows import ReferenceRow, RunRow
 
 TOGETHER = 40  # runs whose details are read at once
 
-Progress = Callable[[int, int, str], None]
+OnPage = Callable[[int, int, str], None]
 
 
 @dataclass(frozen=True)
@@ -58,7 +58,7 @@ def build(
     *,
     loaded: Loaded,
     results: Path | None = None,
-    progress: Progress | None = None,
+    progress: OnPage | None = None,
     adds_up: bool = False,
 ) -> Built:
     """Write the site of a database to `folder`, or bring the one that is there up to date.
@@ -82,7 +82,7 @@ def build(
 
 class _Site:
     def __init__(
-        self, db: Database, folder: Folder, loaded: Loaded, results: Path | None, progress: Progress, adds_up: bool
+        self, db: Database, folder: Folder, loaded: Loaded, results: Path | None, progress: OnPage, adds_up: bool
     ) -> None:
         self.db, self.folder, self.loaded, self.results, self.progress = db, folder, loaded, results, progress
         self.adds_up = adds_up

@@ -55,7 +55,7 @@ class BoardState(_Kept):
         return {family: entry.title for family, entry in self.entries.items() if entry.rank == 1}
 
 
-class State(_Kept):
+class SiteState(_Kept):
     """All boards of a report; `date` is the day of its newest result."""
 
     date: str
@@ -66,13 +66,13 @@ class Kept(_Kept):
     """`changes.json`."""
 
     format: Literal[1] = 1
-    before: State | None
-    now: State
+    before: SiteState | None
+    now: SiteState
 
 
-def state(made: Iterable[tuple[Board, Mapping[str, Any]]], date: str) -> State:
+def state(made: Iterable[tuple[Board, Mapping[str, Any]]], date: str) -> SiteState:
     """The state of the boards, each with its view."""
-    return State(date=date, boards={_place(board): _board(board, view) for board, view in made})
+    return SiteState(date=date, boards={_place(board): _board(board, view) for board, view in made})
 
 
 def _place(board: Board) -> str:
@@ -94,7 +94,7 @@ def _board(board: Board, view: Mapping[str, Any]) -> BoardState:
     )  # fmt: skip
 
 
-def renewed(folder: Path, now: State, *, adds_up: bool = False) -> Kept:
+def renewed(folder: Path, now: SiteState, *, adds_up: bool = False) -> Kept:
     """What the file is to hold: beside the state of today the one that it is compared with.
 
     Args:
@@ -134,7 +134,7 @@ def news(kept: Kept) -> dict[str, Any] | None:
     return {"since": kept.before.date, "protocols": list(by_protocol.values())} if by_protocol else None
 
 
-def _differences(before: State, now: State) -> Iterator[dict[str, Any]]:
+def _differences(before: SiteState, now: SiteState) -> Iterator[dict[str, Any]]:
     """Each board that is not as it was: words on the whole, and its entries that came, went or moved."""
     for place in [*now.boards, *(place for place in before.boards if place not in now.boards)]:
         old, new = before.boards.get(place), now.boards.get(place)

@@ -19,7 +19,7 @@ POPULATIONS = {
     "correct_both": "images that source and target get right",
     "all": "all images",
 }
-Cell = Mapping[str, Any]
+CellCounts = Mapping[str, Any]
 """Columns of a stored cell: source, target (-1 the ensemble) and counts."""
 
 
@@ -33,7 +33,7 @@ def chosen(rows: Iterable[EvaluationRow], standings: Standings) -> EvaluationRow
     return max(found, key=lambda row: (row.n, row.evaluation_id), default=None)
 
 
-def full(cells: Sequence[Cell], n: int, population: str) -> tuple[list[list[dict[str, Any]]], float | None]:
+def full(cells: Sequence[CellCounts], n: int, population: str) -> tuple[list[list[dict[str, Any]]], float | None]:
     """Rows of cells with their hints, the ensemble last, and the mean off the diagonal in percent."""
     by_place = {(cell["source"], cell["target"]): cell for cell in cells}
     members = 1 + max(source for source, _ in by_place)
@@ -42,7 +42,7 @@ def full(cells: Sequence[Cell], n: int, population: str) -> tuple[list[list[dict
     return grid, _off_diagonal([[cell["value"] for cell in line] for line in grid])
 
 
-def small(matrices: Sequence[tuple[Sequence[Cell], int]], population: str) -> dict[str, Any] | None:
+def small(matrices: Sequence[tuple[Sequence[CellCounts], int]], population: str) -> dict[str, Any] | None:
     """The mean over trainings as coloured cells, for a card; None without a matrix, or where they differ in size.
 
     Args:
@@ -74,7 +74,7 @@ def remark(run: RunRow) -> str:
         return ""
 
 
-def _cell(cell: Cell, n: int, population: str) -> dict[str, Any]:
+def _cell(cell: CellCounts, n: int, population: str) -> dict[str, Any]:
     counts = {
         "correct_all": (cell["n_missed_correct_all"], cell["n_correct_all"]),
         "correct_both": (cell["n_missed_correct_both"], cell["n_correct_both"]),

@@ -15,7 +15,7 @@ from bench.report.tables.words import budget_text, footnotes, heading, number
 BESIDE = 3  # at most so many methods have their published values in columns of their own unless asked for
 RANKED = ("clean", "attack", "blackbox", "worst")  # rows in which more is better, and methods compete
 
-State = Literal["value", "missing", "failed", "stale"]
+CellState = Literal["value", "missing", "failed", "stale"]
 
 
 @dataclass(frozen=True)
@@ -33,7 +33,7 @@ class Marks:
 class CellText:
     """A cell in words; `published` and `difference` are empty without a published value."""
 
-    state: State
+    state: CellState
     value: str = ""
     std: str = ""
     seeds: str = ""
@@ -99,7 +99,7 @@ class Grid:
         """Whether numbers of seeds stand under the titles."""
         return any(column.seeds for column in self.columns)
 
-    def states(self) -> set[State]:
+    def states(self) -> set[CellState]:
         """The states that occur."""
         return {entry.state for line in self.lines for entry in line.entries}
 
