@@ -324,11 +324,11 @@ def _outside() -> list[dict[str, Any]]:
     from bench.store.database import Database
 
     given = context.params if (context := click.get_current_context(silent=True)) else {}
-    place = str(given.get("db") or Path(given.get("results") or "results") / "bench.db")
-    if "://" not in place and not Path(place).is_file():
+    database = str(given.get("db") or Path(given.get("results") or "results") / "bench.db")
+    if "://" not in database and not Path(database).is_file():
         return []
     try:
-        with Database(place).open() as base:
+        with Database(database).open() as base:
             return queries.configs(base, plugin="outside")
     except BenchError:  # the command itself opens it in a moment, and says what is wrong
         return []

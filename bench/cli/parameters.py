@@ -34,8 +34,8 @@ class Once(click.Command):
             UsageError: an option that takes one value is given again.
         """
         _, _, given = self.make_parser(ctx).parse_args(args=list(args))
-        for place, parameter in enumerate(given):
-            if _takes_one(parameter) and parameter in given[:place] and not ctx.resilient_parsing:
+        for index, parameter in enumerate(given):
+            if _takes_one(parameter) and parameter in given[:index] and not ctx.resilient_parsing:
                 raise click.UsageError(f"{parameter.opts[-1]} takes one value and is given twice; {_advice(parameter)}")
         return super().parse_args(ctx, args)
 

@@ -325,15 +325,15 @@ def _unknown_key(error: ValidationError, path: Path) -> BenchError | None:
     fault = next((item for item in error.errors() if item["type"] == "extra_forbidden"), None)
     if fault is None:
         return None
-    *place, name = fault["loc"]
-    told = f" [{'.'.join(map(str, place))}]" if place else ""
-    return unknown_name(f"key of {path.name}{told}", str(name), _keys(place))
+    *table, name = fault["loc"]
+    told = f" [{'.'.join(map(str, table))}]" if table else ""
+    return unknown_name(f"key of {path.name}{told}", str(name), _keys(table))
 
 
-def _keys(place: list[int | str]) -> set[str]:
-    """The keys that a table at this place of a validation error may have."""
+def _keys(table: list[int | str]) -> set[str]:
+    """The keys that the table at this address in a validation error may have."""
     spec: Any = Config
-    for part in place:
+    for part in table:
         if part == getattr(spec, "__name__", None):
             continue  # only says which kind of a choice was tried
         if isinstance(spec, type) and issubclass(spec, Spec):
@@ -352,9 +352,9 @@ def _keys(place: list[int | str]) -> set[str]:
 def _check_names(config: Config, path: Path) -> None:
     """Names that point to other tables must exist there."""
 
-    def check(kind: str, name: str, known: Iterable[str], place: str) -> None:
+    def check(kind: str, name: str, known: Iterable[str], table: str) -> None:
         if name not in known:
-            raise BenchError(f"{path.name} [{place}]: {unknown_name(kind, name, known)}")
+            raise BenchError(f"{path.name} [{table}]: {unknown_name(kind, name, known)}")
 
     for name, dataset in config.datasets.items():
         check("suite", dataset.suite, config.suites, f"datasets.{name}")

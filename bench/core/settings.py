@@ -147,10 +147,10 @@ def _plain(value: Any) -> Any:
 
 
 def explain(error: ValidationError) -> str:
-    """The first fault of a validation error in one line: place, what is wrong, what was given."""
+    """The first fault of a validation error in one line: field, what is wrong, what was given."""
     fault = error.errors()[0]
-    place = ".".join(str(part) for part in fault["loc"])[:LONGEST]
+    field = ".".join(str(part) for part in fault["loc"])[:LONGEST]
     message = fault["msg"].removeprefix("Value error, ").removeprefix("Assertion failed, ")
     given = "" if fault["type"] in ("missing", "value_error") else f", not {shown(fault['input'])}"
     more = error.error_count() - 1
-    return f"{place + ': ' if place else ''}{message}{given}{f' (and {more} more)' if more else ''}"
+    return f"{field + ': ' if field else ''}{message}{given}{f' (and {more} more)' if more else ''}"

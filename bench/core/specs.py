@@ -278,8 +278,8 @@ class RecipeSpec(Spec):
             try:
                 Training.model_validate({"epochs": 1, **own})
             except ValidationError as error:
-                place = f"methods.{method}: " if method else ""
-                raise ValueError(f"{place}{explain(error)}") from error
+                where = f"methods.{method}: " if method else ""
+                raise ValueError(f"{where}{explain(error)}") from error
         return self
 
 

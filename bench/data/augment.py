@@ -65,8 +65,8 @@ class Augmentation:
         across = torch.where(draws.flip[:, None], width - 1 - across, across) + draws.right[:, None]
         down = torch.arange(height, device=images.device) + draws.down[:, None]
         padded = torch.nn.functional.pad(images, (self.padding,) * 4)
-        place = down[:, :, None] * (width + 2 * self.padding) + across[:, None, :]
-        flat = place.flatten(1)[:, None].expand(-1, channels, -1)
+        index = down[:, :, None] * (width + 2 * self.padding) + across[:, None, :]
+        flat = index.flatten(1)[:, None].expand(-1, channels, -1)
         return padded.flatten(2).gather(2, flat).view(images.shape)
 
     def __call__(self, images: Tensor, generator: torch.Generator) -> Tensor:

@@ -25,21 +25,21 @@ STEPS, RESTARTS = 20, 2  # at most so many are tried
 
 @dataclass
 class MemberPasses:
-    """Rows that went through the members of a model, by place in the ensemble."""
+    """Rows that went through the members of a model, by number of the member."""
 
     forwards: Counter[int] = field(default_factory=Counter)
     backwards: Counter[int] = field(default_factory=Counter)
 
     def watch(self, model: nn.Module, stack: ExitStack) -> None:
         """Count until the stack is closed. A pass that is broken off counts forwards only."""
-        for place, member in enumerate(model.members if isinstance(model, Ensemble) else [model]):
+        for number, member in enumerate(model.members if isinstance(model, Ensemble) else [model]):
 
-            def enter(_: nn.Module, inputs: tuple[Any, ...], place: int = place) -> None:
-                self.forwards[place] += len(inputs[0])
+            def enter(_: nn.Module, inputs: tuple[Any, ...], number: int = number) -> None:
+                self.forwards[number] += len(inputs[0])
 
-            def leave(_: nn.Module, __: Any, output: Any, place: int = place) -> None:
+            def leave(_: nn.Module, __: Any, output: Any, number: int = number) -> None:
                 if isinstance(output, Tensor) and output.requires_grad:
-                    output.register_hook(lambda gradient: self.backwards.update({place: len(gradient)}))  # type: ignore[no-untyped-call]
+                    output.register_hook(lambda gradient: self.backwards.update({number: len(gradient)}))  # type: ignore[no-untyped-call]
 
             stack.callback(member.register_forward_pre_hook(enter).remove)
             stack.callback(member.register_forward_hook(leave).remove)

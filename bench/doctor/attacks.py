@@ -45,15 +45,15 @@ class AttackTrials:
     def images(self) -> ImageSet:
         return victim(self.seed)[1]
 
-    def run(self, *, place: str = "here", targets: Tensor | None = None, **changes: Any) -> AttackOutcome:
+    def run(self, *, state: str = "here", targets: Tensor | None = None, **changes: Any) -> AttackOutcome:
         """One run, of all images in one batch and to the end but for `changes` of the conditions.
 
-        `place` names the global random state.
+        `state` names the global random state.
         """
         usual = Conditions(budget=self.budget, stop="last", seed_axes=("conformance",), batch_size=IMAGES)
         ensemble, images = victim(self.seed)
         ensemble = copy.deepcopy(ensemble)  # whatever an attack does to it
-        with world(place):
+        with world(state):
             return attack_images(
                 self.attack, ensemble, images, replace(usual, **changes), targets=targets, keep_images=True
             )
@@ -104,7 +104,7 @@ def _losses(trials: AttackTrials) -> tuple[float, float]:
 
 
 def _repeatable(trials: AttackTrials) -> str:
-    if torch.equal(_images(trials.first), _images(trials.run(place="elsewhere"))):
+    if torch.equal(_images(trials.first), _images(trials.run(state="elsewhere"))):
         return ""
     if torch.equal(_images(trials.first), _images(trials.run())):
         return "the result depends on the global random state; draw from problem.uniform() or problem.normal()"

@@ -62,8 +62,8 @@ class MethodTrials:
         """The recipe's ensemble after two steps."""
         return self.train(self.run)
 
-    def train(self, run: RunSpec, place: str = "here") -> Trained:
-        """Two watched steps; `place` names the global random state.
+    def train(self, run: RunSpec, state: str = "here") -> Trained:
+        """Two watched steps; `state` names the global random state.
 
         Raises:
             PluginError: the training images were changed.
@@ -84,7 +84,7 @@ class MethodTrials:
             augment=Augmentation(padding=0, mirror=False),
             prerequisites=others,
         )
-        with world(place):
+        with world(state):
             self.method.fit(trainer)
         if ImageSet(images.images, images.labels).digest != digest:
             told = "fit changes trainer.images in place; work on copies"
@@ -117,7 +117,7 @@ def _any_number(trials: MethodTrials) -> str:
 
 def _trains(trials: MethodTrials) -> str:
     left = sorted(set(range(trials.run.members)) - trials.first.trained)
-    told = ", ".join(str(place + 1) for place in left)
+    told = ", ".join(str(number + 1) for number in left)
     return f"no trainer.train(…) has member {told}, so nothing of it is recorded or resumed" if left else ""
 
 
@@ -128,8 +128,8 @@ def _learns(trials: MethodTrials) -> str:
 
 
 def _repeatable(trials: MethodTrials) -> str:
-    def differ(place: str) -> bool:
-        return bool(unlike(trials.first.after, trials.train(trials.run, place).after))
+    def differ(state: str) -> bool:
+        return bool(unlike(trials.first.after, trials.train(trials.run, state).after))
 
     if not differ("elsewhere"):
         return ""

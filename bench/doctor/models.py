@@ -164,8 +164,8 @@ def _steady(trials: ModelTrials) -> str:
     before = ModelState(trials.member)
     with torch.no_grad():
         outputs = []
-        for place in ("here", "elsewhere"):
-            with world(place):
+        for start in ("here", "elsewhere"):
+            with world(start):
                 state = random_state()
                 outputs.append(trials.member(trials.x))
                 if random_state() != state:

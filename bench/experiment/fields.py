@@ -135,11 +135,11 @@ def bounded(value: Any, depth: int = DEPTH) -> Any:
 
 
 def fault_of(error: ValidationError) -> str:
-    """The first fault of a record in one line: place and what is wrong."""
+    """The first fault of a record in one line: field and what is wrong."""
     first = error.errors(include_url=False, include_input=False)[0]
-    place = told(".".join(map(str, first["loc"])))[:200]
+    field = told(".".join(map(str, first["loc"])))[:200]
     why = first["msg"].removeprefix("Value error, ")
-    return f"{place}: {why}" if place else why
+    return f"{field}: {why}" if field else why
 
 
 def stages(value: list[Any]) -> list[Any]:

@@ -53,8 +53,8 @@ def kept_bytes(ensemble: Ensemble, x: Tensor) -> int:
     kept: dict[int, Tensor] = {}  # held, so that no storage is given back and counted for another
 
     def keep(tensor: Tensor) -> Tensor:
-        if (place := tensor.untyped_storage().data_ptr()) not in owned:
-            kept[place] = tensor
+        if (address := tensor.untyped_storage().data_ptr()) not in owned:
+            kept[address] = tensor
         return tensor
 
     with (

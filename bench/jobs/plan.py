@@ -174,10 +174,10 @@ def _join(jobs: list[Job], db: Database, place: Workplace) -> Plan:
     # A result in the database whose weights (or crafted images) are gone, deleted or made on another machine, can be
     # looked at, but nothing new can be measured on it: it is work to do again. What needs others comes after them.
     needed: set[str] = set()
-    for place_in_line in reversed(range(len(planned))):
-        item = planned[place_in_line]
+    for index in reversed(range(len(planned))):
+        item = planned[index]
         if item.state == "done" and item.job.job_id in needed and (gone := lost(item.job, place)):
-            item = planned[place_in_line] = Planned(item.job, "new", gone)
+            item = planned[index] = Planned(item.job, "new", gone)
         if item.state != "done":
             needed.update(item.job.needs)
     return Plan(tuple(planned))

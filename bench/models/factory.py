@@ -44,18 +44,18 @@ class Factory(Model):
         return network
 
     def _made(self) -> nn.Module:
-        place, colon, name = self.function.partition(":")
-        if not colon or not place or not name:
+        module, colon, name = self.function.partition(":")
+        if not colon or not module or not name:
             raise BenchError(f"a factory is written package.module:function, not {self.function!r}")
         try:
-            function: Any = importlib.import_module(place)
+            function: Any = importlib.import_module(module)
         except Exception as error:
             raise BenchError(
                 f"the factory {self.function} cannot be imported ({_cause(error)}); its package must be installed or "
                 "its folder stand in PYTHONPATH"
             ) from error
         if not callable(function := getattr(function, name, None)):
-            raise BenchError(f"{place} has no function {name}")
+            raise BenchError(f"{module} has no function {name}")
         try:
             network = function()
         except Exception as error:

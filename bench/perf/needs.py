@@ -115,13 +115,13 @@ class Bare:
         totals: dict[int, list[Any]] = {}
         for need in self._needed:
             for index in range(need.count):
-                place = index % len(self._members)
-                found = self._pass(need, self._members[place])
+                which = index % len(self._members)
+                found = self._pass(need, self._members[which])
                 if found is not None:
-                    known = totals.get(place)
-                    totals[place] = list(found) if known is None else [a + b for a, b in zip(known, found, strict=True)]
-        for place, gradients in totals.items():
-            for parameter, gradient in zip(self._members[place].parameters(), gradients, strict=True):
+                    known = totals.get(which)
+                    totals[which] = list(found) if known is None else [a + b for a, b in zip(known, found, strict=True)]
+        for which, gradients in totals.items():
+            for parameter, gradient in zip(self._members[which].parameters(), gradients, strict=True):
                 parameter.grad = gradient
         self._optimizer.step()
         self._optimizer.zero_grad(set_to_none=True)

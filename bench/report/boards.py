@@ -118,8 +118,8 @@ def boards(scores: Iterable[Score], standards: Sequence[Standard]) -> list[Board
     by_board: dict[tuple[str, float, int, str], dict[str, list[Score]]] = {}
     for score in scores:
         one = score.standard
-        place = one.name, one.eps, one.version, recipe_class(score.run)
-        by_board.setdefault(place, {}).setdefault(score.run.family_id, []).append(score)
+        board = one.name, one.eps, one.version, recipe_class(score.run)
+        by_board.setdefault(board, {}).setdefault(score.run.family_id, []).append(score)
     return [
         _board(standard, recipes, families)
         for standard in standards
@@ -130,12 +130,12 @@ def boards(scores: Iterable[Score], standards: Sequence[Standard]) -> list[Board
 
 def _board(standard: Standard, recipes: str, families: dict[str, list[Score]]) -> Board:
     entries = [_entry(standard, family_id, scores) for family_id, scores in families.items()]
-    competing = sorted((entry for entry in entries if entry.is_complete), key=_place)
+    competing = sorted((entry for entry in entries if entry.is_complete), key=_order)
     seed = int(content_id([standard.standard_id, recipes]), 16) % 2**63
     ranks = ranking.ranks_of([entry.robust for entry in competing], seed=seed)
     ranked = _with_leads([replace(entry, ranked=rank) for entry, rank in zip(competing, ranks, strict=True)])
     others = [entry for entry in entries if not entry.is_complete]
-    return Board(standard, recipes, tuple(sorted([*ranked, *others], key=_place)))
+    return Board(standard, recipes, tuple(sorted([*ranked, *others], key=_order)))
 
 
 def _entry(standard: Standard, family_id: str, scores: Sequence[Score]) -> Entry:
@@ -155,7 +155,7 @@ def _one_a_seed(scores: Sequence[Score]) -> tuple[Score, ...]:
     return tuple(chosen[seed] for seed in sorted(chosen))
 
 
-def _place(entry: Entry) -> tuple[Any, ...]:
+def _order(entry: Entry) -> tuple[Any, ...]:
     """Best first; of equal values those that compete first. Nothing of other entries enters."""
     return -round(entry.value, 9), not entry.is_complete, entry.run.method, entry.family_id
 

@@ -130,7 +130,7 @@ def of_runs(loaded: Loaded, first: str, second: str, db: Database) -> Paired:
         # A run is one training: it stands as the only seed, whatever the seeds of the two are.
         cells[key, each.run_id] = Cell({0: outcome})
         digests.setdefault(each.images_digest, []).append(key)
-    order = sorted(rows, key=lambda key: _place(loaded, rows[key]))
+    order = sorted(rows, key=lambda key: _order(loaded, rows[key]))
     together: list[Row] = []
     filled: dict[tuple[str, str], Cell] = {}
     for keys in digests.values():
@@ -274,8 +274,8 @@ def _corrected(loaded: Loaded, pairs: Sequence[Pair]) -> tuple[Pair, ...]:
     families = [rest if either else pair.row.precision for pair, either in zip(pairs, always, strict=True)]
     p_holm: dict[int, float] = {}
     for family in set(families):
-        places = [place for place, each in enumerate(families) if each == family]
-        p_holm |= zip(places, statistics.holm([pairs[place].comparison.p for place in places]), strict=True)
+        indices = [index for index, each in enumerate(families) if each == family]
+        p_holm |= zip(indices, statistics.holm([pairs[index].comparison.p for index in indices]), strict=True)
     return tuple(replace(pair, family=families[at], p_holm=p_holm[at]) for at, pair in enumerate(pairs))
 
 
@@ -288,12 +288,12 @@ def _row(loaded: Loaded, row: EvaluationRow, key: str) -> Row:
     return row_of(row, Titles(loaded), key)
 
 
-def _place(loaded: Loaded, row: Row) -> tuple[Any, ...]:
+def _order(loaded: Loaded, row: Row) -> tuple[Any, ...]:
     """Clean first, then attacks in the order of bench.toml; those in float32 before the others."""
     known = list(loaded.config.attacks)
     kind = ("clean", "attack").index(row.kind) if row.kind in ("clean", "attack") else 2
-    place = known.index(row.attack) if row.attack in known else len(known)
-    return kind, row.precision != USUAL, place, row.attack, row.budget or 0.0, row.key
+    position = known.index(row.attack) if row.attack in known else len(known)
+    return kind, row.precision != USUAL, position, row.attack, row.budget or 0.0, row.key
 
 
 def _names(loaded: Loaded, runs: Sequence[RunRow]) -> tuple[str, str]:

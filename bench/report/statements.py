@@ -177,12 +177,12 @@ class _Evidence:
                 beside = self._beside(row, more, less)
                 found.append(Compared(told, more, less, published=beside, why=why.get(told, "no result of either")))
         corrected = statistics.holm([pair.comparison.p for _, pair in tests])
-        for (place, pair), p in zip(tests, corrected, strict=True):
+        for (index, pair), p in zip(tests, corrected, strict=True):
             pair = replace(pair, p_holm=p)
             made, better = pair.comparison, pair.better
             side: Side = "as said" if better == "a" else "the other way" if better == "b" else "not significant"
-            found[place] = replace(
-                found[place], side=side, a=100 * made.a, b=100 * made.b, seeds=pair.seeds, n=made.n, p=p,
+            found[index] = replace(
+                found[index], side=side, a=100 * made.a, b=100 * made.b, seeds=pair.seeds, n=made.n, p=p,
                 fails_over_seeds=pair.fails_over_seeds, why="",
             )  # fmt: skip
         return found
@@ -209,9 +209,9 @@ class _Evidence:
             means = [float(np.mean([each[seed] for seed in seeds])) for each in (a, b)]
             found.append(Compared(row, more, less, a=means[0], b=means[1], seeds=seeds))
         corrected = statistics.holm([p for _, p, _ in tests])
-        for (place, _, difference), p in zip(tests, corrected, strict=True):
+        for (index, _, difference), p in zip(tests, corrected, strict=True):
             side: Side = "not significant" if p >= ALPHA else "as said" if difference > 0 else "the other way"
-            found[place] = replace(found[place], side=side, p=p)
+            found[index] = replace(found[index], side=side, p=p)
         return found
 
 

@@ -156,9 +156,9 @@ def _not_beside_black_box(rows: Rows) -> list[str]:
     "The attack used more than its budget; the robust accuracy is too low.",
 )  # fmt: skip
 def _outside_budget(row: EvaluationRow) -> Iterator[str]:
-    for place, part in _parts(row):
+    for which, part in _parts(row):
         if (excess := part.get("largest_excess") or 0.0) > EXCESS:
-            yield f"{place}outside by {excess:.2g}"
+            yield f"{which}outside by {excess:.2g}"
 
 
 @_rule(
@@ -166,9 +166,9 @@ def _outside_budget(row: EvaluationRow) -> Iterator[str]:
     "Images whose loss is not a number were not attacked; the robust accuracy is too high.",
 )  # fmt: skip
 def _not_finite(row: EvaluationRow) -> Iterator[str]:
-    for place, part in _parts(row):
+    for which, part in _parts(row):
         if (bad := _first_bad(part)) is not None:
-            yield f"{place}loss is not finite at step {bad}"
+            yield f"{which}loss is not finite at step {bad}"
 
 
 @_rule(
@@ -202,10 +202,10 @@ def _unmoved(row: EvaluationRow) -> Iterator[str]:
     "The attack has not converged; more steps would lower the robust accuracy.",
 )  # fmt: skip
 def _still_rising(row: EvaluationRow) -> Iterator[str]:
-    for place, part in _finite(row):
+    for which, part in _finite(row):
         rises = (stage + rise for stage, values in _stages(part) if (rise := _rise(row, values)))
         if (first := next(rises, None)) is not None:
-            yield place + first
+            yield which + first
 
 
 def _parts(row: EvaluationRow) -> list[tuple[str, Mapping[str, Any]]]:
@@ -221,10 +221,10 @@ def _finite(row: EvaluationRow) -> Iterator[tuple[str, Mapping[str, Any]]]:
 
 
 def _many(row: EvaluationRow, key: str) -> Iterator[str]:
-    for place, part in _finite(row):
+    for which, part in _finite(row):
         attacked, count = part.get("attacked") or 0, part.get(key) or 0
         if row.budget and attacked and count > SHARE * attacked:
-            yield f"{place}{count} of {attacked} attacked images"
+            yield f"{which}{count} of {attacked} attacked images"
 
 
 def _stages(part: Mapping[str, Any]) -> Iterator[tuple[str, Sequence[float]]]:

@@ -83,10 +83,10 @@ def scores(
     keys: dict[tuple[str, int | None], dict[str, Part]] = {}
 
     def parts_by_key(standard: Standard, limit: int | None) -> dict[str, Part]:
-        place = standard.standard_id, limit
-        if place not in keys:
-            keys[place] = {part.key(limit): part for part in standard.parts}
-        return keys[place]
+        key = standard.standard_id, limit
+        if key not in keys:
+            keys[key] = {part.key(limit): part for part in standard.parts}
+        return keys[key]
 
     for run in runs:
         if run.seed >= SURROGATE_SEEDS:

@@ -19,11 +19,10 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 R = TypeVar("R")
-Row = dict[str, Any]
-NameOfRow = Callable[[Row], str]
+NameOfRow = Callable[[dict[str, Any]], str]
 
 
-def sound(db: Database, kind: type[R], rows: Iterable[Row], named: NameOfRow) -> list[R]:
+def sound(db: Database, kind: type[R], rows: Iterable[dict[str, Any]], named: NameOfRow) -> list[R]:
     """The rows as objects of `kind`, a class of `typed_rows`; those that do not fit are set aside, with a warning.
 
     Args:
@@ -53,12 +52,12 @@ def set_aside(db: Database, name: str, why: str) -> None:
         )  # fmt: skip
 
 
-def run_named(row: Row) -> str:
+def run_named(row: dict[str, Any]) -> str:
     """`run 4f0c1a… of trs`."""
     return f"run {short(str(row['run_id']))} ({row['method']} on {row['dataset']})"
 
 
-def evaluation_named(row: Row) -> str:
+def evaluation_named(row: dict[str, Any]) -> str:
     """`evaluation 77ab09… (pgd)`."""
     return f"evaluation {short(str(row['evaluation_id']))} ({row['attack']})"
 

@@ -70,8 +70,8 @@ def command(
         methods=methods or ("ece",), dataset=dataset, recipe=recipe, model=model, seeds=seeds, limit=limit
     )
     planned = jobs_of(loaded, selection)  # what is wrong is told before anything starts
-    place = pick(device, threads)
-    ways = at_once or jobs.usual(place, threads)
+    where = pick(device, threads)
+    ways = at_once or jobs.usual(where, threads)
     err = console(stderr=True)
     trainings, measurements = jobs.abreast(planned)
     if max(ways) > trainings:
@@ -85,7 +85,7 @@ def command(
     if told and free < max(ways) * threads:
         err.print(f"Other programs use this machine ({told}): the ratios are of what they leave.", style="yellow")
     run = [*shlex.split(command_of(loaded, selection)), "--seeds", ",".join(map(str, seeds))]
-    options = {number: _at_once(number, place, threads) for number in (1, *ways)}
+    options = {number: _at_once(number, where, threads) for number in (1, *ways)}
     start = [sys.executable, "-m", "bench.cli.main", *run[1:], "--quiet", "--data", str(data.expanduser())]
     with err.status("") as status:
         found = jobs.measure(
@@ -94,7 +94,7 @@ def command(
         )  # fmt: skip
     if as_json:
         several = [{**asdict(one), "options": options[one.jobs]} for one in found.at_once]
-        say_json({"command": run, "device": place, "threads": threads, "repeats": repeats, "seconds": found.seconds,
+        say_json({"command": run, "device": where, "threads": threads, "repeats": repeats, "seconds": found.seconds,
                   "at_once": several, "best": found.best.jobs if found.best else 1})  # fmt: skip
     else:
         _print(found, options, shlex.join(run), console())

@@ -126,8 +126,8 @@ def draw(frame: pd.DataFrame, *titles: str) -> Figure:
             for axis in (upper, lower):
                 axis.set_xticks(labels["position"], labels["value"])
                 axis.set_xlim(-0.35, len(labels) - 0.65)
-                for place in labels[labels["configured"]]["position"]:
-                    axis.axvline(place, color="#bdbdbd", linewidth=6, alpha=0.35, zorder=0)
+                for position in labels[labels["configured"]]["position"]:
+                    axis.axvline(position, color="#bdbdbd", linewidth=6, alpha=0.35, zorder=0)
             upper.set(ylim=(0, 102))
             lower.set(xlabel=SYMBOLS.get(setting, setting), ylim=(0, None))
         axes[0][0].set_ylabel("accuracy, % of all images")

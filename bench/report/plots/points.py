@@ -90,12 +90,12 @@ def _rows(
         for name in names[row.family_id]
     ]
 
-    def place(item: tuple[str, EvaluationRow]) -> tuple[Any, ...]:
+    def order(item: tuple[str, EvaluationRow]) -> tuple[Any, ...]:
         name, row = item
         known = attacks.index(row.attack) if row.attack in attacks else len(attacks)
         return methods.index(name), known, row.attack, row.seed, row.budget or 0.0, row.evaluation_id
 
-    yield from sorted(found, key=place)
+    yield from sorted(found, key=order)
 
 
 def _frame(loaded: Loaded, rows: Iterator[tuple[str, EvaluationRow]]) -> pd.DataFrame:

@@ -99,10 +99,10 @@ def sparkline(values: Sequence[float]) -> Markup:
 def heat(share: float) -> tuple[str, bool]:
     """Colour of a share in [0, 1], light to dark as in the printed heatmaps, and whether text on it must be white."""
     share = min(max(share, 0.0), 1.0)
-    place = share * (len(_ROCKET) - 1)
-    index = min(int(place), len(_ROCKET) - 2)
+    position = share * (len(_ROCKET) - 1)
+    index = min(int(position), len(_ROCKET) - 2)
     red, green, blue = (
-        round(a + (b - a) * (place - index)) for a, b in zip(_ROCKET[index], _ROCKET[index + 1], strict=True)
+        round(a + (b - a) * (position - index)) for a, b in zip(_ROCKET[index], _ROCKET[index + 1], strict=True)
     )
     # The better contrast of black and white (WCAG 2: their ratios cross at luminance .179).
     return f"#{red:02x}{green:02x}{blue:02x}", _luminance(red, green, blue) < 0.179

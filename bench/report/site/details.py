@@ -15,8 +15,6 @@ from bench.store.images import ImageOutcomes
 from bench.store.schema import CleanRow, Evaluation, Member, Run
 from bench.store.typed_rows import EvaluationRow
 
-Row = dict[str, Any]
-
 
 @dataclass(frozen=True)
 class Details:
@@ -26,9 +24,9 @@ class Details:
     evaluations: list[EvaluationRow]
     images: ImageOutcomes
     """Which images stand after its attacks."""
-    members: list[Row]
-    curve: list[Row]
-    cells: dict[str, list[Row]]
+    members: list[dict[str, Any]]
+    curve: list[dict[str, Any]]
+    cells: dict[str, list[dict[str, Any]]]
     """Counts of matrices by evaluation id."""
     clean: dict[str, dict[int, int]]
     """Correct clean images by evaluation id and target (−1 the ensemble)."""
@@ -51,7 +49,7 @@ def read(db: Database, run_ids: list[str]) -> dict[str, Details]:
         .where(Evaluation.run_id.in_(run_ids))
         .order_by(CleanRow.target)
     )
-    cells: dict[str, list[Row]] = defaultdict(list)
+    cells: dict[str, list[dict[str, Any]]] = defaultdict(list)
     for cell in queries.cells(db, run_ids=run_ids):
         cells[cell.evaluation_id].append(vars(cell))
     clean = _by("evaluation_id", db, clean_query)
@@ -93,8 +91,8 @@ def _all(table: Any, but: str = "") -> Any:
     return select(*[column for column in table.__table__.columns if column.name != but])
 
 
-def _by(key: str, db: Database, query: Query) -> dict[str, list[Row]]:
-    found: dict[str, list[Row]] = defaultdict(list)
+def _by(key: str, db: Database, query: Query) -> dict[str, list[dict[str, Any]]]:
+    found: dict[str, list[dict[str, Any]]] = defaultdict(list)
     for row in db.rows(query):
         found[row[key]].append(row)
     return found

@@ -27,9 +27,9 @@ def datasets(made: Iterable[tuple[Board, View]]) -> dict[str, list[dict[str, Any
     found: dict[str, dict[tuple[Any, ...], dict[str, Any]]] = {}
     for board, view in made:
         standard = board.standard
-        place = standard.name, standard.version, board.recipes
+        key = standard.name, standard.version, board.recipes
         card = found.setdefault(standard.dataset, {}).setdefault(
-            place,
+            key,
             {
                 "title": view["title"], "protocol": standard.name, "version": standard.version,
                 "recipes": board.recipes, "images": view["images"], "succeeded_by": standard.succeeded_by, "boards": [],

@@ -35,8 +35,8 @@ class Threat(NamedTuple):
     def order(self) -> tuple[Any, ...]:
         """Largest image sets first, balls before weights, small budgets before large."""
         norms = ["linf", "l2", "?", None]
-        place = norms.index(self.norm) if self.norm in norms else 2
-        return -self.n, self.images_digest, place, self.budget_name, self.budget, str(self.norm)
+        order = norms.index(self.norm) if self.norm in norms else 2
+        return -self.n, self.images_digest, order, self.budget_name, self.budget, str(self.norm)
 
 
 def threat_of(row: EvaluationRow) -> Threat | None:

@@ -32,9 +32,9 @@ def tiles(run: RunRow, details: Details, stands: Iterable[Mapping[str, Any]]) ->
     """Name, value and unit of each number; `stands`: what the run came to on its boards."""
     clean = [row for row in details.evaluations if row.kind == "clean"]
     shown: list[dict[str, Any]] = [
-        {"name": f"worst case, {place['title']}, {place['threat']}", "value": place["worst"], "unit": "%",
-         "href": place["href"], "note": _place(place)}
-        for place in stands
+        {"name": f"worst case, {board['title']}, {board['threat']}", "value": board["worst"], "unit": "%",
+         "href": board["href"], "note": _rank(board)}
+        for board in stands
     ]  # fmt: skip
     if clean:
         largest = max(clean, key=lambda row: row.n)
@@ -52,8 +52,8 @@ def tiles(run: RunRow, details: Details, stands: Iterable[Mapping[str, Any]]) ->
     return [{"href": "", "note": "", **tile} for tile in shown]
 
 
-def _place(place: Mapping[str, Any]) -> str:
+def _rank(board: Mapping[str, Any]) -> str:
     """`rank 3, lowest known 53.8`."""
-    lacks = f", provisional: lacks {place['lacking']} of {place['attacks']} attacks" if place["lacking"] else ""
-    rank = f"rank {place['rank']}" if place["rank"] else "not ranked"
-    return f"{rank}, lowest known {place['lowest']}{lacks}"
+    lacks = f", provisional: lacks {board['lacking']} of {board['attacks']} attacks" if board["lacking"] else ""
+    rank = f"rank {board['rank']}" if board["rank"] else "not ranked"
+    return f"{rank}, lowest known {board['lowest']}{lacks}"

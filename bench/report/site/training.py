@@ -44,12 +44,12 @@ def training_charts(curve: Epochs) -> list[dict[str, Any]]:
 
 def _chart(title: str, lines: Sequence[charts.ChartLine], label: str) -> dict[str, Any]:
     values = [{"name": line.name, "values": [_short(value) for value in line.values]} for line in lines]
-    place = {"left": charts.LEFT, "right": charts.WIDTH - charts.RIGHT, "width": charts.WIDTH}
+    area = {"left": charts.LEFT, "right": charts.WIDTH - charts.RIGHT, "width": charts.WIDTH}
     return {
         "title": title,
         "picture": charts.line_chart(lines, x_label="epoch", y_label=label),
         "legend": [{"name": line.name, "style": line.style} for line in lines],
-        "data": json.dumps(place | {"lines": values}),
+        "data": json.dumps(area | {"lines": values}),
     }
 
 

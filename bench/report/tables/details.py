@@ -46,8 +46,8 @@ def with_details(results: Results, db: Database, *, members: bool = False) -> Re
                 if known:
                     cells[name, method] = replace(by_method[method], seeds=known, flags=())
     cells |= _training(results, rows, db)
-    place = 0 if clean is None else results.rows.index(clean) + 1
-    rows_shown = (*results.rows[:place], *added, *results.rows[place:], training)
+    start = 0 if clean is None else results.rows.index(clean) + 1
+    rows_shown = (*results.rows[:start], *added, *results.rows[start:], training)
     return replace(results, rows=rows_shown, cells=cells)
 
 
