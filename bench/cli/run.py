@@ -85,7 +85,7 @@ def command(
     """
     from bench.jobs.estimate import from_earlier
     from bench.jobs.locks import Locks
-    from bench.jobs.plan import Pass, make_plan
+    from bench.jobs.plan import ForcedPass, make_plan
     from bench.report.console import console
     from bench.store import ingest
 
@@ -108,9 +108,9 @@ def command(
         else:
             Locks(place.locks).sweep()
         plan = make_plan(chosen.loaded, chosen.selection, base, place)
-        repeat = Pass(plan, place, training=not chosen.selection.attacks) if force else None
-        if repeat:
-            plan = plan.forced(repeat.superseded)
+        forced = ForcedPass(plan, place, training=not chosen.selection.attacks) if force else None
+        if forced:
+            plan = plan.forced(forced.superseded)
         if retry_failed:
             plan = plan.failures_only()
         if dry_run:
@@ -119,8 +119,8 @@ def command(
             return _dry_run(plan, earlier, out, as_json, probed)
         summary = None
         if plan.missing:
-            if repeat:
-                repeat.begin()
+            if forced:
+                forced.begin()
             executor = {key: given[key] for key in EXECUTOR_OPTIONS}
             with Interrupts(quiet) as interrupts:
                 summary = _work(
@@ -133,8 +133,8 @@ def command(
         else:
             out.print(f"Nothing to do: all {len(plan.planned)} results are there (nothing trained, nothing attacked).")
         ok = summary is None or summary.ok
-        if repeat and ok:
-            repeat.end()
+        if forced and ok:
+            forced.end()
         if plan.planned:
             with base.snapshot():
                 ok &= _report(chosen, base, place, out, plan, summary, as_json, ok)

@@ -154,7 +154,7 @@ def _evaluation(base: Database, evaluation_id: str, place: Workplace) -> dict[st
         from bench.store.rates import blackbox_rates
 
         outcomes = queries.outcomes(base, [evaluation_id]).get(evaluation_id)
-        missed = [attempt.bits for attempt in queries.blackbox(base, evaluation_id)]
+        missed = [attack.bits for attack in queries.blackbox(base, evaluation_id)]
         if outcomes is not None and missed:
             record["blackbox"] = blackbox_rates(outcomes.clean, np.stack(missed))._asdict()
     return record
@@ -298,7 +298,7 @@ def _print_evaluation(row: dict[str, Any], out: Console) -> None:
         of_all, of_correct, unsuccessful = (100 * share for share in row["blackbox"].values())
         lines["black-box"] = (
             f"robust: {of_all:.1f} % of all images, {of_correct:.1f} % of those right when clean; "
-            f"{unsuccessful:.1f} % of attempts unsuccessful"
+            f"{unsuccessful:.1f} % of its attacks unsuccessful"
         )
     for name, text in lines.items():
         grid.add_row(Text(name, "dim"), text)

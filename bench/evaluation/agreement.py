@@ -25,8 +25,9 @@ class Agreement:
     """How two measurements of n images differ.
 
     Attributes:
-        differing: images of which any outcome is another: clean, attacked, in any cell or attempt.
-        most: images that differ within one row of outcomes (one cell of a matrix, one attempt).
+        differing: images of which any outcome is another: clean, attacked, in a cell of a matrix, or under an attack of
+            a black-box suite.
+        most: images that differ within one row of outcomes (one cell of a matrix, one attack of a black-box suite).
         p: two-sided exact McNemar test of "neither is better", the smallest over the rows, Holm-corrected over those
             that differ at all (of the others no test could say anything); 1 where none does.
     """
@@ -56,7 +57,7 @@ def agree(then: Mapping[str, Any], now: Mapping[str, Any]) -> Agreement:
     """Compare what one record of an evaluation holds (`evaluations/ID.json`) with what another of it does.
 
     Raises:
-        ValueError: of some outcomes there is nothing to compare with: other images, members or attempts.
+        ValueError: of some outcomes there is nothing to compare with: other images, members or attacks.
     """
     old, new = _rows(then), _rows(now)
     if then["n"] != now["n"] or not old.keys() <= new.keys():

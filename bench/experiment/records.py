@@ -179,8 +179,8 @@ class CellRecord(Strict):
     bits: str
 
 
-class AttemptRecord(Strict):
-    """One black-box attempt."""
+class BlackboxAttack(Strict):
+    """One attack of a black-box suite: a surrogate, an attack, one of its starts. (`attempts` in files.)"""
 
     surrogate: Name
     attack: Annotated[Name, Field(validation_alias=AliasChoices("attack", "loss"))]
@@ -228,7 +228,7 @@ class EvaluationRecord(_Record):
     started: Time
     clean_rows: list[CleanRowRecord] = []
     cells: list[CellRecord] = []
-    attempts: list[AttemptRecord] = []
+    attempts: list[BlackboxAttack] = []
 
     @model_validator(mode="after")
     def _fits(self) -> Self:
@@ -331,7 +331,7 @@ class ReMeasured(_Record):
     results: Annotated[dict[Id, FoundAgain], Field(max_length=10_000_000)]
 
 
-class PassRecord(RootModel[Annotated[dict[Id, AttemptId], Field(max_length=10_000_000)]]):
+class ForcedPassRecord(RootModel[Annotated[dict[Id, AttemptId], Field(max_length=10_000_000)]]):
     """`again/pass-….json`: the attempts that a pass of `--force` supersedes, by job."""
 
 

@@ -22,7 +22,7 @@ from bench.store.database import Database, StoreError
 
 TICK = 0.5  # seconds between looks at the locks of others and at Ctrl-C
 ELSEWHERE = "another driver"
-ATTEMPTS = 2  # how often a job whose process dies is started
+TRIES = 2  # how often a job whose process dies is started
 
 
 class WorkerDiedError(JobError):
@@ -89,7 +89,7 @@ class Driver:
         self._watcher = watcher
         self._fail_fast = fail_fast
         self._stopping = stopping
-        self._superseded = {item.job.job_id: item.attempt for item in plan.planned if item.again}
+        self._superseded = {item.job.job_id: item.attempt_id for item in plan.planned if item.again}
         self._waiting = list(plan.missing)
         self._undone = {job.job_id for job in self._waiting}
         self._lost: set[str] = set()
@@ -182,16 +182,16 @@ class Driver:
             self._end(finished)
 
     def _mourn(self, task: Task, finished: Finished) -> None:
-        """Record a dead attempt; do the job once more, elsewhere if there is an elsewhere."""
+        """Record the failed attempt of a process that died; do the job once more, elsewhere where that is possible."""
         self.summary.died += 1
         journal.settle(self._db, self._place, task.job.job_id)
         path = fail(task.job, self._place, WorkerDiedError(f"its process died: {finished.note}"))
-        if task.attempt >= ATTEMPTS:
+        if task.tries >= TRIES:
             self._end(Finished(task, "failed", str(path), finished.where))
             return
         ingest.ingest_failure(self._db, path)
         self._watcher.note(f"{task.job.label}: its process died ({finished.note}); it is done once more")
-        self._retries.append(Task(task.job, task.attempt + 1, task.supersedes, finished.where, task.token))
+        self._retries.append(Task(task.job, task.tries + 1, task.supersedes, finished.where, task.token))
 
     def _end(self, finished: Finished) -> bool:
         """Take in what a job left, then let others have its lock; False for a damaged record of another driver."""
@@ -227,8 +227,8 @@ class Driver:
 
     def _left_by_others(self, job: Job) -> Finished | None:
         """What another driver made of a job since our plan: its record, or its failure while we waited."""
-        attempt = done_attempt(job, self._place)
-        if attempt and attempt != self._superseded.get(job.job_id):
+        attempt_id = done_attempt(job, self._place)
+        if attempt_id and attempt_id != self._superseded.get(job.job_id):
             return Finished(Task(job), "done", str(record_path(job, self._place)), ELSEWHERE)
         if job.job_id in self._failures:
             for path in sorted(self._failure_files(job) - self._failures.pop(job.job_id)):

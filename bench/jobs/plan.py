@@ -10,7 +10,7 @@ from bench.core.config import Loaded
 from bench.core.files import write_json
 from bench.core.identity import content_id
 from bench.experiment import select
-from bench.experiment.records import PassRecord, read_record
+from bench.experiment.records import ForcedPassRecord, read_record
 from bench.experiment.select import Selection
 from bench.experiment.spec import Job, RunSpec
 from bench.jobs.executors.task import lost
@@ -32,7 +32,7 @@ class Planned:
     job: Job
     state: JobState
     reason: str = ""
-    attempt: str = ""
+    attempt_id: str = ""
     """The attempt of a done job."""
     again: bool = False
     """Whether a done job is to be done again; the new attempt supersedes the old one when it is complete."""
@@ -57,7 +57,7 @@ class Plan:
         """The plan that does again those done jobs whose attempt is still the one in `superseded`, by job id."""
         return Plan(
             tuple(
-                replace(item, again=item.state == "done" and superseded.get(item.job.job_id) == item.attempt)
+                replace(item, again=item.state == "done" and superseded.get(item.job.job_id) == item.attempt_id)
                 for item in self.planned
             )
         )
@@ -74,7 +74,7 @@ class Plan:
         return Plan(tuple(item for item in self.planned if item.state == "done" or item.job.job_id in chosen))
 
 
-class Pass:
+class ForcedPass:
     """One pass of `--force` over a plan: what it supersedes is kept in a file until all of it is done.
 
     So the same command goes on with an interrupted pass instead of starting it anew.
@@ -94,10 +94,10 @@ class Pass:
         name = content_id([training, sorted(item.job.job_id for item in plan.planned)])
         self._file = place.results / "again" / f"pass-{name}.json"
         self.superseded: dict[str, str] = (
-            read_record(PassRecord, self._file).root
+            read_record(ForcedPassRecord, self._file).root
             if self._file.exists()
             else {
-                item.job.job_id: item.attempt
+                item.job.job_id: item.attempt_id
                 for item in plan.planned
                 if item.state == "done"
                 and item.job.run.run_id in (measured if item.job.evaluation else retrained)
@@ -161,7 +161,7 @@ def _join(jobs: list[Job], db: Database, place: Workplace) -> Plan:
     def state(job: Job) -> Planned:
         run, evaluation = job.run, job.evaluation
         if job.job_id in done:
-            return Planned(job, "done", attempt=done[job.job_id])
+            return Planned(job, "done", attempt_id=done[job.job_id])
         if job.job_id in failed:
             return Planned(job, "failed", failed[job.job_id])
         if evaluation is None:

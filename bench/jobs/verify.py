@@ -267,7 +267,7 @@ def _judged(agreement: Agreement, *, exact: bool) -> tuple[VerifiedState, str]:
     if agreement.is_equal:
         return "equal", told
     if agreement.most != agreement.differing:
-        told += f" (at most {agreement.most:,} in a cell or attempt)"
+        told += f" (at most {agreement.most:,} in one cell or black-box attack)"
     if exact:
         return "differs", f"differs: {told}, on the recorded weights and in the recorded environment"
     if agreement.is_close:

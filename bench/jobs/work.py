@@ -170,13 +170,13 @@ def record_failure(job: Job, place: Workplace, error: Exception, started: str, s
 
     Records are given to others: no path of this machine, and so no name of its users, stands in one.
     """
-    attempt = uuid.uuid4().hex[:24]
-    path = place.run(job.run.run_id).failure(attempt)
+    attempt_id = uuid.uuid4().hex[:24]
+    path = place.run(job.run.run_id).failure(attempt_id)
     write_record(
         path,
         FailureRecord(
             format=FORMAT,
-            attempt_id=attempt,
+            attempt_id=attempt_id,
             job_id=job.job_id,
             kind=job.kind,
             run_id=job.run.run_id,

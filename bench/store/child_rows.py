@@ -1,4 +1,4 @@
-"""Rows of the tables below a run or an evaluation, from its record: epochs, outcomes, matrices, attempts."""
+"""Rows of the tables below a run or an evaluation, from its record: epochs, outcomes, matrices, black-box attacks."""
 
 from __future__ import annotations
 

@@ -90,13 +90,15 @@ def note(staged: RunFolder, here: RunFolder) -> None:
     Raises:
         BenchError: a record is damaged, or the note cannot be written.
     """
-    new = {record: attempt for record, attempt, _ in _results(staged)}
+    new = {record: attempt_id for record, attempt_id, _ in _results(staged)}
     if not new:
         return
     named = _attempts(here)
     if named is None:
         known = _results(here)
-        named = frozenset(attempt for record, attempt, started in known if of(record, attempt, started) != "measured")
+        named = frozenset(
+            attempt_id for record, attempt_id, started in known if of(record, attempt_id, started) != "measured"
+        )
     write_json(staged.imported_attempts, {"format": 1, "attempts": sorted(named.union(new.values()))})
     marks = _marks(here)
     left = {key: found for key, found in marks.items() if key not in map(_identifier, new)}
@@ -113,7 +115,7 @@ def _identifier(record: Path) -> str:
 
 
 def _results(folder: RunFolder) -> list[tuple[Path, str, str]]:
-    """File, attempt and start of each result of a run; damaged ones are left out."""
+    """File, id of the attempt and start of each result of a run; damaged ones are left out."""
     found = []
     for path in (folder.record, *folder.evaluations()):
         with contextlib.suppress(BenchError):  # missing, or damaged

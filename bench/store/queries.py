@@ -37,7 +37,7 @@ from bench.store.schema import (
 from bench.store.sound import columns as columns_of
 from bench.store.sound import evaluation_named, run_named, set_aside, sound
 from bench.store.typed_rows import (
-    AttemptRow,
+    BlackboxRow,
     CellRow,
     CurveRow,
     EvaluationRow,
@@ -208,8 +208,8 @@ def cells(db: Database, *, run_ids: OneOrMany = None) -> list[CellRow]:
     return sound(db, CellRow, rows, lambda row: f"a cell of evaluation {short(row['evaluation_id'])}")
 
 
-def blackbox(db: Database, evaluation_id: str) -> list[AttemptRow]:
-    """The attempts of a black-box evaluation, by surrogate, attack and restart.
+def blackbox(db: Database, evaluation_id: str) -> list[BlackboxRow]:
+    """The attacks of a black-box evaluation, by surrogate, attack and restart.
 
     Raises:
         BenchError: the evaluation is unknown.
@@ -221,9 +221,9 @@ def blackbox(db: Database, evaluation_id: str) -> list[AttemptRow]:
     found = []
     for row in db.rows(query):
         try:
-            found.append(AttemptRow(**row | {"bits": bits.unpack(row["bits"], n)}))
+            found.append(BlackboxRow(**row | {"bits": bits.unpack(row["bits"], n)}))
         except BenchError as error:
-            set_aside(db, f"attempt {row['restart']} of evaluation {short(evaluation_id)}", str(error))
+            set_aside(db, f"start {row['restart']} of {row['attack']} in evaluation {short(evaluation_id)}", str(error))
     return found
 
 

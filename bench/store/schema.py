@@ -242,7 +242,7 @@ class Transfer(Base):
 
 
 class Blackbox(Base):
-    """One attempt of the black-box suite: surrogate × attack × restart."""
+    """One attack of the black-box suite: surrogate × attack × restart."""
 
     __tablename__ = "blackbox"
 

@@ -143,7 +143,7 @@ class TransferBits:
 
 
 @dataclass(frozen=True, kw_only=True)
-class AttemptRow:
+class BlackboxRow:
     """One attack of the black-box suite and its bits [n]."""
 
     surrogate: str

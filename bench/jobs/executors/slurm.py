@@ -168,7 +168,7 @@ class Chunk:
 
     def outcome_file(self, task: Task) -> Path:
         """Says how a task ended."""
-        return self.folder / self.key / f"{task.job.job_id}-{task.attempt}.json"
+        return self.folder / self.key / f"{task.job.job_id}-{task.tries}.json"
 
     def __call__(self) -> int:
         """Do the tasks that have not ended; the number done."""
@@ -194,8 +194,8 @@ class Chunk:
         held = locks.acquire(task.job.job_id, consent=task.token)
         if isinstance(held, Owner):
             return "stopped", f"{held} has taken it over"
-        attempt = done_attempt(task.job, self.place)
-        if attempt and attempt != task.supersedes:
+        attempt_id = done_attempt(task.job, self.place)
+        if attempt_id and attempt_id != task.supersedes:
             return "done", str(record_path(task.job, self.place))
         try:
             ok, path = carry_out(task, self.place, Stoppable(Progress(), self.stop_file.exists))

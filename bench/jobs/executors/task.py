@@ -25,9 +25,10 @@ class Task:
     """One attempt at a job."""
 
     job: Job
-    attempt: int = 1
+    tries: int = 1
+    """How often the job was started for this, this time included."""
     supersedes: str = ""
-    """The done attempt that this one is to supersede, when the job is done again."""
+    """The id of the done attempt that this one is to supersede, when the job is done again."""
     avoid: str = ""
     """The slot or machine where an earlier attempt died."""
     token: str = ""
@@ -132,7 +133,7 @@ def lost(job: Job, place: Workplace) -> str:
 
 
 def done_attempt(job: Job, place: Workplace) -> str:
-    """The attempt that the files of a job are of; empty when it is not done.
+    """The id of the attempt that the files of a job are of; empty when it is not done.
 
     Nor is it where what others need of it is gone, or where it was measured on other weights than the run has.
     """
