@@ -56,7 +56,7 @@ class Display:
         self._others = text
         self.refresh()
 
-    def finished(self, job: Job, error: str | None, where: str = "") -> None:
+    def finished(self, job: Job, error: str | None, where: str) -> None:
         """A job ended; its line stays."""
         self._done += 1
         line = self._lines.get(where)

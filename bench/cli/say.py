@@ -21,11 +21,11 @@ def say(text: str, *, fg: str | None = None, err: bool = False, nl: bool = True)
     click.secho(fitting(visible(text, keep="\n\t"), stream.encoding), fg=fg, err=err, nl=nl)
 
 
-def complain(text: str, label: str = "Error") -> None:
+def complain(text: str) -> None:
     """One red line on stderr, whatever the text holds and however long it is."""
     if len(text) > _LONGEST:
         text = f"{text[:_LONGEST]}… ({len(text):,} characters)"
-    say(f"{label}: {visible(text)}", fg="red", err=True)
+    say(f"Error: {visible(text)}", fg="red", err=True)
 
 
 def say_json(value: Any) -> None:

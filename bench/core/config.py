@@ -107,14 +107,14 @@ def defaults(name: str) -> Path:
     return PACKAGE.parent / ("results/published" if name == "published" else name)
 
 
-def locate(start: Path | None = None) -> Path:
+def locate() -> Path:
     """The `bench.toml` that holds here: `$BENCH_CONFIG`, the nearest above the working folder, or the built-in."""
     named = os.environ.get("BENCH_CONFIG")
     if named:
         if not Path(named).is_file():
             raise BenchError(f"BENCH_CONFIG names {named}, which is no file")
         return Path(named)
-    here = (start or Path.cwd()).resolve()
+    here = Path.cwd().resolve()
     for folder in (here, *here.parents):
         if (folder / "bench.toml").is_file():
             return folder / "bench.toml"

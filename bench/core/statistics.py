@@ -144,7 +144,7 @@ def _fair(count: int) -> NDArray[np.float64]:
     return np.asarray(np.exp(-betaln(1 + count - heads, 1 + heads) - np.log(count + 1) - count * np.log(2)))
 
 
-def bootstrap(lead: NDArray[np.int64], *, seeds: int = 1, replicates: int = REPLICATES) -> Interval:
+def bootstrap(lead: NDArray[np.int64], *, seeds: int = 1) -> Interval:
     """Paired percentile bootstrap over images of the mean lead, `lead` [n] summed over `seeds`.
 
     A resampled mean follows from how often each value of `lead` is drawn, so those numbers are drawn instead of
@@ -152,7 +152,7 @@ def bootstrap(lead: NDArray[np.int64], *, seeds: int = 1, replicates: int = REPL
     """
     values, counts = np.unique(lead, return_counts=True)
     generator = np.random.Generator(np.random.PCG64(0))
-    drawn = generator.multinomial(len(lead), counts / len(lead), size=replicates)
+    drawn = generator.multinomial(len(lead), counts / len(lead), size=REPLICATES)
     means = drawn @ values / (len(lead) * seeds)
     low, high = np.quantile(means, [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
     return Interval(float(low), float(high))

@@ -47,7 +47,7 @@ def _network() -> nn.Module:
 
 
 @cache
-def victim(seed: int = 0) -> tuple[Ensemble, ImageSet]:
+def victim(seed: int) -> tuple[Ensemble, ImageSet]:
     """Two networks that know the digits, in eval mode, and images with the labels that they give these.
 
     So every image is attacked, and none stands where it was.

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     import pandas as pd
     from torch import Tensor
 
+BATCH = 1000  # points classified at once
 COLUMNS = ("panel", "run_id", "image", "label", "along_gradient", "along_random", "predicted")
 
 
@@ -72,9 +73,7 @@ def grid(radius: float, step: float) -> Tensor:
     return torch.arange(-half, half + 1, dtype=torch.float64) * step
 
 
-def classes(
-    ensemble: torch.nn.Module, image: Tensor, directions: tuple[Tensor, Tensor], places: Tensor, batch_size: int = 1000
-) -> Tensor:
+def classes(ensemble: torch.nn.Module, image: Tensor, directions: tuple[Tensor, Tensor], places: Tensor) -> Tensor:
     """Predicted classes [P, P]: entry (i, j) at image + places[j]·first + places[i]·second; nothing is clipped."""
     first, second = directions
     along = places.to(image.device, image.dtype)
@@ -82,8 +81,8 @@ def classes(
     a, b = columns.flatten(), rows.flatten()
     found = []
     with torch.no_grad():
-        for start in range(0, len(a), batch_size):
-            part = slice(start, start + batch_size)
+        for start in range(0, len(a), BATCH):
+            part = slice(start, start + BATCH)
             points = image + a[part, None, None, None] * first + b[part, None, None, None] * second
             found.append(ensemble(points).argmax(1))
     return torch.cat(found).reshape(len(places), len(places)).cpu()

@@ -102,19 +102,18 @@ class Standard:
         return None if self.size == self.images else self.images
 
 
-def standards(loaded: Loaded, dataset: str | None = None) -> list[Standard]:
-    """Every standard that is configured (for one data set), in the order of `bench.toml`; superseded ones last.
+def standards(loaded: Loaded) -> list[Standard]:
+    """Every standard that is configured, in the order of `bench.toml`; superseded ones last.
 
     Left out is one whose data set or an attack is of a plug-in that is not installed here, and, with a warning in the
     log, one of which bench.toml makes no board.
     """
     found = []
     for name, spec in loaded.config.protocols.items():
-        if dataset is None or spec.dataset == dataset:
-            try:
-                found += [standard(loaded, name, eps) for eps in spec.eps]
-            except BenchError:
-                continue
+        try:
+            found += [standard(loaded, name, eps) for eps in spec.eps]
+        except BenchError:
+            continue
     return sorted(found, key=lambda each: each.succeeded_by is not None)
 
 

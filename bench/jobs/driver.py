@@ -51,7 +51,7 @@ class Summary:
 class Watcher(Protocol):
     """Who is told what the driver does."""
 
-    def finished(self, job: Job, error: str | None, where: str = "") -> None:
+    def finished(self, job: Job, error: str | None, where: str) -> None:
         """A job ended, with its error if it failed."""
 
     def waiting(self, others: dict[str, int]) -> None:

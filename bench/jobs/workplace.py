@@ -5,7 +5,6 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from bench.core.identity import short
 from bench.experiment.folder import RUNS, RunFolder
 
 
@@ -48,7 +47,3 @@ class Workplace:
     def imported_file(self, run_id: str) -> Path:
         """The note that a run came out of an archive, there or not."""
         return RunFolder(self.runs / run_id).imported
-
-    def figure(self, kind: str, run_id: str, suffix: str = "png") -> Path:
-        """Where a figure of a run is saved by default."""
-        return self.results / "figures" / f"{kind}-{short(run_id)}.{suffix}"

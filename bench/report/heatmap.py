@@ -30,7 +30,7 @@ def file_name(stem: str, matrices: list[Matrix]) -> str:
     return f"{safe_name(file_stem(stem, matrices[0].precision))}.png"
 
 
-def save_heatmap(matrices: list[Matrix], path: Path, *, columns: int | None = None) -> Path:
+def save_heatmap(matrices: list[Matrix], path: Path) -> Path:
     """Draw one panel a matrix on a common 0–100 scale and save it; the suffix of `path` is the format.
 
     Rows are what the images were crafted on, columns what they are evaluated on; the last column is the whole
@@ -41,7 +41,7 @@ def save_heatmap(matrices: list[Matrix], path: Path, *, columns: int | None = No
     """
     if not matrices:
         raise BenchError("there is no transferability matrix to draw; `bench run` with a suite that has one makes it")
-    columns = columns or _columns(len(matrices))
+    columns = _columns(len(matrices))
     scale = {
         "vmin": 0,
         "vmax": 100,

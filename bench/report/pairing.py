@@ -88,7 +88,7 @@ class Paired:
         }
 
 
-def of_methods(loaded: Loaded, selection: Selection, db: Database, *, seeds: tuple[int, ...] | None = None) -> Paired:
+def of_methods(loaded: Loaded, selection: Selection, db: Database, *, seeds: tuple[int, ...] | None) -> Paired:
     """The two methods of a selection under every row of its suite, paired by image and by seed.
 
     Raises:

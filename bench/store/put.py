@@ -24,7 +24,7 @@ def put_run(
     curve: list[DatabaseRow],
     names: Namer,
     *,
-    provenance: Provenance = "measured",
+    provenance: Provenance,
 ) -> None:
     """Rows of a run, under the names that its content has."""
     record = run.record
@@ -67,7 +67,7 @@ def put_evaluation(
     names: Namer,
     where: str,
     *,
-    provenance: Provenance = "measured",
+    provenance: Provenance,
 ) -> None:
     """Rows of an evaluation, whose run is there.
 

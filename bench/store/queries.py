@@ -89,10 +89,8 @@ def evaluations(
     db: Database,
     *,
     family_ids: OneOrMany = None,
-    attack_keys: OneOrMany = None,
     run_ids: OneOrMany = None,
     evaluation_ids: OneOrMany = None,
-    kinds: OneOrMany = None,
     attack: OneOrMany = None,
     dataset: OneOrMany = None,
 ) -> list[EvaluationRow]:
@@ -118,10 +116,8 @@ def evaluations(
     )
     for column, value in (
         (Run.family_id, family_ids),
-        (Evaluation.attack_key, attack_keys),
         (Evaluation.run_id, run_ids),
         (Evaluation.evaluation_id, evaluation_ids),
-        (Evaluation.kind, kinds),
         (Evaluation.attack, attack),
         (Run.dataset, dataset),
     ):
@@ -321,11 +317,11 @@ def failures(db: Database, *, run_ids: OneOrMany = None, family_ids: OneOrMany =
     ]  # fmt: skip
 
 
-def references(db: Database, *, dataset: OneOrMany = None, method: OneOrMany = None) -> list[ReferenceRow]:
+def references(db: Database, *, dataset: OneOrMany = None) -> list[ReferenceRow]:
     """Published values, by source, dataset, method, attack and budget."""
     query = select(*[getattr(Reference, name) for name in columns_of(ReferenceRow)])
     query = query.order_by(Reference.source, Reference.dataset, Reference.method, Reference.attack, Reference.budget)
-    query = _among(_among(query, Reference.dataset, dataset), Reference.method, method)
+    query = _among(query, Reference.dataset, dataset)
     return sound(db, ReferenceRow, db.rows(query), lambda row: f"published value of {row['method']} ({row['source']})")
 
 

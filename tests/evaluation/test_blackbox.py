@@ -176,7 +176,7 @@ def test_the_suite_as_jobs_makes_surrogates_and_images_once(tmp_path: Path) -> N
     assert run("ece") == []
 
     with Database(tmp_path / "bench.db").open() as db:
-        rows = queries.evaluations(db, kinds="blackbox")
+        rows = [row for row in queries.evaluations(db) if row.kind == "blackbox"]
         attempts = {row.method: queries.blackbox(db, row.evaluation_id) for row in rows}
     assert {method: len(found) for method, found in attempts.items()} == {"trs": 8, "ece": 8}
 

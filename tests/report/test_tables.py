@@ -38,12 +38,6 @@ def test_mean_and_standard_deviation_with_ddof_1() -> None:
     assert cell({0: 50.0}).std is None
 
 
-def test_cells_in_words() -> None:
-    table = results()
-    texts = [[tables.cell_text(table.cell(row, method)) for method in table.methods] for row in table.rows]
-    assert texts == [["91.0 ± 1.4", "–", "✗"], ["51.5 ± 2.1", "(60.0)", "–"]]
-
-
 def test_a_stale_value_is_no_value_for_machines() -> None:
     rows = list(csv.DictReader(io.StringIO(tables.csv_table(results()))))
     assert [row["b"] for row in rows] == ["", ""]

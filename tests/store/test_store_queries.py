@@ -63,11 +63,12 @@ def test_selections_restrict(db: Database, files: Any) -> None:
     assert [(row.method, row.seed) for row in queries.runs(db)] == [("ece", 0), ("ece", 1), ("trs", 0), ("trs", 1)]
     assert [row.seed for row in queries.runs(db, method="trs", seed=[1, 2])] == [1]
     assert queries.runs(db, dataset="mnist") == queries.runs(db, method=[]) == []
-    rows = queries.evaluations(
-        db, family_ids=[files.spec().family_id], attack_keys=[queries.evaluations(db, attack="pgd")[-1].attack_key]
-    )
-    assert [(row.method, row.seed, row.budget) for row in rows] == [("trs", 0, 0.2), ("trs", 1, 0.2)]
-    assert len(queries.evaluations(db, attack="pgd", dataset="digits", kinds=["attack"])) == 8
+    rows = queries.evaluations(db, family_ids=[files.spec().family_id])
+    assert {(row.method, row.seed, row.budget) for row in rows} == {
+        ("trs", n, eps) for n in (0, 1) for eps in (0.1, 0.2)
+    }
+    assert len(queries.evaluations(db, attack="pgd", dataset="digits")) == 8
+    assert queries.evaluations(db, attack="fgsm") == queries.evaluations(db, dataset="mnist") == []
     assert (queries.totals(db).runs, queries.totals(db).evaluations) == (4, 8)
 
 

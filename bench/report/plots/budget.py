@@ -36,9 +36,7 @@ def draw(frame: pd.DataFrame, *titles: str, of: str = "all images") -> Figure:
     look = style.looks(dict.fromkeys(frame["title"]))
     with style.sheet():
         single = len(attacks) == 1
-        figure, axes = style.panels(
-            len(attacks), columns=2, width=5.6 if single else 3.7, height=3.9 if single else 3.1, extra=1.5
-        )
+        figure, axes = style.panels(len(attacks), width=5.6 if single else 3.7, height=3.9 if single else 3.1)
         for axis, attack in zip(axes, attacks, strict=True):
             part = frame[frame["attack_title"] == attack]
             for name in reversed(names):  # the best on top

@@ -54,9 +54,7 @@ def draw(frame: pd.DataFrame, *titles: str) -> Figure:
     names = style.order_of(frame, ["panel", "steps"])
     look = style.looks(dict.fromkeys(frame["title"]))
     with style.sheet():
-        figure, axes = style.panels(
-            len(panels), columns=2, width=5.2 if len(panels) == 1 else 4.0, height=3.6, extra=1.5
-        )
+        figure, axes = style.panels(len(panels), width=5.2 if len(panels) == 1 else 4.0, height=3.6)
         for axis, panel in zip(axes, panels, strict=True):
             part = frame[frame["panel"] == panel]
             for name in names:

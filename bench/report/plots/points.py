@@ -43,9 +43,7 @@ def white_box(
     return _frame(loaded, _rows(loaded, selection, db, seeds, chosen))
 
 
-def black_box(
-    loaded: Loaded, selection: Selection, db: Database, *, seeds: tuple[int, ...] | None = None
-) -> pd.DataFrame:
+def black_box(loaded: Loaded, selection: Selection, db: Database, *, seeds: tuple[int, ...] | None) -> pd.DataFrame:
     """The black-box suite on the runs of a selection, as `white_box`; its attacks are those of the selected suite.
 
     Raises:

@@ -23,6 +23,7 @@ FORMATS = ("png", "svg", "pdf")
 MARKERS = "osD^vPX<>*"
 SIZES = {"P": 7.5, "X": 7.5, "*": 10.5, "D": 5.0}
 DASHES: tuple[Any, ...] = ("-", (0, (5, 1.5)), (0, (1.5, 1.2)), (0, (6, 1.5, 1.5, 1.5)), (0, (3, 1, 1, 1, 1, 1)))
+LEGEND = 1.5  # inches that stay free for it
 INK = "#262626"
 
 
@@ -109,16 +110,14 @@ def looks(names: Iterable[str]) -> dict[str, dict[str, Any]]:
     }
 
 
-def panels(
-    count: int, *, columns: int = 3, width: float = 3.6, height: float = 3.1, extra: float = 0.0
-) -> tuple[Figure, list[Axes]]:
-    """A figure with `count` panels in rows of `columns`, its axes as a list; `extra` inches stay free on the right."""
+def panels(count: int, *, width: float, height: float) -> tuple[Figure, list[Axes]]:
+    """A figure with `count` panels, at most two in a row, its axes as a list; room for a legend stays on the right."""
     import matplotlib.pyplot as plt
 
-    columns = min(columns, count)
+    columns = min(2, count)
     lines = math.ceil(count / columns)
     figure, axes = plt.subplots(
-        lines, columns, figsize=(width * columns + extra, height * lines + 0.7), squeeze=False, layout="constrained"
+        lines, columns, figsize=(width * columns + LEGEND, height * lines + 0.7), squeeze=False, layout="constrained"
     )
     for axis in axes.flat[count:]:
         axis.axis("off")

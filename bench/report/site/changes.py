@@ -94,7 +94,7 @@ def _board(board: Board, view: Mapping[str, Any]) -> BoardState:
     )  # fmt: skip
 
 
-def renewed(folder: Path, now: SiteState, *, adds_up: bool = False) -> Kept:
+def renewed(folder: Path, now: SiteState, *, adds_up: bool) -> Kept:
     """What the file is to hold: beside the state of today the one that it is compared with.
 
     Args:

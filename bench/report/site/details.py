@@ -41,7 +41,9 @@ def read(db: Database, run_ids: list[str]) -> dict[str, Details]:
         row["run_id"]: told_today(db.names, row["config"]) if isinstance(row["config"], dict) else {}
         for row in db.rows(select(Run.run_id, Run.config).where(Run.run_id.in_(run_ids)))
     }
-    members = _by("run_id", db, _all(Member).where(Member.run_id.in_(run_ids)).order_by(Member.number))
+    members = _by(
+        "run_id", db, select(*Member.__table__.columns).where(Member.run_id.in_(run_ids)).order_by(Member.number)
+    )
     curve = {run_id: [vars(row) for row in many] for run_id, many in queries.curves(db, run_ids=run_ids).items()}
     clean_query = (
         select(CleanRow.evaluation_id, CleanRow.target, CleanRow.n_correct)
@@ -85,10 +87,6 @@ def parameters(db: Database) -> dict[str, int]:
     """Parameters of all members together, by run id."""
     query = select(Member.run_id, func.sum(Member.parameters).label("total")).group_by(Member.run_id)
     return {row["run_id"]: row["total"] for row in db.rows(query) if type(row["total"]) is int}
-
-
-def _all(table: Any, but: str = "") -> Any:
-    return select(*[column for column in table.__table__.columns if column.name != but])
 
 
 def _by(key: str, db: Database, query: Query) -> dict[str, list[dict[str, Any]]]:

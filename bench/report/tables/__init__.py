@@ -6,12 +6,12 @@ from bench.report.tables.latex import latex_table
 from bench.report.tables.layout import Grid, Marks, layout
 from bench.report.tables.machine import LONG_COLUMNS, csv_table, json_table, long_csv, long_rows
 from bench.report.tables.markdown import markdown_table
-from bench.report.tables.text import TextTable, matrix_table, print_grid, text_table
+from bench.report.tables.text import TextTable, matrix_table, print_grid
 from bench.report.tables.web import html_table
-from bench.report.tables.words import budget_text, cell_text, heading, matrix_heading
+from bench.report.tables.words import budget_text, heading, matrix_heading
 
 __all__ = [
-    "LONG_COLUMNS", "Grid", "Marks", "TextTable", "budget_text", "cell_text", "csv_table", "heading",
+    "LONG_COLUMNS", "Grid", "Marks", "TextTable", "budget_text", "csv_table", "heading",
     "html_table", "json_table", "latex_table", "layout", "long_csv", "long_rows", "markdown_table", "matrix_heading",
-    "matrix_table", "print_grid", "text_table",
+    "matrix_table", "print_grid",
 ]  # fmt: skip

@@ -16,7 +16,7 @@ MEAN = "clean_members_mean"
 TRAINING = "training_seconds"
 
 
-def with_details(results: Results, db: Database, *, members: bool = False) -> Results:
+def with_details(results: Results, db: Database, *, members: bool) -> Results:
     """The table with a row for the members' mean clean accuracy and one for the seconds of training.
 
     Args:

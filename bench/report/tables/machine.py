@@ -97,7 +97,7 @@ def long_csv(results: Results, marks: Marks | None = None) -> str:
     return _csv(lines)
 
 
-def json_table(results: Results, marks: Marks | None = None) -> str:
+def json_table(results: Results, marks: Marks | None) -> str:
     """`long_rows` as JSON."""
     return json.dumps(long_rows(results, marks), indent=1, allow_nan=False, ensure_ascii=False) + "\n"
 

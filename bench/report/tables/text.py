@@ -7,8 +7,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from bench.report.matrices import Matrix
-from bench.report.results import Results
-from bench.report.tables.layout import CellText, Column, Grid, Marks, TableLine, layout
+from bench.report.tables.layout import CellText, Column, Grid, TableLine
 
 if TYPE_CHECKING:
     from rich.console import Console, ConsoleOptions, RenderResult
@@ -39,11 +38,6 @@ class TextTable:
 
         widths = [_width(_table(self.grid, range(number)), console, options) for number in (1, len(self.grid.columns))]
         return Measurement(min(widths[0], options.max_width), min(widths[1], options.max_width))
-
-
-def text_table(results: Results, marks: Marks | None = None, *, paper: bool | None = None) -> TextTable:
-    """For the terminal: rows and columns as the paper prints them; best of a row in bold when methods compete."""
-    return TextTable(layout(results, marks, paper=paper))
 
 
 def print_grid(grid: Grid, out: Console) -> None:

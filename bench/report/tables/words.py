@@ -6,7 +6,6 @@ import math
 import re
 from collections.abc import Iterator
 
-from bench.report.cells import Cell
 from bench.report.matrices import Matrix
 from bench.report.recipes import phrase
 from bench.report.results import Results, joined
@@ -21,14 +20,6 @@ def budget_text(name: str | None, budget: float | None) -> str:
     whole = abs(levels - round(levels)) < 1e-6 and round(levels) > 0 and len(f"{budget:g}") > 4
     value = f"{round(levels)}/255" if whole else f"{budget:g}"
     return f"{'ε' if name == 'eps' else name} = {value}"
-
-
-def cell_text(cell: Cell) -> str:
-    """`64.2`, `64.2 ± 1.3`; – missing, ✗ failed or invalid, (64.2) of an older version, 64.2† with a flag."""
-    if cell.mean is None:
-        return "✗" if cell.failed else "–"
-    text = number(cell.mean) + (f" ± {number(cell.std)}" if cell.std is not None else "") + ("†" if cell.flags else "")
-    return f"({text})" if cell.stale else text
 
 
 def number(value: float) -> str:
