@@ -39,8 +39,6 @@ class Summary:
     """Not started, since a job they need failed."""
     left: list[Job] = field(default_factory=list)
     """Not done because of a stop (Ctrl-C, `--fail-fast`); the same command does them."""
-    died: int = 0
-    """Processes that died; each left a failed attempt, whatever its job came to in the end."""
 
     @property
     def ok(self) -> bool:
@@ -183,7 +181,6 @@ class Driver:
 
     def _mourn(self, task: Task, finished: Finished) -> None:
         """Record the failed attempt of a process that died; do the job once more, elsewhere where that is possible."""
-        self.summary.died += 1
         journal.settle(self._db, self._place, task.job.job_id)
         path = fail(task.job, self._place, WorkerDiedError(f"its process died: {finished.note}"))
         if task.tries >= TRIES:

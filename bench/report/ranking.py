@@ -17,9 +17,8 @@ _ROWS = 512  # runs multiplied at once, so that thousands fit into memory
 
 @dataclass(frozen=True)
 class Rank:
-    """Score in [0, 1] and rank (1 is best; equal scores share one) with percentile intervals at `LEVEL`."""
+    """Rank (1 is best; equal scores share one), and percentile intervals at `LEVEL` of score (in [0, 1]) and rank."""
 
-    score: float
     low: float
     high: float
     rank: int
@@ -48,7 +47,6 @@ def ranks_of(outcomes: Sequence[Bools], *, seed: int, replicates: int = REPLICAT
     own = _ranks(scores[None])[0]
     return [
         Rank(
-            score=float(scores[index]),
             low=float(min(low[index], scores[index])),
             high=float(max(high[index], scores[index])),
             rank=int(own[index]),

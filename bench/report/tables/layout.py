@@ -99,10 +99,6 @@ class Grid:
         """Whether numbers of seeds stand under the titles."""
         return any(column.seeds for column in self.columns)
 
-    def states(self) -> set[CellState]:
-        """The states that occur."""
-        return {entry.state for line in self.lines for entry in line.entries}
-
 
 def _shows_published(results: Results, paper: bool | None) -> bool:
     """Whether published values are shown: as asked for, or where they are and few methods make the table wide."""
