@@ -29,8 +29,8 @@ UNUSABLE = {
     "no_syntax": "SyntaxError: invalid syntax (no_syntax.py, line 1)",
     "exits": "SystemExit: 3",
     "no_name": "has no attribute 'Anything'",
-    "no_class": "is no class but 3",
-    "no_method": "NoMethod is no bench.training.method.Method",
+    "no_class": "is not a class but 3",
+    "no_method": "NoMethod is not a bench.training.method.Method",
     "no_dataclass": "decorate it with @dataclass(frozen=True)",
     "no_version": "a whole number from 1 on, not '1.0'",
     "bad_default": "strength: Input should be a valid number, unable to parse string as a number, not 'much'",
@@ -201,7 +201,7 @@ def test_what_cannot_be_used_is_listed_with_the_reason(process: Callable[..., An
     for name, words in UNUSABLE.items():
         assert rows[name, "broken-package 0.2"].startswith("broken: ")
         assert words in rows[name, "broken-package 0.2"]
-    for name in FAILING:  # what goes wrong in training only is no fault of the list
+    for name in FAILING:  # what goes wrong in training only is not a fault of the list
         assert "broken" not in rows[name, "broken-package 0.2"]
     for kind, name, words in (
         ("attacks", "attack_no_module", "No module named"),
@@ -275,7 +275,7 @@ def test_table_and_status_are_unhurt(ran: tuple[Path, dict[str, Any]], installed
     ("name", "fault", "words"),
     [
         *((name, "is loaded", UNUSABLE[name]) for name in ("no_import", "no_syntax", "no_name", "exits")),
-        ("no_class", "is a class", "is no class but 3"),
+        ("no_class", "is a class", "is not a class but 3"),
         ("no_method", "derives from Method", "NoMethod is no"),
         ("no_dataclass", "is a frozen dataclass", "decorate it"),
         ("no_version", "has a version", "'1.0'"),

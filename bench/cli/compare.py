@@ -71,7 +71,7 @@ def _wrong(text: str) -> Exception:
 
 
 def _check_id(name: str, both: tuple[str, ...], chosen: Chosen) -> None:
-    """What is no method must look like an id, and so must the other.
+    """What is not a method must look like an id, and so must the other.
 
     Raises:
         BenchError: it does not, or the other is a method.

@@ -21,7 +21,7 @@ def command(data: Path, plugin: str | None, results: Path, db: str | None) -> in
     """Check packages, device, configuration, plug-ins, data sets and database; exit code 1 if something is wrong.
 
     With --plugin NAME a method is trained for a few steps, an attack run on small networks, a model built, a data set
-    read; of each rule it is told whether what they do keeps it. A broken plug-in that runs all the same is found so.
+    read, and each rule printed with whether it was kept. So a plug-in that is broken and runs all the same is found.
 
     \b
     Examples:

@@ -28,7 +28,7 @@ class Renamed(ParamType):
         """The two names."""
         old, equals, new = str(value).partition("=")
         if not equals or not old:
-            self.fail(f"{value!r} is no renaming; write OLD=NEW, e.g. layer1=stage1", param, ctx)
+            self.fail(f"{value!r} is not a renaming; write OLD=NEW, e.g. layer1=stage1", param, ctx)
         return old.rstrip("."), new.rstrip(".")
 
 

@@ -47,7 +47,7 @@ def command(
         job = Job.model_validate(read_json(job_file))
     except ValidationError as error:
         raise BenchError(
-            f"{job_file} is no job: {error.error_count()} faults, e.g. {error.errors()[0]['msg']}"
+            f"{job_file} is not a job: {error.error_count()} faults, e.g. {error.errors()[0]['msg']}"
         ) from error
     if threads:
         torch.set_num_threads(threads)

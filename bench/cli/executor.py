@@ -34,7 +34,7 @@ class Gpus(click.ParamType):  # type: ignore[type-arg, unused-ignore]
             return value
         parts = tuple(part.strip() for part in str(value).split(","))
         if not all(parts) or len(set(parts)) < len(parts):
-            self.fail(f"{value!r} is no list of GPUs; write 0 or 0,1", param, ctx)
+            self.fail(f"{value!r} is not a list of GPUs; write 0 or 0,1", param, ctx)
         return parts
 
 

@@ -17,7 +17,7 @@ class LazyGroup(click.Group):
     Args:
         modules: name → module and the line of help, in the order of the help.
         hidden: names that the help leaves out.
-        prefix: what stands before a command's name when a mistake is told, such as `perf `.
+        prefix: what stands before a command's name in messages about mistakes, such as `perf `.
     """
 
     def __init__(

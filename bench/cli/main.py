@@ -38,7 +38,7 @@ HIDDEN = {"exec"}
 
 
 def _version(context: click.Context, option: click.Parameter, asked: bool) -> None:
-    """The version, with the commit where it is no release."""
+    """The version, with the commit where it is not a release."""
     if asked:
         from bench.core import release
 
@@ -117,7 +117,7 @@ def _interrupted() -> int:
 
 
 def _reader_left() -> int:
-    """What reads our output wants no more of it: that is no error, and nothing is to be said at exit either."""
+    """What reads our output wants no more of it: that is not an error, and nothing is to be said at exit either."""
     os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     return 0
 

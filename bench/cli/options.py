@@ -257,7 +257,7 @@ def choose(*, needs_method: bool = False, suite: str | None = None, **given: Any
     )
     test_limit(loaded, selection)
     if not attacks:
-        suite_name(loaded, selection)  # a wrong name is told before anything is opened
+        suite_name(loaded, selection)  # a wrong name is reported before anything is opened
     methods, refused = _usable(loaded, selection)
     return Chosen(loaded, replace(selection, methods=methods), given["seeds"], refused)
 

@@ -70,7 +70,7 @@ class Integer(ParamType):
         except ValueError:
             number = self.least - 1
         if not self.least <= number <= self.most:
-            self.fail(f"{shown(value)} is no whole number from {self.least:,} to {self.most:,}", param, ctx)
+            self.fail(f"{shown(value)} is not a whole number from {self.least:,} to {self.most:,}", param, ctx)
         return number
 
 
@@ -86,7 +86,7 @@ class Real(ParamType):
         """The number."""
         number = _number(value)
         if not 0 < number <= self.most:
-            self.fail(f"{shown(value)} is no number above 0 and up to {self.most:,g}", param, ctx)
+            self.fail(f"{shown(value)} is not a number above 0 and up to {self.most:,g}", param, ctx)
         return number
 
 
@@ -99,7 +99,7 @@ class Number(ParamType):
         """The number as a float."""
         number = _number(value)
         if not 0 <= number <= BUDGET:
-            told = f"is no budget; write a number up to {BUDGET:,.0f} such as 0.03 or 8/255"
+            told = f"is not a budget; write a number up to {BUDGET:,.0f} such as 0.03 or 8/255"
             self.fail(f"{shown(value)} {told}", param, ctx)
         return number
 
@@ -131,7 +131,7 @@ class Numbers(ParamType):
             return value
         numbers = tuple(_number(part) for part in str(value).split(",", MOST))
         if len(numbers) > MOST or not all(abs(number) <= BUDGET for number in numbers):
-            self.fail(f"{shown(value)} is no list of numbers; write 0.5 or 0.49,0.48,0.45", param, ctx)
+            self.fail(f"{shown(value)} is not a list of numbers; write 0.5 or 0.49,0.48,0.45", param, ctx)
         if self.positive and min(numbers) <= 0:
             self.fail(f"{shown(value)} holds a number that is not above 0", param, ctx)
         return numbers
@@ -159,7 +159,7 @@ class Seeds(ParamType):
         try:
             return parse_seeds(str(value))
         except ValueError:
-            told = f"is no list of up to {MOST:,} seeds; write 0, 0-4 or 0,3"
+            told = f"is not a list of up to {MOST:,} seeds; write 0, 0-4 or 0,3"
             self.fail(f"{shown(value)} {told}", param, ctx)
 
 

@@ -294,7 +294,7 @@ def _outcome(
                 "precision": m.precision,
                 "budget": m.budget,
                 "seeds": list(m.seeds),
-                # NaN, of an empty population, is no JSON.
+                # NaN, of an empty population, is not JSON.
                 "rates": [[None if isnan(value) else value for value in row] for row in m.rates.tolist()],
                 "transfer": None if isnan(m.transfer) else m.transfer,
             }
@@ -319,7 +319,7 @@ def _probed(
 
 
 def _check_data(plan: Plan, place: Workplace, chosen: Chosen) -> None:
-    """Missing data is told before anything starts.
+    """Missing data is reported before anything starts.
 
     Raises:
         BenchError: a data set of a missing job is not there.

@@ -112,7 +112,7 @@ def locate() -> Path:
     named = os.environ.get("BENCH_CONFIG")
     if named:
         if not Path(named).is_file():
-            raise BenchError(f"BENCH_CONFIG names {named}, which is no file")
+            raise BenchError(f"BENCH_CONFIG names {named}, which is not a file")
         return Path(named)
     here = Path.cwd().resolve()
     for folder in (here, *here.parents):
@@ -164,8 +164,8 @@ def _valid(table: dict[str, Any]) -> Config | None:
 def _add_plugins(table: dict[str, Any]) -> None:
     """Plug-ins that no table configures are configured by their own name, so that an installed one can be used.
 
-    None is loaded here: a broken one is told when it is used. A data set gets the suite `core`, or, in a file without
-    it, the first for any data set.
+    None is loaded here: a broken one is reported when it is used. A data set gets the suite `core`, or, in a file
+    without it, the first for any data set.
     """
     suites = table.get("suites")
     names = suites if isinstance(suites, dict) else {}

@@ -13,7 +13,7 @@ _FORMULA = ("=", "+", "-", "@", "\t", "\r", "\n")
 def field(value: T) -> T | str:
     """A field; a text that a spreadsheet would take for a formula gets a quote before it.
 
-    Letters that do not show are written as their codes, so that a line of a file is a row. What is no text stays.
+    Letters that do not show are written as their codes, so that a line of a file is a row. What is not text stays.
     """
     if not isinstance(value, str):
         return value

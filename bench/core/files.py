@@ -25,7 +25,7 @@ def atomic(path: Path, *, synced: bool = True) -> Iterator[Path]:
     """Yield a temporary path beside `path`; when the block ends well it is synced and renamed to `path`.
 
     A link stays one: the file it leads to is replaced. A file that is replaced keeps its mode, a new one gets what the
-    umask leaves. What is no file (a device, a FIFO, `/dev/stdout`) is never replaced but written to. A block that
+    umask leaves. What is not a file (a device, a FIFO, `/dev/stdout`) is never replaced but written to. A block that
     raises leaves `path` as it was; a process killed in between leaves a `.tmp` file at most.
 
     Args:
@@ -64,7 +64,7 @@ def draft(path: Path) -> Path:
 
 @contextlib.contextmanager
 def _through(path: Path) -> Iterator[Path]:
-    """A temporary file elsewhere; its content is written to `path`, which is no file."""
+    """A temporary file elsewhere; its content is written to `path`, which is not a file."""
     if path.is_dir():
         raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(path))
     with tempfile.TemporaryDirectory() as folder:

@@ -1,4 +1,4 @@
-"""Numbers from outside: how they are read, how large they may be, and how any value is told in a message.
+"""Numbers from outside: how they are read, how large they may be, and how any value is shown in a message.
 
 Options of the command line and `bench.toml` share these bounds. They are far above what anybody needs; what lies beyond
 would only fill memory, overflow a column of the database, or never end.
@@ -43,12 +43,12 @@ def read_number(text: str) -> float:
         ValueError: the text is something else.
     """
     if len(text) > _LONGEST or _HUGE.search(text):
-        raise ValueError(f"{shown(text)} is no number of a usual size")
+        raise ValueError(f"{shown(text)} is not a number of a usual size")
     try:
         exact = Fraction(text)
         number = float(exact)
     except (ZeroDivisionError, OverflowError) as error:
-        raise ValueError(f"{shown(text)} is no finite number") from error
+        raise ValueError(f"{shown(text)} is not a finite number") from error
     if exact and not number:
         raise ValueError(f"{shown(text)} is too close to 0")
     return number
@@ -61,7 +61,7 @@ def read_whole(text: str) -> int:
         ValueError: the text is something else, or longer.
     """
     if not re.fullmatch(r"[+-]?\d{1,20}", text.strip(), re.ASCII):
-        raise ValueError(f"{shown(text)} is no whole number")
+        raise ValueError(f"{shown(text)} is not a whole number")
     return int(text)
 
 

@@ -5,8 +5,8 @@ A plug-in is declared in the `pyproject.toml` of its package, the built-in ones 
     [project.entry-points."bench.methods"]
     mine = "my_package.mine:Mine"
 
-A broken plug-in hurts nobody but itself: what is wrong with it is told when it is used, by `bench list` and by
-`bench doctor`. A name of bench's own stays bench's; a name that two other packages declare is nobody's.
+A broken plug-in hurts only itself: what is wrong with it is said when it is used, by `bench list` and by
+`bench doctor`. A name of bench's own stays bench's; a name that two other packages declare belongs to neither.
 """
 
 from __future__ import annotations
@@ -86,7 +86,7 @@ class Registered:
             value = self.point.value
             raise PluginError("is loaded", f"{self.label} cannot be loaded from {value!r} ({_cause(error)})") from error
         if not inspect.isclass(plugin):
-            raise PluginError("is a class", f"{self.label} ({self.point.value}) is no class but {plugin!r:.200}")
+            raise PluginError("is a class", f"{self.label} ({self.point.value}) is not a class but {plugin!r:.200}")
         _check_class(self, plugin)
         return plugin
 
@@ -123,9 +123,9 @@ def _check_class(entry: Registered, plugin: type[Any]) -> None:
     module, _, name = BASES[entry.kind].partition(":")
     base = getattr(importlib.import_module(module), name)
     if not issubclass(plugin, base):
-        raise PluginError(f"derives from {name}", f"{entry.label}: {plugin.__qualname__} is no {module}.{name}")
+        raise PluginError(f"derives from {name}", f"{entry.label}: {plugin.__qualname__} is not a {module}.{name}")
     if "__dataclass_params__" not in vars(plugin):
-        told = f"{plugin.__qualname__} is no dataclass; decorate it with @dataclass(frozen=True)"
+        told = f"{plugin.__qualname__} is not a dataclass; decorate it with @dataclass(frozen=True)"
         raise PluginError("is a frozen dataclass", f"{entry.label}: {told}")
     version = getattr(plugin, "version", None)
     if type(version) is not int or version < 1:
@@ -191,7 +191,7 @@ def _origin(point: EntryPoint) -> tuple[str, str]:
 
 
 def _settled(found: list[Registered]) -> list[Registered]:
-    """The declarations of one name, each told why it cannot have it."""
+    """The declarations of one name, each with why it cannot have it."""
     first, kind = found[0], found[0].kind[:-1]
     if _reserved(first):
         told = f"is left out: {first.name!r} means something else on the command line; it needs another name"

@@ -1,4 +1,4 @@
-"""Which `bench` this is: the name it is installed under, its version, and the commit where it is no release.
+"""Which `bench` this is: the name it is installed under, its version, and the commit where it is not a release.
 
 The command and the import are `bench`; the distribution is `ensemble-bench`, since the package index knows another
 project by the short name.

@@ -62,7 +62,7 @@ def parse_seeds(text: str) -> tuple[int, ...]:
         low = read_whole(first)
         high = read_whole(last) if dash else low
         if not low <= high <= SEED:
-            raise ValueError(f"{shown(part)} is no range of seeds up to {SEED:,}")
+            raise ValueError(f"{shown(part)} is not a range of seeds up to {SEED:,}")
         seeds |= dict.fromkeys(range(low, min(high, low + MOST) + 1))
         if len(seeds) > MOST:
             raise ValueError(f"more than {MOST:,} seeds")

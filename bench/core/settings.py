@@ -40,7 +40,7 @@ def build(plugin: type[Any], settings: dict[str, Any], where: str) -> Any:
             that no file can hold; defaults are checked like what is given.
     """
     if not dataclasses.is_dataclass(plugin):
-        raise BenchError(f"{where}: {plugin.__qualname__} is no dataclass; decorate it with @dataclass(frozen=True)")
+        raise BenchError(f"{where}: {plugin.__qualname__} is not a dataclass; decorate it with @dataclass(frozen=True)")
     fields = {field.name: field for field in dataclasses.fields(plugin) if field.init}
     for name in settings:
         if name not in fields:

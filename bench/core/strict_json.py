@@ -21,7 +21,7 @@ def parse(data: bytes | str, *, numbers: bool = True) -> Any:
     """The value that JSON text holds: at most 40 levels deep, of finite numbers, whole ones of at most 63 bits.
 
     Args:
-        numbers: whether `NaN` and `Infinity`, which are no JSON, are refused; they are None otherwise.
+        numbers: whether `NaN` and `Infinity`, which are not JSON, are refused; they are None otherwise.
 
     Raises:
         ValueError: it is something else; the message is one line.
@@ -69,7 +69,7 @@ def _shallow(value: Any, depth: int) -> None:
 
 
 def visit(value: Any, look: Callable[[Any], object]) -> None:
-    """Show `look` every key and every value that is no list or object, in order."""
+    """Show `look` every key and every value that is not a list or object, in order."""
     if isinstance(value, dict):
         for key, item in value.items():
             look(key)
@@ -86,7 +86,7 @@ def _bounded(value: Any) -> None:
         try:
             value.encode("utf-8")
         except UnicodeEncodeError as error:
-            raise ValueError("text that is no Unicode") from error
+            raise ValueError("text that is not Unicode") from error
     elif isinstance(value, float):
         if not math.isfinite(value):
             raise ValueError("a number that is not finite")
@@ -95,7 +95,7 @@ def _bounded(value: Any) -> None:
 
 
 def _refused(text: str) -> Any:
-    raise ValueError(f"{text} is no number in JSON")
+    raise ValueError(f"{text} is not a number in JSON")
 
 
 def _nothing(_: str) -> None:

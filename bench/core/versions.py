@@ -1,6 +1,6 @@
 """Versions of the parts that every result depends on. Raise one when it changes results: older results become stale.
 
-Another order of sums is no other result: it changes the last bits, as another processor or release of torch does.
+Another order of sums does not change results: it changes the last bits, as another processor or release of torch does.
 """
 
 TRAINER = 1  # bench.training: the loop, the optimisers, the data order

@@ -113,7 +113,7 @@ def _loads(entry: registry.Registered) -> bool:
 
 
 def _data(folder: Path) -> list[Check]:
-    """Which data sets are there; that one is not is no fault."""
+    """Which data sets are there; a missing one is not a fault."""
     from bench.data.base import MissingDataError, verify
 
     checks: list[Check] = []

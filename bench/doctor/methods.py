@@ -103,14 +103,14 @@ def _any_number(trials: MethodTrials) -> str:
         except PluginError:
             raise
         except JobError:
-            pass  # of the loss, and told by the rules of a step
+            pass  # of the loss, and reported by the rules of a step
         except BenchError:
             if count == trials.run.members:
                 raise
         except Exception as error:
             refused[count] = cause(error)
     if not refused or refused.keys() == counts:
-        return ""  # what fails with any number is told as what it is
+        return ""  # what fails with any number is reported as that
     count, told = next(iter(refused.items()))
     return f"with {count} members it fails ({told}); write loss for any number from minimum_members = {minimum} on"
 
@@ -183,7 +183,7 @@ def _prerequisites(method: Method, loaded: Loaded) -> str:
         return f"requires is a tuple of configured methods, such as ('ece',), not {needed!r}"
     missing = [name for name in needed if name not in loaded.config.methods]
     return (
-        f"it requires {listed(missing)}, which is no configured method; `bench list methods` names them"
+        f"it requires {listed(missing)}, which is not a configured method; `bench list methods` names them"
         if missing
         else ""
     )

@@ -78,7 +78,7 @@ class Manifest(BaseModel):
     def _fits(self) -> Self:
         for entry in self.files:
             if not _NAME.fullmatch(entry.path):
-                raise ValueError(f"{_shown(entry.path)} is no file of a run")
+                raise ValueError(f"{_shown(entry.path)} is not a file of a run")
         if len({entry.path for entry in self.files}) != len(self.files):
             raise ValueError("it names a file twice")
         if self.runs != sorted({split(entry.path)[0] for entry in self.files}):
@@ -90,7 +90,7 @@ def split(name: str) -> tuple[str, str]:
     """Run id and path within the run's folder, of a name in an archive."""
     found = _NAME.fullmatch(name)
     if found is None:
-        raise BenchError(f"{_shown(name)} is no file of a run")
+        raise BenchError(f"{_shown(name)} is not a file of a run")
     return found["run"], found["file"]
 
 
@@ -156,7 +156,7 @@ class Archive:
         except OSError as error:
             raise BenchError(f"cannot read archive {path}: {error.strerror or error}") from error
         except _FAULTS as error:
-            raise BenchError(f"{path} is no archive of `bench db export`, or is damaged ({error})") from error
+            raise BenchError(f"{path} is not an archive of `bench db export`, or is damaged ({error})") from error
         try:
             self._members = self._checked(limits)
             self.manifest = self._manifest()
@@ -226,12 +226,12 @@ class Archive:
         for info in self._zip.infolist():
             name = info.orig_filename
             if name != MANIFEST and not belongs(name):
-                raise self._refused(f"{_shown(name)} is no file of a run")
+                raise self._refused(f"{_shown(name)} is not a file of a run")
             if name in members:
                 raise self._refused(f"{name} stands in it twice")
             kind = stat.S_IFMT(info.external_attr >> 16)
             if kind not in (0, stat.S_IFREG) or info.external_attr & 0x10:
-                raise self._refused(f"{name} is no plain file (a link, folder or device)")
+                raise self._refused(f"{name} is not a plain file (a link, folder or device)")
             if info.flag_bits & 1:
                 raise self._refused(f"{name} is encrypted")
             if info.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):

@@ -118,7 +118,7 @@ def bounded(value: Any, depth: int = DEPTH) -> Any:
             raise ValueError("a whole number of over 63 bits")
         return value
     if not isinstance(value, (dict, list)):
-        raise ValueError(f"a {type(value).__name__} is no JSON")
+        raise ValueError(f"a {type(value).__name__} is not JSON")
     if depth == 0:
         raise ValueError(f"nested more than {DEPTH} deep")
     if len(value) > LONGEST:

@@ -128,7 +128,7 @@ def standard(loaded: Loaded, name: str, eps: float) -> Standard:
     configured = loaded.config.datasets[spec.dataset]
     plugin = registry.load("datasets", configured.plugin)
     values = settings.plain(settings.build(plugin, configured.settings, f"datasets.{spec.dataset}"))
-    run = RunSpec(  # nobody's: what an attack is called does not depend on who is attacked
+    run = RunSpec(  # stands for any: the name of an attack does not depend on what is attacked
         method="", plugin="", settings={}, dataset=spec.dataset, dataset_plugin=configured.plugin,
         dataset_settings=values, model="", model_plugin="", model_settings={}, members=1, recipe="",
         training=Training(epochs=1), seed=0, versions={},

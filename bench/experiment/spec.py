@@ -137,7 +137,7 @@ class EvaluationSpec(Spec):
 
         Raises:
             ValidationError: it is of nothing.
-            KeyError, TypeError: it is no record.
+            KeyError, TypeError: it is not a record.
         """
         fields = {name: record[name] for name in cls.model_fields if name in record}
         fields["versions"] = {"attack": record["attack_version"], "evaluator": record["evaluator_version"]}

@@ -1,4 +1,4 @@
-"""Files of tensors in a results folder that do not hold what was written: nothing is moved, everything is told."""
+"""Files of tensors in a results folder that do not hold what was written: nothing is moved, all are reported."""
 
 from __future__ import annotations
 
@@ -50,5 +50,5 @@ def _expected(path: Path) -> str | None:
         else:
             return None
     except (BenchError, AttributeError, LookupError, TypeError):
-        return None  # no record yet, or one that is told as damaged elsewhere
+        return None  # no record yet, or a damaged one, which is reported elsewhere
     return record if isinstance(record, str) else None

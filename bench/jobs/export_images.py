@@ -60,7 +60,7 @@ def find(db: Database, place: Workplace, evaluation_id: str) -> Stored:
     """The evaluation, if its images can be made again here.
 
     Raises:
-        BenchError: it is no attack, or its record or the weights of its run are not here or damaged.
+        BenchError: it is not an attack, or its record or the weights of its run are not here or damaged.
     """
     row = queries.find_evaluation(db, evaluation_id)
     name = f"{row.attack} on {row.method}, evaluation {short(evaluation_id)}"

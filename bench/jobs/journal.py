@@ -244,7 +244,7 @@ def _parts(source: Path, target: Path) -> Iterator[tuple[Path, Path]]:
 
 
 def _remove(place: Workplace, intent: Intent) -> list[str]:
-    """Remove what is no longer seen by anybody; what resists is told, and found again by `bench db gc`."""
+    """Remove what is no longer seen by anybody; what resists is reported, and found again by `bench db gc`."""
     faults = []
     for file in intent.removed:
         path = place.results / file

@@ -58,7 +58,7 @@ class Lock:
 
     def refresh(self) -> None:
         """Show that the owner lives."""
-        with contextlib.suppress(OSError):  # a full or vanished disk is told by those who write results
+        with contextlib.suppress(OSError):  # a full or vanished disk is reported by those who write results
             os.utime(self._chain[-1])
 
     def release(self) -> None:

@@ -17,7 +17,7 @@ from bench.core.seeds import isolated
 LOGITS = "logits"
 PENULTIMATE = "penultimate"
 
-# Gates (squeeze-and-excite) and attention are no layer's nonlinearity; the rest of torch's and timm's own classes are.
+# Gates (squeeze-and-excite) and attention are not the nonlinearity of a layer; the other classes of torch and timm are.
 _NO_ACTIVATION = {
     "Sigmoid", "HardSigmoid", "Hardsigmoid", "LogSigmoid", "Softmax", "Softmax2d", "LogSoftmax", "Softmin",
     "MultiheadAttention", "GLU",

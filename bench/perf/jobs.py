@@ -128,6 +128,6 @@ def _run(command: Sequence[str], threads: int, folder: Path, name: str) -> None:
 
 
 def _failures(results: Path) -> list[str]:
-    """Why jobs failed, a line each; the last is told."""
+    """Why jobs failed, a line each; the last is reported."""
     errors = [str(read_json(path)["error"]).splitlines() for path in sorted(results.glob("runs/*/failures/*.json"))]
     return [f"a job failed: {lines[0] if lines else 'no reason was recorded'}" for lines in errors]

@@ -101,7 +101,8 @@ def count(work: Callable[[], Any]) -> Work:
 
     The operations are those that the definition needs, whichever kernel makes them: a convolution counts as one where
     `bench.models.kernels` has it as a matrix product. Bytes are the inputs and outputs of every operation of torch that
-    is no view. Caches may serve part of them, so that on a CPU they are an upper estimate of the traffic with memory.
+    makes more than a view. Caches may serve part of them, so that on a CPU they are an upper estimate of the traffic
+    with memory.
     """
     with _Counter() as counter:
         work()

@@ -1,4 +1,4 @@
-"""Time as ratios: works that are compared run in turns in one process, and only their ratios are told."""
+"""Time as ratios: works that are compared run in turns in one process, and only their ratios are reported."""
 
 from __future__ import annotations
 

@@ -19,7 +19,7 @@ LONGEST = 40  # letters of a value
 
 @dataclass(frozen=True)
 class Titles:
-    """Titles of bench.toml as the file has them: what `--set` changes is told as what other results differ in is."""
+    """Titles of bench.toml, without what `--set` changes: that is named behind a title, as any other difference is."""
 
     loaded: Loaded
 
@@ -28,7 +28,7 @@ class Titles:
 
         `{steps}` in a title stands for that setting. What else is not as the file configures it is appended: `PGD
         (1000), restarts 10`. The precision has words of its own (`bench.core.precision.titled`). A name that the file
-        does not have stands for itself; with another plug-in than the file's, that is told.
+        does not have stands for itself; with another plug-in than the file's, the title says so.
 
         Args:
             plugin, made: of the stored or planned evaluation; those of the file unless given.

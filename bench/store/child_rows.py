@@ -26,7 +26,8 @@ Children = dict[type[schema.Base], list[DatabaseRow]]
 def curve_rows(path: Path, run_id: str) -> list[DatabaseRow]:
     """Rows of `train.jsonl`; of an epoch that stands there twice (a resumed training) the later line counts.
 
-    A line that is no epoch is left out: silently at the end of the file (its writer was killed), else with a warning.
+    A line that is not an epoch is left out: silently at the end of the file (its writer was killed), else with a
+    warning.
     """
     if not path.exists():
         return []
@@ -42,7 +43,7 @@ def curve_rows(path: Path, run_id: str) -> list[DatabaseRow]:
             epoch = epoch_of(strict_json.parse(line, numbers=False), str(path))
         except (ValueError, BenchError):
             if number < len(lines):
-                log.warning("%s is damaged: line %d is no epoch and is left out", path, number)
+                log.warning("%s is damaged: line %d is not an epoch and is left out", path, number)
             continue
         key = epoch.phase, epoch.epoch
         found.pop(key, None)
@@ -54,7 +55,7 @@ def curve_rows_of(rows: Iterable[DatabaseRow], run_id: str, where: str) -> list[
     """Rows of a curve out of another database, in order, as `train.jsonl` would give them.
 
     Raises:
-        BenchError: one is no epoch.
+        BenchError: one is not an epoch.
     """
     return _numbered((epoch_of(row, f"{where}, a line of its curve") for row in rows), run_id)
 

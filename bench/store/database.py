@@ -65,11 +65,11 @@ class Database:
         self.path: Path | None = Path(where) if isinstance(where, Path) or "://" not in where else None
         self._url = None
         if self.path is None:
-            wrong = f"{shown(where)} is no database: give a file, or postgresql://user@host:port/name"
+            wrong = f"{shown(where)} is not a database: give a file, or postgresql://user@host:port/name"
             try:
                 url = make_url(str(where))
                 name = url.get_backend_name()
-            except (ArgumentError, NoSuchModuleError, ValueError) as error:  # the last of a port that is no number
+            except (ArgumentError, NoSuchModuleError, ValueError) as error:  # the last of a port that is not a number
                 raise BenchError(wrong) from error
             if name == "sqlite" and url.database:
                 self.path = Path(url.database)
@@ -84,11 +84,11 @@ class Database:
         self._pinned: Connection | None = None
         self._wrote = False
         self.names: Namer | None = None
-        """Which names contents have here, for what is taken in, and recipes that are stored; None: as they are told."""
+        """Which names contents have here, for what is taken in, and recipes that are stored; None: as records say."""
         self.derive: Callable[[Database], None] | None = None
         """Brings up to date what follows from rows, when a block that wrote some ends."""
         self.set_aside: set[str] = set()
-        """Damaged rows that were told since it was opened."""
+        """Damaged rows that were reported since it was opened."""
 
     def __str__(self) -> str:
         return str(self.path) if self._url is None else self._url.render_as_string(hide_password=True)
@@ -97,7 +97,7 @@ class Database:
         return self
 
     def __exit__(self, kind: object, fault: BaseException | None, trace: object) -> None:
-        """Close. A fault that nobody foresaw (a missing key, say) is told as what it comes from if the file is damaged.
+        """Close. If the file is damaged, an unforeseen fault (a missing key, say) is reported as that.
 
         Raises:
             StoreError: it is.
@@ -352,7 +352,7 @@ class Database:
 
 _ADVICE = {
     "locked": f"another process holds the write lock for over {BUSY_SECONDS} s; let that `bench` end first",
-    "not a database": "the file is no SQLite database; name another with --db, or let `bench db rebuild` replace it",
+    "not a database": "the file is not a SQLite database; name another with --db, or let `bench db rebuild` replace it",
     "malformed": "the file is damaged; `bench db rebuild` makes it anew from the runs",
     "readonly": "it is read-only; make it and its folder writable, or name another one with --db",
     "is full": "the disk is full; make room and run the same command again (results in files are kept)",
@@ -370,7 +370,7 @@ def _of_decoding(error: BaseException) -> bool:
 
 
 class Unreadable:
-    """Stands for a JSON column whose text is no JSON; it is of no type that a row asks for."""
+    """Stands for a JSON column whose text is not JSON; it is of no type that a row asks for."""
 
 
 def _dumps(value: Any) -> str:

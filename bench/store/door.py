@@ -25,7 +25,7 @@ from bench.experiment.spec import EvaluationSpec, RunSpec
 
 RECORD_BYTES = 16 << 20  # of one JSON file: a black-box suite on 50,000 images has under 1 MB
 
-_FREE = ("error", "error_type", "traceback")  # kept as they are told: control characters show as their codes
+_FREE = ("error", "error_type", "traceback")  # kept as they are given: control characters show as their codes
 
 
 @dataclass(frozen=True)
@@ -76,7 +76,7 @@ def read(source: Path | bytes, where: str) -> dict[str, Any]:
     """The JSON object of a record: a file, or bytes out of an archive.
 
     Raises:
-        BenchError: unreadable, too large, or no JSON object within bounds; `where` stands in the message.
+        BenchError: unreadable, too large, or not a JSON object within bounds; `where` stands in the message.
     """
     try:
         if isinstance(source, Path):
@@ -90,7 +90,7 @@ def read(source: Path | bytes, where: str) -> dict[str, Any]:
     except ValueError as error:
         raise refused(where, str(error)) from error
     if not isinstance(value, dict):
-        raise refused(where, "no JSON object")
+        raise refused(where, "not a JSON object")
     return value
 
 
@@ -212,12 +212,12 @@ def check_curve(data: bytes, where: str) -> None:
     """`train.jsonl`: an epoch a line; only the last may be cut short (its writer was killed).
 
     Raises:
-        BenchError: it is no text, or a line is no epoch.
+        BenchError: it is not text, or a line is not an epoch.
     """
     try:
         lines = data.decode("utf-8").split("\n")
     except ValueError as error:
-        raise refused(where, f"no text ({error})") from error
+        raise refused(where, f"not text ({error})") from error
     for number, line in enumerate(lines, start=1):
         if not line.strip():
             continue
@@ -225,7 +225,7 @@ def check_curve(data: bytes, where: str) -> None:
             value = strict_json.parse(line, numbers=False)
         except ValueError as error:
             if number < len(lines):
-                raise refused(where, f"line {number} is no epoch: {error}") from error
+                raise refused(where, f"line {number} is not an epoch: {error}") from error
             continue
         epoch_of(value, f"{where} line {number}")
 
@@ -234,12 +234,12 @@ def epoch_of(value: Any, where: str) -> EpochRecord:
     """One line of a curve.
 
     Raises:
-        BenchError: it is no epoch.
+        BenchError: it is not an epoch.
     """
     try:
         return EpochRecord.model_validate(value)
     except ValidationError as error:
-        raise refused(where, f"no epoch: {fault_of(error)}") from error
+        raise refused(where, f"not an epoch: {fault_of(error)}") from error
 
 
 def _check_plugins(spec: RunSpec, where: str) -> None:
@@ -280,7 +280,7 @@ def _settings_fault(kind: str, plugin: str, version: int | None, given: str) -> 
         return ""
     try:
         cls = registry.load(kind, plugin)
-    except BenchError:  # a broken plug-in is told where it is used
+    except BenchError:  # a broken plug-in is reported where it is used
         return ""
     recorded = json.loads(given)
     if version not in (None, cls.version):

@@ -216,7 +216,7 @@ def _parts(row: EvaluationRow) -> list[tuple[str, Mapping[str, Any]]]:
 
 
 def _finite(row: EvaluationRow) -> Iterator[tuple[str, Mapping[str, Any]]]:
-    """The parts whose losses are numbers: of the others it is told that they are not, and no more."""
+    """The parts whose losses are all numbers; of the others no more is said than that (`not-finite`)."""
     return (each for each in _parts(row) if _first_bad(each[1]) is None)
 
 
@@ -236,7 +236,7 @@ def _stages(part: Mapping[str, Any]) -> Iterator[tuple[str, Sequence[float]]]:
 
 
 def _first_bad(part: Mapping[str, Any]) -> int | None:
-    """The first step whose loss is no number; None without any."""
+    """The first step whose loss is not a number; None without any."""
     curve = enumerate(part.get("loss_curve") or [])
     return next((i for i, value in curve if not isinstance(value, (int, float)) or not math.isfinite(value)), None)
 

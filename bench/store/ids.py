@@ -23,7 +23,7 @@ def find(db: Database, prefix: str, kinds: tuple[str, ...] = ("run", "evaluation
     wanted = prefix.strip().lower()
     if not wanted or len(wanted) > ID_LENGTH or set(wanted) - set("0123456789abcdef"):
         raise BenchError(
-            f"{prefix!r} is no id of a {what}: give its first hexadecimal digits, as `bench list runs` shows"
+            f"{prefix!r} is not an id of a {what}: give its first hexadecimal digits, as `bench list runs` shows"
         )
     found: list[tuple[Match, str]] = []
     for kind, key in (("run", Run.run_id), ("evaluation", Evaluation.evaluation_id)):

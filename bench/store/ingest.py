@@ -144,7 +144,7 @@ def rebuild(
     with its mode. What others write meanwhile is lost (`bench.jobs.journal.rebuild` sees to it that nobody does).
 
     Raises:
-        BenchError: the database cannot be written, or `runs_root` is no folder; damaged files are counted instead.
+        BenchError: the database cannot be written, or `runs_root` is not a folder; damaged files are counted instead.
     """
     if not runs_root.is_dir():
         raise BenchError(f"there is no folder of runs {runs_root}; nothing to rebuild from")

@@ -63,7 +63,7 @@ def whole(db: Database, rows: Iterable[dict[str, Any]]) -> Iterator[dict[str, An
 def _lacking(row: dict[str, Any], found: dict[str, Any]) -> str:
     n, members = row["n"], row["members"]  # of a sound run
     if not isinstance(n, int) or n < 1 or members < 1:
-        return ""  # told by the row itself
+        return ""  # the check of the row itself says so
     size = (n + 7) // 8
     if found["clean_size"] != size:
         return f"its outcomes are not those of {n} images"
@@ -72,7 +72,7 @@ def _lacking(row: dict[str, Any], found: dict[str, Any]) -> str:
     beyond = (1 << (8 * size - n)) - 1  # bits of the last byte that stand for no image
     for last in (found["clean_last"], found["robust_last"]):
         if not isinstance(last, bytes | memoryview | None):
-            return "its outcomes are no bits"
+            return "its outcomes are not bits"
         if last is not None and last[0] & beyond:
             return f"its outcomes are of more than {n} images"
     if row["kind"] == "transfer" and found["clean_rows"] != members + 1:

@@ -150,7 +150,7 @@ N = TypeVar("N", bound=BaseModel)
 
 
 def _read(kind: type[N], path: Path) -> N | None:
-    """A note; None where there is none, or a damaged one, which is told."""
+    """A note; None where there is none, or a damaged one, which is reported."""
     state = _state(path)
     return None if state is None else _note(kind, path, state)
 

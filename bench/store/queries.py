@@ -174,7 +174,7 @@ def transfer(db: Database, evaluation_id: str) -> TransferBits:
     query = select(Transfer.source, Transfer.target, Transfer.bits).where(Transfer.evaluation_id == evaluation_id)
     cells = db.rows(query)
     if not cells:
-        raise BenchError(f"evaluation {short(evaluation_id)} is no transferability matrix")
+        raise BenchError(f"evaluation {short(evaluation_id)} is not a transferability matrix")
     clean = clean_rows(db, evaluation_id)
     missed = np.zeros((len(clean) - 1, len(clean), n), dtype=bool)
     for cell in cells:

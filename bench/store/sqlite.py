@@ -169,7 +169,7 @@ def replace_content(path: Path, fresh: Path) -> None:
 
 
 def _copied(path: Path, fresh: Path) -> bool:
-    """Copy the pages; False where `path` is no database that SQLite can write."""
+    """Copy the pages; False where `path` is not a database that SQLite can write."""
     limit = time.monotonic() + BUSY_SECONDS
 
     def patient(*_: int) -> None:

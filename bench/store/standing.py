@@ -69,7 +69,7 @@ class Installed:
         self._known: dict[str, int | None] = {"trainer": versions.TRAINER, "evaluator": versions.EVALUATOR}
 
     def version(self, part: str) -> int | None:
-        """The version of a part today; None for a plug-in that is not installed: nothing is told of it."""
+        """The version of a part today; None for a plug-in that is not installed: nothing is said of it."""
         if part not in self._known:
             kind, _, name = part.partition("/")
             self._known[part] = _installed(kind, name)

@@ -74,7 +74,7 @@ def cosines(gradients: Sequence[Tensor], *, scale: float = 1.0, floor: float = T
     """Signed cosine of each pair of members: [pairs, B] from N gradients [B, D], taken of the gradients times `scale`.
 
     Computed as dot / max(‖a‖·‖b‖, floor), as torch's `cosine_similarity` did before 1.12. Below the floor the lengths
-    are no part of the gradient.
+    are not part of the gradient.
 
     Args:
         floor: of the product of the norms; of each norm with `each`.

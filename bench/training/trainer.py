@@ -314,7 +314,7 @@ def _minimisable(terms: Any) -> dict[str, Tensor]:
     """What a method's `loss` returned, if it is what it should be.
 
     Raises:
-        JobError: no named terms, a term that is no scalar, or none that a gradient leads from.
+        JobError: no named terms, a term that is not a scalar, or none that a gradient leads from.
     """
     if not isinstance(terms, dict) or not terms:
         raise JobError(f"loss returns a dict from names to terms, such as {{'ce': term}}, not {_seen(terms)}")

@@ -114,7 +114,7 @@ def test_rows_are_merged(results: Path, tmp_path: Path) -> None:
     command("db", "export", "-o", tmp_path / "x.zip", "--results", results)
     refused("bench db import", "db", "merge", tmp_path / "x.zip", "--db", target)
     (tmp_path / "note.txt").write_text("not a database, but long enough to look like one" * 30)
-    refused("no SQLite database", "db", "merge", tmp_path / "note.txt", "--db", target)
+    refused("not a SQLite database", "db", "merge", tmp_path / "note.txt", "--db", target)
 
 
 @pytest.fixture

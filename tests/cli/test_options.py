@@ -173,7 +173,7 @@ def test_tests_see_the_exception_itself(monkeypatch: pytest.MonkeyPatch) -> None
     ],
 )  # fmt: skip
 def test_a_wrong_database_is_one_line(url: str) -> None:
-    assert any(word in failure("table", "--db", url) for word in ("is no database", "a port is", "device or pipe"))
+    assert any(word in failure("table", "--db", url) for word in ("is not a database", "a port is", "device or pipe"))
 
 
 @pytest.mark.parametrize("device", ["meta", "privateuseone", "cuda:" + "9" * 20, "", "x" * 10_000])
@@ -186,7 +186,7 @@ def test_a_wrong_device_is_one_line(device: str, tmp_path: Path) -> None:
     ("options", "words"),
     [
         (("--executor", "ray", "--executor-option", "num_gpus=nan"), "share of a GPU"),
-        (("--executor", "ray", "--address", "127.0.0.1:" + "9" * 5000), "is no whole number"),
+        (("--executor", "ray", "--address", "127.0.0.1:" + "9" * 5000), "is not a whole number"),
         (("--executor", "ray", "--address", "127.0.0.1:99999"), "up to 65,535"),
         (("--executor", "local", "--gpus", "9" * 5000), "cannot be used here"),
         (("--executor", "local", "--gpus", "²"), "cannot be used here"),

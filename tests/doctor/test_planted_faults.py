@@ -76,7 +76,7 @@ METHODS = {
     "global_before": ("is repeatable", "weights depend on the global random state; draw from batch.generator"),
     "unseeded": ("is repeatable", "two trainings with one seed differ"),
     "resets": ("does not seed the global generator", "draw from batch.generator"),
-    "no_prerequisite": ("has its prerequisites", "it requires plain_ensemble, which is no configured method"),
+    "no_prerequisite": ("has its prerequisites", "it requires plain_ensemble, which is not a configured method"),
     "word_prerequisite": ("has its prerequisites", "requires is a tuple of configured methods"),
     "unstorable": ("has settings", "settings are numbers, text, true or false"),
 }

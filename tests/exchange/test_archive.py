@@ -241,7 +241,7 @@ def test_names_that_are_no_files_of_a_run_are_refused(archive: Path, tmp_path: P
         shutil.copyfile(archive, hostile)
         with zipfile.ZipFile(hostile, "a") as file:
             file.writestr(name, b"x")
-    refused(hostile, tmp_path / "theirs", "no file of a run")
+    refused(hostile, tmp_path / "theirs", "not a file of a run")
     assert not list(tmp_path.rglob("outside*"))
 
 
@@ -251,7 +251,7 @@ def test_the_manifest_cannot_name_what_the_archive_may_not_hold(archive: Path, t
     told["files"].append({"path": "../outside", "size": 1, "sha256": "0" * 64})
     with zipfile.ZipFile(tmp_path / "hostile.zip", "w") as new:
         new.writestr("manifest.json", json.dumps(told))
-    refused(tmp_path / "hostile.zip", tmp_path / "theirs", "no file of a run")
+    refused(tmp_path / "hostile.zip", tmp_path / "theirs", "not a file of a run")
 
 
 @pytest.mark.parametrize("mode", [stat.S_IFLNK, stat.S_IFDIR, stat.S_IFCHR, stat.S_IFIFO, stat.S_IFSOCK])
@@ -264,7 +264,7 @@ def test_links_folders_and_devices_are_refused(archive: Path, tmp_path: Path, mo
                 info.external_attr = (mode | 0o777) << 16
                 data = b"/etc/passwd"
             new.writestr(info, data)
-    refused(hostile, tmp_path / "theirs", "no plain file")
+    refused(hostile, tmp_path / "theirs", "not a plain file")
 
 
 def test_a_bomb_is_refused_by_its_size_before_it_is_unpacked(archive: Path, tmp_path: Path) -> None:
@@ -323,14 +323,14 @@ def test_a_name_that_is_no_utf8_is_refused(archive: Path, tmp_path: Path) -> Non
     with zipfile.ZipFile(hostile, "a") as file:
         file.writestr("naïve", b"x")
     hostile.write_bytes(hostile.read_bytes().replace("naïve".encode(), b"na\xff\xfeve"))
-    refused(hostile, tmp_path / "theirs", "no archive|no file of a run")
+    refused(hostile, tmp_path / "theirs", "not an archive|not a file of a run")
 
 
 @pytest.mark.parametrize("keep", [0, 3, 100, 0.5, 0.99])
 def test_a_truncated_archive_is_refused(archive: Path, tmp_path: Path, keep: float) -> None:
     raw = archive.read_bytes()
     archive.write_bytes(raw[: int(keep if keep > 1 else keep * len(raw))])
-    refused(archive, tmp_path / "theirs", "no archive of `bench db export`, or is damaged")
+    refused(archive, tmp_path / "theirs", "not an archive of `bench db export`, or is damaged")
 
 
 def test_what_is_no_archive_of_ours_is_refused(archive: Path, tmp_path: Path) -> None:
@@ -381,11 +381,11 @@ FORGED: list[tuple[Callable[[Names], None], str]] = [
     (_edit("/run.json", family_id="0" * 24), "its content is of run"),
     (_edit("/run.json", notes=["\x1b[2J"]), "control characters"),
     (_edit("/run.json", method="ece\nx"), "not printable"),
-    (_edit("/run.json", notes=["\ud800"]), "no Unicode|no JSON"),
-    (_edit("/run.json", seconds=float("nan")), "no number in JSON"),
+    (_edit("/run.json", notes=["\ud800"]), "not Unicode|not JSON"),
+    (_edit("/run.json", seconds=float("nan")), "not a number in JSON"),
     (_replace("/run.json", b'{"a": 1e999}'), "damaged|refused"),
     (_replace("/run.json", b"[" * 100_000), "nested more than"),
-    (_replace("/run.json", b"[]"), "no JSON object"),
+    (_replace("/run.json", b"[]"), "not a JSON object"),
     (_replace("/run.json", b"\xff\xfe{}"), "not JSON"),
     (_edit(f"{EVALUATION}.json", n_robust=IMAGES), "its count says"),
     (_edit(f"{EVALUATION}.json", budget=0.05), "its content is of evaluation"),
@@ -399,8 +399,8 @@ FORGED: list[tuple[Callable[[Names], None], str]] = [
     (_replace("train.jsonl", b'{"phase": "joint", "epoch": 1e999}\n'), "not finite"),
     (_replace("train.jsonl", b'{"phase": "joint", "epoch": 99999999999999999999}\n'), "63 bits"),
     (_replace("train.jsonl", b'{"phase": "joint", "epoch": 1}\n{"phase": "joint", "epoch": 99999999999}'), "line 2"),
-    (_replace("train.jsonl", b"[" * 100_000 + b"\n\n"), "line 1 is no epoch"),
-    (_replace("train.jsonl", b"\xff"), "no text"),
+    (_replace("train.jsonl", b"[" * 100_000 + b"\n\n"), "line 1 is not an epoch"),
+    (_replace("train.jsonl", b"\xff"), "not text"),
     (_replace("members.safetensors", b""), "no safetensors"),
     (_replace("members.safetensors", b"\xff" * 100), "no safetensors"),
 ]

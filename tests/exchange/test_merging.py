@@ -150,7 +150,7 @@ def test_what_cannot_be_merged_is_told(folders: tuple[Path, Path], tmp_path: Pat
         for other, words in (
             (str(left / "bench.db"), "is the database itself"),
             (str(tmp_path / "none.db"), "there is no database"),
-            ("mysql://somewhere/x", "is no database"),
+            ("mysql://somewhere/x", "is not a database"),
             (str(tmp_path / "empty"), "there is no database"),
         ):
             with pytest.raises(BenchError, match=words):

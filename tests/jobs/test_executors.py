@@ -200,7 +200,7 @@ def test_a_fifth_executor_is_found_through_its_entry_point(plugins: Path, tmp_pa
         (["--executor", "local", "--chunk", "2"], "--chunk is not for the executor 'local'"),
         (["--gpus", "0", "--workers", "2"], "--per-gpu"),
         (["--gpus", "0", "--device", "cpu"], "leave --device out"),
-        (["--gpus", "0,0"], "no list of GPUs"),
+        (["--gpus", "0,0"], "not a list of GPUs"),
         (["--executor", "local", "--executor-option", "partition=a"], "unknown executor option 'partition'"),
         (["--executor", "slurm", "--executor-option", "cluster"], "write KEY=VALUE"),
         (["--executor", "slurm", "--executor-option", "cluster=local", "--executor-option", "foo=1"], "slurm_foo"),

@@ -211,7 +211,7 @@ def test_data_that_is_not_there_is_told_in_a_line(tmp_path: Path) -> None:
     [(("--method", "trz"), "did you mean trs"), (("--dataset", "digit"), "did you mean digits"),
      (("--recipe", "quik"), "did you mean quick"), (("--model", "lenett"), "did you mean lenet"),
      (("--limit", 501), "500 test images"), (("--set", "methods.ece.lamda=1"), "lamda"),
-     (("--seeds", "one"), "no list of up to 1,000 seeds"), (("--at-once", 1), "from 2 to 1,024")],
+     (("--seeds", "one"), "not a list of up to 1,000 seeds"), (("--at-once", 1), "from 2 to 1,024")],
 )  # fmt: skip
 def test_mistakes_are_told_before_anything_starts(arguments: Any, told: str, asked: list[list[str]]) -> None:
     code, out, err = command("perf", "jobs", *arguments)

@@ -83,7 +83,7 @@ def test_a_file_that_is_no_database_is_left_alone(tmp_path: Path) -> None:
     path.write_bytes(b"this is a letter, not a database, and long enough to be read" * 40)
     before = path.read_bytes()
     for create in (False, True):
-        with pytest.raises(BenchError, match=r"no SQLite database.*db rebuild"):
+        with pytest.raises(BenchError, match=r"not a SQLite database.*db rebuild"):
             Database(path).open(create=create)
     assert path.read_bytes() == before
 
@@ -177,9 +177,9 @@ def test_several_writers_make_views_anew_together(db: Database) -> None:
 def test_a_folder_and_an_unknown_url_are_refused(tmp_path: Path) -> None:
     with pytest.raises(BenchError, match="is a folder"):
         Database(tmp_path).open()
-    with pytest.raises(BenchError, match="is no database"):
+    with pytest.raises(BenchError, match="is not a database"):
         Database("oracle://somewhere")
-    with pytest.raises(BenchError, match="is no database"):
+    with pytest.raises(BenchError, match="is not a database"):
         Database("nonsense://x")
 
 

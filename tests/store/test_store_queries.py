@@ -112,7 +112,7 @@ def test_asking_the_wrong_evaluation_is_one_line(db: Database, files: Any) -> No
     folder = files.run()
     ingest_run(db, folder)
     evaluation_id = ingest_evaluation(db, files.evaluation(folder, CLEAN, CLEAN))
-    with pytest.raises(BenchError, match="is no transferability matrix"):
+    with pytest.raises(BenchError, match="is not a transferability matrix"):
         queries.transfer(db, evaluation_id)
     with pytest.raises(BenchError, match="no outcomes of single members"):
         queries.clean_rows(db, evaluation_id)

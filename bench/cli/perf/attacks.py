@@ -56,9 +56,9 @@ def command(
 
     Everybody gets the same ensemble, images, batches, random start, steps and budget. What a library returns is judged
     by us. An attack passes where robust accuracy agrees with a library's within half a point (APGD: one point), or,
-    for CW and EAD, is not above it; the exit code is 1 where one does not. Time never passes or fails: it is told as
-    theirs / ours, and as ours / floor, the bare passes for the images that still stand; what these take at the rates of
-    a matrix product and of a copy on this machine is told in seconds.
+    for CW and EAD, is not above it; the exit code is 1 where one does not. Time never passes or fails: it is
+    printed as theirs / ours, and as ours / floor, the bare passes for the images that still stand; and how many seconds
+    these would take at the rates of a matrix product and of a copy on this machine.
 
     \b
     Examples:

@@ -69,7 +69,7 @@ def command(
     selection = Selection(
         methods=methods or ("ece",), dataset=dataset, recipe=recipe, model=model, seeds=seeds, limit=limit
     )
-    planned = jobs_of(loaded, selection)  # what is wrong is told before anything starts
+    planned = jobs_of(loaded, selection)  # what is wrong is reported before anything starts
     where = pick(device, threads)
     ways = at_once or jobs.usual(where, threads)
     err = console(stderr=True)

@@ -60,7 +60,7 @@ def command(
     chosen = memory.names_of(loaded, methods, attacks)
     model = model or resolved_recipe(loaded, None, dataset)[0].model
     if model is not None:
-        model_spec(loaded, model)  # a wrong name is told before anything starts
+        model_spec(loaded, model)  # a wrong name is reported before anything starts
     setting = memory.CommonSettings(dataset, model, members, batch, pick(device, threads), threads, changes)
     with console(stderr=True).status("") as status:
         peaks = memory.peaks(setting, *chosen, tell=lambda text: status.update(Text(text)))

@@ -34,8 +34,8 @@ def command(
     The floor of a step is the bare passes that the method's formula needs, counted and made on the same members, and
     the optimiser's update. `trs_official` is also timed against the public TRS code's step, written again from its
     description; the losses of both have to be equal to 1e-5, and the exit code is 1 where they are not. Time never
-    passes or fails; what the floor's passes take at the rates of a matrix product and of a copy on this machine is told
-    in seconds.
+    passes or fails. Printed too is how many seconds the floor's passes would take at the rates of a matrix product and
+    of a copy on this machine.
 
     \b
     Kinds of passes, through one member:

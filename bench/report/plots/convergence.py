@@ -26,7 +26,7 @@ def with_several_steps(frame: pd.DataFrame) -> pd.DataFrame:
         return frame.assign(panel="")
     frame["other"] = [_other(row["settings"], row["targets"]) for row in frame.to_dict("records")]
     group = ["plugin", "precision", "other", "budget_name", "budget"]
-    # A method belongs in a panel only with two points or more: one point is no line.
+    # A method belongs in a panel only with two points or more: one point is not a line.
     numbers = frame.groupby([*group, "method"])["steps"].transform("nunique")
     frame = frame[numbers > 1].copy()
     several = frame.groupby(["plugin", "precision", "budget_name", "budget"])["other"].transform("nunique") > 1

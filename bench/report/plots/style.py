@@ -85,7 +85,7 @@ def save(figure: Figure, frame: pd.DataFrame, path: Path) -> tuple[Path, Path]:
 
 
 def csv_text(frame: pd.DataFrame) -> str:
-    """The frame as it lies beside a figure; its texts are no formulas (`csv_text.field`)."""
+    """The frame as it lies beside a figure; its texts are not formulas (`csv_text.field`)."""
     plain = frame.rename(columns=field)
     for name in plain.select_dtypes(exclude="number"):
         plain[name] = plain[name].map(field, na_action="ignore")

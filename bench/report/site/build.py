@@ -67,7 +67,7 @@ def build(
         loaded: the configuration: titles of methods and attacks, and what the commands shown are checked against.
         results: the folder of runs, for sample images; None for none.
         progress: called with (pages done, pages in all, what is being done).
-        adds_up: "what changed" goes on being told since the report that the last build compared with.
+        adds_up: "what changed" goes on counting from the report that the last build compared with.
 
     Raises:
         BenchError: `folder` holds other files, or cannot be written.

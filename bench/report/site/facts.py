@@ -1,6 +1,6 @@
 """Facts of a method for readers: its paper, what it was trained on. Configured, or said with weights from elsewhere.
 
-What was said is a claim of whoever brought the weights; it is told as one.
+What was said is a claim of whoever brought the weights; it is shown as one.
 """
 
 from __future__ import annotations

@@ -139,7 +139,7 @@ class _Handler(SimpleHTTPRequestHandler):
         self.send_error(HTTPStatus.NOT_FOUND)
 
     def log_message(self, *_: object) -> None:
-        """Requests are nobody's news."""
+        """Requests are not printed."""
 
 
 def _state(path: Path) -> str:

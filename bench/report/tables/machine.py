@@ -44,7 +44,7 @@ def csv_table(results: Results, *, paper: bool | None = None) -> str:
 def long_rows(results: Results, marks: Marks | None = None) -> list[dict[str, Any]]:
     """One record a cell.
 
-    `precision` is that of the passes that the attack asked for, float32 for what is no attack.
+    `precision` is that of the passes that the attack asked for, float32 for what is not an attack.
     `mean`, `std` and `values` are in `unit`: percent, or seconds for the training. `values` and `counts` (images that
     are right, out of `n`) go with `seeds`, `evaluations` are ids: one a seed, or for a worst case one a seed and
     attack. `flags` holds `stale`, `failed`, and ids of flags; `tied` says whether a method is not significantly worse

@@ -23,7 +23,7 @@ def budget_text(name: str | None, budget: float | None) -> str:
 
 
 def number(value: float) -> str:
-    """One decimal; none for what is no percentage and large, such as seconds."""
+    """One decimal; none for what is not a percentage and large, such as seconds."""
     return f"{value:.1f}" if abs(value) < 1000 else f"{value:,.0f}"
 
 
