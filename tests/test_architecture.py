@@ -1,4 +1,4 @@
-"""Imports go one way, down this list of packages, and never in a circle; those for type checking count too."""
+"""Imports go one way, down this list of packages, never in a circle (type checking included); a name is one class."""
 
 from __future__ import annotations
 
@@ -80,3 +80,15 @@ def test_packages_import_downwards_and_no_exception_outlives_its_import() -> Non
                 found.setdefault(f"{package} → {other}", set()).add(module)
     differences = {edge: sorted(found.get(edge, ())) for edge in sorted(found.keys() ^ EXCEPTIONS)}
     assert not differences, f"imports that are not allowed, or exceptions that nothing needs any more: {differences}"
+
+
+def test_a_class_name_is_used_once() -> None:
+    """Apart from rows of the database, named for what they are rows of, and from what a module keeps to itself."""
+    found: dict[str, list[str]] = {}
+    for module, path in KNOWN.items():
+        for node in ast.parse(path.read_text(encoding="utf-8")).body:
+            if isinstance(node, ast.ClassDef) and not node.name.startswith("_") and module != "bench.store.schema":
+                found.setdefault(node.name, []).append(module)
+    twice = {name: modules for name, modules in found.items() if len(modules) > 1}
+    assert {"Attack", "Method", "RunFolder"} <= found.keys()
+    assert not twice, f"a class name that stands for several classes; each should say which it is: {twice}"

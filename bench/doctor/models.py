@@ -20,7 +20,7 @@ CLASSES, OTHER_CLASSES = 10, 7
 
 @dataclass(frozen=True)
 class Images:
-    """What a member needs to know of a data set (`bench.models.build.Images`)."""
+    """What a member needs to know of a data set (a `bench.models.build.ImageFormat`)."""
 
     shape: tuple[int, int, int]
     classes: int = CLASSES
