@@ -20,7 +20,7 @@ class ImageOutcomes:
     An evaluation that has gone meanwhile, or holds no outcomes, has none.
     """
 
-    def __init__(self, db: Database, evaluation_ids: Iterable[str] = ()) -> None:
+    def __init__(self, db: Database, evaluation_ids: Iterable[str]) -> None:
         self._db = db
         self._wanted = set(evaluation_ids)
         self._found: dict[str, Outcomes] = {}
