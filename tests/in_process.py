@@ -5,12 +5,30 @@ from __future__ import annotations
 import io
 import sys
 from contextlib import redirect_stderr, redirect_stdout
+from typing import NamedTuple
 
 from bench.cli import main
 
+# What makes a run short: one that only has to be there, and one whose numbers say something.
+TINY = ("--set", "training.epochs=1", "--set", "training.limit=64", "--limit", "20")
+QUICK = ("--set", "training.epochs=2", "--set", "training.limit=200", "--limit", "40")
 
-def command(*arguments: object, typed: str = "") -> tuple[int, str, str]:
-    """Run `bench` with `typed` on its stdin; exit code, stdout, stderr."""
+
+class Done(NamedTuple):
+    """How a command ended."""
+
+    code: int
+    out: str
+    err: str
+
+    @property
+    def text(self) -> str:
+        """Everything printed, stdout first."""
+        return self.out + self.err
+
+
+def command(*arguments: object, typed: str = "") -> Done:
+    """Run `bench` with `typed` on its stdin."""
     out, err, before = io.StringIO(), io.StringIO(), sys.stdin
     sys.stdin = io.StringIO(typed)
     try:
@@ -18,10 +36,27 @@ def command(*arguments: object, typed: str = "") -> tuple[int, str, str]:
             code = main.run([str(argument) for argument in arguments])
     finally:
         sys.stdin = before
-    return code, out.getvalue(), err.getvalue()
+    return Done(code, out.getvalue(), err.getvalue())
 
 
 def told(*arguments: object) -> tuple[int, str]:
     """Run `bench`; exit code and everything printed, stdout first."""
-    code, out, err = command(*arguments)
-    return code, out + err
+    done = command(*arguments)
+    return done.code, done.text
+
+
+def bench(*arguments: object) -> str:
+    """Run `bench`, which must end well; its stdout."""
+    done = command(*arguments)
+    assert done.code == 0, done.text
+    return done.out
+
+
+def refused(*arguments: object) -> str:
+    """Run `bench`, which must refuse its arguments; the line that says why."""
+    done = command(*arguments)
+    assert done.code == 2, done.text
+    *usage, line = done.err.splitlines()
+    assert not usage or (len(usage) == 3 and usage[0].startswith("Usage:")), done.err
+    assert len(line) < 500
+    return line

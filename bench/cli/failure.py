@@ -1,29 +1,17 @@
-"""A failed job on a card, and the command that makes a run again."""
+"""A failed job on a card, and the command that tries it again."""
 
 from __future__ import annotations
 
-import shlex
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-from bench.experiment.spec import OUTSIDE
+from bench.core.errors import BenchError
+from bench.core.identity import short
 
 if TYPE_CHECKING:
     from rich.console import Console
 
     from bench.store.typed_rows import FailureRow
-
-
-def again(run: Mapping[str, Any]) -> str:
-    """The command that makes a run again, as far as its own selectors say."""
-    parts = [f"bench run --method {shlex.quote(run['method'])} --dataset {run['dataset']} --seeds {run['seed']}"]
-    if run["recipe"] == OUTSIDE:
-        return parts[0]  # its evaluations; the training is not ours to repeat
-    parts.append(f"--recipe {shlex.quote(run['recipe'])} --model {run['model']}")
-    if "members" in run:  # failures of old versions do not say
-        parts.append(f"--members {run['members']}")
-    parts += [f"--set {shlex.quote(change)}" for change in run.get("recipe_changes", ())]
-    return " ".join(parts)
 
 
 def failed_training(row: FailureRow) -> bool:
@@ -33,20 +21,30 @@ def failed_training(row: FailureRow) -> bool:
 
 def retry(row: FailureRow) -> str:
     """The command that tries a failed job again, or what stands for it where the record does not say enough."""
+    from bench.core import config
+    from bench.experiment import command
+
     told = row.describe
-    if not {"method", "dataset", "seed", "recipe", "model"} <= told.keys():
+    # The images of surrogates are made for their victims, of which nothing is told here.
+    unknown = any(told.get(name) is None for name in ("method", "dataset", "seed", "recipe", "model"))
+    if unknown or row.kind in ("craft", "blackbox"):
         return "the same `bench run`"
-    if row.kind == "attack" and told.get("budget_name") and isinstance(told.get("budget"), (int, float)):
-        return f"{again(told)} --attack {told['attack']} --{told['budget_name']} {told['budget']:g}"
-    return again(told)
+    asked: dict[str, Any] = {name: told[name] for name in ("limit", "split") if name in told}
+    named = told.get("attack") and told.get("budget") is not None and told.get("budget_name") in ("eps", "c")
+    if row.kind != "attack" or not named:
+        return command.of_run(told, **asked)
+    asked |= {"attacks": (told["attack"],), told["budget_name"]: (float(told["budget"]),)}
+    try:
+        changes = command.attack_changes(config.load(), told["attack"], told.get("settings") or {})
+    except BenchError:  # the card is shown all the same
+        changes = []
+    return command.of_run(told, changes=changes, precision=told.get("precision"), **asked)
 
 
 def show_failure(row: FailureRow, out: Console) -> None:
     """Print what failed, how, under which settings, and how to try again."""
     from rich.table import Table
     from rich.text import Text
-
-    from bench.core.identity import short
 
     told = row.describe
     what = "training" if row.kind == "train" else f"{row.kind} {told.get('attack') or ''}".strip()

@@ -40,10 +40,10 @@ def command(
       bench heatmap --diff trs ece --dataset digits              where attacks on trs transfer less
     """
     from bench.core.errors import BenchError
+    from bench.experiment.command import of_selection
     from bench.experiment.select import matrix_budget
     from bench.report.console import console, print_matrix
     from bench.report.heatmap import file_name, save_difference, save_heatmap
-    from bench.report.hints import command_of
     from bench.report.matrices import matrices
 
     if given["attack"]:
@@ -65,11 +65,11 @@ def command(
             raise BenchError("a single network has no transferability matrix; an ensemble of two or more has")
         matrix_budget(chosen.loaded, chosen.selection)
         suite = f"figure3-{chosen.selection.dataset}"
-        command = command_of(chosen.loaded, chosen.selection, suite=suite)
+        command = of_selection(chosen.loaded, chosen.selection, suite=suite)
         raise BenchError(f"no transferability matrix with these selectors; `{command}` makes one")
     if diff and len(found) < 2:
         (lacking,) = set(diff) - {found[0].method}
-        command = command_of(chosen.loaded, replace(chosen.selection, methods=(lacking,)))
+        command = of_selection(chosen.loaded, replace(chosen.selection, methods=(lacking,)))
         raise BenchError(f"no transferability matrix of {lacking} with these selectors; `{command}` makes one")
     name = f"transfer-{'-minus-'.join(diff)}" if diff else "transfer"
     path = output or results / "figures" / file_name(f"{name}-{chosen.selection.dataset}", found)

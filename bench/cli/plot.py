@@ -307,9 +307,9 @@ def _heading(what: str, chosen: Chosen, frame: pd.DataFrame, *, images: bool = T
 
 
 def _command(chosen: Chosen, suite: str | None = None) -> str:
-    from bench.report.hints import command_of
+    from bench.experiment.command import of_selection
 
-    return command_of(chosen.loaded, chosen.selection, suite=suite)
+    return of_selection(chosen.loaded, chosen.selection, suite=suite)
 
 
 def _need(frame: pd.DataFrame, what: str, chosen: Chosen) -> None:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from bench.cli.failure import again, show_failure
+from bench.cli.failure import show_failure
 from bench.cli.options import RunId, allow_factory, machine, reading, where, workplace
 from bench.cli.parameters import Once
 from bench.cli.say import say_json
@@ -107,6 +107,7 @@ def _export(
 
 def _run(base: Database, run_id: str, place: Workplace) -> dict[str, Any]:
     from bench.exchange.importing import origin
+    from bench.experiment.command import of_run
     from bench.report.recipes import ELSEWHERE
     from bench.store import queries, standing
 
@@ -118,6 +119,7 @@ def _run(base: Database, run_id: str, place: Workplace) -> dict[str, Any]:
     return {
         **asdict(run),
         **unknown,
+        "again": of_run(vars(run)),
         "imported": origin(place, run_id),
         "found_again": _found_again(place.run(run_id).record, run.provenance),
         "environment": queries.environment(base, run.environment_id),
@@ -235,7 +237,7 @@ def _print_run(run: dict[str, Any], out: Console, results: Path) -> None:
         **_came(run["imported"]),
         **_claimed(run["facts"] or {}),
         "folder": str(results / RUNS / run["run_id"]),
-        "again": again(run),
+        "again": run["again"],
     }
     if run["curve"]:
         last = run["curve"][-1]

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import random
+from collections.abc import Iterable
 
 from bench.core.identity import canonical
 from bench.core.lazy import torch
@@ -67,3 +68,14 @@ def parse_seeds(text: str) -> tuple[int, ...]:
         if len(seeds) > MOST:
             raise ValueError(f"more than {MOST:,} seeds")
     return tuple(seeds)
+
+
+def seeds_text(seeds: Iterable[int]) -> str:
+    """Seeds as `parse_seeds` reads them, in the same order: `0-4,7`."""
+    ranges: list[list[int]] = []
+    for seed in seeds:
+        if ranges and seed == ranges[-1][1] + 1:
+            ranges[-1][1] = seed
+        else:
+            ranges.append([seed, seed])
+    return ",".join(str(low) if low == high else f"{low}-{high}" for low, high in ranges)

@@ -81,6 +81,8 @@ class _Described(Open):
     members: Annotated[int, Field(ge=1, lt=MEMBERS)] | None = None
     recipe_changes: Annotated[list[Line], Field(max_length=LINES)] = []
     settings: Table = {}
+    limit: Images | None = None
+    split: Split = "test"
 
 
 Environment = Annotated[dict[str, Any], AfterValidator(_Environment.check)]

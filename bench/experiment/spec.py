@@ -239,4 +239,6 @@ class Job(Spec):
             "recipe_changes": list(run.recipe_changes),
             "settings": evaluation.settings if evaluation else run.settings,
             **({} if precision == USUAL else {"precision": precision}),
+            **({"limit": evaluation.limit} if evaluation and evaluation.limit is not None else {}),
+            **({"split": evaluation.split} if evaluation and evaluation.split != "test" else {}),
         }

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shlex
 from datetime import UTC, datetime
 from typing import Any, Final
 
@@ -15,6 +14,7 @@ from bench.core.identity import short
 from bench.core.printable import visible
 from bench.core.tensors import DamagedError, set_aside
 from bench.data.base import Splits, load_splits
+from bench.experiment.command import of_run, of_weights
 from bench.experiment.spec import RunSpec
 from bench.jobs.workplace import Workplace
 from bench.models.build import build_member
@@ -90,9 +90,8 @@ def weights_fault(run: RunSpec, place: Workplace) -> str:
 def mend(run: RunSpec) -> str:
     """How weights that are gone come back, as the end of a sentence."""
     if run.weights is not None:
-        name = shlex.quote(run.method)
-        return f"`bench evaluate FILE… --name {name} -d {run.dataset} --seed {run.seed}` brings them again"
-    return "`bench run` with its selectors trains it again"
+        return f"`{of_weights(run)}` brings them again"
+    return f"`{of_run(run.described())}` trains it again"
 
 
 def _members(run: RunSpec, activation: str, place: Workplace | None) -> list[torch.nn.Module]:

@@ -14,8 +14,8 @@ from bench.core.errors import BenchError
 from bench.core.identity import short
 from bench.core.precision import USUAL, Precision
 from bench.core.statistics import ALPHA, Comparison
+from bench.experiment import command
 from bench.experiment.select import Selection
-from bench.report import hints
 from bench.report.cells import Bits, Cell, Row, outcome_of
 from bench.report.recipes import phrase, recipe_label
 from bench.report.results import collect, joined, row_of
@@ -98,8 +98,8 @@ def of_methods(loaded: Loaded, selection: Selection, db: Database, *, seeds: tup
     results = collect(loaded, selection, db, seeds=seeds)
     for name in selection.methods:
         if not any(cell.seeds for (_, method), cell in results.cells.items() if method == name):
-            command = hints.command_of(loaded, replace(selection, methods=(name,)))
-            raise BenchError(f"nothing of {name} has been measured with these selectors; `{command}` would")
+            again = command.of_selection(loaded, replace(selection, methods=(name,)))
+            raise BenchError(f"nothing of {name} has been measured with these selectors; `{again}` would")
     titles = results.titles[first], results.titles[second]
     return _paired(loaded, titles, heading(results), results.rows, results.cells, (first, second), db)
 

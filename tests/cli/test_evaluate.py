@@ -300,6 +300,8 @@ def test_nothing_is_invented_of_its_training(trained: tuple[Path, list[State]], 
     assert [(row["recipe"], row["training"]) for row in mine] == [("trained elsewhere", None)]
     assert set(frames.evaluations.query("method == 'theirs'")["recipe"]) == {"trained elsewhere"}
     run_id = str(mine[0]["run_id"])
+    shown = bench(results, "show", run_id)
+    assert "again       bench run --method theirs --dataset digits\n" in re.sub(" +\n", "\n", shown.output)
     bench(results, "report", "-o", str(tmp_path / "site"))
     page = (tmp_path / "site" / "runs" / f"{run_id}.html").read_text()
     assert "digits_cnn, trained elsewhere." in page

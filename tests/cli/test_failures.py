@@ -4,14 +4,18 @@ from __future__ import annotations
 
 import json
 import re
+import shlex
 from pathlib import Path
 
 import pytest
+from in_process import TINY, bench
 from in_process import told as command
 
+from bench.cli.failure import retry
 from bench.core.errors import BenchError
+from bench.store.answers import FailureRow
 
-SHORT = ("--set", "training.epochs=1", "--set", "training.limit=128", "--limit", "30", "--threads", "1")
+SHORT = (*TINY, "--threads", "1")
 
 
 @pytest.fixture(autouse=True)
@@ -21,7 +25,7 @@ def wide(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_a_failed_training_is_listed_and_shown_by_the_id_that_run_prints(tmp_path: Path) -> None:
-    diverges = (*SHORT, "--set", "training.lr=1e30")
+    diverges = (*SHORT, "--set", "training.limit=128", "--set", "training.lr=1e30")
     code, text = command("run", "-m", "ece", *diverges, "--results", tmp_path)
     assert code == 1
     (told,) = re.findall(r"next +bench show (\w+)", text)
@@ -43,7 +47,7 @@ def test_a_failed_training_is_listed_and_shown_by_the_id_that_run_prints(tmp_pat
     assert "3 × digits_cnn" in text
     assert "training.lr=1e30" in text
     (again,) = re.findall(r"again +(bench run .*\S)", text)
-    assert command(*again.split()[1:], "--dry-run", *place)[1].count("failed") > 0
+    assert command(*shlex.split(again)[1:], "--dry-run", *place)[1].count("failed") > 0
     failure = json.loads(command("show", told, "--json", *place)[1])
     assert failure["status"] == "failed"
     assert failure["job_id"].startswith(told)
@@ -53,25 +57,55 @@ def test_a_failed_training_is_listed_and_shown_by_the_id_that_run_prints(tmp_pat
 def test_a_failed_attack_is_shown_by_its_id_and_is_no_failed_run(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from bench.attacks.fgsm import FGSM
+    from bench.attacks.iterative import PGD
 
-    def broken(self: FGSM, problem: object) -> None:
+    def broken(self: PGD, problem: object) -> None:
         raise RuntimeError("[red]no[/red] luck")
 
     place = ("--results", tmp_path)
+    given = (*SHORT, "--attack", "pgd", "--eps", "8/255", "--set", "attacks.pgd.steps=3", *place)
     with monkeypatch.context() as patched:
-        patched.setattr(FGSM, "run", broken)
-        assert command("run", "-m", "ece", *SHORT, "--attack", "fgsm", "--eps", "0.1", *place)[0] == 1
+        patched.setattr(PGD, "run", broken)
+        assert command("run", "-m", "ece", *given)[0] == 1
     (failure,) = (json.loads(path.read_text()) for path in tmp_path.glob("runs/*/failures/*.json"))
     code, text = command("show", failure["job_id"][:12], *place)
     assert code == 0, text
-    assert "attack fgsm eps 0.1 of ece on digits" in text
+    assert f"attack pgd eps {8 / 255} of ece on digits" in text
     assert "RuntimeError: [red]no[/red] luck" in text
-    assert "--attack fgsm --eps 0.1" in text
+    (again,) = re.findall(r"again +(bench run .*\S)", text)
+    code, text = command(*shlex.split(again)[1:], "--dry-run", "--json", *place)
+    assert [row["id"] for row in json.loads(text) if row["state"] == "failed"] == [failure["job_id"]], again
     assert [row["status"] for row in json.loads(command("list", "runs", "--json", *place)[1])] == ["done"]
 
-    assert command("run", "-m", "ece", *SHORT, "--attack", "fgsm", "--eps", "0.1", *place)[0] == 0
+    bench("run", "-m", "ece", *given)
     assert "of run" in command("show", failure["job_id"][:12], *place)[1]  # the evaluation itself by now
+
+
+BASE = "bench run --method 'my trs' --dataset digits"
+FULL = f"{BASE} --recipe quick --model lenet"
+
+
+@pytest.mark.parametrize(
+    ("kind", "told", "command"),
+    [
+        ("train", {}, FULL),
+        ("train", {"members": 5, "recipe_changes": ["training.decay_at=[0.5, 0.75]"]},
+         f"{FULL} --members 5 --set 'training.decay_at=[0.5, 0.75]'"),
+        ("clean", {"limit": 20}, f"{FULL} --limit 20"),
+        ("train", {"recipe": None}, "the same `bench run`"),
+        ("blackbox", {"attack": "blackbox", "budget": 0.1, "budget_name": "eps"}, "the same `bench run`"),
+        ("attack", {"recipe": "outside", "attack": "pgd", "budget_name": "eps", "budget": 8 / 255, "settings": {"x": 1},
+                    "precision": "bfloat16", "split": "validation"},
+         f"{BASE} --attack pgd --eps {8 / 255} --split validation --precision bfloat16"),
+    ],
+)  # fmt: skip
+def test_how_a_failure_is_tried_again(kind: str, told: dict[str, object], command: str) -> None:
+    describe = {"method": "my trs", "dataset": "digits", "seed": 0, "recipe": "quick", "model": "lenet"} | told
+    row = FailureRow(
+        attempt_id="a", job_id="b", kind=kind, run_id=None, family_id=None, describe=describe, error="", error_type="",
+        traceback="", started="", seconds=None, done=False,
+    )  # fmt: skip
+    assert retry(row) == command
 
 
 def test_a_data_set_without_a_matrix_budget_has_its_table(tmp_path: Path) -> None:

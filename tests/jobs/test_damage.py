@@ -7,13 +7,13 @@ import shutil
 from pathlib import Path
 
 import pytest
+from in_process import TINY, bench
 from in_process import told as command
 from safetensors.torch import save_file
 
-from bench.cli import main
 from bench.training import checkpoint
 
-SHORT = ("--set", "training.epochs=1", "--set", "training.limit=128", "--limit", "30", "--threads", "1")
+SHORT = (*TINY, "--threads", "1")
 FGSM = ("--attack", "fgsm", "--eps", "0.1")
 
 
@@ -26,8 +26,7 @@ def wide(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.fixture(scope="module")
 def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("made") / "results"
-    arguments = ["run", "-m", "ece", *SHORT, "--attack", "pgd", "--eps", "0.05", "--results", str(folder), "-q"]
-    assert main.run(arguments) == 0
+    bench("run", "-m", "ece", *SHORT, "--attack", "pgd", "--eps", "0.05", "--results", folder, "-q")
     return folder
 
 
@@ -104,13 +103,14 @@ def test_every_command_that_loads_weights_compares_them(results: Path, tmp_path:
     (line,) = text.strip().splitlines()
     assert "is damaged" in line
     assert "moved aside" in line
-    assert "`bench run` with its selectors trains it again" in line
+    assert "`bench run --method ece --dataset digits --recipe" in line
+    assert "trains it again" in line
     assert not list(tmp_path.glob("x.*"))
     assert weights.with_suffix(".damaged").exists()
 
 
 def test_doctor_and_rebuild_name_damaged_weights_and_touch_nothing(results: Path) -> None:
-    assert command("db", "rebuild", "--results", results)[0] == 0
+    bench("db", "rebuild", "--results", results)
     code, text = command("doctor", "--results", results)
     assert code == 0, text
     assert "2 files as they were written" in text
@@ -136,8 +136,8 @@ def test_runs_from_before_digests_were_kept_are_measured_and_doctor_counts_them(
     (weights.parent / "run.json").write_text(json.dumps(record))
     for path in weights.parent.glob("evaluations/*.json"):
         path.write_text(json.dumps(json.loads(path.read_text()) | {"weights_digest": None}))
-    assert command("db", "rebuild", "--results", results)[0] == 0
-    assert command("run", "-m", "ece", *SHORT, *FGSM, "--results", results)[0] == 0
+    bench("db", "rebuild", "--results", results)
+    bench("run", "-m", "ece", *SHORT, *FGSM, "--results", results)
     code, text = command("doctor", "--results", results)
     assert code == 0
     assert "1 of them from before digests were kept, which cannot be checked" in text
@@ -152,12 +152,12 @@ def test_damaged_weights_from_elsewhere_say_how_to_bring_them_and_are_brought(re
         files.append(tmp_path / f"{number}.safetensors")
         save_file(mine, files[-1])
     place = ("--results", tmp_path / "own")
-    given = ("evaluate", *files, "--model", "digits_cnn", "-d", "digits", "--name", "the ours", "--limit", "30")
+    given = ("evaluate", *files, "--model", "digits_cnn", "-d", "digits", "--name", "the ours", "--limit", "20")
     code, text = command(*given, *FGSM, "--threads", "1", *place)
     assert code == 0, text
     weights = weights_of(tmp_path / "own")
     spoil(weights)
-    code, text = command("run", "-m", "the ours", "--limit", "30", "--attack", "pgd", "--eps", ".1", *place)
+    code, text = command("run", "-m", "the ours", "--limit", "20", "--attack", "pgd", "--eps", ".1", *place)
     assert code == 1, text
     assert "moved aside as members.damaged" in text
     assert "`bench evaluate FILE… --name … --seed …` brings them" in text

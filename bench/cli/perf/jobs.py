@@ -59,11 +59,11 @@ def command(
 
     from bench.cli.device import free_cores, pick
     from bench.core import config
+    from bench.experiment.command import words
     from bench.experiment.select import Selection
     from bench.jobs.plan import jobs_of
     from bench.perf import jobs
     from bench.report.console import console
-    from bench.report.hints import command_of
 
     loaded = config.load(changes=changes)
     selection = Selection(
@@ -84,7 +84,7 @@ def command(
     free, told = free_cores()
     if told and free < max(ways) * threads:
         err.print(f"Other programs use this machine ({told}): the ratios are of what they leave.", style="yellow")
-    run = [*shlex.split(command_of(loaded, selection)), "--seeds", ",".join(map(str, seeds))]
+    run = words(selection, loaded.changes)
     options = {number: _at_once(number, where, threads) for number in (1, *ways)}
     start = [sys.executable, "-m", "bench.cli.main", *run[1:], "--quiet", "--data", str(data.expanduser())]
     with err.status("") as status:

@@ -9,12 +9,12 @@ from typing import Any
 
 from bench.core.identity import short
 from bench.core.precision import titled
+from bench.experiment.command import of_run
 from bench.experiment.protocols import Part
 from bench.experiment.spec import OUTSIDE
 from bench.report.boards import Board, Entry
 from bench.report.ledger import Ledger
 from bench.report.site import charts
-from bench.report.site.again import Commands
 from bench.report.site.facts import Paper, facts_of
 from bench.report.site.names import Names, differences, exact, mean_std, percent, plus_minus, recipe_text, seconds
 from bench.report.tables import budget_text
@@ -29,7 +29,6 @@ class About:
 
     ledger: Ledger
     names: Names
-    commands: Commands
     parameters: Mapping[str, int]
     references: tuple[ReferenceRow, ...]
 
@@ -138,8 +137,7 @@ def _lacking(board: Board, entry: Entry, about: About) -> dict[str, Any]:
         brief = f"{'outdated' if stale else 'lacks'} {len(entry.lacking)} of {need} attacks"
     else:
         brief = f"lacks {entry.missing_seeds} seed{'s' if entry.missing_seeds > 1 else ''}"
-    limit = f" --limit {board.standard.limit}" if board.standard.limit is not None else ""
-    command = f"{about.commands.run_of(entry.run)} --suite {board.standard.suite}{limit}"
+    command = of_run(vars(entry.run), suite=board.standard.suite, limit=board.standard.limit)
     return {"brief": brief, "parts": told, "seeds": entry.missing_seeds, "stale": stale, "command": {"text": command}}
 
 

@@ -136,7 +136,7 @@ class _Site:
             self._file(f"assets/{name}", pages.static(name))
 
     def _boards(self) -> None:
-        about = About(self.ledger, self.names, self.commands, details.parameters(self.db), tuple(self.references))
+        about = About(self.ledger, self.names, details.parameters(self.db), tuple(self.references))
         by_dataset: dict[str, list[Board]] = defaultdict(list)
         for board in self.ledger.boards:
             by_dataset[board.standard.dataset].append(board)

@@ -1,0 +1,126 @@
+"""How a result is repeated: the command that makes it, quoted for a shell. Whoever prints such a command asks here."""
+
+from __future__ import annotations
+
+import json
+import shlex
+from collections.abc import Iterable, Mapping
+from dataclasses import replace
+from typing import Any
+
+from bench.core import registry, settings
+from bench.core.config import Loaded
+from bench.core.precision import Precision
+from bench.core.seeds import seeds_text
+from bench.experiment.names import unmarked
+from bench.experiment.select import Selection
+from bench.experiment.spec import OUTSIDE, RunSpec
+
+FIRST = Selection()  # what the options are when nothing is said
+
+
+def words(selection: Selection, changes: Iterable[str] = (), precision: Precision | None = None) -> list[str]:
+    """`bench run` of a selection, word by word; read again by the command line it is this selection.
+
+    Args:
+        changes: what `--set` changed, as it was typed.
+        precision: that of `--precision`; None where it was not given.
+    """
+    said: dict[str, Any] = {
+        "dataset": selection.dataset,
+        "suite": selection.suite,
+        "recipe": selection.recipe,
+        "model": selection.model,
+        "members": selection.members,
+        "seeds": None if selection.seeds == FIRST.seeds else seeds_text(selection.seeds),
+        "attack": ",".join(selection.attacks) or None,
+        "eps": ",".join(map(repr, selection.eps)) or None,
+        "c": ",".join(map(repr, selection.c)) or None,
+        "limit": selection.limit,
+        "split": None if selection.split == FIRST.split else selection.split,
+        "precision": precision,
+    }
+    options = [
+        *(("method", name) for name in selection.methods),
+        *((name, value) for name, value in said.items() if value is not None),
+        *(("set", change) for change in changes),
+    ]
+    return ["bench", "run", *(word for name, value in options for word in (f"--{name}", str(value)))]
+
+
+def of_selection(loaded: Loaded, selection: Selection, *, suite: str | None = None) -> str:
+    """The command that makes what a selection asks for; `suite` is the one to name where no attacks are.
+
+    Where no method is selected it names one as an example.
+    """
+    named = replace(
+        selection,
+        methods=selection.methods or ("trs",),
+        suite=None if selection.attacks else suite or selection.suite,
+    )
+    return shlex.join(words(named, loaded.changes, loaded.precision))
+
+
+def of_run(
+    told: Mapping[str, Any], *, changes: Iterable[str] = (), precision: Precision | None = None, **more: Any
+) -> str:
+    """The command that makes a run, by the names that a record or a row tells of it.
+
+    What was trained elsewhere is not trained again: then the command makes its evaluations.
+
+    Args:
+        told: `method`, `dataset`, `seed`, `recipe` and `model`; `members` and `recipe_changes` where they are known.
+        changes, precision: of its evaluations, as for `words`.
+        more: further fields of the `Selection`, such as `attacks`.
+    """
+    names: dict[str, Any] = {name: told.get(name) for name in ("recipe", "model", "members")}
+    own = tuple(told.get("recipe_changes") or ())
+    if unmarked(told["recipe"]) == OUTSIDE:
+        names, own = {}, ()
+    selection = Selection(methods=(told["method"],), dataset=told["dataset"], seeds=(told["seed"],), **names, **more)
+    return shlex.join(words(selection, (*own, *changes), precision))
+
+
+def of_weights(run: RunSpec) -> str:
+    """The command that brings the weights of a run that was trained elsewhere; its files are for the reader to name."""
+    given = ["--name", run.method, "--dataset", run.dataset, "--seed", str(run.seed)]
+    return f"bench evaluate FILE… {shlex.join(given)}"
+
+
+def attack_changes(loaded: Loaded, name: str, recorded: Mapping[str, Any]) -> list[str]:
+    """`settings_changes` from what bench.toml says of an attack; none where it is not configured, or not of these."""
+    spec = loaded.config.attacks.get(name)
+    if spec is None:
+        return []
+    kind = registry.load("attacks", spec.plugin)
+    today = settings.plain(settings.build(kind, spec.settings, f"attacks.{name}"))
+    same = settings.completed(kind, today).keys() == settings.completed(kind, recorded).keys()
+    return settings_changes("attacks", name, spec.plugin, today, recorded) if same else []
+
+
+def settings_changes(
+    kind: str, name: str, plugin: str, today: Mapping[str, Any], wanted: Mapping[str, Any]
+) -> list[str]:
+    """`--set` changes that bring today's settings of a configured plug-in to those of a record.
+
+    Args:
+        kind, name: its table in bench.toml: `methods`, `trs`.
+    """
+    found = registry.load(kind, plugin)
+    return changed(f"{kind}.{name}", settings.completed(found, today), settings.completed(found, wanted))
+
+
+def changed(where: str, today: Mapping[str, Any], wanted: Mapping[str, Any]) -> list[str]:
+    """`--set` changes that make the values of the table `where` those that are wanted."""
+    return [f"{where}.{name}={_value(value)}" for name, value in wanted.items() if today.get(name) != value]
+
+
+def _value(value: Any) -> str:
+    """A value as `--set` reads it."""
+    if value is None:
+        return "none"
+    if isinstance(value, list | tuple):
+        return f"[{', '.join(map(_value, value))}]"
+    if isinstance(value, Mapping):
+        return f"{{ {', '.join(f'{json.dumps(key)} = {_value(item)}' for key, item in value.items())} }}"
+    return json.dumps(value, ensure_ascii=False) if isinstance(value, str | bool) else str(value)
