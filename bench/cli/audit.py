@@ -10,6 +10,8 @@ import click
 from bench.cli.options import RunId, reading, where
 from bench.cli.parameters import Once
 from bench.cli.say import say_json
+from bench.core.identity import short
+from bench.core.precision import titled
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -87,8 +89,6 @@ def _print(
     from rich.table import Table
     from rich.text import Text
 
-    from bench.core.identity import short
-    from bench.core.precision import titled
     from bench.report.tables import budget_text
     from bench.store import flags
 

@@ -11,6 +11,7 @@ import click
 from bench.cli.options import Chosen, Named, choose, reading, selectors, where
 from bench.cli.parameters import Once
 from bench.cli.say import say_json
+from bench.core.errors import BenchError, unknown_name
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -65,8 +66,6 @@ def command(names: tuple[str, ...], as_json: bool, results: Path, db: str | None
 
 
 def _wrong(text: str) -> Exception:
-    from bench.core.errors import BenchError
-
     return BenchError(text)
 
 
@@ -76,8 +75,6 @@ def _check_id(name: str, both: tuple[str, ...], chosen: Chosen) -> None:
     Raises:
         BenchError: it does not, or the other is a method.
     """
-    from bench.core.errors import unknown_name
-
     known = chosen.loaded.config.methods
     if set(name) - set("0123456789abcdef"):
         raise unknown_name("method", name, known)

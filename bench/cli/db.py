@@ -22,6 +22,7 @@ from bench.cli.say import say
 from bench.cli.verify import command as verify
 from bench.core import numbers
 from bench.core.errors import BenchError
+from bench.core.identity import short
 from bench.experiment.folder import RUNS
 
 if TYPE_CHECKING:
@@ -263,7 +264,6 @@ def delete(identifiers: tuple[str, ...], force: bool, dry_run: bool, yes: bool, 
       bench db delete 4f0c1a
       bench db delete 4f0c1a 77ab09 --yes
     """
-    from bench.core.identity import short
     from bench.jobs import removal
     from bench.jobs.presence import check_idle
 

@@ -9,6 +9,9 @@ import click
 from bench.cli.options import allow_factory, where, workplace
 from bench.cli.parameters import JOBS, InputFile, Once
 from bench.cli.say import say
+from bench.core.errors import BenchError
+from bench.core.files import read_json
+from bench.core.progress import Progress
 
 
 @click.command("exec", cls=Once, hidden=True)
@@ -36,9 +39,6 @@ def command(
     import torch
     from pydantic import ValidationError
 
-    from bench.core.errors import BenchError
-    from bench.core.files import read_json
-    from bench.core.progress import Progress
     from bench.experiment.spec import Job
     from bench.jobs.executors.task import Task, carry_out
     from bench.jobs.locks import Locks, Owner

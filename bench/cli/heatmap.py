@@ -10,6 +10,7 @@ import click
 
 from bench.cli.options import Named, choose, reading, selectors, where
 from bench.cli.parameters import Once
+from bench.core.errors import BenchError
 from bench.core.terms import Population, Rate
 
 
@@ -39,7 +40,6 @@ def command(
       bench heatmap -m trs --dataset mnist --rate definition6
       bench heatmap --diff trs ece --dataset digits              where attacks on trs transfer less
     """
-    from bench.core.errors import BenchError
     from bench.experiment.command import of_selection
     from bench.experiment.select import matrix_budget
     from bench.report.console import console, print_matrix

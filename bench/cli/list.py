@@ -8,9 +8,12 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from bench.cli.failure import failed_training
 from bench.cli.options import reading, where
 from bench.cli.parameters import Once
 from bench.cli.say import say, say_json
+from bench.core.errors import BenchError
+from bench.core.identity import short
 
 if TYPE_CHECKING:
     from bench.core.config import Loaded
@@ -68,7 +71,6 @@ def command(what: str, as_json: bool, results: Path, db: str | None) -> None:
 
 
 def _text(value: Any) -> str:
-
     if isinstance(value, (list, tuple)):
         return ", ".join(map(str, value))
     return "" if value is None else str(value)
@@ -149,7 +151,6 @@ def _datasets() -> Listing:
 
 
 def _default_recipe(loaded: Loaded, dataset: str) -> str | None:
-    from bench.core.errors import BenchError
     from bench.experiment.select import recipe_name
 
     try:
@@ -170,7 +171,6 @@ def _models() -> Listing:
 
 def _recipes() -> Listing:
     from bench.core import config
-    from bench.core.errors import BenchError
     from bench.experiment.select import resolved_recipe
 
     rows: Listing = []
@@ -214,8 +214,6 @@ def _suites() -> Listing:
 
 
 def _runs(results: Path, db: str | None) -> Listing:
-    from bench.cli.failure import failed_training
-    from bench.core.identity import short
     from bench.experiment.spec import OUTSIDE
     from bench.report.recipes import recipe_label
     from bench.store import queries

@@ -13,17 +13,18 @@ import click
 
 from bench.cli.parameters import IMAGES, JOBS, MEMBERS, Budgets, ParamType, Seeds, several
 from bench.cli.say import complain, say
-from bench.core.errors import BenchError
+from bench.core.errors import BenchError, unknown_name
+from bench.core.identity import short
 from bench.core.precision import Precision
 from bench.core.printable import visible
 from bench.core.terms import Split
+from bench.jobs.workplace import Workplace
 
 if TYPE_CHECKING:
     from click.shell_completion import CompletionItem
 
     from bench.core.config import Loaded
     from bench.experiment.select import Selection
-    from bench.jobs.workplace import Workplace
     from bench.store.database import Database
 
 F = TypeVar("F", bound=Callable[..., Any])
@@ -67,7 +68,6 @@ class RunId(ParamType):
         """Ids of runs, with what they are."""
         from click.shell_completion import CompletionItem
 
-        from bench.core.identity import short
         from bench.store import queries
         from bench.store.database import Database
 
@@ -224,7 +224,6 @@ def choose(*, needs_method: bool = False, suite: str | None = None, **given: Any
         BenchError: names that are unknown, or options that do not go together.
     """
     from bench.core import config
-    from bench.core.errors import unknown_name
     from bench.experiment.select import Selection, method_names, suite_name, test_limit
 
     loaded = config.load(changes=given["changes"]).with_outside(_outside())
@@ -269,7 +268,6 @@ def _check_attacks(loaded: Loaded, suite: str | None, attacks: tuple[str, ...], 
         BenchError: they are not, or a suite is named too.
     """
     from bench.core import registry
-    from bench.core.errors import unknown_name
 
     if not attacks:
         if any(budgets.values()):
@@ -424,6 +422,4 @@ def workplace(
     results: Path, data: Path, device: str = "cpu", batch_size: int | None = None, factories: tuple[str, ...] = ()
 ) -> Workplace:
     """Folders, device and what is allowed as a `Workplace`."""
-    from bench.jobs.workplace import Workplace
-
     return Workplace(results=results, data=data.expanduser(), device=device, batch_size=batch_size, factories=factories)

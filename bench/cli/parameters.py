@@ -13,6 +13,7 @@ import click
 
 from bench.core import numbers
 from bench.core.numbers import BUDGET, MOST, read_number, read_whole, shown
+from bench.core.seeds import parse_seeds
 
 F = TypeVar("F", bound=Callable[..., Any])
 if TYPE_CHECKING:
@@ -152,8 +153,6 @@ class Seeds(ParamType):
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> tuple[int, ...]:
         """The seeds as a tuple."""
-        from bench.core.seeds import parse_seeds
-
         if isinstance(value, tuple):
             return value
         try:

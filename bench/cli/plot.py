@@ -9,9 +9,13 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
+from bench.cli.device import pick
 from bench.cli.options import Chosen, RunId, allow_factory, choose, machine, reading, selectors, where, workplace
 from bench.cli.parameters import Once, Real, Seeds
 from bench.core import numbers
+from bench.core.errors import BenchError
+from bench.core.identity import safe_name, short
+from bench.core.precision import USUAL, file_stem
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -93,10 +97,10 @@ def budget(output: Path | None, results: Path, db: str | None, **given: Any) -> 
 
     chosen = choose(**given)
     if chosen.selection.eps or chosen.selection.c:
-        raise _wrong("the figure is over all budgets: leave --eps and --c out")
+        raise BenchError("the figure is over all budgets: leave --eps and --c out")
     for attack in chosen.selection.attacks:
         if registry.load("attacks", chosen.loaded.config.attacks[attack].plugin).budget_name != "eps":
-            raise _wrong(f"{attack} has no radius ε; this figure is for attacks in a ball")
+            raise BenchError(f"{attack} has no radius ε; this figure is for attacks in a ball")
     with reading(db, results) as base:
         found = points.white_box(chosen.loaded, chosen.selection, base, seeds=chosen.seeds)
         frame = points.of_suite(chosen.loaded, chosen.selection, found)
@@ -127,7 +131,7 @@ def blackbox(of: str, output: Path | None, results: Path, db: str | None, **give
     from bench.report.plots import points
 
     if given["attack"]:
-        raise _wrong("the attacks are those of the suite: leave --attack out")
+        raise BenchError("the attacks are those of the suite: leave --attack out")
     given["suite"] = given["suite"] or "figure2"
     chosen = choose(**given)
     with reading(db, results) as base:
@@ -205,7 +209,7 @@ def ablation(over: tuple[str, ...], output: Path | None, results: Path, db: str 
     (name,) = chosen.selection.methods
     if frame.empty:
         setting = over[0] if over else "SETTING"
-        raise _wrong(
+        raise BenchError(
             f"no two values of {over[0] if over else 'any setting'} of {name} were run with these selectors; "
             f"`{_command(chosen)} --set methods.{name}.{setting}=VALUE` adds one"
         )
@@ -242,22 +246,20 @@ def boundary(
       bench plot boundary 6e5a2f
       bench plot boundary 6e5a2f 061763 --images 0-3 --radius 5 --step 0.1
     """
-    from bench.cli.device import pick
-    from bench.core.identity import short
     from bench.evaluation.boundary import chosen_images, measure
     from bench.jobs.boundary import subjects_of
     from bench.report.plots import boundary as plot
 
     if radius < step:
-        raise _wrong(f"--radius {radius:g} is less than one --step of {step:g}")
+        raise BenchError(f"--radius {radius:g} is less than one --step of {step:g}")
     if radius / step > 500:
-        raise _wrong(f"{radius / step:,.0f} steps of {step:g} to {radius:g} are too many; at most 500")
+        raise BenchError(f"{radius / step:,.0f} steps of {step:g} to {radius:g} are too many; at most 500")
     place = workplace(results, data, pick(device, threads), factories=factories)
     with reading(db, results) as base:
         subjects, pixels, labels, dataset = subjects_of(identifiers, base, place)
     numbers = list(images) if images else chosen_images(subjects, pixels, labels, 3)
     if numbers and max(numbers) >= len(labels):
-        raise _wrong(f"there are {len(labels):,} test images, numbered from 0; {max(numbers)} is none")
+        raise BenchError(f"there are {len(labels):,} test images, numbered from 0; {max(numbers)} is none")
     frame = measure(subjects, pixels, labels, numbers, radius=radius, step=step)
     head = (
         f"Decision boundaries on {dataset}: predicted class around test images (at the cross)",
@@ -268,7 +270,6 @@ def boundary(
 
 
 def _save(figure: Figure, frame: pd.DataFrame, output: Path | None, results: Path, name: str) -> None:
-    from bench.core.identity import safe_name
     from bench.report.console import console
     from bench.report.plots import style
 
@@ -278,8 +279,6 @@ def _save(figure: Figure, frame: pd.DataFrame, output: Path | None, results: Pat
 
 def _named(stem: str, frame: pd.DataFrame) -> str:
     """The stem of the default file: another one where attacks of the frame asked in another precision than float32."""
-    from bench.core.precision import USUAL, file_stem
-
     return file_stem(stem, next((each for each in frame["precision"] if each != USUAL), USUAL))
 
 
@@ -319,7 +318,7 @@ def _need(frame: pd.DataFrame, what: str, chosen: Chosen) -> None:
         BenchError: the frame is empty.
     """
     if frame.empty:
-        raise _wrong(f"no {what} with these selectors; `{_command(chosen)}` makes one")
+        raise BenchError(f"no {what} with these selectors; `{_command(chosen)}` makes one")
 
 
 def _need_steps(frame: pd.DataFrame, chosen: Chosen) -> None:
@@ -337,10 +336,4 @@ def _need_steps(frame: pd.DataFrame, chosen: Chosen) -> None:
         name = next(iter(selection.attacks), "pgd")
         one = replace(chosen, selection=replace(selection, attacks=(name,)))
         command = f"{_command(one)} --set attacks.{name}.steps=N"
-    raise _wrong(f"no attack with two numbers of steps with these selectors; `{command}` adds one")
-
-
-def _wrong(text: str) -> Exception:
-    from bench.core.errors import BenchError
-
-    return BenchError(text)
+    raise BenchError(f"no attack with two numbers of steps with these selectors; `{command}` adds one")

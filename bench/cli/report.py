@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -9,6 +10,7 @@ import click
 
 from bench.cli.options import open_database, where
 from bench.cli.parameters import Integer, Once
+from bench.core.errors import BenchError
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -41,7 +43,6 @@ def command(output: Path, serve: bool, port: int | None, host: str | None, resul
       bench report --serve --port 8000
     """
     from bench.core import config
-    from bench.core.errors import BenchError
     from bench.report.console import console
 
     if not serve and (port is not None or host is not None):
@@ -84,9 +85,6 @@ def _told(built: Built, folder: Path) -> str:
 def _serve(
     base: Database, folder: Path, loaded: Loaded, results: Path, host: str | None, port: int | None, out: Console
 ) -> None:
-    import threading
-
-    from bench.core.errors import BenchError
     from bench.report.site.serve import LOOPBACK, Server, changes
     from bench.store.database import StoreError
 

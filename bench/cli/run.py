@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from bench.cli.device import others, pick
 from bench.cli.executor import EXECUTOR_OPTIONS, Interrupts, executor_options, setting_of
 from bench.cli.options import (  # fmt: skip
     Chosen,
@@ -26,7 +27,9 @@ from bench.cli.options import (  # fmt: skip
 )
 from bench.cli.parameters import Once
 from bench.cli.say import say_json
+from bench.cli.status import plan_rows, print_plan, time_line
 from bench.core.errors import BenchError
+from bench.core.identity import short
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -146,7 +149,6 @@ def _work(
     fail_fast: bool, *, device: str | None, threads: int | None, **options: Any,
 ) -> Summary:  # fmt: skip
     """Check the data, say how long it takes, do the jobs."""
-    from bench.cli.device import others, pick
     from bench.cli.progress import Display
     from bench.jobs.driver import Driver
     from bench.jobs.executors import executor_class
@@ -182,7 +184,6 @@ def _expectation(plan: Plan, base: Database, place: Workplace, chosen: Chosen, e
     """How much there is to do, where, and how long it should take."""
     from rich.text import Text
 
-    from bench.cli.status import time_line
     from bench.experiment.select import recipe_name
     from bench.jobs.estimate import LONG, estimate, from_earlier
 
@@ -227,7 +228,6 @@ def _report(
     ok: bool,
 ) -> bool:  # fmt: skip
     """Print table and matrix, save the heatmap, say where everything lies; whether the heatmap could be saved."""
-    from bench.core.identity import short
     from bench.report import results as report
     from bench.report.console import print_matrix, print_results
     from bench.report.heatmap import file_name, save_heatmap, shows
@@ -310,7 +310,6 @@ def _probed(
     threads: int | None,
 ) -> tuple[Estimate, str]:  # fmt: skip
     """How long the missing jobs should take on the device, from earlier runs or a few timed steps; and its name."""
-    from bench.cli.device import pick
     from bench.jobs.estimate import estimate
 
     place = replace(place, device=pick(device, threads))
@@ -334,8 +333,6 @@ def _check_data(plan: Plan, place: Workplace, chosen: Chosen) -> None:
 def _dry_run(
     plan: Plan, earlier: Mapping[str, float | None], out: Console, as_json: bool, probed: tuple[Estimate, str] | None
 ) -> int:
-    from bench.cli.status import plan_rows, print_plan
-
     if as_json:
         rows = plan_rows(plan, earlier)
         record = rows if probed is None else {"jobs": rows, "device": probed[1], **asdict(probed[0])}

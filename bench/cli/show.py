@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
+from bench.cli.device import pick
 from bench.cli.failure import show_failure
 from bench.cli.options import RunId, allow_factory, machine, reading, where, workplace
 from bench.cli.parameters import Once
 from bench.cli.say import say_json
 from bench.core.errors import BenchError
+from bench.core.identity import short
+from bench.core.precision import titled
 from bench.experiment.folder import RUNS
-from bench.experiment.spec import OUTSIDE
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -83,7 +86,6 @@ def _export(
     as_json: bool,
 ) -> None:  # fmt: skip
     """Write the images of an evaluation; the line at the end says what they are."""
-    from bench.cli.device import pick
     from bench.cli.progress import Display
     from bench.jobs import export_images
     from bench.report.console import console
@@ -108,6 +110,7 @@ def _export(
 def _run(base: Database, run_id: str, place: Workplace) -> dict[str, Any]:
     from bench.exchange.importing import origin
     from bench.experiment.command import of_run
+    from bench.experiment.spec import OUTSIDE
     from bench.report.recipes import ELSEWHERE
     from bench.store import queries, standing
 
@@ -185,8 +188,6 @@ def _source(record: dict[str, Any]) -> str:
 
 def _results_from(run: dict[str, Any]) -> str:
     """Where the results of a run come from, if some from elsewhere than it."""
-    from collections import Counter
-
     found = Counter(row["provenance"] for row in run["evaluations"])
     others = ", ".join(f"{count} {name}" for name, count in sorted(found.items()))
     return "" if set(found) <= {run["provenance"]} else f"; results: {others}"
@@ -217,7 +218,7 @@ def _print_run(run: dict[str, Any], out: Console, results: Path) -> None:
     from rich.table import Table
     from rich.text import Text
 
-    from bench.core.identity import short
+    from bench.experiment.spec import OUTSIDE
     from bench.report.recipes import ELSEWHERE
     from bench.report.tables import budget_text
 
@@ -276,8 +277,6 @@ def _print_evaluation(row: dict[str, Any], out: Console) -> None:
     from rich.table import Table
     from rich.text import Text
 
-    from bench.core.identity import short
-    from bench.core.precision import titled
     from bench.report.tables import budget_text
 
     grid = Table.grid(padding=(0, 2))

@@ -10,6 +10,7 @@ import click
 from bench.cli.options import choose, existing_or_scratch, selectors, where, workplace
 from bench.cli.parameters import Once
 from bench.cli.say import say_json
+from bench.core.identity import short
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -36,7 +37,6 @@ def command(results: Path, db: str | None, as_json: bool, **given: Any) -> None:
       bench status --method paper --dataset digits --seeds 0-2
       bench status --method trs --dataset cifar10 --json
     """
-
     from rich.text import Text
 
     from bench.jobs.estimate import from_earlier
@@ -99,7 +99,6 @@ def print_plan(plan: Plan, seconds: Mapping[str, float | None], out: Console) ->
     from rich.table import Table
     from rich.text import Text
 
-    from bench.core.identity import short
     from bench.jobs.estimate import spoken
 
     colours = {"done": "green", "new": "cyan", "stale": "dim", "failed": "red"}

@@ -9,11 +9,13 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from bench.cli.device import pick
 from bench.cli.options import NameList, allow_factory, at_work, machine, open_database, where, workplace
 from bench.cli.parameters import IMAGES, Budgets, Integer, Once, several
 from bench.cli.say import say_json
 from bench.core import numbers
 from bench.core.errors import BenchError
+from bench.core.identity import short
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -66,7 +68,6 @@ def command(
       bench db verify 4f0c1a 77ab09 --sample 3
       bench db verify 4f0c1a --retrain
     """
-    from bench.cli.device import pick
     from bench.cli.progress import Display
     from bench.jobs.verification import Options
     from bench.jobs.verify import Verifier, choose
@@ -103,8 +104,6 @@ def command(
 
 def _heading(chosen: RunToVerify) -> Text:
     from rich.text import Text
-
-    from bench.core.identity import short
 
     run = chosen.run
     return Text.assemble(

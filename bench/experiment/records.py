@@ -81,7 +81,7 @@ class _Described(Open):
     members: Annotated[int, Field(ge=1, lt=MEMBERS)] | None = None
     recipe_changes: Annotated[list[Line], Field(max_length=LINES)] = []
     settings: Table = {}
-    limit: Images | None = None
+    limit: ImageCount | None = None
     split: Split = "test"
 
 

@@ -14,13 +14,13 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from command_tree import commands
 from exchanged import attack, spec, write_evaluation, write_run
-from in_process import command
+from in_process import QUICK, bench, command
 
 from bench.cli import main
 
 ROOT = Path(__file__).resolve().parents[2]
-QUICK = ["--set", "training.epochs=2", "--set", "training.limit=200", "--limit", "40"]
 LARGE = {"torch", "numpy", "pandas", "matplotlib", "scipy", "sqlalchemy", "pydantic", "rich"}
 Bench = Callable[..., tuple[int, str, str]]
 
@@ -29,8 +29,7 @@ Bench = Callable[..., tuple[int, str, str]]
 def results(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Results of a short run of `ece` and `trs` on 40 digits."""
     folder = tmp_path_factory.mktemp("results")
-    code, out, err = command("run", "-m", "ece", "-m", "trs", *QUICK, "--results", folder, "--threads", 1)
-    assert code == 0, out + err
+    bench("run", "-m", "ece", "-m", "trs", *QUICK, "--results", folder, "--threads", 1)
     return folder
 
 
@@ -46,8 +45,7 @@ def process(*arguments: str, **environment: str) -> subprocess.CompletedProcess[
 
 def test_every_command_has_help_with_an_example_and_the_line_of_the_overview() -> None:
     for name, (_, line) in main.COMMANDS.items():
-        code, out, _ = command(name, "--help")
-        assert code == 0
+        out = bench(name, "--help")
         assert "Example" in out, name
         assert line.endswith(".")
 
@@ -59,31 +57,32 @@ def test_every_command_stands_in_the_readme() -> None:
             assert re.search(rf"`bench {name}\b|bench {name} ", text), name
 
 
-def imported(*arguments: str) -> set[str]:
-    """What a command imports of the packages that take long."""
-    code = (
-        "import sys; from bench.cli import main; "
-        "assert main.run(sys.argv[1:]) == 0; "
-        f"print(*{LARGE!r} & sys.modules.keys(), file=sys.stderr)"
-    )
-    done = subprocess.run([sys.executable, "-c", code, *arguments], capture_output=True, text=True, timeout=60)
+def imported(*typed: list[str]) -> set[str]:
+    """What these commands, one after another, import of the packages that take long."""
+    code = f"""
+import sys
+from bench.cli import main
+for words in {typed!r}:
+    assert main.run(words) == 0, words
+    print(*(f"{{name}} by {{words}}" for name in {LARGE!r} & sys.modules.keys()), sep=chr(10), file=sys.stderr)
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
     assert done.returncode == 0, done.stderr
-    return set(done.stderr.splitlines()[-1].split())
+    return set(filter(None, done.stderr.splitlines()))
 
 
-def test_help_imports_nothing_that_is_large() -> None:
-    for arguments in (["--help"], ["run", "--help"], ["perf", "--help"], ["perf", "attacks", "--help"]):
-        assert imported(*arguments) == set(), arguments
+def test_no_help_imports_anything_that_is_large() -> None:
+    groups = ([], ["db"], ["perf"], ["plot"])
+    assert imported(*([*words, "--help"] for words in (*groups, *(words for words, _ in commands())))) == set()
 
 
 def test_table_status_and_list_do_not_import_torch(results: Path) -> None:
-    for arguments in (
-        ["table", "--limit", "40", *QUICK[:4], "--results", str(results)],
-        ["status", "-m", "trs", "--results", str(results)],
-        ["list", "methods"],
-        ["list", "runs", "--results", str(results)],
-    ):
-        assert "torch" not in imported(*arguments), arguments
+    there = ["--results", str(results)]
+    found = imported(
+        ["table", *QUICK, *there], ["status"], ["status", "-m", "trs", *there], ["list", "methods"],
+        ["list", "runs", *there],
+    )  # fmt: skip
+    assert {line.split()[0] for line in found} & {"torch", "pydantic"} == {"pydantic"}
 
 
 def test_help_is_quick() -> None:
@@ -98,8 +97,7 @@ def test_help_is_quick() -> None:
 
 def test_the_same_command_again_does_nothing_and_says_so(results: Path) -> None:
     before = {path: path.stat().st_mtime_ns for path in (results / "runs").rglob("*") if path.is_file()}
-    code, out, _ = command("run", "-m", "ece", "-m", "trs", *QUICK, "--results", results)
-    assert code == 0
+    out = bench("run", "-m", "ece", "-m", "trs", *QUICK, "--results", results)
     assert "Nothing to do" in out
     assert before == {path: path.stat().st_mtime_ns for path in (results / "runs").rglob("*") if path.is_file()}
 
@@ -116,8 +114,7 @@ def test_run_prints_table_matrix_and_paths(results: Path) -> None:
 
 
 def test_csv_has_the_columns_that_machines_rely_on(results: Path) -> None:
-    code, out, _ = command("table", "core", *QUICK, "--results", results, "--format", "csv", "--no-details")
-    assert code == 0
+    out = bench("table", "core", *QUICK, "--results", results, "--format", "csv", "--no-details")
     rows = list(csv.DictReader(io.StringIO(out)))
     assert list(rows[0]) == ["attack", "budget_name", "budget", "ece", "trs"]
     attacks = [attack for attack in ("fgsm", "bim", "pgd", "mim", "worst_linf") for _ in range(2)]
@@ -129,7 +126,7 @@ def test_long_and_json_say_the_same_as_csv(results: Path) -> None:
     selectors = ("core", *QUICK, "--results", results, "--no-details")
     wide = list(csv.DictReader(io.StringIO(command("table", *selectors, "--format", "csv")[1])))
     long = list(csv.DictReader(io.StringIO(command("table", *selectors, "--long")[1])))
-    cells = json.loads(command("table", *selectors, "--json")[1])
+    cells = json.loads(bench("table", *selectors, "--json"))
     assert len(long) == len(cells) == 2 * len(wide)
     for row in wide:
         for method in ("ece", "trs"):
@@ -163,7 +160,7 @@ def test_a_run_that_finds_nothing_to_do_draws_the_heatmap_only_where_it_is_not_t
     results: Path,
 ) -> None:
     again = ["run", "-m", "ece", "-m", "trs", *QUICK, "--results", results]
-    assert command(*again)[0] == 0
+    bench(*again)
     (figure,) = (results / "figures").glob("transfer-*-*.png")
     before = figure.stat().st_mtime_ns
     _, out, _ = command(*again)
@@ -172,23 +169,21 @@ def test_a_run_that_finds_nothing_to_do_draws_the_heatmap_only_where_it_is_not_t
     assert figure.stat().st_mtime_ns == before
     numbers = figure.with_suffix(".csv").read_text()
     figure.with_suffix(".csv").write_text(numbers.replace("ece", "other"))
-    assert command(*again)[0] == 0
+    bench(*again)
     assert figure.stat().st_mtime_ns > before
     assert figure.with_suffix(".csv").read_text() == numbers
     figure.unlink()
-    assert command(*again)[0] == 0
+    bench(*again)
     assert figure.is_file()
 
 
 def test_attacks_in_bfloat16_are_results_of_their_own(results: Path) -> None:
     one = ["-m", "trs", *QUICK, "--attack", "pgd", "--eps", "0.1", "--results", results]
-    code, out, err = command("run", *one, "--precision", "bfloat16", "--threads", 1)
-    assert code == 0, out + err
+    out = bench("run", *one, "--precision", "bfloat16", "--threads", 1)
     assert "PGD (50), bfloat16" in out
     assert "bfloat16" in command("table", *one, "--precision", "bfloat16", "--format", "markdown")[1]
     assert "bfloat16" not in command("table", *one, "--format", "markdown")[1]
-    code, out, _ = command("run", *one, "--precision", "bfloat16")
-    assert "Nothing to do" in out
+    assert "Nothing to do" in bench("run", *one, "--precision", "bfloat16")
     assert command("run", *one, "--precision", "float16")[0] != 0
 
 
@@ -196,8 +191,7 @@ def test_a_precision_that_is_given_wins_over_the_configured_one(results: Path) -
     one = ["run", "-m", "trs", *QUICK, "--attack", "pgd", "--eps", "0.1", "--results", results, "--dry-run", "--json"]
 
     def planned(*more: object) -> set[str]:
-        code, out, err = command(*one, *more)
-        assert code == 0, err
+        out = bench(*one, *more)
         return {job["id"] for job in json.loads(out)}
 
     configured = ("--set", "attacks.pgd.precision=bfloat16")
@@ -223,10 +217,7 @@ def test_what_would_fill_an_empty_table_asks_in_the_precision_that_was_given(res
 
 def test_one_attack_at_a_budget_of_ones_own_uses_the_trained_run(results: Path) -> None:
     runs = sorted((results / "runs").iterdir())
-    code, out, err = command(
-        "run", "-m", "trs", *QUICK, "--attack", "pgd", "--eps", "8/255", "--results", results, "--threads", 1
-    )
-    assert code == 0, err
+    out = bench("run", "-m", "trs", *QUICK, "--attack", "pgd", "--eps", "8/255", "--results", results, "--threads", 1)
     assert "ε = 8/255" in out
     assert sorted((results / "runs").iterdir()) == runs
 
@@ -250,23 +241,20 @@ def test_list_methods_as_json() -> None:
 
 @pytest.mark.parametrize("what", ["methods", "attacks", "datasets", "models", "recipes", "suites"])
 def test_list_prints_a_table(what: str) -> None:
-    code, out, _ = command("list", what)
-    assert code == 0
+    out = bench("list", what)
     assert len(out.splitlines()) > 4
 
 
 def test_show_accepts_a_prefix_of_runs_and_evaluations(results: Path) -> None:
-    run = json.loads(command("list", "runs", "--results", results, "--json")[1])[0]
-    code, out, _ = command("show", run["id"][:8], "--results", results)
-    assert code == 0
+    run = json.loads(bench("list", "runs", "--results", results, "--json"))[0]
+    out = bench("show", run["id"][:8], "--results", results)
     assert run["method"] in out
     assert "clean" in out
-    record = json.loads(command("show", run["id"], "--results", results, "--json")[1])
+    record = json.loads(bench("show", run["id"], "--results", results, "--json"))
     assert record["environment"]["packages"]["torch"]
     assert len(record["curve"]) == 2
     evaluation = record["evaluations"][0]["evaluation_id"]
-    code, out, _ = command("show", evaluation[:10], "--results", results)
-    assert code == 0
+    out = bench("show", evaluation[:10], "--results", results)
     assert run["id"] in out
 
 
@@ -276,7 +264,7 @@ def test_show_names_the_precision_of_an_evaluation(tmp_path: Path) -> None:
     both = (attack(run), attack(run).model_copy(update={"precision": "bfloat16"}))
     for one in both:
         write_evaluation(tmp_path, one)
-    assert command("db", "rebuild", "--results", tmp_path)[0] == 0
+    bench("db", "rebuild", "--results", tmp_path)
     told = [command("show", one.evaluation_id, "--results", tmp_path)[1].splitlines()[0].rstrip() for one in both]
     assert [line.partition("  pgd ")[2] for line in told] == ["ε = 0.1", "ε = 0.1, bfloat16"]
 
@@ -286,12 +274,11 @@ def test_status_joins_planned_with_recorded(results: Path) -> None:
     states = [(row["seed"], row["state"]) for row in json.loads(out)]
     assert {state for seed, state in states if seed == 0} == {"done"}
     assert {state for seed, state in states if seed == 1} == {"new"}
-    assert command("status", "--results", results)[0] == 0
+    bench("status", "--results", results)
 
 
 def test_dry_run_does_nothing(tmp_path: Path) -> None:
-    code, out, _ = command("run", "-m", "trs", "--results", tmp_path, "--dry-run")
-    assert code == 0
+    out = bench("run", "-m", "trs", "--results", tmp_path, "--dry-run")
     assert "11 new" in out
     assert not (tmp_path / "runs").exists()
 
@@ -300,39 +287,24 @@ def test_heatmap_in_every_format_and_rate(results: Path, tmp_path: Path) -> None
     starts = {"png": b"\x89PNG", "svg": b"<?xml", "pdf": b"%PDF"}
     for suffix, start in starts.items():
         target = tmp_path / f"figure.{suffix}"
-        code, _, err = command("heatmap", *QUICK, "--results", results, "-o", target)
-        assert code == 0, err
+        bench("heatmap", *QUICK, "--results", results, "-o", target)
         assert target.read_bytes().startswith(start)
     svg = (tmp_path / "figure.svg").read_text()
     assert "crafted on" in svg
     assert "evaluated on" in svg
-    code, out, _ = command(
-        "heatmap",
-        *QUICK,
-        "--results",
-        results,
-        "--rate",
-        "definition6",
-        "--population",
-        "all",
-        "-o",
-        tmp_path / "d.png",
-    )
-    assert code == 0
-    assert "definition6" in out
+    rate = ("--rate", "definition6", "--population", "all")
+    assert "definition6" in bench("heatmap", *QUICK, "--results", results, *rate, "-o", tmp_path / "d.png")
 
 
 def test_rebuilt_database_gives_the_same_table(results: Path, tmp_path: Path) -> None:
     before = command("table", *QUICK, "--results", results, "--long")[1]
-    code, out, _ = command("db", "rebuild", "--results", results)
-    assert code == 0
+    out = bench("db", "rebuild", "--results", results)
     assert "2 runs" in out
     assert command("table", *QUICK, "--results", results, "--long")[1] == before
 
 
 def test_doctor_finds_this_installation_sound(tmp_path: Path) -> None:
-    code, out, _ = command("doctor", "--results", tmp_path, "--data", tmp_path)
-    assert code == 0, out
+    out = bench("doctor", "--results", tmp_path, "--data", tmp_path)
     assert "all is well" in out
 
 
@@ -412,15 +384,14 @@ def test_a_failing_attack_fails_its_rows_only(tmp_path: Path, monkeypatch: pytes
     assert code == 1
     assert "the coffee is out" in out
     assert "2 jobs failed" in out
-    rows = json.loads(command("table", *QUICK, "--results", tmp_path, "--json")[1])
+    rows = json.loads(bench("table", *QUICK, "--results", tmp_path, "--json"))
     by_attack = {row["attack"]: row for row in rows}
     assert by_attack["bim"]["mean"] is None
     assert by_attack["bim"]["flags"] == ["failed"]
     assert by_attack["pgd"]["mean"] is not None
     monkeypatch.undo()
     # The same command tries what failed, and only that.
-    code, out, _ = command("run", "-m", "ece", *QUICK, "--results", tmp_path, "--threads", 1)
-    assert code == 0
+    out = bench("run", "-m", "ece", *QUICK, "--results", tmp_path, "--threads", 1)
     assert "2 of 11 jobs to do (2 failed before)" in out
     assert "failed" not in command("table", *QUICK, "--results", tmp_path, "--long")[1].partition("\n")[2]
 
@@ -434,8 +405,7 @@ def test_exec_does_one_job_from_its_file(tmp_path: Path) -> None:
     loaded = config.load(changes=["training.epochs=1", "training.limit=64"])
     run = select.run_spec(loaded, select.Selection(methods=("ece",)), "ece", 0)
     write_json(tmp_path / "job.json", Job(run=run).model_dump(mode="json"))
-    code, out, err = command("exec", tmp_path / "job.json", "--results", tmp_path, "--threads", 1)
-    assert code == 0, err
+    out = bench("exec", tmp_path / "job.json", "--results", tmp_path, "--threads", 1)
     assert Path(out.strip()).name == "run.json"
     (tmp_path / "bad.json").write_text('{"run": 1}')
     assert command("exec", tmp_path / "bad.json")[0] == 2
@@ -444,19 +414,12 @@ def test_exec_does_one_job_from_its_file(tmp_path: Path) -> None:
 def test_a_changed_setting_is_named_wherever_its_numbers_are_shown(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    change = [
-        "--set",
-        "attacks.bim.steps=1",
-        "--set",
-        "methods.ece.datasets={}",
-        "--set",
-        "models.digits_cnn.dropout=0.5",
-    ]
-    code, out, err = command("run", "-m", "ece", *QUICK, *change, "--results", tmp_path, "--threads", 1)
-    assert code == 0, err
+    changed = ("attacks.bim.steps=1", "methods.ece.datasets={}", "models.digits_cnn.dropout=0.5")
+    change = [word for one in changed for word in ("--set", one)]
+    out = bench("run", "-m", "ece", *QUICK, *change, "--results", tmp_path, "--threads", 1)
     assert "attacks.bim.steps=1" in out
     assert "models.digits_cnn.dropout=0.5" in out
-    run = json.loads(command("list", "runs", "--results", tmp_path, "--json")[1])[0]
+    run = json.loads(bench("list", "runs", "--results", tmp_path, "--json"))[0]
     assert "--set models.digits_cnn.dropout=0.5" in command("show", run["id"], "--results", tmp_path)[1].replace(
         "\n", ""
     )
@@ -468,10 +431,10 @@ def test_results_of_an_older_model_are_stale(results: Path, monkeypatch: pytest.
     from bench.models.digits_cnn import DigitsCNN
 
     monkeypatch.setattr(DigitsCNN, "version", DigitsCNN.version + 1)
-    cells = json.loads(command("table", "core", *QUICK, "--results", results, "--json")[1])
+    cells = json.loads(bench("table", "core", *QUICK, "--results", results, "--json"))
     assert {tuple(cell["flags"]) for cell in cells} == {("stale",)}
     assert command("heatmap", *QUICK, "--results", results)[0] == 2
-    assert json.loads(command("status", "-m", "ece", *QUICK, "--results", results, "--json")[1])[0]["state"] == "stale"
+    assert json.loads(bench("status", "-m", "ece", *QUICK, "--results", results, "--json"))[0]["state"] == "stale"
 
 
 def test_settings_can_be_chosen_on_validation_images(tmp_path: Path) -> None:
@@ -480,8 +443,7 @@ def test_settings_can_be_chosen_on_validation_images(tmp_path: Path) -> None:
     assert code == 2
     assert "is for cifar10" in err
     held[-2:] = ["--attack", "fgsm"]
-    code, out, err = command("run", "-m", "ece", *held, "--results", tmp_path, "--threads", 1)
-    assert code == 0, err
+    out = bench("run", "-m", "ece", *held, "--results", tmp_path, "--threads", 1)
     assert "50 validation images" in out
     code, _, err = command("run", "-m", "ece", *QUICK[:4], "--split", "validation", "--results", tmp_path)
     assert code == 2
@@ -510,8 +472,7 @@ def test_errors_with_brackets_are_shown_as_they_are(tmp_path: Path, monkeypatch:
 
     monkeypatch.setattr(BIM, "run", broken)
     assert command("run", "-m", "ece", *QUICK, "--results", tmp_path, "--threads", 1)[0] == 1
-    code, out, _ = command("status", "--results", tmp_path)
-    assert code == 0
+    out = bench("status", "--results", tmp_path)
     assert "[/boom] [red]" in out
     # The ✗ belongs to the rows that failed: another number of images is another table.
     assert "✗" in command("table", *QUICK, "--results", tmp_path)[1]
@@ -519,19 +480,18 @@ def test_errors_with_brackets_are_shown_as_they_are(tmp_path: Path, monkeypatch:
 
 def test_damaged_weights_are_moved_aside_and_trained_again(tmp_path: Path) -> None:
     arguments = ["run", "-m", "ece", *QUICK, "--results", tmp_path, "--threads", 1]
-    assert command(*arguments)[0] == 0
+    bench(*arguments)
     (weights,) = tmp_path.glob("runs/*/members.safetensors")
     whole = weights.read_bytes()
     weights.write_bytes(whole[:100])
-    code, out, _ = command(*arguments, "--attack", "pgd", "--eps", "0.3")
-    assert code == 0
+    out = bench(*arguments, "--attack", "pgd", "--eps", "0.3")
     assert "moved aside" in out
     assert weights.read_bytes() == whole
 
 
 def test_weights_that_come_out_otherwise_are_refused(tmp_path: Path) -> None:
     arguments = ["run", "-m", "ece", *QUICK, "--results", tmp_path, "--threads", 1]
-    assert command(*arguments)[0] == 0
+    bench(*arguments)
     (weights,) = tmp_path.glob("runs/*/members.safetensors")
     weights.unlink()
     record = json.loads((weights.parent / "run.json").read_text())

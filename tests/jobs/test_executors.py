@@ -213,7 +213,7 @@ def test_what_an_executor_does_not_understand_is_one_clear_line(
     options: list[str], told: str, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("RAY_gcs_rpc_server_connect_timeout_s", "1")
-    monkeypatch.setattr("bench.cli.device.pick", lambda device, threads: "cpu")
+    monkeypatch.setattr("bench.cli.run.pick", lambda device, threads: "cpu")
     assert main.run([*RUN, "--results", str(tmp_path), *options]) == 2
     error = capsys.readouterr().err
     assert told in error

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from bench.cli.device import others, pick
 from bench.cli.options import Named, RunId, open_database, precision_option, where, workplace
 from bench.cli.parameters import IMAGES, Integer, Number, Once
 from bench.cli.perf import printing
@@ -17,6 +18,7 @@ from bench.cli.say import say_json
 from bench.core import numbers
 from bench.core.errors import BenchError
 from bench.core.memory import keep_freed_memory
+from bench.core.numerics import numerics
 from bench.perf import ATTACKS
 
 if TYPE_CHECKING:
@@ -70,9 +72,7 @@ def command(
     from rich.text import Text
 
     from bench.attacks.conditions import Conditions
-    from bench.cli.device import others, pick
     from bench.core import config
-    from bench.core.numerics import numerics
     from bench.perf import attacks as perf
     from bench.perf import ensembles
     from bench.perf.cases import AXES, Case, configured

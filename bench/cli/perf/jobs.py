@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from bench.cli.device import free_cores, pick
 from bench.cli.options import Named
 from bench.cli.parameters import IMAGES, Integer, Once, Seeds
 from bench.cli.perf.options import processor, rounds
@@ -57,7 +58,6 @@ def command(
     """
     from rich.text import Text
 
-    from bench.cli.device import free_cores, pick
     from bench.core import config
     from bench.experiment.command import words
     from bench.experiment.select import Selection

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from bench.cli.device import pick
 from bench.cli.options import Named
 from bench.cli.parameters import MEMBERS, Integer, Once
 from bench.cli.perf.options import processor
@@ -48,7 +49,6 @@ def command(
     """
     from rich.text import Text
 
-    from bench.cli.device import pick
     from bench.core import config
     from bench.experiment.select import model_spec, resolved_recipe
     from bench.perf import memory

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import click
 
+from bench.cli.device import pick
 from bench.cli.options import Named
 from bench.cli.parameters import MEMBERS, Integer, Once
 from bench.cli.perf import printing
@@ -14,6 +15,7 @@ from bench.cli.perf.options import processor, rounds
 from bench.cli.say import say_json
 from bench.core import numbers
 from bench.core.memory import keep_freed_memory
+from bench.core.numerics import numerics
 
 
 @click.command("training", cls=Once)
@@ -55,9 +57,7 @@ def command(
     """
     from rich.text import Text
 
-    from bench.cli.device import pick
     from bench.core import config
-    from bench.core.numerics import numerics
     from bench.data.base import load_splits
     from bench.experiment.select import method_names
     from bench.jobs.ensembles import dataset_of
