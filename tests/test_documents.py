@@ -17,7 +17,7 @@ from pathlib import Path
 
 import click
 import pytest
-from click.testing import CliRunner
+from in_process import bench, refused
 
 from bench.cli.main import cli
 from bench.core import config
@@ -175,8 +175,7 @@ def test_the_demo_of_the_readme_is_what_the_archive_gives(tmp_path: Path) -> Non
             if name.split("/")[1] in chosen and b'"kind": "blackbox"' not in data:
                 (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
                 (tmp_path / name).write_bytes(data)
-    done = CliRunner().invoke(cli, ["db", "rebuild", "--results", str(tmp_path)])
-    assert done.exit_code == 0, done.output
+    bench("db", "rebuild", "--results", tmp_path)
     loaded, selection = config.load(ROOT / "bench.toml"), Selection(methods=("trs", "ece"))
     text = io.StringIO()
     out = PlainConsole(width=240, no_color=True, file=text)
@@ -202,11 +201,9 @@ def test_the_commands_of_the_reference_are_understood(tmp_path: Path) -> None:
         )
         words = [word for word in shlex.split(line.replace("$here", str(tmp_path)))[1:] if word != "$@"]
         if words[0] == "run":
-            done = CliRunner().invoke(cli, [*words, "--dry-run", "--results", str(tmp_path / "none")])
-            assert done.exit_code == 0, line + done.output
+            bench(*words, "--dry-run", "--results", tmp_path / "none")
         else:  # an unknown option or value is told before a results folder is looked for
-            done = CliRunner().invoke(cli, [*words, "--results", str(tmp_path / "none")])
-            assert "there is no" in str(done.exception), line + done.output
+            assert "there is no" in refused(*words, "--results", tmp_path / "none")
 
 
 @pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: str(path.relative_to(ROOT)))

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from in_process import command
+from in_process import bench, command
 
 from bench.core import registry
 
@@ -102,8 +102,7 @@ def installed(sites: list[Path], bench_toml: Path, monkeypatch: pytest.MonkeyPat
 
 def listed(kind: str) -> dict[tuple[str, str], dict[str, Any]]:
     """`bench list KIND` by name and origin."""
-    code, out, err = command("list", kind, "--json")
-    assert code == 0, err
+    out = bench("list", kind, "--json")
     return {(row["name"], f"{row['origin']} {row['version']}"): row for row in json.loads(out)}
 
 
@@ -141,8 +140,7 @@ def test_a_strangers_method_passes_doctor_in_a_process_of_its_own(process: Calla
 
 @pytest.mark.parametrize("name", ["good_attack", "good_stripes", "good_model", "digits", "digits_cnn", "lenet", "timm"])
 def test_plugins_of_every_kind_pass_doctor(name: str, installed: None) -> None:
-    code, out, _ = command("doctor", "--plugin", name)
-    assert code == 0, out
+    bench("doctor", "--plugin", name)
 
 
 def test_a_strangers_method_fills_a_column_of_its_name(ran: tuple[Path, dict[str, Any]], installed: None) -> None:
@@ -154,8 +152,7 @@ def test_a_strangers_method_fills_a_column_of_its_name(ran: tuple[Path, dict[str
     assert {matrix["method"] for matrix in outcome["matrices"]} == {"good_method", "ece"}
     run = next(json.loads(path.read_text()) for path in folder.glob("runs/*/run.json") if "good_m" in path.read_text())
     assert run["origin"] == "good-package"
-    code, out, _ = command("table", "core", *SHOWN, "--results", folder)
-    assert code == 0
+    out = bench("table", "core", *SHOWN, "--results", folder)
     assert "good_method" in out
 
 
@@ -163,15 +160,13 @@ def test_a_strangers_attack_model_and_data_set_are_used(
     ran: tuple[Path, dict[str, Any]], installed: None, tmp_path: Path
 ) -> None:
     attack = ("--attack", "good_attack", "--eps", "0.1")
-    code, out, err = command("run", "-m", "ece", *SHORT, *attack, "--results", ran[0])
-    assert code == 0, out + err
+    out = bench("run", "-m", "ece", *SHORT, *attack, "--results", ran[0])
     assert "1 of 3 jobs" in out  # the run and its clean accuracy are there
     assert re.search(r"good_attack │ ε = 0\.1 │ +\d", out)
-    code, out, err = command("run", "-m", "ece", *SHORT, *attack, "--results", tmp_path, "--model", "good_model")
-    assert code == 0, out + err
+    out = bench("run", "-m", "ece", *SHORT, *attack, "--results", tmp_path, "--model", "good_model")
     assert "3 × good_model" in out
     recipe = ("--set", "recipes.published.good_stripes.extends=digits", "--set", "training.limit=64")
-    code, out, err = command(
+    out = bench(
         "run",
         "-m",
         "ece",
@@ -186,7 +181,6 @@ def test_a_strangers_attack_model_and_data_set_are_used(
         "--results",
         tmp_path,
     )
-    assert code == 0, out + err
     assert re.search(r"clean +│ +│ 100\.0", out)  # anything can tell stripes across from stripes down
     assert "20 of 40 test images" in out
 
@@ -251,23 +245,18 @@ def test_failing_methods_leave_a_failure_and_the_others_complete(ran: tuple[Path
 
 def test_table_and_status_are_unhurt(ran: tuple[Path, dict[str, Any]], installed: None) -> None:
     folder = ran[0]
-    code, out, err = command("table", "core", *SHOWN, "--results", folder)
-    assert code == 0, err
+    out = bench("table", "core", *SHOWN, "--results", folder)
     assert "✗" not in out
     assert "ECE" in out
-    code, out, _ = command("table", "core", *SHOWN, "--results", folder, "-m", "raises", "-m", "ece")
-    assert code == 0
+    out = bench("table", "core", *SHOWN, "--results", folder, "-m", "raises", "-m", "ece")
     assert re.search(r"clean +│ +│ +✗ │ +\d", out)
     assert "KeyError: 'no such thing'" in out
-    code, out, _ = command("status", "--results", folder)
-    assert code == 0
+    out = bench("status", "--results", folder)
     assert f"{len(FAILING)} failures" in out
-    code, out, _ = command("status", "-m", "raises", "-m", "ece", *SHOWN, "--suite", "core", "--results", folder)
-    assert code == 0
+    out = bench("status", "-m", "raises", "-m", "ece", *SHOWN, "--suite", "core", "--results", folder)
     assert "11 done, 10 new" in out
     assert "1 failed" in out
-    code, out, _ = command("run", "-m", "ece", *SHORT, "--suite", "core", "--results", folder)
-    assert code == 0
+    out = bench("run", "-m", "ece", *SHORT, "--suite", "core", "--results", folder)
     assert "Nothing to do" in out
 
 
@@ -392,8 +381,7 @@ def test_a_name_of_two_strangers_is_nobodys_and_the_rest_goes_on(
     code, _, err = command("run", "-m", "good_method", *SHORT, "--results", tmp_path / "r")
     assert code == 2
     assert "good-package 1.0 (good_package:GoodMethod) and rival 3.0 (rival:Other); uninstall one" in err
-    code, out, err = command("run", "-m", "ece", *SHORT, "--results", tmp_path / "r", "--dry-run")
-    assert code == 0, out + err
+    bench("run", "-m", "ece", *SHORT, "--results", tmp_path / "r", "--dry-run")
 
 
 def test_a_strangers_data_set_does_not_need_a_suite_that_the_file_lacks(
@@ -403,8 +391,7 @@ def test_a_strangers_data_set_does_not_need_a_suite_that_the_file_lacks(
     (tmp_path / "bench.toml").write_text(text.replace("suites.core]", "suites.mine]").replace('"core"', '"mine"'))
     monkeypatch.setenv("BENCH_CONFIG", str(tmp_path / "bench.toml"))
     suite = listed("datasets")["good_stripes", "good-package 1.0"]["suite"]
-    code, out, _ = command("list", "suites", "--json")
-    assert code == 0
+    out = bench("list", "suites", "--json")
     assert {row["name"]: row["datasets"] for row in json.loads(out)}[suite] == ["any"]
 
 
@@ -421,8 +408,7 @@ def test_a_suite_goes_on_past_its_broken_attacks(installed: None, bench_toml: Pa
     for title in ("FGSM", "BIM (50)", "good_attack"):
         assert re.search(rf"│ {re.escape(title)} +│ ε = 0\.1 +│ +\d+\.\d │", out), out
     assert f"{len(ATTACKS)} jobs failed; the same command tries them again" in out
-    code, out, _ = command("table", "mixed", *SHOWN, "--results", tmp_path)
-    assert code == 0
+    out = bench("table", "mixed", *SHOWN, "--results", tmp_path)
     assert out.count("✗") == 2 * len(ATTACKS)  # the cell, and the reason below
     code, out, _ = command("status", "-m", "ece", *SHOWN, "--suite", "mixed", "--results", tmp_path)
     assert f"{len(ATTACKS)} failed" in out

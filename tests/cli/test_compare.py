@@ -10,29 +10,14 @@ from typing import Any
 
 import numpy as np
 import pytest
-from click.testing import CliRunner
+from in_process import QUICK, bench, refused
 from scipy import stats
 
-from bench.cli.main import cli
 from bench.core.bits import from_text
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "report"))
 
 from site_records import Writer, hex_id, new_database
-
-QUICK = ("--set", "training.epochs=2", "--set", "training.limit=200", "--limit", "60")
-
-
-def bench(*arguments: object) -> str:
-    result = CliRunner().invoke(cli, [str(argument) for argument in arguments], standalone_mode=False)
-    assert result.exception is None, result.exception
-    return result.stdout
-
-
-def refused(*arguments: object) -> str:
-    result = CliRunner().invoke(cli, [str(argument) for argument in arguments], standalone_mode=False)
-    assert result.exception is not None
-    return str(result.exception)
 
 
 @pytest.fixture(scope="module")

@@ -15,7 +15,7 @@ from typing import Any
 
 import pytest
 from exchanged import attack, fill, spec, tree, write_evaluation, write_run
-from in_process import command
+from in_process import bench, command
 
 from bench.store import schema, sqlite
 from bench.store.database import Database
@@ -39,7 +39,7 @@ def results(tmp_path: Path) -> Path:
     folder = tmp_path / "results"
     fill(folder, RUN)
     fill(folder, spec("trs", seed=1), weights=1)
-    assert command("db", "rebuild", "--results", folder)[0] == 0
+    bench("db", "rebuild", "--results", folder)
     return folder
 
 
@@ -48,8 +48,8 @@ def test_every_subcommand_has_help_with_an_example() -> None:
 
     assert set(group.commands) == {"rebuild", "export", "import", "verify", "merge", "upgrade", "gc", "delete"}
     for name in group.commands:
-        code, out, _ = command("db", name, "--help")
-        assert command("db", name, "-h") == (code, out, "") == (0, out, "")
+        out = bench("db", name, "--help")
+        assert bench("db", name, "-h") == out
         assert f"bench db {name}" in out.partition("Example")[2]
 
 
@@ -62,7 +62,7 @@ def test_runs_travel_in_an_archive(results: Path, tmp_path: Path) -> None:
     assert "2 runs, 6 evaluations, 2 failures, 2 files of weights new; 0 files were here already" in out
     assert tree(there) == tree(results)
     assert "0 runs, 0 evaluations" in command("db", "import", archive, "--results", there)[1]
-    runs = [json.loads(command("list", "runs", "--json", "--results", folder)[1]) for folder in (results, there)]
+    runs = [json.loads(bench("list", "runs", "--json", "--results", folder)) for folder in (results, there)]
     assert runs[0] == runs[1]
     # Published values stand beside imported results as beside one's own.
     with Database(there / "bench.db").open() as db, db.read() as connection:
@@ -138,8 +138,7 @@ def older(results: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Pat
 def test_an_older_database_asks_for_an_upgrade_which_keeps_a_copy(older: Path) -> None:
     refused("`bench db upgrade` brings it to 9000", "list", "runs", "--results", older)
     refused("db upgrade", "db", "gc", "--results", older)
-    code, out, _ = command("db", "upgrade", "--results", older)
-    assert code == 0, out
+    out = bench("db", "upgrade", "--results", older)
     (backup,) = older.glob(f"bench-{TODAY}-*.backup.db")
     assert out.splitlines() == [f"backup    {backup}", f"{older / 'bench.db'}: schema 9000 now, it was {TODAY}"]
     for path, revision in ((backup, TODAY), (older / "bench.db", "9000")):
@@ -149,7 +148,7 @@ def test_an_older_database_asks_for_an_upgrade_which_keeps_a_copy(older: Path) -
             assert connection.execute("SELECT count(*) FROM table1").fetchone() == (4,)
     with sqlite3.connect(older / "bench.db") as connection:
         assert connection.execute("SELECT DISTINCT colour FROM run").fetchall() == [("blue",)]
-    assert command("list", "runs", "--results", older)[0] == 0
+    bench("list", "runs", "--results", older)
     assert "nothing to do" in command("db", "upgrade", "--results", older)[1]
     assert list(older.glob("*.backup.db")) == [backup]
 
@@ -182,8 +181,7 @@ def test_gc_lists_asks_and_removes(results: Path) -> None:
     damaged = results / "runs" / RUN.run_id / "members.damaged"
     damaged.write_text("x" * 2048)
     before = tree(results)
-    code, out, _ = command("db", "gc", "--dry-run", "--results", results)
-    assert code == 0
+    out = bench("db", "gc", "--dry-run", "--results", results)
     assert "2.0 KiB  damaged file that was moved aside  runs/" in out
     assert out.count("failure that a later attempt made good") == 2
     assert "3 things" in out
@@ -194,13 +192,12 @@ def test_gc_lists_asks_and_removes(results: Path) -> None:
     assert (code, "removed 3 things" in out) == (0, True)
     assert not damaged.exists()
     assert command("db", "gc", "--yes", "--results", results)[1] == "nothing to remove\n"
-    assert command("status", "--results", results)[0] == 0
+    bench("status", "--results", results)
 
 
 def test_a_run_is_deleted_after_a_yes(results: Path) -> None:
     before = tree(results)
-    code, out, _ = command("db", "delete", RUN.run_id[:8], "--dry-run", "--results", results)
-    assert code == 0
+    out = bench("db", "delete", RUN.run_id[:8], "--dry-run", "--results", results)
     line = f"run {RUN.run_id[:12]} (ece on digits, seed 0): 3 evaluations, 1 failures, "
     assert out.startswith(line)
     assert "weights included\nnothing was deleted" in out
@@ -210,14 +207,14 @@ def test_a_run_is_deleted_after_a_yes(results: Path) -> None:
     evaluation = attack(spec("trs", seed=1), 0.2).evaluation_id
     code, out, _ = command("db", "delete", RUN.run_id[:8], evaluation[:8], "--results", results, typed="y\n")
     assert (code, out.count("\n")) == (0, 3)
-    assert [row["evaluations"] for row in json.loads(command("list", "runs", "--json", "--results", results)[1])] == [2]
+    assert [row["evaluations"] for row in json.loads(bench("list", "runs", "--json", "--results", results))] == [2]
     assert not (results / "runs" / RUN.run_id).exists()
 
 
 def test_an_evaluation_that_is_deleted_is_named_with_its_precision(results: Path) -> None:
     coarse = attack(RUN, 0.1).model_copy(update={"precision": "bfloat16"})
     write_evaluation(results, type(coarse).model_validate(coarse.model_dump()))
-    assert command("db", "rebuild", "--results", results)[0] == 0
+    bench("db", "rebuild", "--results", results)
     labels = [
         command("db", "delete", one.evaluation_id[:12], "--dry-run", "--results", results)[1].partition(" on ")[0]
         for one in (attack(RUN, 0.1), type(coarse).model_validate(coarse.model_dump()))
@@ -230,9 +227,9 @@ def test_a_run_that_another_needs_is_kept_unless_forced(results: Path) -> None:
     write_run(results, user)
     delete = ["db", "delete", RUN.run_id[:8], "--results", results, "--yes"]
     refused(f"was used to make {user.run_id[:12]}; delete those too, or give --force", *delete)
-    assert command(*delete, "--force", "--dry-run")[0] == 0
-    assert command(*delete, user.run_id)[0] == 0
-    assert len(json.loads(command("list", "runs", "--json", "--results", results)[1])) == 1
+    bench(*delete, "--force", "--dry-run")
+    bench(*delete, user.run_id)
+    assert len(json.loads(bench("list", "runs", "--json", "--results", results))) == 1
 
 
 def test_a_database_locked_for_too_long_is_one_line(

@@ -8,12 +8,12 @@ import sys
 from pathlib import Path
 
 import pytest
+from in_process import TINY
 
 ASCII = {"PYTHONIOENCODING": "ascii"}
 LATIN = {"PYTHONIOENCODING": "latin-1"}
 C = {"LC_ALL": "C", "LANG": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}
-TINY = ("-m", "ece", "-d", "digits", "--set", "training.epochs=1", "--set", "training.limit=64", "--limit", "20",
-        "--members", "2")  # fmt: skip
+TWO = ("-m", "ece", "--members", "2", *TINY)
 
 
 def bench(encoding: dict[str, str], *arguments: object) -> subprocess.CompletedProcess[bytes]:
@@ -27,7 +27,7 @@ def bench(encoding: dict[str, str], *arguments: object) -> subprocess.CompletedP
 def results(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A fresh run, whose progress, table, matrix and footnotes go to an ASCII log."""
     folder = tmp_path_factory.mktemp("ascii") / "results"
-    done = bench(ASCII, "run", *TINY, "--threads", 1, "--results", folder)
+    done = bench(ASCII, "run", *TWO, "--threads", 1, "--results", folder)
     assert done.returncode == 0, done.stderr.decode()
     text = done.stdout.decode("ascii")
     assert "+  1/11" in text  # a job that is done
@@ -39,7 +39,7 @@ def results(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.mark.parametrize("encoding", [ASCII, C, LATIN], ids=["ascii", "C", "latin-1"])
 def test_reading_commands_print_in_any_encoding(results: Path, encoding: dict[str, str]) -> None:
     where = ("--results", results)
-    for command in (("table", *TINY, *where), ("list", "runs", *where), ("status", *TINY, *where)):
+    for command in (("table", *TWO, *where), ("list", "runs", *where), ("status", *TWO, *where)):
         done = bench(encoding, *command)
         assert done.returncode == 0, (command, done.stderr)
         text = done.stdout.decode("latin-1" if encoding is LATIN else "ascii")

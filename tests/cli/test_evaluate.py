@@ -11,11 +11,10 @@ from typing import Any
 
 import pytest
 import torch
-from click.testing import CliRunner, Result
+from in_process import Done, command
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from bench.cli.main import cli
 from bench.experiment.records import RunRecord, read_record
 from bench.models.build import model_plugin
 from bench.report import frames as bench_frames
@@ -65,28 +64,25 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[State]
     ]
 
 
-def bench(results: Path, *arguments: object, ok: bool = True) -> Result:
-    place = [] if arguments[0] == "list" and arguments[1] != "runs" else ["--results", str(results)]
-    result = CliRunner().invoke(cli, [*map(str, arguments), *place], standalone_mode=False)
-    if ok:
-        assert result.exception is None, result.exception
-    return result
+def bench(results: Path, *arguments: object, ok: bool = True) -> Done:
+    done = command(*arguments, "--results", results)
+    assert not ok or done.code == 0, done.text
+    return done
 
 
-def evaluate(results: Path, files: list[Path], *arguments: object, ok: bool = True) -> Result:
+def evaluate(results: Path, files: list[Path], *arguments: object, ok: bool = True) -> Done:
     return bench(results, "evaluate", *files, "-d", "digits", "--attack", "pgd", "--eps", "0.1", "--limit", "60",
                  "--threads", "1", *arguments, ok=ok)  # fmt: skip
 
 
-def outcome(result: Result) -> dict[str, float]:
-    table: dict[str, float] = {row["attack"]: row["mean"] for row in json.loads(result.stdout)["table"]}
+def outcome(result: Done) -> dict[str, float]:
+    table: dict[str, float] = {row["attack"]: row["mean"] for row in json.loads(result.out)["table"]}
     return table
 
 
-def refused(result: Result) -> str:
-    assert result.exception is not None
-    assert type(result.exception).__name__ == "BenchError", result.exception
-    return str(result.exception)
+def refused(result: Done) -> str:
+    assert result.code == 2, result.text
+    return result.err
 
 
 def saved(folder: Path, states: list[State], rename: Any = lambda name: name) -> list[Path]:
@@ -98,24 +94,9 @@ def saved(folder: Path, states: list[State], rename: Any = lambda name: name) ->
 
 def ours(results: Path) -> dict[str, float]:
     return outcome(
-        bench(
-            results,
-            "run",
-            "-m",
-            "ece",
-            "-d",
-            "digits",
-            "--attack",
-            "pgd",
-            "--eps",
-            "0.1",
-            "--limit",
-            "60",
-            "--set",
-            "training.epochs=3",
-            "--json",
-        )
-    )
+        bench(results, "run", "-m", "ece", "--attack", "pgd", "--eps", "0.1", "--limit", "60",
+              "--set", "training.epochs=3", "--json")
+    )  # fmt: skip
 
 
 def test_every_form_of_file_gives_the_numbers_of_our_own_run(trained: tuple[Path, list[State]], tmp_path: Path) -> None:
@@ -160,20 +141,20 @@ def test_it_enters_table_heatmap_list_and_show_under_its_name(
           "figure3-digits", "--limit", "20", "--threads", "1", "-q")  # fmt: skip
     again = bench(results, "evaluate", *files, "-d", "digits", "--model", "digits_cnn", "--name", "<script>", "--suite",
                   "figure3-digits", "--limit", "20")  # fmt: skip
-    assert "Nothing to do" in again.output
-    assert "<script>" in bench(results, "table", "figure3-digits", "--limit", "20").output
-    assert "<script>" in bench(results, "list", "runs").output
-    assert "saved" in bench(results, "heatmap", "-m", "<script>", "--limit", "20").output
-    runs = json.loads(bench(results, "list", "runs", "--json").output)
+    assert "Nothing to do" in again.text
+    assert "<script>" in bench(results, "table", "figure3-digits", "--limit", "20").text
+    assert "<script>" in bench(results, "list", "runs").text
+    assert "saved" in bench(results, "heatmap", "-m", "<script>", "--limit", "20").text
+    runs = json.loads(bench(results, "list", "runs", "--json").text)
     (identifier,) = [row["id"] for row in runs if row["method"] == "<script>"]
-    card = bench(results, "show", identifier).output
+    card = bench(results, "show", identifier).text
     assert "trained elsewhere" in card
     assert "epochs" not in card
     assert [row["recipe"] for row in runs if row["method"] == "<script>"] == ["trained elsewhere"]
     assert [row["seconds"] for row in runs if row["method"] == "<script>"] == [None]
-    record = json.loads(bench(results, "show", identifier, "--json").stdout)
+    record = json.loads(bench(results, "show", identifier, "--json").out)
     assert (record["recipe"], record["training"]) == ("trained elsewhere", None)
-    status = bench(results, "status", "-m", "<script>", "--suite", "figure3-digits", "--limit", "20").output
+    status = bench(results, "status", "-m", "<script>", "--suite", "figure3-digits", "--limit", "20").text
     assert re.search(r"done", status)
 
 
@@ -204,7 +185,7 @@ def test_a_factory_makes_the_members(
     place = __name__
     result = evaluate(results, [tmp_path / "flat.pth"], "--factory", f"{place}:make", "--name", "flat", "--json")
     assert 0 <= outcome(result)["pgd"] <= outcome(result)["clean"] <= 40  # an untrained linear model
-    assert "chance" in bench(results, "table", "--attack", "pgd", "--eps", "0.1", "--limit", "60").output
+    assert "chance" in bench(results, "table", "--attack", "pgd", "--eps", "0.1", "--limit", "60").text
 
     def fault(factory: str) -> str:
         return refused(evaluate(results, [tmp_path / "flat.pth"], "--factory", factory, "--name", "x", ok=False))
@@ -291,17 +272,17 @@ def test_nothing_is_invented_of_its_training(trained: tuple[Path, list[State]], 
     assert "trained elsewhere" in alone
     assert "recipe" not in alone
     ours = ("-m", "ece", "--set", "training.epochs=3")
-    both = " ".join(bench(results, "table", *ours, "-m", "theirs", *shown).output.split())
+    both = " ".join(bench(results, "table", *ours, "-m", "theirs", *shown).text.split())
     assert "recipe standard with training.epochs=3; theirs trained elsewhere" in both
-    rows = json.loads(bench(results, "table", *ours, "-m", "theirs", *shown, "--json").stdout)
+    rows = json.loads(bench(results, "table", *ours, "-m", "theirs", *shown, "--json").out)
     assert {row["recipe"] for row in rows if row["method"] == "theirs"} == {"trained elsewhere"}
     frames = bench_frames.load(results / "bench.db")
     mine = frames.runs[frames.runs["method"] == "theirs"].to_dict("records")
     assert [(row["recipe"], row["training"]) for row in mine] == [("trained elsewhere", None)]
     assert set(frames.evaluations.query("method == 'theirs'")["recipe"]) == {"trained elsewhere"}
     run_id = str(mine[0]["run_id"])
-    shown = bench(results, "show", run_id)
-    assert "again       bench run --method theirs --dataset digits\n" in re.sub(" +\n", "\n", shown.output)
+    card = json.loads(bench(results, "show", run_id, "--json").out)
+    assert card["again"] == "bench run --method theirs --dataset digits"
     bench(results, "report", "-o", str(tmp_path / "site"))
     page = (tmp_path / "site" / "runs" / f"{run_id}.html").read_text()
     assert "digits_cnn, trained elsewhere." in page
@@ -309,12 +290,12 @@ def test_nothing_is_invented_of_its_training(trained: tuple[Path, list[State]], 
         assert invented not in page.lower()
     other = next(row["run_id"] for row in frames.runs.to_dict("records") if row["method"] == "ece")
     assert "optimizer" in (tmp_path / "site" / "runs" / f"{other}.html").read_text()
-    compared = " ".join(bench(results, "compare", run_id, str(other)).output.split())
+    compared = " ".join(bench(results, "compare", run_id, str(other)).text.split())
     assert "theirs, seed 0, trained elsewhere" in compared
 
 
-def words(result: Result) -> list[str]:
-    return [" ".join(line.split()) for line in result.output.splitlines()]
+def words(result: Done) -> list[str]:
+    return [" ".join(line.split()) for line in result.text.splitlines()]
 
 
 @pytest.mark.parametrize(("given", "model", "fitting"), [("A", "resnet8", "resnet8a"), ("B", "resnet8a", "resnet8")])
@@ -353,7 +334,7 @@ def test_what_is_said_of_it_is_kept_beside_its_results_and_measures_nothing_agai
     }  # fmt: skip
     assert json.loads(path.read_text()) == {**before, "facts": facts}
     assert _contents(results) == evaluations
-    shown = bench(results, "show", before["run_id"][:12]).stdout
+    shown = bench(results, "show", before["run_id"][:12]).out
     assert "A. Nother, B. Yond, On {Nets}, ICLR, 2026" in shown
     assert "attacked images, no extra data" in shown
     assert not (results / "journal").exists() or not list((results / "journal").iterdir())
@@ -361,18 +342,18 @@ def test_what_is_said_of_it_is_kept_beside_its_results_and_measures_nothing_agai
     evaluate(results, files, *model, "--venue", "", "--author", "", "--not-adversarial")
     left = {name: value for name, value in facts.items() if name not in ("venue", "authors")} | {"adversarial": False}
     assert json.loads(path.read_text())["facts"] == left
-    assert json.loads(bench(results, "show", before["run_id"][:12], "--json").stdout)["facts"]["year"] == 2026
+    assert json.loads(bench(results, "show", before["run_id"][:12], "--json").out)["facts"]["year"] == 2026
     evaluate(results, files, *model, "--publication", "dverge")
     now = json.loads(path.read_text())["facts"]
     assert now["title"].startswith("DVERGE: ")
     assert (now["authors"][0], now["venue"], now["adversarial"]) == ("Huanrui Yang", "NeurIPS", False)
-    stored = bench(results, "show", before["run_id"][:12], "--json").stdout
+    stored = bench(results, "show", before["run_id"][:12], "--json").out
     bench(results, "db", "rebuild")
-    assert json.loads(bench(results, "show", before["run_id"][:12], "--json").stdout) == json.loads(stored)
+    assert json.loads(bench(results, "show", before["run_id"][:12], "--json").out) == json.loads(stored)
     # They travel with the run.
     bench(results, "db", "export", "-o", tmp_path / "one.zip", "-m", "theirs")
     bench(tmp_path / "other", "db", "import", tmp_path / "one.zip")
-    there = json.loads(bench(tmp_path / "other", "show", before["run_id"][:12], "--json").stdout)
+    there = json.loads(bench(tmp_path / "other", "show", before["run_id"][:12], "--json").out)
     assert there["facts"]["title"] == now["title"]
 
 
@@ -409,11 +390,11 @@ def test_one_name_stands_for_one_ensemble_a_seed(trained: tuple[Path, list[State
     assert "stands for 2 × digits_cnn" in refused(evaluate(results, files, *model, "--seed", "1", ok=False))
     evaluate(results, files[1:], *model, "--seed", "1")
     shown = ("--attack", "pgd", "--eps", "0.1", "--limit", "60", "--json", "--no-details")
-    rows = json.loads(bench(results, "table", "-m", "twice", *shown).stdout)
+    rows = json.loads(bench(results, "table", "-m", "twice", *shown).out)
     assert [row["seeds"] for row in rows] == [[0, 1], [0, 1]]
     gone = bench(results, "run", "-m", "twice", "-d", "digits", "--attack", "pgd", "--eps", "0.1", "--limit", "60",
                  "--seeds", "5", "--threads", "1", ok=False)  # fmt: skip
-    assert "was trained elsewhere and its weights for this seed are not here" in " ".join(gone.output.split())
+    assert "was trained elsewhere and its weights for this seed are not here" in " ".join(gone.text.split())
 
 
 def odd_files(folder: Path, state: State) -> dict[str, Path]:
@@ -462,7 +443,7 @@ def test_what_is_no_plain_weights_is_told_in_one_line(
         done = evaluate(tmp_path / "results", [file], "--name", "x", "--model", "digits_cnn", ok=False)
         assert words in " ".join(refused(done).split()), words
     done = evaluate(tmp_path / "results", [tmp_path], "--name", "x", "--model", "digits_cnn", ok=False)
-    assert "is a directory" in str(done.exception)
+    assert "is a directory" in done.err
     assert not list((tmp_path / "results").glob("runs/*"))
 
 

@@ -13,7 +13,7 @@ from in_process import told as command
 
 from bench.cli.failure import retry
 from bench.core.errors import BenchError
-from bench.store.answers import FailureRow
+from bench.store.typed_rows import FailureRow
 
 SHORT = (*TINY, "--threads", "1")
 

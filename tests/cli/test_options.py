@@ -8,8 +8,9 @@ from pathlib import Path
 
 import click
 import pytest
-from click.testing import CliRunner
 from command_tree import commands
+from in_process import bench
+from in_process import refused as failure
 
 from bench.cli import main
 from bench.cli.parameters import Budgets, InputFile, Integer, Number, Numbers, Once, Real, Seeds
@@ -28,17 +29,6 @@ HUGE = (
     "0x" + "f" * 5000,
     "1e-99999999",
 )
-
-
-def failure(*arguments: str) -> str:
-    """What a command that must fail at once says, in one line."""
-    done = CliRunner().invoke(main.cli, list(arguments), standalone_mode=False)
-    assert done.exception is not None, done.output
-    told = done.exception.format_message() if isinstance(done.exception, click.ClickException) else str(done.exception)
-    assert isinstance(done.exception, (click.UsageError, main.BenchError)), repr(done.exception)[:300]
-    assert "\n" not in told
-    assert len(told) < 500
-    return told
 
 
 def test_the_whole_tree_is_walked() -> None:
@@ -113,12 +103,8 @@ def test_what_is_no_file_is_not_read(tmp_path: Path) -> None:
 
 def dry(results: Path, *arguments: str) -> list[tuple[str, float | None]]:
     """Attack and budget of the jobs that `run` would do."""
-    done = CliRunner().invoke(
-        main.cli, ["run", "-m", "ece", "--dry-run", "--json", "--results", str(results), *arguments],
-        standalone_mode=False,
-    )  # fmt: skip
-    assert done.exception is None, done.exception
-    return [(job["attack"], job["budget"]) for job in json.loads(done.stdout) if job["kind"] == "attack"]
+    planned = json.loads(bench("run", "-m", "ece", "--dry-run", "--json", "--results", results, *arguments))
+    return [(job["attack"], job["budget"]) for job in planned if job["kind"] == "attack"]
 
 
 def test_each_attack_is_run_at_each_budget(tmp_path: Path) -> None:

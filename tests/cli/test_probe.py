@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from in_process import command
+from in_process import bench, command
 
 from bench.jobs import estimate
 
@@ -15,8 +15,7 @@ TINY = ["run", "--method", "ece", "--dataset", "digits", "--recipe", "quick", "-
 
 
 def test_the_time_is_told_and_nothing_is_done(tmp_path: Path) -> None:
-    code, out, err = command(*TINY, "--results", tmp_path / "results")
-    assert code == 0, err
+    out = bench(*TINY, "--results", tmp_path / "results")
     last = out.strip().splitlines()[-1]
     assert "of training and at most" in last
     assert last.endswith("of attacks on this machine (cpu).")
@@ -37,8 +36,7 @@ def test_earlier_jobs_are_looked_up_once(tmp_path: Path, monkeypatch: pytest.Mon
 
 def test_more_epochs_take_longer(tmp_path: Path) -> None:
     def seconds(epochs: int) -> float:
-        code, out, err = command(*TINY, "--json", "--set", f"training.epochs={epochs}", "--results", tmp_path / "none")
-        assert code == 0, err
+        out = bench(*TINY, "--json", "--set", f"training.epochs={epochs}", "--results", tmp_path / "none")
         record = json.loads(out)
         assert record["device"] == "cpu"
         assert record["attacks"] > 0

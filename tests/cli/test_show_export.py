@@ -9,14 +9,12 @@ from typing import Any
 
 import numpy as np
 import pytest
+from in_process import QUICK, bench
 from in_process import told as command
 from safetensors import safe_open
 
-from bench.cli import main
 from bench.core import bits
 from bench.data.base import load_splits
-
-QUICK = ["--set", "training.epochs=2", "--set", "training.limit=200", "--limit", "40"]
 
 
 @pytest.fixture(scope="module")
@@ -24,7 +22,7 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """One ensemble under the core suite and under targeted PGD, on 40 digits."""
     folder = tmp_path_factory.mktemp("results")
     for more in ([], ["--attack", "pgd_targeted", "--eps", "0.15"]):
-        assert main.run(["run", "-m", "ece", *QUICK, *more, "--results", str(folder), "--threads", "1", "-q"]) == 0
+        bench("run", "-m", "ece", *QUICK, *more, "--results", folder, "--threads", 1, "-q")
     return folder
 
 
@@ -85,7 +83,7 @@ def test_the_stored_ensemble_sees_the_images_as_the_file_says(results: Path, tmp
 
     path, stored = record(results, "attack", "mim", 0.15)
     target = tmp_path / "images.safetensors"
-    assert command("show", stored["evaluation_id"], "--export", target, "--results", results)[0] == 0
+    bench("show", stored["evaluation_id"], "--export", target, "--results", results)
     run = RunSpec.model_validate(json.loads((path.parent.parent / "run.json").read_text())["config"])
     ensemble = load_ensemble(run, Workplace(results, Path()))
     images, _ = read(target)
@@ -100,7 +98,7 @@ def test_other_outcomes_than_the_stored_ones_write_nothing_and_exit_with_1(resul
     robust[np.flatnonzero(robust)[:3]] = False
     stored |= {"robust_bits": bits.to_text(robust), "n_robust": int(robust.sum())}
     path.write_text(json.dumps(stored))
-    assert command("db", "rebuild", "--results", results)[0] == 0
+    bench("db", "rebuild", "--results", results)
     target = tmp_path / "images.safetensors"
     code, text = command("show", stored["evaluation_id"], "--export", target, "--results", results)
     assert code == 1

@@ -11,11 +11,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from in_process import TINY, bench
 from sqlalchemy import Engine, event
 
 from bench.cli import main, options
 
-TINY = ["--set", "training.epochs=1", "--set", "training.limit=64", "--limit", "20"]
 BOTH = ["-m", "ece", "-m", "cos_only", *TINY]
 PAGE = 4096
 Out = pytest.CaptureFixture[str]
@@ -25,7 +25,7 @@ Out = pytest.CaptureFixture[str]
 def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Two methods, trained for a moment, with everything that the core suite measures."""
     folder = tmp_path_factory.mktemp("made") / "results"
-    assert main.run(["run", *BOTH, "--results", str(folder), "--threads", "1", "-q"]) == 0
+    bench("run", *BOTH, "--results", folder, "--threads", "1", "-q")
     return folder
 
 
@@ -125,8 +125,8 @@ def fuzz(results: Path, capsys: Out, *, rounds: int, seed: int, each: Callable[[
             assert "Traceback" not in told.err + told.out, where
             refused += bool(errors) and "bench db rebuild" in errors[0]
     # It is never more than an index: a rebuild makes it as it was, out of any damage.
-    assert main.run(["db", "rebuild", "--results", str(results)]) == 0
-    assert main.run(reading(results)["table"]) == 0
+    bench("db", "rebuild", "--results", results)
+    bench(*reading(results)["table"])
     capsys.readouterr()
     return refused
 
@@ -154,10 +154,10 @@ def test_a_rebuild_replaces_what_is_no_database_and_keeps_link_and_mode(there: s
     (results / "bench.db").symlink_to("../elsewhere.db")
     data = real.read_bytes()
     real.write_bytes({"header": bytes(100) + data[100:], "nothing like it": b"text" * 999, "empty": b""}[there])
-    assert main.run(["db", "rebuild", "--results", str(results)]) == 0
+    bench("db", "rebuild", "--results", results)
     assert (results / "bench.db").is_symlink()
     assert real.stat().st_mode & 0o777 == 0o640
-    assert main.run(["list", "runs", "--results", str(results)]) == 0
+    bench("list", "runs", "--results", results)
 
 
 def test_a_rebuild_is_seen_by_who_has_the_database_open(results: Path) -> None:
@@ -166,7 +166,7 @@ def test_a_rebuild_is_seen_by_who_has_the_database_open(results: Path) -> None:
     count = "SELECT count(*) FROM evaluation"
     (before,) = reader.execute(count).fetchone()
     next(iter(sorted(results.glob("runs/*/evaluations/*.json")))).unlink()
-    assert main.run(["db", "rebuild", "--results", str(results)]) == 0
+    bench("db", "rebuild", "--results", results)
     assert reader.execute(count).fetchone() == (before - 1,)
     assert (results / "bench.db").stat().st_ino == inode
     reader.close()

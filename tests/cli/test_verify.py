@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import pytest
 from exchanged import place, tree
-from in_process import command
+from in_process import QUICK, TINY, command
 
 import bench
 from bench.attacks.iterative import PGD
@@ -22,7 +22,7 @@ from bench.experiment.folder import RE_MEASURED
 from bench.jobs import verify, work
 from bench.jobs.locks import Locks
 
-QUICK = ("--set", "training.epochs=2", "--set", "training.limit=200", "--limit", "40", "--threads", "1", "-q")
+ONE = ("--threads", "1", "-q")
 SUITE = ("--suite", "figure2", "--set", "blackbox.members=[2]", "--set", "blackbox.restarts=1",
          "--set", "blackbox.budgets.digits=[0.1]", "--set", "attacks.pgd.steps=4",
          "--set", "attacks.pgd_cw.steps=4")  # fmt: skip
@@ -34,7 +34,7 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A plain ensemble under the core suite and the black-box one, and the surrogate of that, on 40 digits."""
     folder = tmp_path_factory.mktemp("made") / "results"
     for more in ((), SUITE):
-        code, out, err = command("run", "-m", "ece", *QUICK, *more, "--results", folder)
+        code, out, err = command("run", "-m", "ece", *QUICK, *ONE, *more, "--results", folder)
         assert code == 0, out + err
     return folder
 
@@ -322,9 +322,8 @@ def test_a_training_can_be_verified_where_weights_are_here_too(
 
 
 def test_what_a_run_was_trained_with_is_trained_first(tmp_path: Path) -> None:
-    few = ("--set", "training.epochs=1", "--set", "training.limit=64", "--limit", "20", "--threads", "1", "-q")
     theirs = tmp_path / "theirs"
-    assert command("run", "-m", "dverge", "--attack", "fgsm", "--eps", "0.1", *few, "--results", theirs)[0] == 0
+    assert command("run", "-m", "dverge", "--attack", "fgsm", "--eps", "0.1", *TINY, *ONE, "--results", theirs)[0] == 0
     ours = taken_in(theirs, tmp_path / "ours", "--no-weights")
     (first, second) = sorted(
         (json.loads(path.read_text()) for path in ours.glob("runs/*/run.json")), key=lambda run: len(run["requires"])
@@ -440,7 +439,7 @@ def test_what_cannot_be_verified_is_one_line(theirs: Path, tmp_path: Path) -> No
 
 
 def test_a_failed_run_is_one_line(tmp_path: Path) -> None:
-    code, _, _ = command("run", "-m", "ece", *QUICK, "--set", "training.lr=1e9", "--results", tmp_path)
+    code, _, _ = command("run", "-m", "ece", *QUICK, *ONE, "--set", "training.lr=1e9", "--results", tmp_path)
     assert code == 1
     (failure,) = (json.loads(path.read_text()) for path in tmp_path.glob("runs/*/failures/*.json"))
     one_line(f"`bench show {failure['run_id'][:8]}` says why", tmp_path, failure["run_id"][:8])

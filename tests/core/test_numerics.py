@@ -8,9 +8,8 @@ from pathlib import Path
 
 import pytest
 import torch
-from click.testing import CliRunner
+from in_process import TINY, bench
 
-from bench.cli.main import cli
 from bench.core import environment
 from bench.core.numerics import numerics
 
@@ -47,11 +46,9 @@ def test_operations_without_a_deterministic_implementation_are_named_and_other_w
 
 
 def test_the_records_of_a_run_say_the_mode(tmp_path: Path) -> None:
-    short = ["--set", "training.epochs=1", "--set", "training.limit=64", "--limit", "10", "--threads", "1"]
+    one = ("run", "-m", "ece", *TINY, "--threads", 1, "--attack", "fgsm", "--eps", ".1")
     for name, options in (("plain", []), ("strict", ["--deterministic"])):
-        command = ["run", "-m", "ece", "-d", "digits", *short, "--attack", "fgsm", "--eps", ".1", *options]
-        done = CliRunner().invoke(cli, [*command, "--results", str(tmp_path / name)])
-        assert done.exit_code == 0, done.output
+        bench(*one, *options, "--results", tmp_path / name)
     records = {
         name: [json.loads(path.read_text()) for path in sorted((tmp_path / name).glob("runs/*/**/*.json"))]
         for name in ("plain", "strict")

@@ -9,10 +9,9 @@ from importlib.metadata import EntryPoint, PathDistribution
 from pathlib import Path
 
 import pytest
-from click.testing import CliRunner
+from in_process import command
 
 import bench
-from bench.cli.main import cli
 from bench.core import registry, release
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -56,7 +55,7 @@ def test_a_version_that_is_no_release_names_its_commit(
 ) -> None:
     monkeypatch.setattr(release, "VERSION", "0.1.0")
     monkeypatch.setattr(release, "commit", lambda: known)
-    assert CliRunner().invoke(cli, ["--version"]).output == f"bench, version {told}\n"
+    assert command("--version").out == f"bench, version {told}\n"
 
 
 def test_the_commit_is_that_of_git() -> None:

@@ -6,9 +6,8 @@ from pathlib import Path
 
 import pytest
 import torch
-from click.testing import CliRunner
+from in_process import Done, command
 
-from bench.cli.prepare import command
 from bench.core import registry
 from bench.core.errors import BenchError
 from bench.data import base
@@ -42,49 +41,53 @@ def plugins(monkeypatch):
     return known
 
 
-def run(*arguments: str, **environment: str):
-    return CliRunner().invoke(command, arguments, env={"BENCH_DATA": None, **environment})
+@pytest.fixture(autouse=True)
+def _no_folder(monkeypatch):
+    monkeypatch.delenv("BENCH_DATA", raising=False)
+
+
+def run(*arguments: object) -> Done:
+    return command("prepare", *arguments)
 
 
 def test_built_in_data_need_no_folder_and_no_network():
     result = run("digits", "--data", "/no/such/folder")
-    assert result.exit_code == 0
-    assert result.output == "digits is built in: nothing to prepare\n"
+    assert result.code == 0
+    assert result.text == "digits is built in: nothing to prepare\n"
 
 
-def test_the_folder_is_an_option_or_the_environment_or_data(plugins):
-    assert run("good", "--data", "/a").output == "good into /a\n"
-    assert run("good", BENCH_DATA="/b").output == "good into /b\n"
-    assert run("good").output == f"good into {Path('data')}\n"
-    assert run("good", "-q").output == ""
+def test_the_folder_is_an_option_or_the_environment_or_data(plugins, monkeypatch):
+    assert run("good", "--data", "/a").text == "good into /a\n"
+    assert run("good").text == f"good into {Path('data')}\n"
+    assert run("good", "-q").text == ""
+    monkeypatch.setenv("BENCH_DATA", "/b")
+    assert run("good").text == "good into /b\n"
 
 
 def test_one_failure_does_not_stop_the_others(plugins):
     result = run("all")
-    assert isinstance(result.exception, BenchError)
-    assert str(result.exception) == "1 of 2 data sets could not be prepared: bad"
-    assert "bad: cannot download bad" in result.output
-    assert "good into" in result.output
+    assert result.code == 2
+    assert result.err.endswith("Error: 1 of 2 data sets could not be prepared: bad\n")
+    assert "bad: cannot download bad" in result.err
+    assert "good into" in result.out
 
 
 def test_labels_are_looked_at_whatever_a_data_set_says_of_itself(plugins):
     plugins["good"].right = False
-    result = run("good", "--data", "/c")
-    assert "no training image has label 0" in str(result.exception)
+    assert "no training image has label 0" in run("good", "--data", "/c").err
 
 
 def test_a_single_failure_is_its_own_message(plugins):
-    assert str(run("bad").exception) == "cannot download bad"
+    assert run("bad") == (2, "", "Error: cannot download bad\n")
 
 
 def test_unknown_names_are_found_before_anything_is_downloaded(tmp_path):
-    result = run("digits", "mnits", "--data", str(tmp_path))
-    assert isinstance(result.exception, BenchError)
-    assert "did you mean mnist" in str(result.exception)
-    assert result.output == ""
+    code, out, err = run("digits", "mnits", "--data", tmp_path)
+    assert (code, out) == (2, "")
+    assert "did you mean mnist" in err
 
 
 def test_help_has_worked_examples():
-    text = run("--help").output
+    text = run("--help").out
     assert "bench prepare cifar10 cifar100 --data /scratch/data" in text
     assert "BENCH_DATA" in text

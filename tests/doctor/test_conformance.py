@@ -10,45 +10,26 @@ import pytest
 from bench.core import config, registry, settings
 from bench.data.base import MissingDataError, load_splits
 from bench.doctor import attacks, plugins
-from bench.doctor.installation import Check
 
 DATA = Path(os.environ.get("BENCH_DATA", "data"))
 OURS = config.load().config
 
 
-def names(kind: str) -> list[str]:
-    """What is configured of a kind, and plug-ins that are not."""
-    own = [name for name, entry in registry.entries(kind).items() if entry.origin == registry.BUILT_IN]
-    return sorted({*getattr(OURS, kind), *own})
+def ours() -> list[tuple[str, str]]:
+    """Every plug-in that is configured or registered, by kind and name."""
+    own = [(kind, name) for kind in registry.KINDS for name, entry in registry.entries(kind).items()
+           if entry.origin == registry.BUILT_IN]  # fmt: skip
+    return sorted({*((kind, name) for kind in registry.KINDS for name in getattr(OURS, kind)), *own})
 
 
-def faults(name: str) -> list[Check]:
-    """What doctor finds."""
-    return [check for check in plugins.check(name, DATA) if not check.ok]
-
-
-@pytest.mark.parametrize("name", names("methods"))
-def test_methods_conform(name: str) -> None:
-    assert not faults(name)
-
-
-@pytest.mark.parametrize("name", names("attacks"))
-def test_attacks_conform(name: str) -> None:
-    assert not faults(name)
-
-
-@pytest.mark.parametrize("name", names("models"))
-def test_models_conform(name: str) -> None:
-    assert not faults(name)
-
-
-@pytest.mark.parametrize("name", names("datasets"))
-def test_data_sets_conform(name: str) -> None:
-    try:
-        load_splits(OURS.datasets[name].plugin, folder=DATA)
-    except MissingDataError:
-        pytest.skip(f"set BENCH_DATA to a folder with {name}; {DATA} has none")
-    assert not faults(name)
+@pytest.mark.parametrize(("kind", "name"), ours())
+def test_it_conforms(kind: str, name: str) -> None:
+    if kind == "datasets":
+        try:
+            load_splits(OURS.datasets[name].plugin, folder=DATA)
+        except MissingDataError:
+            pytest.skip(f"set BENCH_DATA to a folder with {name}; {DATA} has none")
+    assert [check for check in plugins.check(name, DATA) if not check.ok] == []
 
 
 @pytest.mark.slow

@@ -14,18 +14,19 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from in_process import TINY
 from test_runs import ROOT, numbers
 
 from bench.cli import main
 from bench.jobs import work
 from bench.jobs.locks import Locks
 
-TINY = ["--set", "training.epochs=1", "--set", "training.limit=64", "--limit", "20", "--threads", "1"]
+SHORT = (*TINY, "--threads", "1")
 Out = pytest.CaptureFixture[str]
 
 
 def command(folder: Path, *arguments: str, method: str = "ece") -> list[str]:
-    return ["run", "-m", method, *TINY, "--results", str(folder), *arguments]
+    return ["run", "-m", method, *SHORT, "--results", str(folder), *arguments]
 
 
 def start(folder: Path, *arguments: str) -> subprocess.Popen[str]:
@@ -124,7 +125,7 @@ def test_ctrl_c_ends_after_the_epoch_and_says_how_to_go_on(workers: list[str], t
     assert process.returncode == 130, out + err
     assert "Stopping after the current epoch" in err
     assert "Traceback" not in err
-    assert f"bench run -m ece {' '.join(TINY)} --results {tmp_path} {' '.join([*LONG, *workers])}" in out
+    assert f"bench run -m ece {' '.join(SHORT)} --results {tmp_path} {' '.join([*LONG, *workers])}" in out
     (curve,) = tmp_path.glob("runs/*/train.jsonl")
     (checkpoint,) = tmp_path.glob("runs/*/checkpoint.safetensors")
     assert len(curve.read_text().splitlines()) >= 1
@@ -290,8 +291,7 @@ def test_a_dry_run_and_the_status_tell_counts_and_times_of_earlier_runs(tmp_path
     other = json.loads(capsys.readouterr().out)
     assert other[0]["seconds"] is None
     assert [row["seconds"] for row in other[1:]] == pytest.approx([measured[row["id"]] for row in planned[1:11]])
-    selection = [part for part in TINY if part not in ("--threads", "1")]
-    assert main.run(["status", "-m", "ece", *selection, "--seeds", "0-1", "--results", str(tmp_path)]) == 0
+    assert main.run(["status", "-m", "ece", *TINY, "--seeds", "0-1", "--results", str(tmp_path)]) == 0
     out = capsys.readouterr().out
     assert "22 jobs: 11 done, 11 new." in out
     assert "11 to do: about" in out

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 from exchanged import place
+from in_process import bench
 from in_process import told as command
 from safetensors.torch import save_file
 from torch import nn
@@ -52,7 +53,7 @@ def imported(tmp_path: Path, called: Path) -> Path:
     code, told = command(*made, *few, "--results", tmp_path / "theirs")
     assert code == 0, told
     assert called.exists()  # given by hand, it is called, and measured on at once
-    assert command("db", "export", "-o", tmp_path / "nice.zip", "--results", tmp_path / "theirs")[0] == 0
+    bench("db", "export", "-o", tmp_path / "nice.zip", "--results", tmp_path / "theirs")
     code, told = command("db", "import", tmp_path / "nice.zip", "--results", tmp_path / "mine")
     assert code == 0, told
     assert FUNCTION in told
@@ -101,7 +102,7 @@ def test_no_command_calls_it_until_it_is_allowed(imported: Path, called: Path, t
 
 def test_rows_of_another_database_call_nothing_either(imported: Path, called: Path, tmp_path: Path) -> None:
     theirs = tmp_path / "theirs"
-    assert command("db", "merge", theirs / "bench.db", "--results", tmp_path / "rows")[0] == 0
+    bench("db", "merge", theirs / "bench.db", "--results", tmp_path / "rows")
     more = ("-d", "digits", "--attack", "fgsm", "--eps", "0.1", "--limit", "20", "-q", "--threads", "1", "--force")
     code, told = command("run", "-m", "nice", *more, "--results", tmp_path / "rows")
     assert code != 0, told
@@ -114,14 +115,14 @@ def test_where_a_run_came_from_is_kept_and_shown(imported: Path, tmp_path: Path)
     assert told is not None
     assert told["archive"] == "nice.zip"
     assert told["sha256"] == hashlib.sha256((tmp_path / "nice.zip").read_bytes()).hexdigest()
-    assert command("db", "rebuild", "--results", imported)[0] == 0
+    bench("db", "rebuild", "--results", imported)
     code, shown = command("show", run.run_id[:10], "--results", imported)
     assert code == 0
     assert "nice.zip" in shown
     assert json.loads(command("show", run.run_id[:10], "--json", "--results", imported)[1])["imported"] == told
     # It stays with this folder: who imports it from here notes our archive.
-    assert command("db", "export", "-o", tmp_path / "again.zip", "--results", imported)[0] == 0
-    assert command("db", "import", tmp_path / "again.zip", "--results", tmp_path / "third")[0] == 0
+    bench("db", "export", "-o", tmp_path / "again.zip", "--results", imported)
+    bench("db", "import", tmp_path / "again.zip", "--results", tmp_path / "third")
     again = origin(place(tmp_path / "third"), run.run_id)
     assert again is not None
     assert again["archive"] == "again.zip"

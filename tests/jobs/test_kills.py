@@ -21,6 +21,7 @@ from typing import Any
 
 import pytest
 from exchanged import attack, fill, spec, write_evaluation, write_failure
+from in_process import TINY
 from test_faults import content
 from test_runs import ROOT, numbers
 
@@ -31,9 +32,8 @@ from bench.experiment import select
 from bench.experiment.naming import configured
 from bench.store import ingest
 
-RUN = ["run", "-m", "ece", "--attack", "fgsm", "--eps", "0.1", "--set", "training.epochs=1", "--set"]
-RUN += ["training.limit=64", "--limit", "20", "--threads", "1"]
-SUITE = [part for part in RUN if part not in ("--attack", "fgsm", "--eps", "0.1")]
+SUITE = ["run", "-m", "ece", *TINY, "--threads", "1"]
+RUN = [*SUITE, "--attack", "fgsm", "--eps", "0.1"]
 
 FORKER = """
 import json, os, signal, sys

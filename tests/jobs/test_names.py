@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 from exchanged import place, write_evaluation, write_failure, write_run
-from in_process import command
+from in_process import bench, command
 
 from bench.cli import main
 from bench.core import config
@@ -169,14 +169,14 @@ def test_a_database_from_before_an_alias_has_one_name_for_a_recipe(tmp_path: Pat
     assert recipes_in(tmp_path / "bench.db") == {"published", "published (claimed)"}
 
     at = ("--results", tmp_path)
-    listed = json.loads(command("list", "runs", "--json", *at)[1])  # a command that shows writes nothing
+    listed = json.loads(bench("list", "runs", "--json", *at))  # a command that shows writes nothing
     assert sorted((row["method"], row["recipe"]) for row in listed) == [
         ("dverge", "standard"), ("ece", "standard"), ("ece", "standard (claimed)"), ("trs", "standard"),
     ]  # fmt: skip
     assert "--recipe standard --model" in command("show", "f" * 24, *at)[1]
     found = frames.load(tmp_path / "bench.db")
     assert set(found.runs["recipe"]) == {"standard", "standard (claimed)"}
-    assert command("report", "-o", tmp_path / "site", *at)[0] == 0
+    bench("report", "-o", tmp_path / "site", *at)
     for page in (tmp_path / "site/runs").glob("*.html"):
         assert "standard" in page.read_text()
         assert "published" not in page.read_text(), page

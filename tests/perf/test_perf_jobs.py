@@ -12,7 +12,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
-from in_process import command
+from in_process import bench, command
 
 from bench.cli.perf import jobs as cli
 from bench.core import config
@@ -178,8 +178,7 @@ def test_the_command_times_real_runs(monkeypatch: pytest.MonkeyPatch, tmp_path: 
     monkeypatch.setenv("BENCH_RESULTS", str(tmp_path / "mine"))
     monkeypatch.setenv("BENCH_DEVICE", "cpu")
     monkeypatch.setenv("BENCH_EXECUTOR", "ray")
-    code, out, err = command("perf", "jobs", *TWO[:-2], "--at-once", 2, "--json")
-    assert code == 0, out + err
+    out = bench("perf", "jobs", *TWO[:-2], "--at-once", 2, "--json")
     record = json.loads(out)
     assert record["command"][:4] == ["bench", "run", "--method", "ece"]
     assert (record["device"], record["threads"], record["repeats"]) == ("cpu", 1, 1)

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 import torch
-from in_process import command
+from in_process import bench, command
 
 from bench.core import config
 from bench.perf import memory
@@ -62,10 +62,7 @@ def test_a_short_training_makes_the_steps_of_each_phase(method: str, monkeypatch
 
 
 def test_the_command_measures_a_method_and_an_attack() -> None:
-    code, out, err = command(
-        "perf", "memory", "--method", "ece", "--attack", "fgsm", "--batch", 64, "--device", "cpu", "--json"
-    )
-    assert code == 0, out + err
+    out = bench("perf", "memory", "--method", "ece", "--attack", "fgsm", "--batch", 64, "--device", "cpu", "--json")
     record = json.loads(out)
     found = {peak["name"]: peak["mib"] for peak in record["peaks"]}
     run = run_of(config.load(), "ece", dataset="digits", model=None, members=3)

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 import torch
-from in_process import command
+from in_process import bench, command
 from torch import nn
 
 from bench.baselines.dverge import Dverge
@@ -206,15 +206,13 @@ def test_a_repeated_step_stays_the_same_step(loaded: config.Loaded, digits: Any)
 
 def test_the_command_prints_floors_and_the_authors_loss() -> None:
     settings = ("--batch", 16, "--repeats", 1, "-m", "ece", "-m", "trs_official", "-m", "adaboost")
-    code, out, err = command("perf", "training", *settings)
-    assert code == 0, out + err
+    out = bench("perf", "training", *settings)
     assert "3 × train(16)" in out
     assert "18 × curvature(8) + 3 × second(16) + 3 × second(8)" in out
     assert "PASS (1e-5)" in out
     assert out.count("this machine: float32 matrix products") == 1
     assert out.count("\n" + 24 * " " + "by the machine's rates: ") == 3
-    code, out, err = command("perf", "training", *settings, "--json")
-    record = json.loads(out)
+    record = json.loads(bench("perf", "training", *settings, "--json"))
     steps = record["steps"]
     assert [step["equal"] for step in steps] == [None, True, None]
     assert steps[0]["ours"]["low"] > 0

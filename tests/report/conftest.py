@@ -8,8 +8,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from in_process import bench
 from site_records import new_database
-from small_results import QUICK, bench, make
+from small_results import QUICK, make
 
 from bench.store.database import Database
 

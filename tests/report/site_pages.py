@@ -7,6 +7,8 @@ import re
 from html.parser import HTMLParser
 from pathlib import Path
 
+from site_records import Writer
+
 from bench.core import config
 from bench.report.site import Built, build
 from bench.store.database import Database
@@ -17,6 +19,13 @@ LOADED = config.load(config.defaults("bench.toml"))
 def make(db: Database, folder: Path, results: Path | None = None) -> Built:
     """Its site, made or brought up to date, with the configuration that comes with `bench`."""
     return build(db, folder, loaded=LOADED, results=results)
+
+
+def written(writer: Writer, folder: Path) -> Path:
+    """The folder of the site of a writer's database, with all that was collected."""
+    writer.flush()
+    make(writer.db, folder)
+    return folder
 
 
 def contents(folder: Path, *, news: bool = True) -> dict[str, str]:
@@ -67,3 +76,8 @@ def board_rows(folder: Path, which: str = CORE) -> dict[str, dict[str, str]]:
     head, *rows = Table(path.read_text()).rows
     names = [text for text, _ in head]
     return {row[1][0]: {name: text for name, (text, _) in zip(names, row, strict=True)} for row in rows}
+
+
+def ranked(writer: Writer, folder: Path, which: str = CORE) -> dict[str, dict[str, str]]:
+    """`board_rows` of the site of a writer's database."""
+    return board_rows(written(writer, folder), which)

@@ -4,20 +4,12 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from click.testing import CliRunner
+from in_process import bench
 
-from bench.cli.main import cli
 from bench.report.cells import Cell, SeedOutcome
 
 QUICK = ("--set", "training.epochs=5", "--set", "training.limit=320", "--set", "training.lr=0.003", "--limit", "60")
 FEW = ("--set", "blackbox.members=[2]", "--set", "blackbox.restarts=1", "--set", "blackbox.budgets.digits=[0.1, 0.2]")
-
-
-def bench(*arguments: object) -> str:
-    """What a command prints; it must end well."""
-    result = CliRunner().invoke(cli, [str(argument) for argument in arguments], standalone_mode=False)
-    assert result.exception is None, result.exception
-    return result.stdout
 
 
 def make(folder: Path) -> None:

@@ -14,7 +14,8 @@ from typing import Any
 import numpy as np
 import pytest
 from exchanged import write_evaluation, write_run
-from small_results import QUICK, bench
+from in_process import bench
+from small_results import QUICK
 
 from bench.core import config
 from bench.core.bits import from_text

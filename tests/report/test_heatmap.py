@@ -10,10 +10,9 @@ from typing import Any
 
 import numpy as np
 import pytest
-from click.testing import CliRunner
+from in_process import refused
 from small_results import QUICK
 
-from bench.cli.main import cli
 from bench.core.bits import from_text
 from bench.report import heatmap
 
@@ -99,10 +98,7 @@ def test_heading_and_csv_name_the_images_that_count(
     ],
 )
 def test_what_cannot_be_drawn_is_said(small_results: Path, arguments: tuple[str, ...], told: str) -> None:
-    result = CliRunner().invoke(
-        cli, ["heatmap", *arguments, *QUICK, "--results", str(small_results)], standalone_mode=False
-    )
-    assert told in str(result.exception)
+    assert told in refused("heatmap", *arguments, *QUICK, "--results", small_results)
 
 
 @pytest.mark.parametrize(("count", "columns"), [(1, 1), (3, 3), (5, 5), (6, 3), (8, 4), (9, 3), (10, 5), (12, 4)])

@@ -10,10 +10,9 @@ from typing import Any
 
 import pytest
 import torch
-from click.testing import CliRunner
-from small_results import FEW, QUICK, bench
+from in_process import bench, refused
+from small_results import FEW, QUICK
 
-from bench.cli.main import cli
 from bench.evaluation import boundary
 from bench.report.plots import style
 
@@ -32,12 +31,6 @@ def records(folder: Path, kind: str) -> list[dict[str, Any]]:
         if record["kind"] == kind:
             found.append({**record, "method": run["method"], "seed": run["seed"], "of": run["settings"]})
     return found
-
-
-def refused(*arguments: object) -> str:
-    result = CliRunner().invoke(cli, [str(a) for a in arguments], standalone_mode=False)
-    assert result.exception is not None
-    return str(result.exception)
 
 
 def test_budget_draws_every_radius_that_was_run(
@@ -131,13 +124,8 @@ def test_curves_are_those_of_the_training(small_results: Path, on_small: Callabl
 
 def test_the_boundary_command_draws_runs_on_the_same_images(small_results: Path, tmp_path: Path) -> None:
     runs = [path.name for path in small_results.glob("runs/*") if "members" in (path / "run.json").read_text()]
-    result = CliRunner().invoke(
-        cli,
-        ["plot", "boundary", *runs[:2], "--images", "0,3", "--radius", "2", "--step", "0.5", "--results",
-         str(small_results), "--threads", "1", "-o", str(tmp_path / "d.png")],
-        standalone_mode=False,
-    )  # fmt: skip
-    assert result.exception is None, result.exception
+    plane = ("--images", "0,3", "--radius", 2, "--step", 0.5, "--threads", 1)
+    bench("plot", "boundary", *runs[:2], *plane, "--results", small_results, "-o", tmp_path / "d.png")
     rows = rows_of(tmp_path / "d.png")
     assert len(rows) == 2 * 2 * 9 * 9
     assert {r["image"] for r in rows} == {"0", "3"}

@@ -15,7 +15,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from site_pages import CORE, LOADED, Table, board_rows, contents, make
+from site_pages import CORE, LOADED, Table, board_rows, contents, make, ranked, written
 from site_records import Writer, fill, new_database
 from sqlalchemy import delete, update
 
@@ -54,9 +54,7 @@ def test_the_headline_is_the_share_of_images_that_withstand_every_attack(db: Dat
                 writer.evaluation(run_id, robust, attack=attack)
             worst.append(100 * sum(all(bits) for bits in zip(*outcomes.values(), strict=True)) / N)
         expected[method] = worst
-    writer.flush()
-    make(db, tmp_path / "site")
-    shown = board_rows(tmp_path / "site")
+    shown = ranked(writer, tmp_path / "site")
     for method, title in (("trs", "TRS"), ("ece", "ECE")):
         values = np.array(expected[method])
         assert shown[title]["Worst case"] == f"{values.mean():.1f} ± {values.std(ddof=1):.1f}"
@@ -72,14 +70,10 @@ def test_other_threats_and_other_images_do_not_enter(db: Database, tmp_path: Pat
     writer.evaluation(
         run_id, wrong[:5], clean=right[:5], attack="fgsm", budget=0.1, image_limit=5, images_digest="e" * 24
     )
-    writer.flush()
-    make(db, tmp_path / "site")
-    row = board_rows(tmp_path / "site")["TRS"]
+    row = ranked(writer, tmp_path / "site")["TRS"]
     assert (row["Worst case"], row["Lowest known"], row["Rank"]) == ("100.0", "100.0", "1")
     writer.evaluation(run_id, wrong, attack="bim", budget=0.1, kind="blackbox")
-    writer.flush()
-    make(db, tmp_path / "site")
-    row = board_rows(tmp_path / "site")["TRS"]
+    row = ranked(writer, tmp_path / "site")["TRS"]
     assert (row["Worst case"], row["Black box"], row["Rank"]) == ("100.0", "0.0", "1")
     assert row["Lowest known"].startswith("0.0 black-box suite")
 
@@ -90,8 +84,7 @@ def test_attacks_in_a_smaller_ball_count_for_the_larger_one(db: Database, tmp_pa
     writer.complete(run_id, np.arange(N) >= 50)
     writer.complete(run_id, np.arange(N) < 400, budget=0.15)
     writer.evaluation(run_id, np.zeros(N, bool), budget=0.1, attack="pgd_l2")
-    writer.flush()
-    make(db, tmp_path / "site")
+    written(writer, tmp_path / "site")
     assert board_rows(tmp_path / "site", CORE)["TRS"]["Worst case"] == "90.0"
     assert board_rows(tmp_path / "site", "core-digits-v1-0.15-complete")["TRS"]["Worst case"] == "70.0"
 
@@ -102,9 +95,7 @@ def test_an_invalid_result_enters_nothing_and_a_doubtful_one_is_marked(db: Datab
         run_id = writer.run(method, 0)
         writer.complete(run_id, np.arange(N) < 300, attacks=("fgsm", "bim", "mim"), measurements={})
         writer.evaluation(run_id, np.arange(N) < 250, attack="pgd", measurements=measured)
-    writer.flush()
-    make(db, tmp_path / "site")
-    rows = board_rows(tmp_path / "site")
+    rows = ranked(writer, tmp_path / "site")
     assert (rows["TRS"]["Rank"], rows["TRS"]["Lead"], rows["TRS"]["Worst case"]) == (
         "○", "lacks 1 of 4 attacks", "60.0"
     )  # fmt: skip
@@ -121,12 +112,10 @@ def test_a_flag_that_another_seed_raises_reaches_the_pages_of_its_family(db: Dat
     writer = Writer(db, n=100)
     first = writer.run("trs", 0)
     writer.evaluation(first, np.arange(100) < 90, measurements={})
-    writer.flush()
-    make(db, tmp_path / "site")
+    written(writer, tmp_path / "site")
     assert "spread over seeds" not in (tmp_path / f"site/runs/{first}.html").read_text()
     writer.evaluation(writer.run("trs", 1), np.arange(100) < 20, measurements={})
-    writer.flush()
-    make(db, tmp_path / "site")
+    written(writer, tmp_path / "site")
     assert "spread over seeds" in (tmp_path / f"site/runs/{first}.html").read_text()
     make(db, tmp_path / "fresh")
     assert contents(tmp_path / "site") == contents(tmp_path / "fresh")
@@ -137,9 +126,7 @@ def test_results_on_other_weights_than_the_run_has_do_not_enter(db: Database, tm
     run_id = writer.run("trs", 0, weights_digest="a" * 24)
     writer.complete(run_id, np.arange(N) < 450, weights_digest="a" * 24)
     writer.evaluation(run_id, np.zeros(N, bool), attack="apgd_ce", weights_digest="b" * 24)
-    writer.flush()
-    make(db, tmp_path / "site")
-    row = board_rows(tmp_path / "site")["TRS"]
+    row = ranked(writer, tmp_path / "site")["TRS"]
     assert (row["Worst case"], row["Lowest known"]) == ("90.0", "90.0")
 
 
@@ -189,9 +176,7 @@ def test_who_lacks_an_attack_stands_in_its_place_hollow_with_the_command(db: Dat
         writer.complete(run_id, np.arange(N) < stands, attacks=("fgsm", "pgd") if method == "adp" else CORE_ATTACKS)
         if method == "trs":  # more than the protocol asks moves nobody
             writer.evaluation(run_id, np.arange(N) < 10, attack="apgd_ce")
-    writer.flush()
-    make(db, tmp_path / "site")
-    rows = board_rows(tmp_path / "site")
+    rows = ranked(writer, tmp_path / "site")
     assert [(name, row["Rank"], row["Worst case"]) for name, row in rows.items()] == [
         ("TRS", "1", "80.0"), ("ADP", "○", "70.0"), ("ECE", "2", "60.0")
     ]  # fmt: skip
@@ -212,9 +197,7 @@ def test_results_of_an_older_version_enter_neither_mean_nor_rank(db: Database, t
         writer.complete(writer.run("trs", seed, versions=today), np.arange(N) < robust)
     writer.complete(writer.run("trs", 2, versions=old), np.zeros(N, bool))
     writer.complete(writer.run("ece", 0, versions=old), np.ones(N, bool))
-    writer.flush()
-    make(db, tmp_path / "site")
-    rows = board_rows(tmp_path / "site")
+    rows = ranked(writer, tmp_path / "site")
     assert rows["TRS"]["Worst case"].startswith("85.0")
     assert (rows["ECE"]["Rank"], rows["ECE"]["Lead"]) == ("○", "outdated 4 of 4 attacks")
 
@@ -227,8 +210,7 @@ def test_published_values_are_shown_and_never_ranked(db: Database, tmp_path: Pat
     run_id = writer.run("trs", 0, dataset="mnist")
     for attack in ("fgsm", "bim", "pgd", "mim", "apgd_dlr", "apgd_ce"):
         writer.evaluation(run_id, np.arange(1000) < 900, attack=attack, image_limit=1000)
-    writer.flush()
-    make(db, tmp_path / "site")
+    written(writer, tmp_path / "site")
     board = "table1-mnist-v1-0.1-complete"
     rows = board_rows(tmp_path / "site", board)
     assert rows.keys() == {"TRS"}
@@ -252,8 +234,7 @@ def test_text_from_outside_is_shown_as_text(db: Database, tmp_path: Path) -> Non
     ranked = writer.run(EVIL, 1, recipe=EVIL, model=EVIL)
     writer.complete(ranked, np.ones(N, bool))
     writer.failure(f"../{EVIL}", EVIL, kind=EVIL, method=EVIL, dataset=EVIL)
-    writer.flush()
-    make(db, tmp_path / "site")
+    written(writer, tmp_path / "site")
     pages = list((tmp_path / "site").rglob("*.html"))
     assert {page.parent.name for page in pages} == {"site", "runs", "methods", "boards"}
     assert len(pages) == 12
@@ -374,8 +355,7 @@ def test_a_matrix_shows_its_rates_and_counts(db: Database, tmp_path: Path) -> No
     writer = Writer(db, n=60)
     run_id = writer.run("trs", 0)
     writer.matrix(run_id, clean, missed)
-    writer.flush()
-    make(db, tmp_path / "site")
+    written(writer, tmp_path / "site")
     rows = Table((tmp_path / f"site/runs/{run_id}.html").read_text()).rows[1:]
     among = clean[:3].all(0)
     for source in range(3):
@@ -426,8 +406,7 @@ def test_the_command_of_an_older_run_takes_back_what_bench_toml_says_since(db: D
 def test_a_run_that_cannot_be_made_again_says_so(db: Database, tmp_path: Path) -> None:
     writer = Writer(db)
     run_id = writer.run("a_method_from_elsewhere", 0)
-    writer.flush()
-    make(db, tmp_path / "site")
+    written(writer, tmp_path / "site")
     assert "the command gives another run" in (tmp_path / f"site/runs/{run_id}.html").read_text()
 
 
@@ -538,13 +517,8 @@ def test_the_server_shows_the_site_and_nothing_else(db: Database, tmp_path: Path
         before = ask(server, "/-/state?page=/index.html")[1]
         (tmp_path / "site/index.html").write_text("another")
         assert ask(server, "/-/state?page=/index.html")[1] != before
-        for path in (
-            "/../secret.html",
-            "/%2e%2e/secret.html",
-            "/runs/",
-            "/nothing.html",
-            "/-/state?page=/../secret.html",
-        ):
+        outside = ("/../secret.html", "/%2e%2e/secret.html", "/-/state?page=/../secret.html")
+        for path in (*outside, "/runs/", "/nothing.html"):
             status, text = ask(server, path)
             assert status == 404 or text == "gone", path
             assert "secret" not in text

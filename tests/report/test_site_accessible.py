@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from site_pages import CORE, LOADED, make
+from site_pages import CORE, LOADED, written
 from site_records import Writer, new_database
 
 from bench.core import config
@@ -53,8 +53,7 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
             for budget in (0.1, 0.15):
                 writer.complete(run_id, np.arange(N) < stands - 600 * budget, budget=budget, measurements=doubtful)
             writer.matrix(run_id, random.random((4, N)) < 0.95, random.random((3, 4, N)) < 0.3)
-        writer.flush()
-        make(db, root / "site")
+        written(writer, root / "site")
         writer.rows = {}
         for method in (LONG, EVIL):
             told = {"title": LONG, "authors": [LONG] * 3, "venue": LONG, "year": 2026, "url": "https://example.org/a",
@@ -67,8 +66,7 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
             writer.failure(run_id, f"{LONG} {EVIL}")
         writer.complete(writer.run("adp", 0, versions={"methods/trs": 0}), np.arange(N) < 300)
         writer.failure("never-trained", LONG, kind="train", method=LONG, dataset="digits", seed=7)
-        writer.flush()
-        make(db, root / "site")
+        written(writer, root / "site")
     return root / "site"
 
 

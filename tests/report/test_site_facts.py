@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from site_pages import CORE, board_rows, make
+from site_pages import CORE, board_rows, written
 from site_records import Writer
 
 from bench.report.site.facts import Paper
@@ -32,9 +32,7 @@ def site(db: Database, tmp_path: Path) -> Path:
     for name, seed, facts in (("mine", 0, None), ("mine", 1, FACTS), ("theirs", 0, None)):
         run_id = writer.run(name, seed, plugin="outside", recipe="outside", facts=facts)
         writer.complete(run_id, np.arange(N) < 300)
-    writer.flush()
-    make(db, tmp_path / "site")
-    return tmp_path / "site"
+    return written(writer, tmp_path / "site")
 
 
 def test_what_was_said_stands_on_the_page_of_the_method_as_a_claim(site: Path) -> None:

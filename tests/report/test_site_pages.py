@@ -10,7 +10,7 @@ import re
 from pathlib import Path
 
 import numpy as np
-from site_pages import CORE, LOADED, Table, board_rows, make
+from site_pages import CORE, LOADED, Table, board_rows, make, written
 from site_records import Writer, hex_id
 
 from bench.experiment.protocols import standards
@@ -27,8 +27,7 @@ def test_a_board_lies_beside_its_page_as_json_and_csv(db: Database, tmp_path: Pa
         writer.complete(writer.run(method, 0), np.arange(N) < stands)
     half = writer.run("adp", 0)
     writer.evaluation(half, np.arange(N) < 350)
-    writer.flush()
-    make(db, tmp_path / "site")
+    written(writer, tmp_path / "site")
     folder = tmp_path / "site/boards"
     board = json.loads((folder / f"{CORE}.json").read_text())
     (one,) = (one for one in standards(LOADED) if (one.name, one.eps) == ("core-digits", 0.1))
@@ -56,8 +55,7 @@ def test_a_method_has_a_page_with_its_paper_its_places_and_its_runs(db: Database
         writer.complete(run_id, np.arange(N) < 400)
         writer.matrix(run_id, random.random((4, N)) < 0.9, random.random((3, 4, N)) < 0.5)
     writer.complete(writer.run("ece", 0), np.arange(N) < 300)
-    writer.flush()
-    make(db, tmp_path / "site")
+    written(writer, tmp_path / "site")
     page = (tmp_path / "site/methods/dverge.html").read_text()
     publication = LOADED.config.publications["dverge"]
     for fact in (publication.title, *publication.authors, f"{publication.venue} {publication.year}"):
@@ -78,8 +76,7 @@ def test_a_training_that_failed_has_a_page_and_is_counted(db: Database, tmp_path
     writer.complete(writer.run("trs", 0), np.ones(N, bool))
     gone = hex_id("never trained")
     writer.failure(gone, "out of memory", kind="train", method="adp", dataset="digits", seed=3)
-    writer.flush()
-    make(db, tmp_path / "site")
+    written(writer, tmp_path / "site")
     page = (tmp_path / f"site/runs/failed-{gone}.html").read_text()
     assert "out of memory" in page
     assert "on digits, seed 3: failed" in page
@@ -92,8 +89,7 @@ def test_a_run_whose_later_training_failed_keeps_its_page(db: Database, tmp_path
     run_id = writer.run("trs", 0)
     writer.complete(run_id, np.ones(N, bool))
     writer.failure(run_id, "out of memory", kind="train", method="trs", dataset="digits", seed=0)
-    writer.flush()
-    make(db, tmp_path / "site")
+    written(writer, tmp_path / "site")
     assert "✗ train</span> out of memory" in (tmp_path / f"site/runs/{run_id}.html").read_text()
 
 
@@ -102,8 +98,7 @@ def test_a_surrogate_is_named_as_such(db: Database, tmp_path: Path) -> None:
     surrogate, other = writer.run("ece", SURROGATE_SEEDS + 3), writer.run("ece", 0)
     for run_id in (surrogate, other):
         writer.complete(run_id, np.ones(N, bool))
-    writer.flush()
-    make(db, tmp_path / "site")
+    written(writer, tmp_path / "site")
     told = "A surrogate of the black-box suite"
     assert told in (tmp_path / f"site/runs/{surrogate}.html").read_text()
     assert told not in (tmp_path / f"site/runs/{other}.html").read_text()
@@ -114,8 +109,7 @@ def test_the_robust_number_stands_first_on_the_page_of_a_run(db: Database, tmp_p
     writer = Writer(db, n=N)
     run_id = writer.run("trs", 0)
     writer.complete(run_id, np.arange(N) < 400, measurements={"zero_gradients": 250, "attacked": 450})
-    writer.flush()
-    make(db, tmp_path / "site")
+    written(writer, tmp_path / "site")
     page = (tmp_path / f"site/runs/{run_id}.html").read_text()
     score = page.index('class="score"')
     assert page.index(f'<a href="../boards/{CORE}.html">80.0</a>') > score
@@ -141,8 +135,7 @@ def test_a_lead_that_other_seeds_could_turn_is_told_apart(db: Database, tmp_path
     for method, shares in (("trs", (0.95, 0.5)), ("ece", (0.6, 0.61))):
         for seed, share in enumerate(shares):
             writer.complete(writer.run(method, seed), np.arange(N) < N * share)
-    writer.flush()
-    make(db, tmp_path / "site")
+    written(writer, tmp_path / "site")
     assert board_rows(tmp_path / "site")["TRS"]["Lead"] == "≈ +12.0 not over seeds"
     words = html.unescape((tmp_path / "site/index.html").read_text())
     told = "TRS is ahead of the next, not significantly, by 12.0 points (p < .001 over images, but not over seeds)."
@@ -155,8 +148,7 @@ def test_the_pictures_of_a_board_hold_its_entries(db: Database, tmp_path: Path) 
     for method, stands in (("trs", 400), ("ece", 300)):
         writer.complete(writer.run(method, 0), np.arange(N) < stands, clean=clean)
     writer.evaluation(writer.run("adp", 0), np.arange(N) < 350, clean=clean)
-    writer.flush()
-    make(db, tmp_path / "site")
+    written(writer, tmp_path / "site")
     page = (tmp_path / f"site/boards/{CORE}.html").read_text()
     pictures = re.findall(r'<svg class="chart scatter".*?</svg>', page, re.S)
     assert len(pictures) == 2
@@ -177,8 +169,7 @@ def test_where_numbers_come_from_is_told_of_scores_runs_and_results(db: Database
         runs[method] = writer.run(method, 0, provenance=training)
         writer.complete(runs[method], np.arange(N) < 400, provenance=results)
     writer.evaluation(runs["trs"], np.arange(N) < 400, attack="cw", provenance="imported")  # no part of the protocol
-    writer.flush()
-    make(db, tmp_path / "site")
+    written(writer, tmp_path / "site")
     board = json.loads((tmp_path / f"site/boards/{CORE}.json").read_text())
     assert {row["method"]: row["provenance"] for row in board["rows"]} == {
         "trs": "measured", "adp": "imported", "gal": "re-measured", "ckae": "re-measured",

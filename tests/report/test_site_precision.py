@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 from exchanged import write_evaluation, write_run
-from site_pages import LOADED, Table, board_rows, contents, make
+from site_pages import LOADED, Table, board_rows, contents, make, written
 from site_records import CORE, Writer
 
 from bench.core import config
@@ -55,8 +55,7 @@ def test_methods_measured_in_different_precisions_are_ranked_by_what_is_float32(
     for attack in CORE:
         writer.evaluation(first, stands(7), attack=attack)
         writer.evaluation(second, stands(7), attack=attack, **COARSE)
-    writer.flush()
-    make(db, tmp_path / "site")
+    written(writer, tmp_path / "site")
     assert {name: row["Rank"] for name, row in board_rows(tmp_path / "site").items()} == {"TRS": "1"}
     listed = (tmp_path / "site/runs.html").read_text()
     assert all(f"runs/{run}.html" in listed for run in (first, second))
@@ -70,8 +69,7 @@ def test_the_page_of_a_run_names_it_and_says_why_it_is_on_no_board(db: Database,
         writer.evaluation(one, stands(7), attack="fgsm")
     writer.evaluation(run, stands(2), **COARSE)
     writer.matrix(run, random.random((4, N)) < 0.9, random.random((3, 4, N)) < 0.5, **COARSE)
-    writer.flush()
-    make(db, tmp_path / "site")
+    written(writer, tmp_path / "site")
     page = (tmp_path / f"site/runs/{run}.html").read_text()
     _, *rows = Table(page).rows
     assert [(row[1][0], row[2][0]) for row in rows] == [
@@ -89,8 +87,7 @@ def test_a_run_attacked_in_bfloat16_only_has_its_page_and_no_board(db: Database,
     writer.evaluation(run, kind="clean")
     writer.evaluation(run, stands(4), **COARSE)
     writer.evaluation(run, stands(5), attack="fgsm", **COARSE)
-    writer.flush()
-    make(db, tmp_path / "site")
+    written(writer, tmp_path / "site")
     assert not [name for name in contents(tmp_path / "site") if name.startswith("boards/")]
     index = (tmp_path / "site/index.html").read_text()
     assert "Nothing has been attacked" not in index
@@ -100,8 +97,7 @@ def test_a_run_attacked_in_bfloat16_only_has_its_page_and_no_board(db: Database,
     assert WHY in page
     assert [row[1][0] for row in Table(page).rows[1:]] == ["FGSM, bfloat16", "PGD (50), bfloat16"]
     writer.evaluation(run, stands(6), attack="mim")
-    writer.flush()
-    make(db, tmp_path / "site")
+    written(writer, tmp_path / "site")
     make(db, tmp_path / "fresh")
     renewed, fresh = (contents(tmp_path / name) for name in ("site", "fresh"))
     told = {"index.html", "changes.json", "manifest.json"}  # the first says what changed since the report before

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from in_process import command
+from in_process import bench
 from numpy.typing import NDArray
 from scipy import stats
 from site_pages import LOADED, make
@@ -230,8 +230,7 @@ def test_the_paper_prints_what_the_statements_say() -> None:
 
 def test_docs_and_site_say_what_the_archive_answers(tmp_path: Path) -> None:
     archive = ROOT / "results/reference/digits/runs.zip"
-    code, out, err = command("db", "import", archive, "--results", tmp_path)
-    assert code == 0, out + err
+    bench("db", "import", archive, "--results", tmp_path)
     with Database(tmp_path / "bench.db").open() as db:
         found = answered(db, LOADED)
         make(db, tmp_path / "site")

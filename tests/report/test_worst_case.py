@@ -6,18 +6,9 @@ import json
 from pathlib import Path
 
 import numpy as np
-from click.testing import CliRunner
+from in_process import QUICK, bench
 
-from bench.cli.main import cli
 from bench.core.bits import from_text
-
-QUICK = ["--set", "training.epochs=2", "--set", "training.limit=200", "--limit", "60"]
-
-
-def bench(*arguments: object) -> str:
-    result = CliRunner().invoke(cli, [str(argument) for argument in arguments], standalone_mode=False)
-    assert result.exception is None, result.exception
-    return result.stdout
 
 
 def test_it_is_the_share_of_images_that_stand_against_every_attack_within_the_radius(tmp_path: Path) -> None:

@@ -10,7 +10,7 @@ from typing import Any, ClassVar
 
 import pytest
 import torch
-from click.testing import CliRunner
+from in_process import QUICK, bench, told
 from torch import Tensor, nn
 
 from bench.attacks.base import Attack
@@ -19,14 +19,12 @@ from bench.attacks.fgsm import FGSM
 from bench.attacks.iterative import PGD
 from bench.attacks.judge import attack_images
 from bench.attacks.problem import Problem
-from bench.cli.main import cli
 from bench.core.identity import content_id
 from bench.evaluation import measure
 from bench.models.ensemble import Ensemble
 from bench.store import flags, standing
 from bench.store.typed_rows import EvaluationRow
 
-QUICK = ["--set", "training.epochs=2", "--set", "training.limit=200", "--limit", "40"]
 counter = iter(range(10_000))
 
 
@@ -204,9 +202,9 @@ def test_the_audit_names_the_precision(files: Any, db: Any, tmp_path: Path) -> N
         path = files.evaluation(folder, [True] * 9, [True] * 9, measurements=masked, **harness)
         ids[path.stem[:12]] = number
     files.ingest_all(db)
-    told = json.loads(bench("audit", "--results", tmp_path, "--json")[1])["flags"]
+    told = json.loads(bench("audit", "--results", tmp_path, "--json"))["flags"]
     assert {(ids[item["evaluation"][:12]], item["precision"]) for item in told} == {(0, "float32"), (1, "bfloat16")}
-    assert "pgd ε = 0.1, bfloat16" in bench("audit", "--results", tmp_path)[1]
+    assert "pgd ε = 0.1, bfloat16" in bench("audit", "--results", tmp_path)
 
 
 def test_what_was_not_run_in_a_precision_is_told_as_not_checked() -> None:
@@ -315,16 +313,9 @@ def test_masked_models_raise_the_masking_flags_and_a_plain_one_none(digits_ensem
     assert all("zero-gradient" in found for found in evaluated(saturated, images))
 
 
-def bench(*arguments: object) -> tuple[int, str]:
-    result = CliRunner().invoke(cli, [str(argument) for argument in arguments], standalone_mode=False)
-    assert result.exception is None, result.exception
-    return int(result.return_value or 0), result.stdout
-
-
 def test_flags_in_table_card_and_audit(tmp_path: Path) -> None:
     bench("run", "-m", "ece", *QUICK, "--results", tmp_path, "--threads", "1", "-q")
-    code, text = bench("audit", "--results", tmp_path)
-    assert (code, "nothing speaks against them" in text) == (0, True)
+    assert "nothing speaks against them" in bench("audit", "--results", tmp_path)
     files = {
         (record["attack"], record["budget"]): (path, record)
         for path in tmp_path.glob("runs/*/evaluations/*.json")
@@ -338,7 +329,7 @@ def test_flags_in_table_card_and_audit(tmp_path: Path) -> None:
     path.write_text(json.dumps(record))
     bench("db", "rebuild", "--results", tmp_path)
 
-    _, table = bench("table", "core", *QUICK, "--results", tmp_path, "--format", "markdown")
+    table = bench("table", "core", *QUICK, "--results", tmp_path, "--format", "markdown")
     cells = {tuple(part.strip() for part in line.split("|")[1:4]) for line in table.splitlines() if "| ε" in line}
     by_row = {(attack, budget): text for attack, budget, text in cells}
     assert by_row["PGD (50)", "ε = 0.1"].endswith("†")
@@ -346,21 +337,20 @@ def test_flags_in_table_card_and_audit(tmp_path: Path) -> None:
     assert not by_row["BIM (50)", "ε = 0.1"].endswith("†")
     assert "† zero-gradient" in table
     assert "✗ invalid: an adversarial image lies outside" in table
-    _, text = bench("table", "core", *QUICK, "--results", tmp_path, "--json")
-    long = {(cell["attack"], cell["budget"]): cell for cell in json.loads(text)}
+    rows = json.loads(bench("table", "core", *QUICK, "--results", tmp_path, "--json"))
+    long = {(cell["attack"], cell["budget"]): cell for cell in rows}
     assert long["mim", 0.15]["mean"] is None
     assert "outside-budget" in long["mim", 0.15]["flags"]
     assert ("worst_linf", 0.15) not in long or long["worst_linf", 0.15]["mean"] is None
 
-    code, text = bench("audit", "--results", tmp_path, "--json")
+    code, text = told("audit", "--results", tmp_path, "--json")
     assert code == 1
     assert {(item["flag"], item["severity"], item["attack"]) for item in json.loads(text)["flags"]} == {
         ("zero-gradient", "suspect", "pgd"),
         ("outside-budget", "invalid", "mim"),
     }
     run_id = path.parents[1].name
-    assert "zero-gradient" in bench("show", run_id[:8], "--results", tmp_path)[1]
-    code, text = bench("audit", files["pgd", 0.1][1]["evaluation_id"][:12], "--results", tmp_path)
-    assert code == 0
+    assert "zero-gradient" in bench("show", run_id[:8], "--results", tmp_path)
+    text = bench("audit", files["pgd", 0.1][1]["evaluation_id"][:12], "--results", tmp_path)
     assert "outside-budget" not in text.partition("looked for")[0]
     assert "the black-box suite was not run" in " ".join(text.split())

@@ -12,11 +12,10 @@ from unittest import mock
 import pytest
 from alembic import command
 from alembic.config import Config
-from click.testing import CliRunner
 from exchanged import brought_up
+from in_process import bench
 from sqlalchemy import JSON, MetaData, create_engine, insert, null, text
 
-from bench.cli.main import cli
 from bench.core.errors import BenchError
 from bench.core.identity import content_id
 from bench.experiment.folder import IMPORTED
@@ -103,11 +102,7 @@ def test_an_upgraded_database_is_the_one_that_a_rebuild_makes(files: Any, result
     as_it_was(results / "today.db", f"sqlite:///{results / 'old.db'}")
     with pytest.raises(BenchError, match="db upgrade"):
         Database(results / "old.db").open()
-    told = CliRunner().invoke(
-        cli, ["db", "upgrade", "--db", str(results / "old.db"), "--results", str(results)], catch_exceptions=False
-    )
-    assert told.exit_code == 0, told.output
-    assert "it was 0001" in told.output
+    assert "it was 0001" in bench("db", "upgrade", "--db", results / "old.db", "--results", results)
     old, new = (contents(files, results / name) for name in ("old.db", "today.db"))
     for table in new:
         assert old[table] == new[table], table
@@ -134,8 +129,7 @@ def test_what_came_out_of_an_archive_is_known_after_an_upgrade_too(files: Any, r
     }  # fmt: skip
     (folder / IMPORTED).write_text(json.dumps(record))
     as_it_was(results / "today.db", f"sqlite:///{results / 'bench.db'}")
-    told = CliRunner().invoke(cli, ["db", "upgrade", "--results", str(results)], catch_exceptions=False)
-    assert told.exit_code == 0, told.output
+    bench("db", "upgrade", "--results", results)
     rebuild(results / "today.db", files.root, files.published)
     upgraded, new = (contents(files, results / name) for name in ("bench.db", "today.db"))
     assert upgraded == new
@@ -150,5 +144,4 @@ def test_damaged_rows_stop_no_upgrade(results: Path) -> None:
     with closing(sqlite3.connect(results / "bench.db")) as connection, connection:
         connection.execute("UPDATE run SET config = '[]' WHERE seed = 0")
         connection.execute("UPDATE attack SET settings = '5' WHERE plugin = 'own'")
-    told = CliRunner().invoke(cli, ["db", "upgrade", "--results", str(results)], catch_exceptions=False)
-    assert told.exit_code == 0, told.output
+    bench("db", "upgrade", "--results", results)
