@@ -123,14 +123,26 @@ class MethodSpec(_WithSettings):
         return self.published or (name if self.paper else None)
 
 
-class AttackSpec(_WithSettings):
+class Asked(Spec):
+    """What the harness decides of an attack, beside its settings and budget: configured, and part of what is measured.
+
+    Whatever is varied here later is one more field. What is as before is in no id.
+    """
+
+    targets: Targets | None = added(None, description="classes that the attack leads to")
+    precision: Precision = added("float32", description="of the passes that it asks for; float32 judges in any case")
+
+    def asked(self) -> dict[str, Any]:
+        """The fields by name."""
+        return {name: getattr(self, name) for name in Asked.model_fields}
+
+
+class AttackSpec(_WithSettings, Asked):
     """`[attacks.NAME]`: a configured attack and its budgets on each data set."""
 
     plugin: str
     title: str = ""
     budgets: dict[str, Budgets] = Field(default_factory=dict)
-    targets: Targets | None = Field(None, description="classes that the attack leads to")
-    precision: Precision = Field("float32", description="of the passes that it asks for; float32 judges in any case")
 
 
 class AttackRows(Spec):

@@ -11,6 +11,7 @@ from bench.core import registry, settings, versions
 from bench.core.config import Loaded
 from bench.core.errors import BenchError, unknown_name
 from bench.core.numbers import MEMBERS, shown
+from bench.core.precision import USUAL
 from bench.core.specs import RecipeSpec, Training
 from bench.core.terms import Split
 from bench.experiment.spec import OUTSIDE, SURROGATE_SEEDS, EvaluationSpec, RunSpec
@@ -351,8 +352,7 @@ def attack_rows(
             stop="first_success",
             limit=test_limit(loaded, selection),
             split=selection.split,
-            targets=spec.targets,
-            precision="float32" if plugin.asks_members else spec.precision,
+            **spec.asked() | ({"precision": USUAL} if plugin.asks_members else {}),
             versions={"attack": plugin.version, "evaluator": versions.EVALUATOR},
         )
         for budget in budgets

@@ -10,9 +10,9 @@ from pydantic import Field, ValidationError
 
 from bench.core import versions
 from bench.core.identity import content_id
-from bench.core.precision import USUAL, Precision, titled
-from bench.core.specs import Settings, Spec, Training, added, added_to
-from bench.core.terms import JobKind, Kind, Split, Stop, Targets
+from bench.core.precision import USUAL, titled
+from bench.core.specs import Asked, Settings, Spec, Training, added_to
+from bench.core.terms import JobKind, Kind, Split, Stop
 
 OUTSIDE = "outside"  # plug-in and recipe of ensembles that were trained elsewhere
 SURROGATE_SEEDS = 1_000_000  # a surrogate of N members has this seed plus N: no member, nor data order, is shared
@@ -84,12 +84,11 @@ class RunSpec(Spec):
         return f"{self.method} on {self.dataset}, seed {self.seed}"
 
 
-class EvaluationSpec(Spec):
+class EvaluationSpec(Asked):
     """One measurement on one run.
 
     `craft` makes the images of the black-box suite on a surrogate, `blackbox` judges them on a victim: there
     `surrogates` are the runs whose images are used, and `settings` name them and their attacks.
-    `targets`: the attack leads to classes chosen this way. `precision`: of the passes that the attack asks for.
     """
 
     kind: Kind
@@ -102,8 +101,6 @@ class EvaluationSpec(Spec):
     stop: Stop | None = None
     limit: int | None = None
     split: Split = "test"
-    targets: Targets | None = added(None)
-    precision: Precision = added("float32")
     surrogates: tuple[RunSpec, ...] = ()
     versions: dict[str, int]
 

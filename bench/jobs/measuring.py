@@ -167,10 +167,9 @@ def conditions_of(evaluation: EvaluationSpec, batch_size: int) -> Conditions:
     return Conditions(
         budget=evaluation.budget,
         stop=evaluation.stop,
-        targets=evaluation.targets,
         seed_axes=data_axes(evaluation.run),
         batch_size=batch_size,
-        precision=evaluation.precision,
+        **evaluation.asked(),
     )
 
 

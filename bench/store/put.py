@@ -85,7 +85,7 @@ def put_evaluation(
     }
     later = spec.later()
     attack |= {"attack_key": record.attack_key, "setting_id": content_id(attack | later)}
-    attack |= {"targets": spec.targets, "precision": spec.precision}
+    attack |= spec.asked()
     _attack(connection, attack, where)
     values = _of_columns(schema.Evaluation, dict(record))
     values |= {"attack": names.attack(spec), "image_limit": spec.limit, "split": spec.split}

@@ -101,7 +101,7 @@ def evaluations(
     """
     from_run = {"family_id", "method", "dataset", "model", "recipe", "training_limit", "members", "fusion", "seed"}
     from_run |= {"method_version", "trainer_version"}
-    from_attack = {"setting_id", "plugin", "settings", "budget_name", "budget", "stop", "targets", "precision"}
+    from_attack = set(Attack.__table__.columns.keys()) - {"attack_key"}
     columns: list[Any] = [Run.plugin.label("method_plugin")]
     for name in columns_of(EvaluationRow):
         if name != "method_plugin":
