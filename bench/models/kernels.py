@@ -57,7 +57,7 @@ class Convolved(torch.autograd.Function):
         x, weight = ctx.saved_tensors
         settings: ConvSettings = ctx.settings
         wanted = [  # there is no node for a bias that is None
-            needed and _asked_for(node)
+            needed and asked_for(node)
             for needed, (node, _) in zip(ctx.needs_input_grad, ctx.next_functions, strict=False)
         ]
         return (
@@ -68,7 +68,7 @@ class Convolved(torch.autograd.Function):
         )
 
 
-def _asked_for(node: Any) -> bool:
+def asked_for(node: Any) -> bool:
     """Whether the differentiation that goes on will use what reaches `node`; True where torch does not tell."""
     try:
         return bool(torch._C._will_engine_execute_node(node))
@@ -149,21 +149,27 @@ class ReluBackward(torch.autograd.Function):
 
 
 class BatchNorm(torch.autograd.Function):
-    """y = w·x̂ + b with x̂ = (x − mean)·s over the batch, s = 1 / √(variance + eps)."""
+    """y = w·x̂ + b with x̂ = (x − mean)·s over the batch, s = 1 / √(variance + eps).
+
+    Gives y, and mean and s, which are numbers only: towards them there is no gradient.
+    """
 
     @staticmethod
     def forward(
         ctx: Any, x: Tensor, weight: Tensor, bias: Tensor, mean: Tensor | None, var: Tensor | None, momentum: float,
         eps: float,
-    ) -> Tensor:  # fmt: skip
+    ) -> Any:  # fmt: skip
         y, own, scale = _aten.native_batch_norm(x, weight, bias, mean, var, True, momentum, eps)
         ctx.save_for_backward(x, weight, own, scale)
+        ctx.mark_non_differentiable(own, scale)
+        ctx.set_materialize_grads(False)
         ctx.eps = eps
-        made: Tensor = y
-        return made
+        return y, own, scale
 
     @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> Any:
+    def backward(ctx: Any, grad: Tensor | None, *_: None) -> Any:
+        if grad is None:
+            return (None,) * 7
         return *BatchNormBackward.apply(grad, *ctx.saved_tensors, ctx.eps), None, None, None, None  # type: ignore[no-untyped-call]
 
 

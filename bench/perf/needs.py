@@ -22,8 +22,9 @@ from bench.methods.trs import CosOnly, Trs
 from bench.methods.trs_at import TrsAt
 from bench.methods.trs_report import TrsReport
 from bench.models.features import features_at
-from bench.models.passes import fast_passes, passes_on
+from bench.models.passes import passes_on
 from bench.perf.roofline import Work, count
+from bench.training.gradients import loss_and_gradient
 from bench.training.method import Batch, Method
 
 PassKind = Literal["forward", "images", "train", "curvature", "second", "target", "features"]
@@ -132,8 +133,7 @@ class Bare:
         return sum(passes, Work())
 
     def _pass(self, need: Need, member: nn.Module) -> Sequence[Tensor] | None:
-        twice = need.kind in ("curvature", "second")
-        with fast_passes([member], twice=True) if twice else passes_on([member]):
+        with passes_on([member]):
             return self._made(need, member)
 
     def _made(self, need: Need, member: nn.Module) -> Sequence[Tensor] | None:
@@ -153,8 +153,7 @@ class Bare:
         if need.kind == "features":
             grad(features_at(member, self._layer, x).square().sum(), x)
         else:
-            loss = cross_entropy(member(x), labels, reduction="sum")
-            (slope,) = grad(loss, x, create_graph=need.kind != "images")
+            loss, slope = loss_and_gradient(member, x, labels, create_graph=need.kind != "images")
         for parameter in parameters:
             parameter.requires_grad_(True)
         if need.kind == "curvature":

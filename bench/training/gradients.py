@@ -8,6 +8,8 @@ from itertools import combinations
 from typing import TYPE_CHECKING
 
 from bench.core.lazy import torch
+from bench.models.running import frozen_statistics as frozen_statistics
+from bench.models.running import tracks_statistics as tracks_statistics
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -25,7 +27,9 @@ def loss_and_gradient(
     terms through the batch statistics).
 
     The forward pass is bit by bit that of a plain call, but for networks with BatchNorm on a CPU: these run with the
-    channels last in memory, where sums are taken in another order.
+    channels last in memory, where sums are taken in another order. How the gradient is differentiated once more depends
+    on the device (`bench.training.dual`): it may take another forward pass of `member`, which until then has to stay in
+    its mode and keep its hooks.
 
     Args:
         member: gives logits [B, C].
@@ -36,13 +40,11 @@ def loss_and_gradient(
     Returns:
         The scalar sum, and the gradients as [B, D] rows.
     """
-    from bench.models.passes import fast_passes
+    from bench.training import dual
 
-    with fast_passes([member], twice=create_graph):
-        logits = member(images)
-    loss = torch.nn.functional.cross_entropy(logits, labels, reduction="sum")
-    (gradient,) = torch.autograd.grad(loss, images, create_graph=create_graph)
-    return loss, gradient.flatten(1)
+    if create_graph and dual.serves(member, images, labels):
+        return dual.by_pairs(member, images, labels)
+    return dual.by_torch(member, images, labels, create_graph=create_graph)
 
 
 def coupled(member: nn.Module) -> bool:
@@ -110,24 +112,6 @@ def search_mode(members: Sequence[nn.Module], *, statistics: bool = False) -> It
             parameter.requires_grad_(True)
 
 
-@contextlib.contextmanager
-def frozen_statistics(members: Sequence[nn.Module]) -> Iterator[None]:
-    """Inside: forward passes in training mode do not move BatchNorm's running statistics."""
-    layers = _tracking(members)
-    for layer in layers:
-        layer.track_running_stats = False
-    try:
-        yield
-    finally:
-        for layer in layers:
-            layer.track_running_stats = True
-
-
-def tracks_statistics(member: nn.Module) -> bool:
-    """Whether a pass in training mode moves running statistics of BatchNorm."""
-    return bool(_tracking([member]))
-
-
 def pass_again(members: Sequence[nn.Module], images: Tensor) -> None:
     """A pass in training mode that nothing is computed from, as public codes make some: it moves running statistics.
 
@@ -137,8 +121,3 @@ def pass_again(members: Sequence[nn.Module], images: Tensor) -> None:
         for member in members:
             if tracks_statistics(member):
                 member(images)
-
-
-def _tracking(members: Sequence[nn.Module]) -> list[nn.modules.batchnorm._BatchNorm]:
-    kinds = torch.nn.modules.batchnorm._BatchNorm
-    return [m for member in members for m in member.modules() if isinstance(m, kinds) and m.track_running_stats]

@@ -24,7 +24,7 @@ from bench.data.loader import batches
 from bench.experiment.folder import RunFolder
 from bench.models.ensemble import Ensemble
 from bench.models.passes import passes_on
-from bench.training import checkpoint
+from bench.training import checkpoint, dual
 from bench.training.batch import Batch
 from bench.training.optim import make_optimizer, rate_at
 
@@ -146,6 +146,8 @@ class Trainer:
             for group in optimizer.param_groups:
                 group["lr"] = rate
             terms = self._epoch(loss, modules, parameters, optimizer, phase, epoch, epochs, training)
+            if epoch == first and any(dual.refused(module) for module in modules):
+                self._progress.note(dual.REFUSED)
             record = {
                 "phase": name,
                 "epoch": epoch + 1,
