@@ -7,7 +7,7 @@ import torch
 
 from bench.core import config
 from bench.perf import steps
-from bench.training import trainer
+from bench.training import dual, trainer
 
 pytestmark = pytest.mark.usefixtures("_one_thread", "_as_on_a_gpu")
 CHANGES = ("training.optimizer=sgd",)  # Adam counts its steps in tensors, on the CPU whatever the device
@@ -34,6 +34,13 @@ def waiting(waits, method: str, count: int) -> list[str]:
 
 @pytest.mark.parametrize("method", [name for name in config.load().config.methods if name != "outside"])
 def test_a_step_waits_for_nothing(waits, method):
+    assert waiting(waits, method, 2) == waiting(waits, method, 6)
+
+
+@pytest.mark.parametrize("method", ["trs", "gal"])
+def test_nor_does_one_by_pairs(waits, method, monkeypatch):
+    """As on a GPU. A network is tried once, before its first step."""
+    monkeypatch.setattr(dual, "BY_PAIRS", frozenset({"cpu"}))
     assert waiting(waits, method, 2) == waiting(waits, method, 6)
 
 
