@@ -39,13 +39,16 @@ class Ckae(Method):
         """`ce`, and `cka` times λ."""
         from bench.models.features import PENULTIMATE, capture
 
-        losses, kernels = [], []
+        losses, penultimate = [], []
         for member in members:
             with capture(member, [PENULTIMATE]) as features:
                 logits = member(batch.images)
             losses.append(torch.nn.functional.cross_entropy(logits, batch.labels))
-            kernels.append(centred_kernel(features[PENULTIMATE]))
-        pairs = [cka(a, b).clamp_min(0) for a, b in combinations(kernels, 2)]
+            penultimate.append(features[PENULTIMATE])
+        # HSIC is a difference of large sums: passes may be in bfloat16, it may not.
+        with torch.autocast(batch.images.device.type, enabled=False):
+            kernels = [centred_kernel(each.to(batch.images.dtype)) for each in penultimate]
+            pairs = [cka(a, b).clamp_min(0) for a, b in combinations(kernels, 2)]
         return {"ce": torch.stack(losses).mean(), "cka": self.strength * torch.stack(pairs).mean()}
 
 

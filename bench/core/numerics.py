@@ -6,11 +6,12 @@ import os
 import re
 import warnings
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from contextvars import ContextVar
 from typing import Any
 
 from bench.core.lazy import torch
+from bench.core.precision import TrainingPrecision
 
 _unsure: ContextVar[set[str] | None] = ContextVar("unsure", default=None)
 
@@ -41,6 +42,29 @@ def numerics(*, deterministic: bool = False) -> Iterator[set[str]]:
         cudnn.allow_tf32, cublas.allow_tf32, cudnn.benchmark, cudnn.deterministic = before
         torch.set_deterministic_debug_mode(mode)
         _unsure.reset(token)
+
+
+@contextmanager
+def products_in_tf32(precision: TrainingPrecision) -> Iterator[None]:
+    """Within it convolutions and products of float32 are in TF32 if that is the `precision` and the device has it."""
+    cudnn, cublas = torch.backends.cudnn, torch.backends.cuda.matmul
+    before = (cudnn.allow_tf32, cublas.allow_tf32)
+    if precision == "tf32":
+        cudnn.allow_tf32 = cublas.allow_tf32 = True
+    try:
+        yield
+    finally:
+        cudnn.allow_tf32, cublas.allow_tf32 = before
+
+
+def passes_in(precision: TrainingPrecision, kind: str) -> AbstractContextManager[Any]:
+    """Within it passes on devices of this `kind` are in bfloat16, by torch's autocast, if that is the `precision`."""
+    return torch.autocast(kind, torch.bfloat16) if precision == "bfloat16" else nullcontext()
+
+
+def has_tf32(device: torch.device) -> bool:
+    """Whether a device computes in TF32: GPUs by NVIDIA since Ampere."""
+    return device.type == "cuda" and torch.cuda.get_device_capability(device) >= (8, 0)
 
 
 def describe() -> dict[str, Any]:

@@ -1,10 +1,11 @@
-"""The precision that attacks ask in: where it is not float32, what is shown says so."""
+"""The precision that attacks ask in, and that of trainings: where it is not float32, what is shown says so."""
 
 from __future__ import annotations
 
 from typing import Literal
 
 Precision = Literal["float32", "bfloat16"]
+TrainingPrecision = Literal["float32", "tf32", "bfloat16"]
 USUAL: Precision = "float32"
 
 

@@ -11,7 +11,7 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from bench.core.numbers import BATCH, BUDGET, EPOCHS, IMAGES, MEMBERS, MOST, parse_number
-from bench.core.precision import Precision
+from bench.core.precision import Precision, TrainingPrecision
 from bench.core.settings import explain
 from bench.core.terms import Norm, Population, Stop, Targets
 
@@ -255,7 +255,7 @@ class Training(Spec):
     decay_at: tuple[Annotated[float, Field(gt=0, lt=1)], ...] = ()
     augment: bool = True
     limit: int | None = Field(None, ge=4, le=IMAGES, description="train on this many images only")
-    precision: Literal["float32"] = "float32"
+    precision: TrainingPrecision = Field("float32", description="of the members' passes; evaluations are in float32")
 
 
 class RecipeSpec(Spec):

@@ -12,6 +12,8 @@ import torch
 from torch import Tensor, nn
 
 from bench.core import seeds
+from bench.core.numerics import passes_in, products_in_tf32
+from bench.core.precision import USUAL, TrainingPrecision
 from bench.data.base import ImageSet
 from bench.experiment.spec import RunSpec
 from bench.jobs.ensembles import method_of
@@ -133,7 +135,7 @@ class _Measured(_Phases):
         exact = None
         twin = copy.deepcopy(nn.ModuleList(modules))
         works: dict[str, Callable[[], Any]] = {
-            "ours": _ours(modules, loss, self._optimizer(modules), self.batch, values)
+            "ours": _ours(modules, loss, self._optimizer(modules), self.batch, values, self.training.precision)
         }
         if type(method) is Trs and method.terms == "official" and not method.ramp and len(modules) == 3:
             authors = AuthorsStep(list(twin), self._optimizer(twin), method)
@@ -188,24 +190,25 @@ class _Measured(_Phases):
         return str(drawn(modules[0], self.batch())) if drawn is not None else points[-1]
 
 
-def _total(modules: list[nn.Module], loss: Loss, batch: Batch) -> Tensor:
+def _total(modules: list[nn.Module], loss: Loss, batch: Batch, precision: TrainingPrecision = USUAL) -> Tensor:
     """The loss of a step, as the trainer makes it."""
-    with passes_on(modules):
+    with passes_on(modules), passes_in(precision, batch.images.device.type):
         terms = loss(modules, batch)
     return sum(terms.values(), torch.zeros((), device=batch.images.device))
 
 
 def _ours(
     modules: list[nn.Module], loss: Loss, optimizer: torch.optim.Optimizer, batch: Callable[[], Batch],
-    values: dict[str, Tensor],
+    values: dict[str, Tensor], precision: TrainingPrecision,
 ) -> Callable[[], None]:  # fmt: skip
     """Our step, as the trainer makes it; `values` gets the first loss as "ours"."""
     parameters = [parameter for module in modules for parameter in module.parameters()]
 
     def work() -> None:
-        total = _total(modules, loss, batch())
         optimizer.zero_grad(set_to_none=True)
-        gradients = torch.autograd.grad(total, parameters, allow_unused=True)
+        with products_in_tf32(precision):
+            total = _total(modules, loss, batch(), precision)
+            gradients = torch.autograd.grad(total, parameters, allow_unused=True)
         for parameter, gradient in zip(parameters, gradients, strict=True):
             parameter.grad = gradient
         optimizer.step()

@@ -25,6 +25,8 @@ from bench.store.images import ImageOutcomes
 from bench.store.standing import Standings, on_other_weights, suite_plugins
 from bench.store.typed_rows import EvaluationRow, RunRow
 
+SAID = "training.precision="  # how a change of a recipe begins that says a training's precision
+
 
 @dataclass(frozen=True)
 class Score:
@@ -59,11 +61,12 @@ class Score:
 
 
 def recipe_class(run: RunRow) -> str:
-    """`complete`: all training images and nothing changed, or trained elsewhere; `reduced`: all else."""
+    """`complete`: all training images and nothing changed but to TF32, or trained elsewhere; `reduced`: all else."""
     if run.plugin == "outside":
         return "complete"
     told = run.recipe.endswith(MARK)  # what was changed is not known
-    whole = run.training_limit is None and not run.validation and not run.recipe_changes and not told
+    changed = [each for each in run.recipe_changes if not (run.precision == "tf32" and each.startswith(SAID))]
+    whole = run.training_limit is None and not run.validation and not changed and not told
     return "complete" if whole else "reduced"
 
 

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from bench.core import seeds
 from bench.core.errors import JobError
 from bench.core.files import write_text
+from bench.core.numerics import has_tf32, passes_in, products_in_tf32
 from bench.core.progress import Progress
 from bench.core.specs import Training
 from bench.core.tensors import set_aside
@@ -134,6 +135,8 @@ class Trainer:
         modules = [self.ensemble.members[index] for index in chosen]
         parameters = [parameter for module in modules for parameter in module.parameters()]
         optimizer = make_optimizer(parameters, training)
+        if training.precision == "tf32" and not has_tf32(self.images.images.device):
+            self.note("this device has no TF32: trained in float32")
         first = 0
         if restored is not None and phase == restored["phase"]:
             first = restored["epoch"]
@@ -182,7 +185,7 @@ class Trainer:
         quick = passes_on(modules)
         # Everything random in an epoch depends on the seed and the epoch alone, so that a resumed run needs no
         # generator state; dropout draws from the global generator.
-        with seeds.isolated("training", *self._axes, phase, epoch):
+        with seeds.isolated("training", *self._axes, phase, epoch), products_in_tf32(training.precision):
             self.ensemble.eval()
             for module in modules:
                 module.train()
@@ -199,7 +202,7 @@ class Trainer:
                     generator=noise,
                     others=partial(self._others, len(labels), phase, epoch, step),
                 )
-                with quick:
+                with quick, passes_in(training.precision, images.device.type):
                     terms = _minimisable(loss(modules, batch))
                 optimizer.zero_grad(set_to_none=True)
                 gradients = torch.autograd.grad(sum(terms.values(), torch.zeros(())), parameters, allow_unused=True)

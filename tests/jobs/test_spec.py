@@ -10,6 +10,7 @@ from exchanged import attack, spec
 from pydantic import ValidationError
 
 from bench.core import config
+from bench.core.errors import BenchError
 from bench.experiment import select
 from bench.experiment.select import Selection
 from bench.experiment.spec import FORMAT, EvaluationSpec, Job, RunSpec
@@ -41,6 +42,22 @@ def test_ids_differ_by_targets_and_precision_and_are_as_before_where_both_are_as
     assert (fresh[0].later(), fresh[3].later()) == ({}, {"targets": "random", "precision": "bfloat16"})
     usual = attack(RunSpec.model_validate({**run.model_dump(), "settings": {"strength": 0.5}}))
     assert usual.evaluation_id == "ac301678e74ac3a9faf0e9f2"  # results that people hold have such ids
+
+
+def test_the_precision_of_a_training_is_part_of_its_id_and_float32_leaves_ids_as_they_are(run: RunSpec) -> None:
+    made = [run.model_copy(update={"training": run.training.model_copy(update={"precision": precision})})
+            for precision in ("float32", "tf32", "bfloat16")]  # fmt: skip
+    assert len({one.run_id for one in made}) == len({one.family_id for one in made}) == 3
+    assert run.run_id == made[0].run_id == "3a279ba694a6dd1a10f88e5d"  # before there was another
+
+
+def test_the_precision_of_a_training_is_asked_for_by_set() -> None:
+    loaded = config.load(changes=("training.precision=tf32",))
+    run = select.run_spec(loaded, Selection(dataset="digits"), "trs", 0)
+    assert run.training.precision == "tf32"
+    assert run.recipe_changes == ("training.precision=tf32",)  # named wherever the run is shown
+    with pytest.raises(BenchError, match="'float32', 'tf32' or 'bfloat16'"):
+        select.run_spec(config.load(changes=("training.precision=fp8",)), Selection(dataset="digits"), "trs", 0)
 
 
 @pytest.mark.parametrize(

@@ -21,6 +21,7 @@ from bench.experiment.protocols import Part, Standard, standard, standards
 from bench.experiment.select import Selection
 from bench.report import ledger
 from bench.report.boards import Board
+from bench.report.site.names import recipe_text
 from bench.store import derived, flags
 from bench.store.database import Database
 
@@ -231,6 +232,22 @@ def test_budgets_that_a_suite_does_not_give_are_taken_from_nowhere(caplog: pytes
     caplog.clear()
     assert "own" not in {each.name for each in standards(changed)}
     assert told in caplog.text
+
+
+def test_a_training_in_tf32_is_complete_and_one_in_bfloat16_is_not(hand: Hand, loaded: Loaded) -> None:
+    for method, precision, more in (
+        ("trs", "tf32", []),
+        ("ece", "bfloat16", []),
+        ("adp", "tf32", ["training.epochs=1"]),
+    ):
+        changes = [f"training.precision={precision}", *more]
+        run = hand.run(method, 0, family_id=hex_id(method), precision=precision, recipe_changes=changes)
+        hand.complete(run, 0.9)
+    hand.done()
+    derived.refresh(hand.db, standards(loaded))
+    assert {method for _, method, _ in places(board_of(hand.db, loaded))} == {"trs"}
+    assert {method for _, method, _ in places(board_of(hand.db, loaded, "reduced"))} == {"ece", "adp"}
+    assert "training.precision=tf32" in recipe_text(board_of(hand.db, loaded).entries[0].run)
 
 
 def test_a_recipe_that_is_only_claimed_stands_among_the_reduced(hand: Hand, loaded: Loaded) -> None:

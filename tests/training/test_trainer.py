@@ -19,8 +19,12 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from torch.nn import functional
 
+from bench.baselines.adp import Adp
+from bench.baselines.ckae import Ckae
 from bench.baselines.ece import Ece
+from bench.baselines.gal import Gal
 from bench.core.errors import JobError
+from bench.core.numerics import numerics
 from bench.core.progress import Progress
 from bench.core.specs import Training
 from bench.data.base import ImageSet
@@ -483,6 +487,75 @@ def test_measuring_and_training_leave_the_global_generator_alone(images):
     state = torch.get_rng_state()
     METHODS["trs"].fit(trainer)
     assert torch.equal(torch.get_rng_state(), state)
+
+
+# ---------------------------------------------------------------- precision
+
+
+def smooth() -> nn.Module:
+    return nn.Sequential(
+        nn.Conv2d(1, 4, 3, stride=2), nn.BatchNorm2d(4), nn.Softplus(), nn.Flatten(), nn.Linear(36, 10)
+    )
+
+
+def in_precision(images: ImageSet, precision: str, method: Any, **changes: Any) -> tuple[Trainer, list[dict[str, Any]]]:
+    """A short training, and the settings that held inside each step and at each look at the accuracy."""
+    seen: list[dict[str, Any]] = []
+
+    def watched(members: Sequence[nn.Module], batch: Batch) -> dict[str, Tensor]:
+        seen.append({
+            "bfloat16": torch.is_autocast_enabled("cpu"), "score": members[0](batch.images).dtype,
+            "tf32": (torch.backends.cudnn.allow_tf32, torch.backends.cuda.matmul.allow_tf32),
+        })  # fmt: skip
+        return method.loss(members, batch)
+
+    training = Training(epochs=2, batch_size=32, lr=5e-3, precision=precision)
+    trainer = make_trainer(images, training=training, **changes)
+    trainer.train("joint", watched)
+    return trainer, seen
+
+
+@pytest.mark.parametrize("name", ["ece", "trs", "trs_official", "gal", "ckae", "adp"])
+def test_members_pass_in_bfloat16_and_everything_else_is_float32(images, name):
+    method = {**METHODS, "gal": Gal(), "ckae": Ckae(), "adp": Adp()}[name]
+    trainer, seen = in_precision(images, "bfloat16", method, ensemble=make_ensemble(build=smooth))
+    plain, _ = in_precision(images, "float32", method, ensemble=make_ensemble(build=smooth))
+    assert all(each["bfloat16"] and each["score"] == torch.bfloat16 for each in seen)
+    assert not torch.is_autocast_enabled("cpu")
+    assert {tensor.dtype for tensor in weights(trainer).values()} == {torch.float32, torch.int64}
+    assert not same(weights(trainer), weights(plain))
+    for coarse, fine in zip(trainer.curve, plain.curve, strict=True):
+        for term, value in fine["terms"].items():
+            assert coarse["terms"][term] == pytest.approx(value, rel=0.1, abs=0.05), term
+    assert trainer.notes == []
+
+
+def test_accuracy_is_judged_in_float32(images, monkeypatch):
+    dtypes: set[torch.dtype] = set()
+    logits = Ensemble.member_logits
+
+    def watched(self: Ensemble, x: Tensor) -> Tensor:
+        made = logits(self, x)
+        dtypes.add(made.dtype)
+        return made
+
+    monkeypatch.setattr(Ensemble, "member_logits", watched)
+    in_precision(images, "bfloat16", Ece())
+    assert dtypes == {torch.float32}
+
+
+def test_tf32_is_a_gpus_and_elsewhere_float32_which_is_told(images):
+    before = torch.backends.cudnn.allow_tf32, torch.backends.cuda.matmul.allow_tf32
+    with numerics():
+        trainer, seen = in_precision(images, "tf32", Ece())
+        assert (torch.backends.cudnn.allow_tf32, torch.backends.cuda.matmul.allow_tf32) == (False, False)
+        plain, unasked = in_precision(images, "float32", Ece())
+    assert {each["tf32"] for each in seen} == {(True, True)}
+    assert {each["tf32"] for each in unasked} == {(False, False)}
+    assert (torch.backends.cudnn.allow_tf32, torch.backends.cuda.matmul.allow_tf32) == before
+    assert same(weights(trainer), weights(plain))
+    assert trainer.notes == ["this device has no TF32: trained in float32"]
+    assert plain.notes == []
 
 
 def test_nothing_in_the_folder_is_a_pickle(images, tmp_path):
