@@ -32,6 +32,14 @@ class Model:
         """
         raise NotImplementedError
 
+    def own_name(self, name: str) -> str:
+        """The name here of a parameter or buffer that other people's code calls `name`; itself where none is in use."""
+        return name
+
+    def common_name(self, name: str) -> str:
+        """What other people's code mostly calls the parameter or buffer `name`; itself where no other is in use."""
+        return name
+
 
 def dropout_layers(rate: float) -> list[nn.Module]:
     """The dropout before a last linear layer: one module, or none at rate 0 (the layer's name must not depend on it).

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections import OrderedDict
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
@@ -13,6 +14,17 @@ from bench.models.base import Model, dropout_layers
 
 if TYPE_CHECKING:
     from torch import nn
+
+# Parts of names as the public codes for CIFAR have them (also those that follow torchvision) → ours; and back.
+OWN = (
+    (r"^conv1\.", "conv."), (r"^bn1\.", "bn."), (r"^layer(\d)\.", r"stage\1."), (r"^(?:fc|classifier)\.", "linear."),
+    (r"\.(?:downsample|shortcut)\.(?:0|conv)\.", ".shortcut.conv."),
+    (r"\.(?:downsample|shortcut)\.(?:1|bn)\.", ".shortcut.bn."),
+)  # fmt: skip
+COMMON = (
+    (r"^conv\.", "conv1."), (r"^bn\.", "bn1."), (r"^stage(\d)\.", r"layer\1."), (r"^linear\.", "fc."),
+    (r"\.shortcut\.conv\.", ".downsample.0."), (r"\.shortcut\.bn\.", ".downsample.1."),
+)  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -71,3 +83,15 @@ class CifarResNet(Model):
             if isinstance(module, nn.Conv2d):
                 nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
         return network
+
+    def own_name(self, name: str) -> str:
+        """From `layer1.0.conv1.weight`, `layer2.0.downsample.0.weight` or `….shortcut.0.weight`, `fc.bias`."""
+        for theirs, ours in OWN:
+            name = re.sub(theirs, ours, name)
+        return name
+
+    def common_name(self, name: str) -> str:
+        """As torchvision and the public codes of DVERGE, TRS and AdvOAP have it."""
+        for ours, theirs in COMMON:
+            name = re.sub(ours, theirs, name)
+        return name

@@ -6,6 +6,7 @@ import math
 
 import pytest
 import torch
+from common_resnet import CommonResNet
 from torch import nn
 
 from bench.core.errors import BenchError
@@ -19,7 +20,7 @@ DATASETS = [Digits, MNIST, FashionMNIST, CIFAR10, CIFAR100]
 
 
 PADDED, PROJECTED = ("resnet", {}), ("resnet", {"shortcut": "B"})
-NETWORKS = [("digits_cnn", {}), ("lenet", {}), PADDED, PROJECTED]
+NETWORKS = [("digits_cnn", {}), ("lenet", {}), ("small_cnn", {}), PADDED, PROJECTED]
 EVERY = [*NETWORKS, ("timm/resnet18", {})]
 
 
@@ -30,8 +31,8 @@ def weights(module: nn.Module) -> int:
 @pytest.mark.parametrize("dataset", DATASETS)
 @pytest.mark.parametrize(("model", "settings"), NETWORKS)
 def test_members_give_one_logit_a_class(model, settings, dataset):
-    if model == "lenet" and dataset is Digits:
-        pytest.skip("not for this model: LeNet needs 16 pixels, see below")
+    if model in ("lenet", "small_cnn") and dataset is Digits:
+        pytest.skip("not for this model: it needs 16 pixels, see below")
     member = build_member(model, settings, dataset=dataset())
     x = torch.rand(3, *dataset.shape)
     logits = member(x)
@@ -144,6 +145,32 @@ def test_lenet_has_the_size_of_its_closed_form(shape, inner):
 def test_lenet_says_that_digits_are_too_small():
     with pytest.raises(BenchError, match="16×16 pixels or more, not 8×8"):
         build_member("lenet", {}, dataset=Digits())
+
+
+def test_small_cnn_has_the_names_and_the_size_of_the_public_network():
+    network = model_plugin("small_cnn", {}).build(shape=(1, 28, 28), classes=10)
+    layers = [f"feature_extractor.conv{k}" for k in (1, 2, 3, 4)] + [f"classifier.fc{k}" for k in (1, 2, 3)]
+    assert list(network.state_dict()) == [f"{layer}.{part}" for layer in layers for part in ("weight", "bias")]
+    convolutions = (9 + 1) * 32 + (32 * 9 + 1) * 32 + (32 * 9 + 1) * 64 + (64 * 9 + 1) * 64
+    assert weights(network) == convolutions + (64 * 4 * 4 + 1) * 200 + 201 * 200 + 201 * 10
+    with pytest.raises(BenchError, match="16×16 pixels or more, not 8×8"):
+        build_member("small_cnn", {}, dataset=Digits())
+
+
+@pytest.mark.parametrize("shortcut", ["A", "B"])
+def test_parameters_of_a_resnet_have_common_names_and_keep_their_order(shortcut):
+    model = model_plugin("resnet", {"depth": 14, "shortcut": shortcut})
+    ours = list(model.build(shape=(1, 8, 8), classes=10).state_dict())
+    common = [model.common_name(name) for name in ours]
+    theirs = list(CommonResNet(2).state_dict())
+    assert common == [name for name in theirs if shortcut == "B" or "downsample" not in name]
+    for named in (common, [name.replace("downsample", "shortcut").replace("fc.", "linear.") for name in common], ours):
+        assert [model.own_name(name) for name in named] == ours
+
+
+def test_other_models_have_no_other_names():
+    model = model_plugin("lenet", {})
+    assert model.common_name("conv1.weight") == model.own_name("conv1.weight") == "conv1.weight"
 
 
 def test_digits_cnn_has_the_size_it_states_and_no_batch_normalisation():
