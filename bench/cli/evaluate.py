@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, get_args
+from typing import TYPE_CHECKING, Any, Literal, get_args
 
 import click
 
@@ -38,19 +38,23 @@ class Renamed(ParamType):
 @click.option("-d", "--dataset", required=True, type=Named("datasets"), help="Data set.")
 @click.option("--model", type=Named("models"), help="Model of each member: a configured one or timm/NAME.")
 @click.option("--factory", metavar="MODULE:FUNCTION", help="Your function that returns one member, untrained.")
-@click.option("--prefix", default="", help="Names in the files begin with this and lose it, e.g. `module.`.")
+@click.option("--prefix", "prefixes", multiple=True, metavar="BEGINNING",
+              help="Take what begins with this alone, without it; repeat for several members.")  # fmt: skip
 @click.option("--map", "renamed", multiple=True, type=Renamed(), metavar="OLD=NEW",
               help="Rename the beginning of names, e.g. layer1=stage1; repeat for several.")  # fmt: skip
 @click.option("--by-order", is_flag=True, help="Ignore names: take tensors in the order of the file.")
-@click.option("--mean", type=Numbers(), help="Normalisation; the data set's for --model, none for --factory.")
+@click.option("--normalisation", type=click.Choice(["none", "dataset"]),
+              help="None, or the data set's. [default: that in the files; without one dataset for --model, none for "
+              "--factory]")  # fmt: skip
+@click.option("--mean", type=Numbers(), help="Normalisation by numbers: one, or one a channel.")
 @click.option("--std", type=Numbers(positive=True), help="The same.")
-@click.option("--fusion", default="mean_probability", show_default=True,
-              type=click.Choice(get_args(Fusion)), help="How members make one prediction.")  # fmt: skip
+@click.option("--fusion", type=click.Choice(get_args(Fusion)),
+              help="How members make one prediction. [default: mean_probability]")  # fmt: skip
 @click.option("--weights", type=Numbers(), help="One weight a member, for the weighted rules and sum_logits.")
-@click.option("--activation", type=click.Choice(get_args(Activation)), default="relu", show_default=True,
-              help="leaky_relu (slope .1) for members trained with GAL.")  # fmt: skip
-@click.option("--seed", type=Integer(0, numbers.SEED), default=0, show_default=True,
-              help="Which training of this name it is; several give mean ± std.")  # fmt: skip
+@click.option("--activation", type=click.Choice(get_args(Activation)),
+              help="leaky_relu (slope .1) for members trained with GAL. [default: relu]")  # fmt: skip
+@click.option("--seed", type=Integer(0, numbers.SEED),
+              help="Which training of this name it is; several give mean ± std. [default: the next]")  # fmt: skip
 @click.option("--publication", metavar="NAME", type=Named("publications"),
               help="The paper it is from, one of [publications] in bench.toml.")  # fmt: skip
 @click.option("--paper-title", help="The paper it is from, where bench.toml does not have it: its title. An empty text "
@@ -75,16 +79,18 @@ class Renamed(ParamType):
 @click.pass_context
 def command(
     context: click.Context, /, files: tuple[Path, ...], name: str, dataset: str, model: str | None, factory: str | None,
-    prefix: str, renamed: tuple[tuple[str, str], ...], by_order: bool, mean: tuple[float, ...] | None,
-    std: tuple[float, ...] | None, fusion: str, weights: tuple[float, ...] | None, activation: str, seed: int,
+    prefixes: tuple[str, ...], renamed: tuple[tuple[str, str], ...], by_order: bool,
+    normalisation: Literal["none", "dataset"] | None, mean: tuple[float, ...] | None, std: tuple[float, ...] | None,
+    fusion: str | None, weights: tuple[float, ...] | None, activation: str | None, seed: int | None,
     publication: str | None, paper_title: str | None, authors: tuple[str, ...], venue: str | None, year: int | None,
     url: str | None, code: str | None, adversarial: bool | None, extra_data: bool | None, **given: Any,
 ) -> int:  # fmt: skip
     """Evaluate an ensemble that was trained elsewhere, from the files of its members' weights.
 
     FILE is .safetensors or what torch.save made of a state_dict; one file may hold several members. Files are read
-    without running code from them. The ensemble becomes a method of its NAME: `bench run`, `table`, `heatmap` and
-    `show` know it from then on, and the same command goes on where it was interrupted.
+    without running code from them, and before it measures it says what it understood: members, names, normalisation,
+    fusion. The ensemble becomes a method of its NAME: `bench run`, `table`, `heatmap` and `show` know it from then on,
+    and the same command goes on where it was interrupted. Other files under the same NAME are its next seed.
 
     What is said of its paper and of its training data stands on its page of `bench report`, as a claim, and changes
     nothing of what is measured. Said of an ensemble that is there already it is noted, and nothing is measured again.
@@ -92,15 +98,17 @@ def command(
     \b
     Examples:
       bench evaluate a.pth b.pth c.pth --model resnet20 --dataset cifar10 --name "my defence"
-      bench evaluate epoch_200.pth --model resnet20 -d cifar10 --name "DVERGE, authors" --prefix 1. --by-order
+      bench evaluate epoch_200.pth --model resnet20 -d cifar10 --name "DVERGE, authors" --publication dverge
+      bench evaluate 0_last_ckpt_*.pth --model resnet20 -d cifar10 --name "AdvOAP, authors" --normalisation none
+      bench evaluate checkpoint.pth --model resnet20 -d cifar10 --name theirs --prefix state_dict_ema.
       bench evaluate m.safetensors --factory my_package.nets:make -d mnist --name mine --fusion mean_logits
       bench evaluate a.pth b.pth --model lenet -d mnist --name "mine, seed 1" --attack pgd --eps 0.1 --limit 1000
-      bench evaluate a.pth --model resnet20 -d cifar10 --name theirs --publication dverge --not-adversarial
       bench evaluate a.pth --model resnet20 -d cifar10 --name mine --paper-title "On Nets" --venue ICLR --year 2026
     """
     from bench.jobs import journal
-    from bench.jobs.outside import Given, adopt
-    from bench.models.outside import Renaming
+    from bench.jobs.given import Given
+    from bench.jobs.outside import adopt
+    from bench.models.layouts import Renaming
     from bench.store import ingest
 
     if by_order and renamed:
@@ -116,19 +124,21 @@ def command(
         if not file.is_file():
             raise BenchError(f"there is no file {file}")
     with at_work(given["db"], given["results"]) as base:
-        run_folder = adopt(
+        adopted = adopt(
             Given(
-                files=files, name=name, dataset=dataset, model=model, factory=factory, mean=mean, std=std,
-                fusion=fusion, weights=weights, activation=activation, seed=seed, facts=facts,
-                renaming=Renaming(prefix=prefix, renamed=renamed, by_order=by_order),
+                files=files, name=name, dataset=dataset, model=model, factory=factory, normalisation=normalisation,
+                mean=mean, std=std, fusion=fusion, weights=weights, activation=activation, seed=seed, facts=facts,
+                renaming=Renaming(prefixes=prefixes, renamed=renamed, by_order=by_order),
             ),
             chosen.loaded,
             workplace(given["results"], given["data"], batch_size=given["batch"]),
-            tell=lambda line: say(line, fg="yellow", err=True),
+            tell=lambda line: None if given["quiet"] else say(line, err=given["as_json"]),
+            warn=lambda line: say(line, fg="yellow", err=True),
         )  # fmt: skip
-        ingest.ingest_run(base, run_folder)
-        journal.forget(base, workplace(given["results"], given["data"]), run_folder.name)
-    selectors |= {"methods": (name,), "dataset": dataset, "seeds": (seed,), "factories": (factory,) if factory else ()}
+        ingest.ingest_run(base, adopted.folder)
+        journal.forget(base, workplace(given["results"], given["data"]), adopted.folder.name)
+    selectors |= {"methods": (name,), "dataset": dataset, "seeds": (adopted.seed,)}
+    selectors |= {"factories": (factory,) if factory else ()}
     result: int = context.invoke(run.command, **{**given, **selectors})
     return result
 

@@ -124,6 +124,7 @@ def _run(base: Database, run_id: str, place: Workplace) -> dict[str, Any]:
         **unknown,
         "again": of_run(vars(run)),
         "imported": origin(place, run_id),
+        "given": _given(place.run(run_id).record),
         "found_again": _found_again(place.run(run_id).record, run.provenance),
         "environment": queries.environment(base, run.environment_id),
         "parameters": [member.parameters for member in queries.members(base, run_id)],
@@ -163,6 +164,39 @@ def _evaluation(base: Database, evaluation_id: str, place: Workplace) -> dict[st
         if outcomes is not None and missed:
             record["blackbox"] = blackbox_rates(outcomes.clean, np.stack(missed))._asdict()
     return record
+
+
+def _given(record: Path) -> dict[str, Any] | None:
+    """How the files of an ensemble trained elsewhere were understood; None where that is not known here."""
+    from bench.core.files import read_json
+    from bench.experiment.records import GivenRecord
+
+    given = read_json(record).get("given") if record.is_file() else None
+    return None if given is None else GivenRecord.model_validate(given).model_dump(mode="json")
+
+
+def _files(given: dict[str, Any] | None) -> dict[str, str]:
+    """The lines of the files of an ensemble trained elsewhere."""
+    if given is None:
+        return {}
+    changes = {"prefix": given["prefix"], "map": given["map"], "left out": given["left_out"]}
+    by = {"own": "bench's", "common": "the common CIFAR ResNets'", "mapped": "mapped", "order": "order of the file"}
+    said = [
+        f"{name} {', '.join(values[:5])}" + (" …" if len(values) > 5 else "")
+        for name, values in changes.items()
+        if values
+    ]
+    rows = (
+        " or ".join(dict.fromkeys(" ".join(f"{value:g}" for value in row) for row in given[name]))
+        for name in ("mean", "std")
+    )
+    mean, std = rows
+    return {
+        "files": ", ".join(f"{file['name']} (SHA-256 {file['sha256'][:12]}…)" for file in given["files"]),
+        "members in": ", ".join(given["members"]),
+        "names": "; ".join([", ".join(by[names] for names in given["names"]), *said]),
+        "normalisation": f"{' or '.join(given['normalisation'])}: mean {mean}, std {std}",
+    }
 
 
 def _found_again(path: Path, provenance: str) -> dict[str, Any] | None:
@@ -236,6 +270,7 @@ def _print_run(run: dict[str, Any], out: Console, results: Path) -> None:
         "made by": _made_by(run),
         "source": _source(run) + _results_from(run),
         **_came(run["imported"]),
+        **_files(run["given"]),
         **_claimed(run["facts"] or {}),
         "folder": str(results / RUNS / run["run_id"]),
         "again": run["again"],

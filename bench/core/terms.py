@@ -24,5 +24,7 @@ Rate = Literal["misclassified", "definition6", "definition6_conditional"]
 """Of transfer (`bench.store.rates`)."""
 Fusion = Literal["mean_probability", "weighted_probability", "weighted_vote", "sum_logits", "mean_logits"]
 """The rule that makes one prediction of the members' (`bench.models.ensemble`)."""
+Normalisation = Literal["none", "dataset", "given", "file"]
+"""Where the mean and the deviation before the members of an ensemble trained elsewhere are from."""
 Activation = Literal["relu", "leaky_relu"]
 """Of the members."""

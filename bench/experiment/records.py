@@ -16,7 +16,7 @@ from bench.core.errors import BenchError
 from bench.core.files import read_json, write_json
 from bench.core.numbers import ENSEMBLE
 from bench.core.precision import Precision
-from bench.core.terms import BudgetName, JobKind, Kind, Split, Stop, Targets
+from bench.core.terms import BudgetName, JobKind, Kind, Normalisation, Split, Stop, Targets
 from bench.experiment import measurements
 from bench.experiment.fields import (
     AttemptId,
@@ -114,6 +114,37 @@ class Facts(Strict):
     """Trained on images beside the data set's own."""
 
 
+class FileGiven(Strict):
+    """A file of weights that was given to `bench evaluate`."""
+
+    name: Line
+    sha256: Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
+
+
+class GivenRecord(Strict):
+    """How the files of an ensemble trained elsewhere were understood: for readers, part of no identity."""
+
+    files: Annotated[list[FileGiven], Field(min_length=1, max_length=MEMBERS)]
+    prefix: Annotated[list[Line], Field(max_length=MEMBERS)] = []
+    map: Annotated[list[Line], Field(max_length=LINES)] = []
+    """As typed: `OLD=NEW`."""
+    by_order: bool = False
+    names: Annotated[list[Literal["own", "common", "mapped", "order"]], Field(min_length=1, max_length=4)]
+    """By which names the tensors were found, of all members."""
+    members: Annotated[list[Line], Field(max_length=MEMBERS)]
+    """Where each lies: its file, and its place in there."""
+    normalisation: Annotated[list[Normalisation], Field(min_length=1, max_length=4)]
+    mean: Annotated[list[list[Number]], Field(min_length=1, max_length=MEMBERS)]
+    """One number a channel, for images in [0, 1]; one row for all members, or one each."""
+    std: Annotated[list[list[Number]], Field(min_length=1, max_length=MEMBERS)]
+    file_normalises: bool = False
+    """Whether a mean and a deviation lie in the files themselves."""
+    left_out: Annotated[list[Line], Field(max_length=LINES)] = []
+    """Tensors that `--prefix` left out."""
+    beside: Annotated[list[Line], Field(max_length=LINES)] = []
+    """What speaks of a rule of fusion."""
+
+
 class RunRecord(_Record):
     """`run.json`."""
 
@@ -156,6 +187,8 @@ class RunRecord(_Record):
     """Checked by its own types (`bench.experiment.spec.RunSpec`) where records enter."""
     notes: Annotated[list[Text], Field(max_length=LINES)]
     facts: Facts | None = None
+    given: GivenRecord | None = None
+    """Of an ensemble trained elsewhere."""
 
     @model_validator(mode="after")
     def _fits(self) -> Self:

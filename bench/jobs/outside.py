@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import time
 import uuid
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from pydantic import ValidationError
-from torch import Tensor, nn
+from torch import Tensor
 
 from bench.core import environment, registry, settings, versions
 from bench.core.config import Loaded
@@ -27,113 +27,98 @@ from bench.experiment.records import Facts, RunRecord, write_record
 from bench.experiment.spec import OUTSIDE, Job, RunSpec
 from bench.jobs import ensembles, journal
 from bench.jobs.executors.task import intent_of
+from bench.jobs.given import Given, Taken, fitting_models, sentence, take
 from bench.jobs.locks import Locks, Owner
 from bench.jobs.workplace import Workplace
-from bench.models import outside
-from bench.models.build import build_member
 from bench.models.ensemble import Ensemble
 from bench.models.normalise import Normalise
 from bench.training import checkpoint
 from bench.training.outside import Outside
 
 LOOK = 500  # test images of the first look at a new ensemble
+FEW = 200  # of these, for each other normalisation
+MUCH = 0.05  # so much more accuracy under another normalisation is worth a line
 
 
-@dataclass(frozen=True, kw_only=True)
-class Given:
-    """What was said about an outside ensemble.
+Tell = Callable[[str], object]
+
+
+@dataclass(frozen=True)
+class Adopted:
+    """A run made of files.
 
     Args:
-        files: weights; a file holds one member or several.
-        name: what it is called in tables.
-        dataset: configured data set.
-        model: configured model (or `timm/NAME`), or None with `factory`.
-        factory: `package.module:function` that makes one member.
-        mean, std: normalisation, one number a channel (or one for all); with neither that of the data set for a
-            configured model, and none for a factory's.
-        fusion, weights: the rule, and its weights where it has some.
-        activation: "leaky_relu" for members whose ReLUs were replaced (GAL).
-        renaming: how names in the files become ours.
-        seed: which training of this name it is.
-        facts: what is said of it for readers, by the names of `Facts`; None takes back what was said before.
+        folder: of the run.
+        seed: which training of its name it is.
     """
 
-    files: tuple[Path, ...]
-    name: str
-    dataset: str
-    model: str | None
-    factory: str | None = None
-    mean: tuple[float, ...] | None = None
-    std: tuple[float, ...] | None = None
-    fusion: str = "mean_probability"
-    weights: tuple[float, ...] | None = None
-    activation: str = "relu"
-    renaming: outside.Renaming = field(default_factory=outside.Renaming)
-    seed: int = 0
-    facts: Mapping[str, Any] = field(default_factory=dict)
+    folder: Path
+    seed: int
 
 
-def adopt(given: Given, loaded: Loaded, place: Workplace, tell: Callable[[str], object] = lambda line: None) -> Path:
+def adopt(given: Given, loaded: Loaded, place: Workplace, *, tell: Tell = str, warn: Tell = str) -> Adopted:
     """Write the run of an outside ensemble: weights and `run.json`. The same ensemble again changes its facts at most.
 
     Args:
-        tell: takes the line that says that stored weights were damaged and are replaced.
-
-    Returns:
-        The folder of the run.
+        tell: takes lines that say how the files were understood, before anything is measured, and which seed it is.
+        warn: takes the line that says that stored weights were damaged and are replaced, and what looks wrong.
 
     Raises:
         BenchError: files, names or settings that do not fit; the name stands for something else.
     """
     _check_name(given, loaded)
-    model, model_plugin, model_settings, model_version = _model(given, loaded)
     configured = loaded.config.datasets[given.dataset]
     dataset_class = registry.load("datasets", configured.plugin)
     dataset = settings.build(dataset_class, configured.settings, f"datasets.{given.dataset}")
-
-    def member() -> nn.Module:
-        return build_member(model_plugin, model_settings, dataset=dataset, activation=given.activation)
-
-    ensemble = _ensemble(given, member, loaded, dataset)
+    model, model_plugin, model_settings, model_version = _model(given, loaded, dataset)
+    taken = take(given, model_plugin, model_settings, loaded, dataset)
+    ensemble = taken.ensemble
+    tell(sentence(given, taken))
     tensors = checkpoint.member_tensors(ensemble.members)
     if ensemble.weights is not None:
         tensors["fusion.weights"] = ensemble.weights
     digest = checkpoint.digest(tensors)
-    run = RunSpec(
-        method=given.name,
-        plugin=OUTSIDE,
-        settings={"name": given.name, "fusion_rule": given.fusion, "member_activation": given.activation},
-        dataset=given.dataset,
-        dataset_plugin=configured.plugin,
-        dataset_settings=settings.plain(dataset),
-        model=model,
-        model_plugin=model_plugin,
-        model_settings=model_settings,
-        members=len(ensemble.members),
-        recipe=OUTSIDE,
-        training=Training.model_validate({"epochs": 1}),  # its training is unknown; nothing shows or uses this
-        seed=given.seed,
-        versions={
-            "method": Outside.version, "model": model_version, "dataset": dataset_class.version,
-            "trainer": versions.TRAINER,
-        },
-        weights=digest,
-    )  # fmt: skip
-    _check_other_weights(run, loaded)
+
+    def spec(seed: int) -> RunSpec:
+        return RunSpec(
+            method=given.name,
+            plugin=OUTSIDE,
+            settings={"name": given.name, "fusion_rule": ensemble.fusion, "member_activation": taken.activation},
+            dataset=given.dataset,
+            dataset_plugin=configured.plugin,
+            dataset_settings=settings.plain(dataset),
+            model=model,
+            model_plugin=model_plugin,
+            model_settings=model_settings,
+            members=len(ensemble.members),
+            recipe=OUTSIDE,
+            training=Training.model_validate({"epochs": 1}),  # its training is unknown; nothing shows or uses this
+            seed=seed,
+            versions={
+                "method": Outside.version, "model": model_version, "dataset": dataset_class.version,
+                "trainer": versions.TRAINER,
+            },
+            weights=digest,
+        )  # fmt: skip
+
+    run = spec(_seed(given, spec(0), taken, loaded, place, tell))
+    _check_other_weights(run, loaded, place)
     folder = place.run(run.run_id).path
     if place.run(run.run_id).record.exists():
         fault = ensembles.weights_fault(run, place)
         if not fault:
             _state(given.facts, run, place)
-            return folder
+            return Adopted(folder, run.seed)
         if fault == "damaged":
             weights = place.run(run.run_id).weights
-            tell(f"{weights} is damaged: {set_aside(weights)}, written again from the files given")
+            warn(f"{weights} is damaged: {set_aside(weights)}, written again from the files given")
     facts = _facts(given.facts, place.run(run.run_id).record)
     said: dict[str, Any] = {"facts": facts} if facts else {}
     test = ensembles.splits_of(run, place, limit=LOOK).test
     started, clock = ensembles.now(), time.perf_counter()
-    notes = _first_look(ensemble.to(place.device).eval(), test, dataset.classes)
+    notes = _first_look(ensemble.to(place.device).eval(), test, dataset)
+    for note in notes:
+        warn(note)
     with Locks(place.locks) as locks:
         _alone(locks, run)
         try:
@@ -147,7 +132,7 @@ def adopt(given: Given, loaded: Loaded, place: Workplace, tell: Callable[[str], 
                 **run.described(),
                 fusion=ensemble.fusion,
                 fusion_weights=None if ensemble.weights is None else ensemble.weights.tolist(),
-                activation=given.activation,
+                activation=taken.activation,
                 method_version=run.versions["method"],
                 trainer_version=run.versions["trainer"],
                 source_digest=source_digest(Outside),
@@ -155,6 +140,7 @@ def adopt(given: Given, loaded: Loaded, place: Workplace, tell: Callable[[str], 
                 parameters=[sum(p.numel() for p in part.parameters()) for part in ensemble.members],
                 weights_digest=digest,
                 files=[path.name for path in given.files],
+                given=taken.record,
                 environment=environment.describe(place.device),
                 started=started,
                 finished=ensembles.now(),
@@ -171,10 +157,10 @@ def adopt(given: Given, loaded: Loaded, place: Workplace, tell: Callable[[str], 
         checkpoint.save(
             place.run(run.run_id).weights,
             tensors,
-            ensembles.weights_metadata(run, fusion=ensemble.fusion, activation=given.activation),
+            ensembles.weights_metadata(run, fusion=ensemble.fusion, activation=taken.activation),
         )
         write_record(place.run(run.run_id).record, record)
-    return folder
+    return Adopted(folder, run.seed)
 
 
 def _facts(said: Mapping[str, Any], path: Path) -> dict[str, Any]:
@@ -225,15 +211,60 @@ def _check_name(given: Given, loaded: Loaded) -> None:
         raise BenchError(f"{name!r} is a configured method already; give the ensemble another --name")
 
 
-def _check_other_weights(run: RunSpec, loaded: Loaded) -> None:
+def _seed(given: Given, run: RunSpec, taken: Taken, loaded: Loaded, place: Workplace, tell: Tell) -> int:
+    """The seed that was said; else that under which this ensemble is known; else the lowest that is free.
+
+    Raises:
+        BenchError: nothing was said, and the name has these files already, read in another way.
+    """
+    if given.seed is not None:
+        return given.seed
+    known = {seed: RunSpec.model_validate(spec) for seed, spec in _stored(given.name, given.dataset, loaded).items()}
+    for seed, other in known.items():
+        if other.weights == run.weights and other.family_id == run.family_id:
+            return seed
+    if not known:
+        return 0
+    files = [file.sha256 for file in taken.record.files]
+    for seed, other in known.items():
+        record = _record_of(other, place)
+        if [file.get("sha256") for file in (record.get("given") or {}).get("files", [])] == files:
+            raise BenchError(
+                f"{given.name!r} on {given.dataset}, seed {seed}, stands for these files, understood otherwise; "
+                f"give another --name, or remove that first: bench db delete {short(other.run_id)}"
+            )
+    free = next(seed for seed in range(len(known) + 1) if seed not in known)
+    there = ", ".join(f"{seed}{_when(other, place)}" for seed, other in sorted(known.items()))
+    seeds = "seeds" if len(known) > 1 else "seed"
+    tell(f"{given.name!r} on {given.dataset} has {seeds} {there} already; this is seed {free}")
+    return free
+
+
+def _stored(name: str, dataset: str, loaded: Loaded) -> Mapping[int, dict[str, Any]]:
+    """The specs of one name, by seed."""
+    return loaded.outside.get((name, dataset), {})
+
+
+def _record_of(run: RunSpec, place: Workplace) -> dict[str, Any]:
+    """The record of a run; empty where its files are not here."""
+    path = place.run(run.run_id).record
+    return read_json(path) if path.exists() else {}
+
+
+def _when(run: RunSpec, place: Workplace) -> str:
+    """When a run was taken in, in brackets; empty where that is not known here."""
+    day = str(_record_of(run, place).get("finished", ""))[:10]
+    return f" (taken in {day})" if day else ""
+
+
+def _check_other_weights(run: RunSpec, loaded: Loaded, place: Workplace) -> None:
     """One name, data set and seed stand for one ensemble."""
-    seeds = loaded.outside.get((run.method, run.dataset), {})
-    for seed, stored in seeds.items():
+    for seed, stored in _stored(run.method, run.dataset, loaded).items():
         other = RunSpec.model_validate(stored)
         if seed == run.seed and other.run_id != run.run_id:
             raise BenchError(
                 f"{run.method!r} on {run.dataset}, seed {seed}, stands for other weights or settings already (run "
-                f"{short(other.run_id)}); give another --name, or --seed for another training of the same"
+                f"{short(other.run_id)}{_when(other, place)}); give another --name, or leave --seed out for the next"
             )
         if other.family_id != run.family_id:
             raise BenchError(
@@ -242,76 +273,64 @@ def _check_other_weights(run: RunSpec, loaded: Loaded) -> None:
             )
 
 
-def _model(given: Given, loaded: Loaded) -> tuple[str, str, dict[str, Any], int]:
+def _model(given: Given, loaded: Loaded, dataset: Dataset) -> tuple[str, str, dict[str, Any], int]:
     """Name, plug-in, settings and version of the members' network."""
     if (given.model is None) == (given.factory is None):
-        raise BenchError("say what the members are: --model NAME, or --factory package.module:function")
+        fits = fitting_models(given, loaded, dataset) if given.model is None else ""
+        raise BenchError(f"say what the members are: --model NAME, or --factory package.module:function{fits}")
     if given.factory is not None:
         return given.factory, "factory", {"function": given.factory}, registry.load("models", "factory").version
     assert given.model is not None
     return (given.model, *select.model_spec(loaded, given.model))
 
 
-def _ensemble(given: Given, member: Callable[[], nn.Module], loaded: Loaded, dataset: Dataset) -> Ensemble:
-    """The members with their weights, under the rule.
-
-    Raises:
-        BenchError: a file, a name or a number does not fit.
-    """
-    members: list[nn.Module] = []
-    for path in given.files:
-        states = outside.read_states(path)
-        for place, state in enumerate(states):
-            network = member()
-            source = f"{path}, network {place + 1}" if len(states) > 1 else str(path)
-            try:
-                outside.load(network.get_submodule("network"), state, given.renaming, source)
-            except BenchError as error:
-                raise BenchError(f"{error}{_other_model(given, state, loaded, dataset)}") from error
-            if given.mean is not None or given.std is not None or given.factory is not None:
-                network.normalise = _normalise(given, dataset.shape[0])
-            members.append(network)
-    if given.weights is not None and len(given.weights) != len(members):
-        raise BenchError(f"{len(members)} members need as many --weights, not {len(given.weights)}")
-    return Ensemble(members, fusion=given.fusion, weights=given.weights)
-
-
-def _other_model(given: Given, state: outside.StateDict, loaded: Loaded, dataset: Dataset) -> str:
-    """What to add to a refusal where the weights fit another configured model, as those of another shortcut do."""
-    for name in loaded.config.models:
-        try:
-            plugin, model_settings, _ = select.model_spec(loaded, name)
-            network = build_member(plugin, model_settings, dataset=dataset, activation=given.activation)
-            outside.load(network.get_submodule("network"), state, given.renaming, "")
-        except BenchError:
-            continue
-        told = loaded.config.models[name].description
-        return f". --model {name} does fit" + (f" ({told})" if told else "")
-    return ""
+def _first_look(ensemble: Ensemble, test: ImageSet, dataset: Dataset) -> list[str]:
+    """Notes on an ensemble that is no better than chance, or much better under another normalisation."""
+    right = _right(ensemble, test)
+    chance = guessed(int(right.sum()), test.labels, dataset.classes)
+    notes = []
+    if chance is not None:
+        accuracy = f"{100 * float(right.float().mean()):.1f} % clean accuracy on {len(test)} test images"
+        asked = "are normalisation, mapping of names, model and data set right?"
+        notes.append(f"{accuracy}, chance is {100 * chance:.1f} %: {asked}")
+    few = test.take(slice(0, FEW))
+    best, option, told = float(right[:FEW].float().mean()) + MUCH, "", ""
+    here = best - MUCH
+    own = [module.get_submodule("normalise") for module in ensemble.members]
+    for name, mean, std in _others(dataset):
+        for module in ensemble.members:
+            module.normalise = Normalise(mean, std).to(few.device)
+        share = float(_right(ensemble, few).float().mean())
+        rarer = MUCH if option and name.startswith("--mean") else 0.0  # the likelier ones are looked at first
+        if share >= best + rarer:
+            best, option, told = share, name, f"{100 * share:.1f} %"
+    for module, normalise in zip(ensemble.members, own, strict=True):
+        module.normalise = normalise
+    if option:
+        notes.append(
+            f"{100 * here:.1f} % clean accuracy on {len(few)} test images, and {told} with {option}: is the "
+            "normalisation right? If not, give that, and another --name"
+        )
+    return notes
 
 
-def _normalise(given: Given, channels: int) -> Normalise:
-    def numbers(name: str, values: Sequence[float] | None, default: float) -> list[float]:
-        chosen = list(values or [default])
-        if len(chosen) not in (1, channels):
-            raise BenchError(f"--{name} takes one number or {channels}, one a channel, not {len(chosen)}")
-        return chosen * (channels if len(chosen) == 1 else 1)
-
-    return Normalise(numbers("mean", given.mean, 0.0), numbers("std", given.std, 1.0))
-
-
-def _first_look(ensemble: Ensemble, test: ImageSet, classes: int) -> list[str]:
-    """Notes on an ensemble that is no better than chance: mostly a wrong normalisation or order of tensors."""
+def _right(ensemble: Ensemble, images: ImageSet) -> Tensor:
     from bench.attacks.judge import evaluation_mode, predictions
 
     try:
         with evaluation_mode(ensemble):
-            right: Tensor = predictions(ensemble, test) == test.labels
+            right: Tensor = predictions(ensemble, images) == images.labels
     except JobError as error:
         raise BenchError(f"these weights give no finite output: {error}") from error
-    chance = guessed(int(right.sum()), test.labels, classes)
-    if chance is None:
-        return []
-    accuracy = f"{100 * float(right.float().mean()):.1f} % clean accuracy on {len(test)} test images"
-    asked = "are normalisation, mapping of names, model and data set right?"
-    return [f"{accuracy}, chance is {100 * chance:.1f} %: {asked}"]
+    return right
+
+
+def _others(dataset: Dataset) -> Iterator[tuple[str, Sequence[float], Sequence[float]]]:
+    """Normalisations in use, as they would be given."""
+    channels = dataset.shape[0]
+    yield "--normalisation none", [0.0] * channels, [1.0] * channels
+    yield "--normalisation dataset", dataset.mean, dataset.std
+    yield "--mean 0.5 --std 0.5", [0.5] * channels, [0.5] * channels
+    yield f"--mean 0 --std {1 / 255:.6g}", [0.0] * channels, [1 / 255] * channels
+    if channels == 3:
+        yield "--mean 0.485,0.456,0.406 --std 0.229,0.224,0.225", (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)

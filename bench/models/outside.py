@@ -1,142 +1,215 @@
-"""Weights trained elsewhere: read without ever running code from the file, and fitted to our members."""
+"""Files of weights trained elsewhere: read without ever running code from them, and loaded whole or not at all."""
 
 from __future__ import annotations
 
+import json
 import pickle
 import warnings
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file
+from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
+from torch.serialization import safe_globals
 
 from bench.core.errors import BenchError
+from bench.core.tensors import HEADER
 
 StateDict = dict[str, Tensor]
-WRAPPERS = ("state_dict", "model_state_dict", "model", "net", "network", "weights", "params")
 COUNTERS = "num_batches_tracked"  # BatchNorm counts batches; old files have no such entry, and inference needs none
+DEEPEST = 8  # containers within one another: a container may hold itself
+
+# What the first bytes of other formats are, and what to do.
+FORMATS = {
+    b"\x89HDF": ("an HDF5 file, as Keras writes", "save the weights with torch.save(model.state_dict(), FILE)"),
+    b"\x93NUMPY": ("an array of NumPy", "save the weights with torch.save(model.state_dict(), FILE)"),
+}
+ONNX = (b"onnx", b"pytorch", b"graph")  # one stands at the beginning of a graph, behind the format's version
+
+
+class _Inert:
+    """Takes the place of an object beside the weights that nobody needs (arguments, a loss): holds nothing."""
+
+    def __new__(cls, *given: object, **named: object) -> Any:
+        """An empty object, whatever is given."""
+        return object.__new__(cls)
+
+    def __init__(self, *given: object, **named: object) -> None:
+        """Keeps nothing."""
+
+    def __setstate__(self, state: object) -> None:
+        """Keeps nothing."""
+
+
+class _Table:
+    """Takes the place of somebody's kind of dictionary: a plain one."""
+
+    def __new__(cls, *given: object) -> Any:
+        """An empty dictionary."""
+        return {}
+
+
+# Objects that stand beside the weights in everyday files. None of these names is ever looked up, let alone called: what
+# the file says of them goes to the two classes above. Whatever else is named in a file is refused.
+INERT = (
+    "argparse.Namespace", "types.SimpleNamespace", "pathlib.PosixPath", "pathlib.WindowsPath", "pathlib.PurePosixPath",
+    "pathlib._local.PosixPath", "datetime.datetime", "datetime.date", "datetime.timedelta", "numpy.dtype",
+    "numpy.core.multiarray.scalar", "numpy._core.multiarray.scalar", "_codecs.encode",
+    "torch.torch_version.TorchVersion",
+    *(f"torch.nn.modules.loss.{name}" for name in ("CrossEntropyLoss", "NLLLoss", "MSELoss", "KLDivLoss", "BCELoss",
+                                                   "BCEWithLogitsLoss", "L1Loss")),
+)  # fmt: skip
+TABLES = (
+    "lightning.fabric.utilities.data.AttributeDict", "lightning_fabric.utilities.data.AttributeDict",
+    "pytorch_lightning.utilities.parsing.AttributeDict", "lightning.pytorch.utilities.parsing.AttributeDict",
+    "easydict.EasyDict",
+)  # fmt: skip
 
 
 @dataclass(frozen=True)
-class Renaming:
-    """How names in a file become the names of our network.
+class Contents:
+    """What a file holds, flat: a place is the keys on the way to it, joined by dots.
 
     Args:
-        prefix: names must begin with it and lose it; others are left out.
-        renamed: (old, new): a name that is `old` or begins with `old.` begins with `new` instead; in turn.
-        by_order: pay no heed to names: tensors are taken in the order of the file, and their shapes must agree.
+        tensors: place → tensor, in the order of the file.
+        beside: place → what is no tensor: numbers, texts, lists of these.
+        aside: places whose tensors are no weights (the state of an optimiser, of a random generator).
+        told: what bench wrote beside weights of its own (`fusion`, `activation`, …).
     """
 
-    prefix: str = ""
-    renamed: tuple[tuple[str, str], ...] = ()
-    by_order: bool = False
-
-    def names(self, state: Mapping[str, Tensor]) -> StateDict:
-        """The state under our names.
-
-        Raises:
-            BenchError: no name begins with the prefix.
-        """
-        kept = {name.removeprefix(self.prefix): t for name, t in state.items() if name.startswith(self.prefix)}
-        if not kept:
-            raise BenchError(f"no name begins with {self.prefix!r}; they are {_some(state)}")
-        for old, new in self.renamed:
-            kept = {_renamed(name, old, new): tensor for name, tensor in kept.items()}
-        return kept
+    tensors: StateDict
+    beside: Mapping[str, Any] = field(default_factory=dict)
+    aside: tuple[str, ...] = ()
+    told: Mapping[str, Any] = field(default_factory=dict)
 
 
-def _renamed(name: str, old: str, new: str) -> str:
-    if name == old:
-        return new
-    return (f"{new}." if new else "") + name.removeprefix(f"{old}.") if name.startswith(f"{old}.") else name
-
-
-def read_states(path: Path) -> list[StateDict]:
-    """The members' weights in a file: one network's, or several where it is a list or has one entry a member.
-
-    `.safetensors`, or anything `torch.load(weights_only=True)` reads: files that would run code are refused.
+def read(path: Path) -> Contents:
+    """All tensors of a file, on the CPU: `.safetensors`, or anything that `torch.load(weights_only=True)` reads.
 
     Raises:
-        BenchError: no such file, not readable that way, or no weights inside.
+        BenchError: no such file, one that would run code, one of another format, damaged, or without weights.
     """
     if not path.is_file():
         raise BenchError(f"there is no file {path}" if not path.exists() else f"{path} is a folder or device, no file")
-    try:
-        if path.suffix == ".safetensors":
-            content: Any = load_file(path)
+    with path.open("rb") as file:
+        head = file.read(256)
+    if path.suffix == ".safetensors" or head[8:10] == b'{"':
+        return _safetensors(path)
+    _check_format(path, head)
+    content = _torch(path)
+    tensors: StateDict = {}
+    beside: dict[str, Any] = {}
+    aside: list[str] = []
+    for place, value in _leaves(content, "", DEEPEST, aside):
+        if isinstance(value, Tensor):
+            tensors[place] = value
         else:
-            with warnings.catch_warnings():
-                warnings.simplefilter("ignore")  # of what is refused all the same: one line tells it
-                content = torch.load(path, map_location="cpu", weights_only=True)
+            beside[place] = value
+    if not tensors or "" in tensors:
+        raise BenchError(f"{path} holds no weights: it is {_described(content)}, where names → tensors are wanted")
+    return Contents(tensors, beside, tuple(aside))
+
+
+def _safetensors(path: Path) -> Contents:
+    try:
+        with safe_open(path, framework="pt") as file:
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - no mapping
+            header = file.metadata() or {}
     except SafetensorError as error:
         raise BenchError(f"{path} is no safetensors file or is damaged ({error})") from error
+    if not tensors:
+        raise BenchError(f"{path} holds no weights")
+    try:
+        told = json.loads(header.get(HEADER, "{}"))
+    except ValueError:
+        told = {}
+    return Contents(tensors, told=told if isinstance(told, dict) else {})
+
+
+def _check_format(path: Path, head: bytes) -> None:
+    """Refuse formats that hold a graph or no weights of torch."""
+    if path.suffix.lower() == ".onnx" or (head[:1] == b"\x08" and any(word in head for word in ONNX)):
+        raise BenchError(
+            f"{path} is an ONNX graph, no weights of a network; save those from the PyTorch model that it was exported "
+            "from, with torch.save(model.state_dict(), FILE)"
+        )
+    for magic, (what, advice) in FORMATS.items():
+        if head.startswith(magic):
+            raise BenchError(f"{path} is {what}; {advice}")
+
+
+def _torch(path: Path) -> Any:
+    allowed = [*((_Inert, name) for name in INERT), *((_Table, name) for name in TABLES)]
+    try:
+        with warnings.catch_warnings(), safe_globals(allowed):
+            warnings.simplefilter("ignore")  # of what is refused all the same: one line tells it
+            return torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
-        if "global" in str(error).lower():
+        text = str(error)
+        if "TorchScript" in text:
+            raise _torchscript(path) from error
+        if "global" in text.lower() or "blocked" in text:
+            found = text.partition("GLOBAL ")[2].partition(" ")[0]
             raise BenchError(
-                f"{path} holds Python objects, which could run code when loaded; save weights alone, with "
-                "torch.save(model.state_dict(), FILE)"
+                f"{path} holds Python objects{f' ({found})' if found.isprintable() and found else ''}, which could run "
+                "code when loaded; save weights alone where their code is, with torch.save(model.state_dict(), OTHER) "
+                "of a whole module, torch.save(torch.load(FILE, weights_only=False)['state_dict'], OTHER) of a "
+                "checkpoint"
             ) from error
         raise BenchError(f"{path} is no file of torch.save, or is damaged") from error
     except Exception as error:
         if "TorchScript" in str(error):
-            raise BenchError(
-                f"{path} is a TorchScript archive, which holds code; save weights alone, with "
-                "torch.save(torch.jit.load(FILE).state_dict(), OTHER)"
-            ) from error
+            raise _torchscript(path) from error
         raise BenchError(f"{path} is no file of torch.save, or is damaged ({type(error).__name__})") from error
-    states = _states(content)
-    if not states:
-        raise BenchError(f"{path} holds no weights: it is {_described(content)}, where names → tensors are wanted")
-    return states
 
 
-def _states(content: Any, depth: int = 4) -> list[StateDict]:
-    """States in `content`, at most `depth` containers deep: a container may hold itself."""
-    if depth == 0:
-        return []
+def _torchscript(path: Path) -> BenchError:
+    return BenchError(
+        f"{path} is a TorchScript archive, which holds code; save weights alone, with "
+        "torch.save(torch.jit.load(FILE).state_dict(), OTHER)"
+    )
+
+
+def _leaves(content: Any, place: str, depth: int, aside: list[str]) -> Iterator[tuple[str, Any]]:
+    """Everything in `content` by its place; `aside` takes the places of states that are no weights."""
+    if isinstance(content, Tensor):
+        if "rng" in place.lower() and content.dtype == torch.uint8:
+            aside.append(place)
+        else:
+            yield place, content
+        return
+    parts: Iterator[tuple[Any, Any]]
     if isinstance(content, Mapping):
-        if _is_state(content):
-            return [{str(name): tensor for name, tensor in content.items() if isinstance(tensor, Tensor)}]
-        for key in WRAPPERS:
-            if key in content and (inner := _states(content[key], depth - 1)):
-                return inner
-        parts = [value for value in content.values() if isinstance(value, Mapping) and _is_state(value)]
-        return [state for part in parts for state in _states(part, depth - 1)]
-    if isinstance(content, Sequence) and not isinstance(content, str):
-        return [state for part in content if isinstance(part, Mapping) for state in _states(part, depth - 1)]
-    return []
+        if {"state", "param_groups"} <= content.keys():
+            aside.append(place)
+            return
+        parts = iter(content.items())
+    elif isinstance(content, (list, tuple)) and any(isinstance(part, (Tensor, Mapping, list)) for part in content):
+        parts = iter(enumerate(content))
+    else:
+        yield place, content
+        return
+    if depth:
+        for key, value in parts:
+            yield from _leaves(value, f"{place}.{key}" if place else str(key), depth - 1, aside)
 
 
-def _is_state(content: Mapping[Any, Any]) -> bool:
-    """Names → tensors, with perhaps an epoch or an accuracy beside them."""
-    tensors = [value for value in content.values() if isinstance(value, Tensor)]
-    return len(tensors) >= 2 and not any(isinstance(value, (Mapping, list, tuple)) for value in content.values())
-
-
-def load(network: nn.Module, state: StateDict, mapping: Renaming, source: str) -> None:
-    """Load a state into a network, all of it or nothing.
+def load(network: nn.Module, state: StateDict, source: str) -> None:
+    """Load a state under the network's own names, all of it or nothing.
 
     Raises:
-        BenchError: names or shapes do not fit, or a weight is not finite; the message says what would help.
+        BenchError: a shape does not fit, or a tensor is no plain array of finite numbers.
     """
-    state = mapping.names(state)
-    for name, tensor in state.items():
-        if told := _unusual(tensor):
+    wanted, given = network.state_dict(), dict(state)
+    for name, tensor in given.items():
+        if told := unusual(tensor):
             raise BenchError(f"{source}: {name} is {told}")
-    wanted = network.state_dict()
-    given = _in_order(state, wanted, source) if mapping.by_order else state
     for name, tensor in wanted.items():
         if name.endswith(COUNTERS):
             given.setdefault(name, tensor)
-    missing = [name for name in wanted if name not in given]
-    extra = [name for name in given if name not in wanted]
-    if missing or extra:
-        raise BenchError(f"{source} does not fit the model: {_differences(missing, extra)}. {_advice(state, wanted)}")
-    for name, tensor in wanted.items():
         if given[name].shape != tensor.shape:
             raise BenchError(
                 f"{source} does not fit the model: {name} is {tuple(given[name].shape)}, the model wants "
@@ -150,7 +223,7 @@ def load(network: nn.Module, state: StateDict, mapping: Renaming, source: str) -
     network.load_state_dict(given)
 
 
-def _unusual(tensor: Tensor) -> str:
+def unusual(tensor: Tensor) -> str:
     """What a tensor is that is no plain array of numbers, and what to do; empty for those that are."""
     if tensor.is_nested:
         return "a nested tensor; save it as plain ones"
@@ -167,61 +240,15 @@ def _unusual(tensor: Tensor) -> str:
     return ""
 
 
-def _in_order(state: StateDict, wanted: StateDict, source: str) -> StateDict:
-    ours = [name for name in wanted if not name.endswith(COUNTERS)]
-    theirs = [tensor for name, tensor in state.items() if not name.endswith(COUNTERS)]
-    for place, (name, tensor) in enumerate(zip(ours, theirs, strict=False)):
-        if wanted[name].shape != tensor.shape:
-            raise BenchError(
-                f"{source} does not fit the model: its tensor number {place + 1} is {tuple(tensor.shape)}, the model "
-                f"wants {tuple(wanted[name].shape)} ({name}) there; map the names with --map instead"
-            )
-    if len(ours) != len(theirs):
-        raise BenchError(f"{source} does not fit the model: {len(theirs)} tensors, the model has {len(ours)}")
-    return dict(zip(ours, theirs, strict=True))
-
-
-def _differences(missing: list[str], extra: list[str]) -> str:
-    parts = []
-    if missing:
-        parts.append(f"it lacks {_some(missing)}")
-    if extra:
-        parts.append(f"the model has no {_some(extra)}")
-    return "; ".join(parts)
-
-
-def _advice(state: StateDict, wanted: StateDict) -> str:
-    """What would make the names fit."""
-    fitting = _fitting(state, wanted)
-    if len(fitting) > 1:  # one of them would be taken for the whole
-        return (
-            f"It holds {len(fitting)} networks that would fit, from {fitting[0]} to {fitting[-1]}: give each in a file "
-            "of its own, without that beginning"
-        )
-    if fitting:
-        return f"--prefix {fitting[0]} would fit"
-    try:
-        _in_order(state, wanted, "")
-    except BenchError:
-        return "Is --model the right one? --prefix and --map OLD=NEW change names"
-    return "In order the shapes do agree: --by-order takes the tensors as they come; or name them with --map OLD=NEW"
-
-
-def _fitting(state: StateDict, wanted: StateDict) -> list[str]:
-    """Beginnings of names behind which a whole network stands, in order; of nested ones the longest."""
-    needed = [name for name in wanted if not name.endswith(COUNTERS)]
-    if not needed:
-        return []
-    ends = [name.removesuffix(needed[0]) for name in state if name.endswith("." + needed[0])]
-    return [prefix for prefix in dict.fromkeys(ends) if all(prefix + name in state for name in needed)]
-
-
-def _some(names: Mapping[str, Any] | Sequence[str]) -> str:
+def some(names: Mapping[str, Any] | Sequence[str]) -> str:
+    """The first three names and how many more there are."""
     listed = list(names)
     return ", ".join(listed[:3]) + (f" and {len(listed) - 3} more" if len(listed) > 3 else "")
 
 
 def _described(content: Any) -> str:
     if isinstance(content, Mapping):
-        return f"a dictionary of {_some([str(key) for key in content])}" if content else "an empty dictionary"
+        return f"a dictionary of {some([str(key) for key in content])}" if content else "an empty dictionary"
+    if isinstance(content, nn.Module):
+        return "a whole module"
     return f"a {type(content).__name__}"

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import re
 import sys
 import warnings
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -176,6 +178,72 @@ def test_normalisation_activation_and_fusion_change_the_numbers(
     assert alone == found["one only"]
 
 
+def test_much_more_accuracy_under_another_normalisation_is_told(
+    trained: tuple[Path, list[State]], tmp_path: Path
+) -> None:
+    results, states = trained
+    files = saved(tmp_path, states)
+    model = ["--model", "digits_cnn"]
+    right = evaluate(results, files, *model, "--name", "n right", "--json")
+    assert "is the normalisation right" not in right.text
+    told = " ".join(evaluate(results, files, *model, "--name", "n wrong", "--mean", "3", "--std", "0.2").text.split())
+    found = re.search(r"([\d.]+) % clean accuracy on 200 test images, and ([\d.]+) % with (--\w+ \w+): is", told)
+    assert found is not None, told
+    assert found[3] == "--normalisation dataset"
+    assert float(found[2]) == pytest.approx(outcome(right)["clean"], abs=4)
+    assert float(found[1]) < float(found[2]) - 5
+    (run,) = (json.loads(path.read_text()) for path in results.glob("runs/*/run.json") if "n wrong" in path.read_text())
+    assert any("is the normalisation right?" in note for note in run["notes"])
+
+
+def test_show_names_files_prefix_map_and_normalisation(trained: tuple[Path, list[State]], tmp_path: Path) -> None:
+    _, states = trained
+    own = [
+        {f"net.{n.replace('conv', 'layer')}": t for n, t in state.items()}
+        | {"norm.mean": torch.tensor([0.25]), "norm.std": torch.tensor([0.5])}
+        for state in states
+    ]
+    content = {"last": own[:1], "best": {f"m{k}": state for k, state in enumerate(own)}}
+    torch.save(content, tmp_path / "a.pth")
+    maps = [part for k in (1, 2, 3) for part in ("--map", f"layer{k}=conv{k}")]
+    results = tmp_path / "results"
+    done = evaluate(results, [tmp_path / "a.pth"], "--model", "digits_cnn", "--name", "x", "--prefix", "best.", *maps)
+    told = " ".join(done.text.split())
+    assert "(best.m0.net to best.m2.net), names mapped, normalised by the file's own mean and std (0.25; 0.5)" in told
+    assert "fused by log of mean softmax, left out by --prefix: last.0.net.layer1.bias" in told
+    (path,) = results.glob("runs/*/run.json")
+    card = bench(results, "show", path.parent.name).text
+    given = json.loads(bench(results, "show", path.parent.name, "--json").out)["given"]
+    assert [file["name"] for file in given["files"]] == ["a.pth"]
+    assert given["files"][0]["sha256"] == hashlib.sha256((tmp_path / "a.pth").read_bytes()).hexdigest()
+    assert given["prefix"] == ["best."]
+    assert given["map"] == ["layer1=conv1", "layer2=conv2", "layer3=conv3"]
+    assert (given["normalisation"], given["mean"], given["std"]) == (["file"], [[0.25]], [[0.5]])
+    assert given["members"] == [f"a.pth: best.m{k}.net" for k in range(3)]
+    assert len(given["left_out"]) == len(own[0])
+    lines = {" ".join(line.split()) for line in card.splitlines()}
+    assert f"files a.pth (SHA-256 {given['files'][0]['sha256'][:12]}…)" in lines
+    assert "normalisation file: mean 0.25, std 0.5" in lines
+    assert "prefix best.; map layer1=conv1, layer2=conv2, layer3=conv3" in card
+    # It comes along with the run.
+    bench(results, "db", "export", "-o", tmp_path / "one.zip")
+    bench(tmp_path / "other", "db", "import", tmp_path / "one.zip")
+    assert json.loads(bench(tmp_path / "other", "show", path.parent.name, "--json").out)["given"] == given
+
+
+def test_what_was_understood_is_said_apart_from_json_and_not_at_all_when_quiet(
+    trained: tuple[Path, list[State]], tmp_path: Path
+) -> None:
+    _, states = trained
+    line = ["evaluate", *saved(tmp_path, states), "-d", "digits", "--model", "digits_cnn", "--name", "x", "--attack",
+            "fgsm", "--eps", "0.1", "--limit", 20, "--threads", 1, "--results", tmp_path / "results"]  # fmt: skip
+    done = command(*line, "--json")
+    assert done.code == 0
+    assert json.loads(done.out)["table"]
+    assert "3 members × digits_cnn" in done.err
+    assert command(*line, "-q").text == ""
+
+
 def test_a_factory_makes_the_members(
     trained: tuple[Path, list[State]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -231,10 +299,6 @@ def test_mistakes_are_told_in_one_line_and_nothing_is_written(
     torch.save({"accuracy": 3}, tmp_path / "empty.pth")
     assert "holds no weights" in fault(*model, file=tmp_path / "empty.pth")
     (renamed,) = saved(tmp_path, states[:1], lambda name: f"module.{name}")
-    assert "--prefix module. would fit" in fault(*model, file=renamed)
-    whole = {f"members.{k}.network.{name}": value for k, state in enumerate(states) for name, value in state.items()}
-    torch.save(whole, tmp_path / "whole.pth")
-    assert f"holds {len(states)} networks that would fit" in fault(*model, file=tmp_path / "whole.pth")
     assert "no name begins with 'net.'" in fault(*model, "--prefix", "net.", file=renamed)
     (other,) = saved(tmp_path, states[:1], lambda name: name.replace("conv", "layer"))
     assert "lacks conv1" in fault(*model, file=other)
@@ -244,7 +308,7 @@ def test_mistakes_are_told_in_one_line_and_nothing_is_written(
     assert "linear.bias is (7,), the model wants (10,)" in fault(*model, file=tmp_path / "shape.pth")
     good = tmp_path / "good.pth"
     torch.save(states[0], good)
-    assert "say what the members are" in fault(file=good)
+    assert "--factory package.module:function. --model digits_cnn does fit" in fault(file=good)
     assert "1 members need as many --weights" in fault(*model, "--weights", "1,2", "--fusion", "sum_logits", file=good)
     assert "--mean takes one number" in fault(*model, "--mean", "1,2", file=good)
     assert "a configured method already" in refused(evaluate(results, [good], "--name", "trs", *model, ok=False))
@@ -385,10 +449,22 @@ def test_one_name_stands_for_one_ensemble_a_seed(trained: tuple[Path, list[State
     results, states = trained
     files = saved(tmp_path, states)
     model = ("--model", "digits_cnn", "--name", "twice")
-    evaluate(results, files[:2], *model)
-    assert "stands for other weights" in refused(evaluate(results, files[1:], *model, ok=False))
-    assert "stands for 2 × digits_cnn" in refused(evaluate(results, files, *model, "--seed", "1", ok=False))
-    evaluate(results, files[1:], *model, "--seed", "1")
+    first = evaluate(results, files[:2], *model).text
+    assert "2 members × digits_cnn out of 2 files, normalised by the data set's mean and std" in first
+    assert "this is seed" not in first
+    before = _contents(results)
+    today = datetime.now(UTC).date()
+    told = " ".join(refused(evaluate(results, files[1:], *model, "--seed", "0", ok=False)).split())
+    assert "stands for other weights" in told
+    assert f"(taken in {today})" in told
+    assert "stands for 2 × digits_cnn" in refused(evaluate(results, files, *model, ok=False))
+    again = evaluate(results, files[1:], *model).text
+    assert f"'twice' on digits has seed 0 (taken in {today}) already; this is seed 1" in " ".join(again.split())
+    assert before.items() <= _contents(results).items()
+    assert "Nothing to do" in evaluate(results, files[1:], *model).text
+    assert "Nothing to do" in evaluate(results, files[:2], *model).text
+    otherwise = refused(evaluate(results, files[:2], *model, "--normalisation", "none", ok=False))
+    assert "seed 0, stands for these files, understood otherwise; give another --name" in otherwise
     shown = ("--attack", "pgd", "--eps", "0.1", "--limit", "60", "--json", "--no-details")
     rows = json.loads(bench(results, "table", "-m", "twice", *shown).out)
     assert [row["seeds"] for row in rows] == [[0, 1], [0, 1]]
@@ -453,6 +529,6 @@ def test_weights_of_another_precision_are_converted(kind: torch.dtype, trained: 
 
     network = torch.nn.Linear(4, 3)
     state = {name: tensor.detach().to(kind) for name, tensor in network.state_dict().items()}
-    outside.load(network, dict(state), outside.Renaming(), "x")
+    outside.load(network, dict(state), "x")
     assert {parameter.dtype for parameter in network.parameters()} == {torch.float32}
     assert torch.equal(network.weight.detach(), state["weight"].float())
