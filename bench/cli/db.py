@@ -81,9 +81,12 @@ def rebuild(results: Path, db: str | None) -> int:
 
 @command.command("export", cls=Once)
 @click.argument("identifiers", nargs=-1, metavar="[RUN]...")
-@click.option("-o", "--output", type=click.Path(dir_okay=False, path_type=Path), required=True, help="The archive.")
-@click.option("--weights/--no-weights", default=True, show_default=True,
-              help="With the weights and sample images, or the records alone.")  # fmt: skip
+@click.option("-o", "--output", type=click.Path(path_type=Path), required=True,
+              help="The archive; of --format torch a folder.")  # fmt: skip
+@click.option("--format", "style", type=click.Choice(["archive", "torch"]), default="archive", show_default=True,
+              help="An archive for `bench db import`, or state dicts of torch for other tools.")  # fmt: skip
+@click.option("--weights/--no-weights", default=None,
+              help="With the weights and sample images, or the records alone.  [default: weights]")  # fmt: skip
 @click.option("-m", "--method", "methods", multiple=True, type=Named("methods"), help="Runs of this method.")
 @click.option("-d", "--dataset", type=Named("datasets"), help="Runs on this data set.")
 @click.option("--recipe", type=Named("recipes"), help="Runs of this recipe.")
@@ -91,25 +94,41 @@ def rebuild(results: Path, db: str | None) -> int:
 @click.option("--seeds", type=Seeds(), help="Runs of these seeds, such as 0-4.")
 @where
 def export(
-    identifiers: tuple[str, ...], output: Path, weights: bool, results: Path, db: str | None, **chosen: Any
-) -> int:
+    identifiers: tuple[str, ...], output: Path, style: str, weights: bool | None, results: Path, db: str | None,
+    **chosen: Any,
+) -> int:  # fmt: skip
     """Write runs with their evaluations into one archive, with a manifest and the digest of every file.
 
     RUN is the beginning of a run's id; with selectors all runs that fit, with neither all runs. The runs that a chosen
     one was trained with come along. The same files give the same archive, byte by byte.
 
+    --format torch writes a folder a run, with a state dict a member (member0.pth, …) under the parameter names in
+    common use (conv1, bn1, layer1.0.conv1, layer2.0.downsample.0, fc for the CIFAR ResNets), and ensemble.json with
+    the normalisation, the rule of fusion and the model.
+
     \b
     Examples:
       bench db export -o mine.zip
+      bench db export -o weights --format torch 4f0c1a
       bench db export -o trs.zip --method trs --dataset cifar10 --seeds 0-2
       bench db export -o one.zip --no-weights 4f0c1a
     """
     from bench.exchange import exporting
 
     place = workplace(results, Path("data"))
+    if style == "torch" and weights is not None:
+        raise BenchError("--format torch writes weights: leave --weights and --no-weights out")
+    if style == "archive" and output.is_dir():
+        raise BenchError(f"{output} is a folder; name the file of the archive")
     with reading(db, results) as base:
-        run_ids = exporting.choose(base, identifiers, chosen)
-    done = exporting.export_runs(place, run_ids, output, weights=weights)
+        run_ids = exporting.choose(base, identifiers, chosen, whole=style == "archive")
+    if style == "torch":
+        from bench.exchange import torch_files
+
+        for folder in torch_files.export(place, run_ids, output):
+            say(f"{folder}: {len(list(folder.glob('*.pth')))} members and {torch_files.DESCRIPTION}")
+        return 0
+    done = exporting.export_runs(place, run_ids, output, weights=weights is not False)
     _faults(done.left_out)
     size = output.stat().st_size / 2**20
     say(f"{output}: {len(done.manifest.runs)} runs, {len(done.manifest.files)} files, {size:,.1f} MiB")

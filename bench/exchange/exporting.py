@@ -28,8 +28,8 @@ class Exported:
     left_out: tuple[str, ...]
 
 
-def choose(db: Database, identifiers: tuple[str, ...], selectors: dict[str, Any]) -> list[str]:
-    """Ids of the runs to export, with those they were trained with: by prefixes, by selectors, or all.
+def choose(db: Database, identifiers: tuple[str, ...], selectors: dict[str, Any], *, whole: bool = True) -> list[str]:
+    """Ids of the runs to export: by prefixes, by selectors, or all; `whole`: with those they were trained with.
 
     Raises:
         BenchError: an unknown prefix, both manners at once, or nothing fits.
@@ -44,6 +44,8 @@ def choose(db: Database, identifiers: tuple[str, ...], selectors: dict[str, Any]
         chosen = [run for run in chosen if run.recipe == recipe_today(db.names, run.dataset, recipe)]
     if not chosen:
         raise BenchError("nothing to export: no run fits; `bench list runs` shows what there is")
+    if not whole:
+        return sorted({run.run_id for run in chosen})
     known = {run.run_id: run for run in queries.runs(db)}
     todo, found = [run.run_id for run in chosen], set()
     while todo:
