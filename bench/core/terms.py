@@ -26,5 +26,7 @@ Fusion = Literal["mean_probability", "weighted_probability", "weighted_vote", "s
 """The rule that makes one prediction of the members' (`bench.models.ensemble`)."""
 Normalisation = Literal["none", "dataset", "given", "file"]
 """Where the mean and the deviation before the members of an ensemble trained elsewhere are from."""
+NamedBy = Literal["own", "common", "mapped", "order"]
+"""How tensors of a file are told apart: names of bench's own, those in common use, renamed ones, or their order."""
 Activation = Literal["relu", "leaky_relu"]
 """Of the members."""

@@ -16,7 +16,7 @@ from bench.core.errors import BenchError
 from bench.core.files import read_json, write_json
 from bench.core.numbers import ENSEMBLE
 from bench.core.precision import Precision
-from bench.core.terms import BudgetName, JobKind, Kind, Normalisation, Split, Stop, Targets
+from bench.core.terms import BudgetName, JobKind, Kind, NamedBy, Normalisation, Split, Stop, Targets
 from bench.experiment import measurements
 from bench.experiment.fields import (
     AttemptId,
@@ -129,7 +129,7 @@ class GivenRecord(Strict):
     map: Annotated[list[Line], Field(max_length=LINES)] = []
     """As typed: `OLD=NEW`."""
     by_order: bool = False
-    names: Annotated[list[Literal["own", "common", "mapped", "order"]], Field(min_length=1, max_length=4)]
+    names: Annotated[list[NamedBy], Field(min_length=1, max_length=4)]
     """By which names the tensors were found, of all members."""
     members: Annotated[list[Line], Field(max_length=MEMBERS)]
     """Where each lies: its file, and its place in there."""
@@ -141,6 +141,8 @@ class GivenRecord(Strict):
     """Whether a mean and a deviation lie in the files themselves."""
     left_out: Annotated[list[Line], Field(max_length=LINES)] = []
     """Tensors that `--prefix` left out."""
+    aside: Annotated[list[Line], Field(max_length=LINES)] = []
+    """States of optimisers and random generators."""
     beside: Annotated[list[Line], Field(max_length=LINES)] = []
     """What speaks of a rule of fusion."""
 

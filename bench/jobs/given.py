@@ -120,7 +120,8 @@ def take(given: Given, plugin: str, settings: Mapping[str, Any], loaded: Loaded,
     if weights is not None and len(weights) != len(members):
         raise BenchError(f"{len(members)} members need as many --weights, not {len(weights)}")
     ensemble = Ensemble(members, fusion=fusion, weights=weights)
-    return Taken(ensemble, activation, _record(given, understood, ensemble, normalised))
+    aside = [place for contents in files for place in contents.aside]
+    return Taken(ensemble, activation, _record(given, understood, ensemble, normalised, aside))
 
 
 def _told(what: str, files: Sequence[outside.Contents], known: Sequence[str]) -> str | None:
@@ -184,8 +185,9 @@ def _fusion(
 
 
 def _record(
-    given: Given, understood: Sequence[Layout], ensemble: Ensemble, normalised: Sequence[Normalisation]
-) -> GivenRecord:
+    given: Given, understood: Sequence[Layout], ensemble: Ensemble, normalised: Sequence[Normalisation],
+    aside: Sequence[str],
+) -> GivenRecord:  # fmt: skip
     parts = [part for layout in understood for part in layout.members]
     rows = [
         [module.get_buffer(f"normalise.{name}").flatten() for module in ensemble.members] for name in ("mean", "std")
@@ -203,13 +205,14 @@ def _record(
         prefix=[visible(prefix)[:2000] for prefix in given.renaming.prefixes],
         map=[visible(f"{old}={new}")[:2000] for old, new in given.renaming.renamed],
         by_order=given.renaming.by_order,
-        names=sorted({part.names for part in parts}),  # type: ignore[arg-type]
+        names=sorted({part.names for part in parts}),
         members=places,
         normalisation=sorted(set(normalised)),
         mean=mean,
         std=std,
         file_normalises=own,
         left_out=[visible(place)[:2000] for layout in understood for place in layout.left_out][:1000],
+        aside=[visible(place)[:2000] for place in dict.fromkeys(aside)][:1000],
         beside=[visible(place)[:2000] for layout in understood for place in layout.rule][:1000],
     )
 
@@ -232,6 +235,8 @@ def sentence(given: Given, taken: Taken) -> str:
     if count > 1:
         weights = "" if ensemble.weights is None else f", weights {_row(ensemble.weights.tolist())}"
         parts.append(FUSED[ensemble.fusion] + weights)
+    if record.aside:
+        parts.append(f"passed over: {outside.some(record.aside)}")
     if record.left_out:
         parts.append(f"left out by --prefix: {outside.some(record.left_out)}")
     if record.beside and ensemble.weights is None:

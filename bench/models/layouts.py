@@ -14,9 +14,11 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
+import torch
 from torch import Tensor
 
 from bench.core.errors import BenchError
+from bench.core.terms import NamedBy
 from bench.models.outside import COUNTERS, Contents, StateDict, some, unusual
 
 Translate = Callable[[str], str]
@@ -27,12 +29,13 @@ STD = re.compile(r"(?:.*[._])?(?:std|stds|sd|sds|sigma|stdev)")
 MOST_CHANNELS = 16  # a vector longer than this is no normalisation of images
 # Last words of a place: single numbers, or rows of them, that training code notes beside weights.
 NOTED = re.compile(
-    r"acc|loss|err|epoch|step|iter|best|robust|time|^lr|learning_rate|n_averaged|num_updates|decay|initted|seed|version",
-    re.IGNORECASE,
-)
+    r"acc|loss|err|epoch|step|iter|best|robust|score|time|^lr|learning_rate|n_averaged|num_updates|decay|initted|seed"
+    r"|version", re.IGNORECASE,
+)  # fmt: skip
+NOTES = re.compile(r"(?:callbacks|loops|history|logs?|metrics|stats)\.")  # where all that is small is noted
 # Words for the same networks a second time: averaged, or of another moment.
 COPY = re.compile(
-    r"(?:^|[._])(?:ema|swa|averaged?|shadow|teacher|student|best|last|online|target|old|prev\w*)(?:[._]|$)",
+    r"(?:^|[._])(?:ema|swa|avg|averaged?|shadow|teacher|student|best|last|online|target|old|prev\w*)(?:[._]|$)",
     re.IGNORECASE,
 )
 # Words for rules that are no plain mean of the members.
@@ -91,13 +94,13 @@ class Member:
     Args:
         place: what all its names begin with, with the last dot; empty for a file that holds it alone.
         state: its tensors under the network's own names.
-        names: "own", "common" (those in use elsewhere), "mapped" or "order".
+        names: by which its tensors were found; "common" are those in use elsewhere.
         mean, std: of the file's own normalisation, for images in [0, 1]; None where the file has none.
     """
 
     place: str
     state: StateDict
-    names: str
+    names: NamedBy
     mean: Numbers | None = None
     std: Numbers | None = None
 
@@ -125,7 +128,7 @@ class _Found:
 
     place: str
     tensors: dict[str, str]
-    names: str
+    names: NamedBy
 
 
 def recognise(contents: Contents, wanted: Wanted, renaming: Renaming, source: str) -> Layout:
@@ -205,8 +208,8 @@ class _File:
         found, tensors = self._search(tensors)
         if not found:
             raise BenchError(f"{self.source} does not fit the model: {self._misfit(tensors)}")
-        found = self._in_turn(found)
         used = {place for one in found for place in one.tensors.values()}
+        found = self._in_turn(_distinct(found, tensors))
         left = {place: tensor for place, tensor in tensors.items() if place not in used}
         members, outer = [], set[str]()
         for one in found:
@@ -217,9 +220,9 @@ class _File:
             if own is None:
                 members.append(Member(base + one.place, state, one.names))
                 continue
-            (used if within is left else outer).update(own)
-            mean, std = (within[place].double().flatten().tolist() for place in own)
-            members.append(Member(base + one.place, state, one.names, *self._in_unit(mean, std, own[1])))
+            (used if within is left else outer).update(place for places in own for place in places)
+            mean, std = (within[places[0]].double().flatten().tolist() for places in own)
+            members.append(Member(base + one.place, state, one.names, *self._in_unit(mean, std, own[1][0])))
         left = {place: tensor for place, tensor in left.items() if place not in used}
         weights, rule = self._rule(left, len(found))
         left = {place: t for place, t in left.items() if place not in rule and not _noted(place, t)}
@@ -250,7 +253,7 @@ class _File:
             return found
         kinds: dict[str, list[_Found]] = {}
         for one in found:
-            kinds.setdefault(re.sub(r"\d+", "#", one.place), []).append(one)
+            kinds.setdefault(_kind(one), []).append(one)
         holds = f"{self.source} holds {len(found)} networks that fit"
         if len(kinds) > 1:
             raise BenchError(f"{holds}, {self._choice(list(kinds.values()))}")
@@ -298,24 +301,28 @@ class _File:
             return ""
         return renaming.options() if members in (None, len(found.members)) else ""
 
-    def _normaliser(self, one: _Found, found: list[_Found], tensors: StateDict, base: str) -> tuple[str, str] | None:
-        """The places of the mean and the deviation that are nearest to a network; None where there are none.
+    def _normaliser(
+        self, one: _Found, found: list[_Found], tensors: StateDict, base: str
+    ) -> tuple[list[str], list[str]] | None:
+        """The places of the mean and of the deviation that are nearest to a network; None where there are none.
+
+        Several places hold the same.
 
         Raises:
-            BenchError: only one of the two, or several.
+            BenchError: only one of the two is there, or several that differ.
         """
         others = [base + other.place for other in found if other is not one and other.place]
         own = {}
         for what, pattern in (("mean", MEAN), ("std", STD)):
             near = _nearest(tensors, base + one.place, others, pattern)
-            if len(near) > 1:
+            if not all(torch.equal(tensors[place], tensors[near[0]]) for place in near):
                 raise BenchError(
                     f"{self.source}: {some(near)} may each be the normalisation of {one.place or 'the network'}"
                 )
             if near:
-                own[what] = near[0]
+                own[what] = near
         if len(own) == 1:
-            (place,) = own.values()
+            ((place, *_),) = own.values()
             raise BenchError(f"{self.source}: {place} looks like one half of a normalisation, and the other is missing")
         return (own["mean"], own["std"]) if own else None
 
@@ -363,8 +370,8 @@ class _File:
         places = dict.fromkeys(name[: dot.end()] for name in tensors for dot in re.finditer(r"\.", name))
         best: tuple[int, str] = (0, "")
         for place in ("", *places):
-            here = (name.removeprefix(place) for name in tensors if name.startswith(place))
-            best = max(best, (sum(translate(name) in names for name in here), place), key=lambda pair: pair[0])
+            inside = (name.removeprefix(place) for name in tensors if name.startswith(place))
+            best = max(best, (sum(translate(name) in names for name in inside), place), key=lambda pair: pair[0])
         place = best[1]
         here = [name.removeprefix(place) for name in tensors if name.startswith(place)]
         here = [n for n in here if not _counts(n, tensors[place + n]) and not _beside(n, tensors[place + n])]
@@ -394,6 +401,30 @@ class _File:
         if self.trial or not (hint := self._helps(ordered)):
             return "Is --model the right one? --prefix and --map OLD=NEW change names"
         return f"In order the shapes do agree: {hint} takes the tensors as they come; or name them with --map OLD=NEW"
+
+
+def _distinct(found: list[_Found], tensors: StateDict) -> list[_Found]:
+    """Without those that are the same, number for number, as another that is no entry of the same list.
+
+    Some codes save a network a second time within an object that attacks it.
+    """
+    kept: list[_Found] = []
+    for one in found:
+        if not any(_kind(other) != _kind(one) and _same(other, one, tensors) for other in kept):
+            kept.append(one)
+    return kept
+
+
+def _same(one: _Found, other: _Found, tensors: StateDict) -> bool:
+    both = (
+        (tensors[place], tensors[other.tensors[name]]) for name, place in one.tensors.items() if name in other.tensors
+    )
+    return all(torch.equal(mine, theirs) for mine, theirs in both)
+
+
+def _kind(one: _Found) -> str:
+    """Its place without numbers."""
+    return re.sub(r"\d+", "#", one.place)
 
 
 def _head(group: list[_Found]) -> str:
@@ -428,13 +459,13 @@ def _networks(
 
 def _named(
     tensors: StateDict, wanted: Wanted, changes: tuple[tuple[str, str], ...]
-) -> tuple[str, dict[str, str]] | None:
+) -> tuple[NamedBy, dict[str, str]] | None:
     """How names fit: which they are, and our name → theirs; None where they do not."""
     needed = set(wanted.needed)
     if len(tensors) < len(needed):
         return None
     network = [name for name in tensors if not _beside(name, tensors[name])]
-    ways: list[tuple[str, Iterable[str], Translate]] = [
+    ways: list[tuple[NamedBy, Iterable[str], Translate]] = [
         ("own", tensors, str), ("own", network, str), ("common", network, wanted.own_name),
     ]  # fmt: skip
     if changes:
@@ -458,7 +489,7 @@ def _named(
     return None
 
 
-def _ordered(tensors: StateDict, wanted: Wanted) -> tuple[str, dict[str, str]] | None:
+def _ordered(tensors: StateDict, wanted: Wanted) -> tuple[NamedBy, dict[str, str]] | None:
     """How tensors fit in their order, by shapes alone; None where they do not."""
     counters = [name for name, tensor in tensors.items() if _counts(name, tensor)]
     theirs = [name for name, tensor in tensors.items() if not _counts(name, tensor) and not _beside(name, tensor)]
@@ -489,7 +520,7 @@ def _normalises(name: str, tensor: Tensor, what: re.Pattern[str]) -> bool:
 
 def _noted(name: str, tensor: Tensor) -> bool:
     """Whether it is what training code notes (an accuracy, a step), no weight."""
-    return tensor.squeeze().ndim <= 1 and bool(NOTED.search(name.rpartition(".")[2]))
+    return tensor.squeeze().ndim <= 1 and bool(NOTES.match(name) or NOTED.search(name.rpartition(".")[2]))
 
 
 def float32(value: float) -> float:

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import json
 import pickle
+import re
 import warnings
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -20,6 +21,7 @@ from bench.core.tensors import HEADER
 
 StateDict = dict[str, Tensor]
 COUNTERS = "num_batches_tracked"  # BatchNorm counts batches; old files have no such entry, and inference needs none
+OPTIMISER = re.compile(r"(?:.*\.)?(?:opt|optim|optimizers?|optimisers?)(?:_states?|_state_dict)?", re.IGNORECASE)
 DEEPEST = 8  # containers within one another: a container may hold itself
 
 # What the first bytes of other formats are, and what to do.
@@ -142,7 +144,10 @@ def _check_format(path: Path, head: bytes) -> None:
 
 
 def _torch(path: Path) -> Any:
-    allowed = [*((_Inert, name) for name in INERT), *((_Table, name) for name in TABLES)]
+    allowed: list[Callable[..., Any] | tuple[Callable[..., Any], str]] = [
+        *((_Inert, name) for name in INERT),
+        *((_Table, name) for name in TABLES),
+    ]
     try:
         with warnings.catch_warnings(), safe_globals(allowed):
             warnings.simplefilter("ignore")  # of what is refused all the same: one line tells it
@@ -183,7 +188,7 @@ def _leaves(content: Any, place: str, depth: int, aside: list[str]) -> Iterator[
         return
     parts: Iterator[tuple[Any, Any]]
     if isinstance(content, Mapping):
-        if {"state", "param_groups"} <= content.keys():
+        if {"state", "param_groups"} <= content.keys() or OPTIMISER.fullmatch(place):
             aside.append(place)
             return
         parts = iter(content.items())

@@ -210,10 +210,28 @@ class Written:
         content = {
             "epoch": 9, "global_step": 900, "pytorch-lightning_version": "2.4.0", "hyper_parameters": {"lr": 0.1},
             "state_dict": joined("model.nets.{}.", self.states), "loops": {"fit_loop": {"state_dict": {}}},
-            "callbacks": {"ModelCheckpoint": {"best_model_score": torch.tensor(0.9)}}, "hparams_name": "kwargs",
+            "callbacks": {"Checkpoint": {"kth_value": torch.tensor(0.9), "best_k_models": {"a.ckpt": torch.ones(())}}},
+            "hparams_name": "kwargs",
             "optimizer_states": [sgd.state_dict()], "lr_schedulers": [{"last_epoch": 9}],
         }  # fmt: skip
         return self.save(content, "last.ckpt"), self.plain
+
+    def saved_again_within_an_attacker(self) -> Any:
+        contents = []
+        for state in self.states:
+            inner = prefixed("model.", state)
+            inner |= {
+                "normalizer.new_mean": torch.full((1, 1, 1), 0.2),
+                "normalizer.new_std": torch.full((1, 1, 1), 0.4),
+            }
+            attacker = {name.replace("normalizer", "normalize"): tensor.clone() for name, tensor in inner.items()}
+            contents.append({"model": prefixed("module.", inner) | prefixed("module.attacker.", attacker), "epoch": 1})
+        return self.each(contents), soft([nn.Sequential(Normalizer(0.2, 0.4), net) for net in self.nets])
+
+    def robust_zoo(self) -> Any:
+        numbers = {"mu": torch.full((1, 1, 1, 1), 0.2), "sigma": torch.full((1, 1, 1, 1), 0.4)}
+        contents = [prefixed("module.", numbers | state) for state in self.states]
+        return self.each(contents), soft([nn.Sequential(Normalizer(0.2, 0.4), net) for net in self.nets])
 
     def averaged_by_torch(self) -> Any:
         return self.each([torch.optim.swa_utils.AveragedModel(net).state_dict() for net in self.nets]), self.plain
@@ -316,6 +334,10 @@ def test_it_says_what_it_understood(tmp_path: Path) -> None:
     found, told = taken(files, "--prefix model1.")
     assert told.startswith("1 member × resnet8 out of a.pth (model1.model), ")
     assert "left out by --prefix: model0." in told
+    files = Written(tmp_path).checkpoint_with_optimiser()[0]
+    assert taken(files)[1].endswith("passed over: optimizer_state_dict, rng")
+    files, *_ = Written(tmp_path).entries_model0_with_normalizers()
+    found, told = taken(files, "--prefix model1.")
     assert "fused" not in told
     assert found.record.members == ["a.pth: model1.model"]
     assert found.record.left_out[0].startswith("model0.")
@@ -330,6 +352,10 @@ def test_members_are_in_the_order_of_their_numbers(tmp_path: Path) -> None:
         assert torch.equal(member.get_submodule("network.conv").weight, net.conv1.weight)
 
 
+def other(states: list[State]) -> list[State]:
+    return [{name: 2 * tensor for name, tensor in state.items()} for state in states]
+
+
 def pasted(message: str) -> list[str]:
     """The options in a message, as they would be pasted."""
     found = re.findall(r"((?:--(?:prefix|map|normalisation|mean|std) '?[^\s']+'? ?|--by-order ?)+)", message)
@@ -340,7 +366,7 @@ def pasted(message: str) -> list[str]:
     ("content", "said", "members"),
     [
         (lambda s: {"state_dict": s[0], "state_dict_ema": s[1]}, "the same one twice", [1, 1]),
-        (lambda s: {"model": {"nets": s}, "ema": {"nets": s[::-1]}}, "the same 3 twice", [3, 3]),
+        (lambda s: {"model": {"nets": s}, "ema": {"nets": other(s)}}, "the same 3 twice", [3, 3]),
         (lambda s: {"alice": s[0], "bob": s[1], "carol's": s[2]}, "not numbered as members are", [3]),
         (lambda s: {"model0": s[0], "model1": s[1], "surrogate": s[2]}, "not numbered as members are", [3]),
         (lambda s: {"epoch_10": s[0], "epoch_20": s[1]}, "numbered 10, 20: is one missing", [2]),
@@ -365,7 +391,7 @@ def test_a_hint_works_when_pasted_and_makes_no_member_of_an_ensemble(
     [
         ({"head.weight": torch.ones(3, 4), "head.bias": torch.ones(3)}, "head.weight, head.bias belong to no member"),
         ({"normalizer.mean": torch.tensor([0.5])}, "normalizer.mean looks like one half of a normalisation"),
-        ({"n1.mean": torch.ones(1), "n2.mean": torch.ones(1), "n1.std": torch.ones(1)}, "may each be the normalis"),
+        ({"n1.mean": torch.ones(1), "n2.mean": torch.zeros(1), "n1.std": torch.ones(1)}, "may each be the normalis"),
         ({"normalizer.mean": torch.ones(1), "normalizer.std": torch.zeros(1)}, "a deviation that is not above 0"),
         ({"mean": torch.ones(3), "std": torch.ones(3)}, "has 3 and 3 numbers for 1 channels"),
         ({"gate.weight": torch.ones(3, 64)}, "gate.weight speaks of a way to fuse members that is not among"),
