@@ -23,7 +23,7 @@ ALLOWED = {
     "store": "experiment core",
     "jobs": f"store evaluation {SCIENCE}",
     "report": "store experiment core",
-    "exchange": "jobs store training experiment core",
+    "exchange": "jobs store training models experiment core",
     "doctor": f"jobs store {SCIENCE}",
     "perf": f"jobs store methods baselines {SCIENCE}",
     "cli": f"perf doctor exchange report jobs store evaluation {SCIENCE}",

@@ -124,7 +124,7 @@ def take(given: Given, plugin: str, settings: Mapping[str, Any], loaded: Loaded,
     return Taken(ensemble, activation, _record(given, understood, ensemble, normalised, aside))
 
 
-def _told(what: str, files: Sequence[outside.Contents], known: Sequence[str]) -> str | None:
+def _told(what: str, files: Sequence[outside.WeightsFile], known: Sequence[str]) -> str | None:
     """What bench wrote beside weights of its own; None where it did not, or files differ."""
     told = {contents.told.get(what) for contents in files}
     (value,) = told if len(told) == 1 else (None,)
@@ -162,7 +162,7 @@ def _fitting(mean: Sequence[float], std: Sequence[float], channels: int) -> tupl
 
 
 def _fusion(
-    given: Given, files: Sequence[outside.Contents], understood: Sequence[Layout], members: int
+    given: Given, files: Sequence[outside.WeightsFile], understood: Sequence[Layout], members: int
 ) -> tuple[str, tuple[float, ...] | None]:
     """The rule and its weights.
 
@@ -261,7 +261,7 @@ def _row(numbers: Sequence[float]) -> str:
     return " ".join(f"{number:.4g}" for number in numbers)
 
 
-def _other_model(given: Given, contents: outside.Contents, loaded: Loaded, dataset: Dataset) -> str:
+def _other_model(given: Given, contents: outside.WeightsFile, loaded: Loaded, dataset: Dataset) -> str:
     """What to add to a refusal where the weights fit another configured model, as those of another shortcut do."""
     for name in loaded.config.models:
         if name == given.model:

@@ -19,7 +19,7 @@ from torch import Tensor
 
 from bench.core.errors import BenchError
 from bench.core.terms import NamedBy
-from bench.models.outside import COUNTERS, Contents, StateDict, some, unusual
+from bench.models.outside import COUNTERS, StateDict, WeightsFile, some, unusual
 
 Translate = Callable[[str], str]
 Numbers = tuple[float, ...]
@@ -131,7 +131,7 @@ class _Found:
     names: NamedBy
 
 
-def recognise(contents: Contents, wanted: Wanted, renaming: Renaming, source: str) -> Layout:
+def recognise(contents: WeightsFile, wanted: Wanted, renaming: Renaming, source: str) -> Layout:
     """The members in a file.
 
     Args:
@@ -148,7 +148,7 @@ def recognise(contents: Contents, wanted: Wanted, renaming: Renaming, source: st
 class _File:
     """A file, the network that is looked for, and what was said; `trial`: only to see whether something would help."""
 
-    contents: Contents
+    contents: WeightsFile
     wanted: Wanted
     renaming: Renaming
     source: str

@@ -72,7 +72,7 @@ TABLES = (
 
 
 @dataclass(frozen=True)
-class Contents:
+class WeightsFile:
     """What a file holds, flat: a place is the keys on the way to it, joined by dots.
 
     Args:
@@ -88,7 +88,7 @@ class Contents:
     told: Mapping[str, Any] = field(default_factory=dict)
 
 
-def read(path: Path) -> Contents:
+def read(path: Path) -> WeightsFile:
     """All tensors of a file, on the CPU: `.safetensors`, or anything that `torch.load(weights_only=True)` reads.
 
     Raises:
@@ -112,10 +112,10 @@ def read(path: Path) -> Contents:
             beside[place] = value
     if not tensors or "" in tensors:
         raise BenchError(f"{path} holds no weights: it is {_described(content)}, where names → tensors are wanted")
-    return Contents(tensors, beside, tuple(aside))
+    return WeightsFile(tensors, beside, tuple(aside))
 
 
-def _safetensors(path: Path) -> Contents:
+def _safetensors(path: Path) -> WeightsFile:
     try:
         with safe_open(path, framework="pt") as file:
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - no mapping
@@ -128,7 +128,7 @@ def _safetensors(path: Path) -> Contents:
         told = json.loads(header.get(HEADER, "{}"))
     except ValueError:
         told = {}
-    return Contents(tensors, told=told if isinstance(told, dict) else {})
+    return WeightsFile(tensors, told=told if isinstance(told, dict) else {})
 
 
 def _check_format(path: Path, head: bytes) -> None:

@@ -27,7 +27,7 @@ from bench.jobs.given import Given, Taken, sentence, take
 from bench.models import layouts
 from bench.models.build import model_plugin
 from bench.models.layouts import Renaming
-from bench.models.outside import Contents, read
+from bench.models.outside import WeightsFile, read
 
 State = dict[str, Any]
 Script = Callable[[Tensor], Tensor]
@@ -152,13 +152,13 @@ class Written:
     def checkpoint_with_optimiser(self) -> Any:
         contents = []
         for net in self.nets:
-            net = copy.deepcopy(net).train()
-            optimizer = torch.optim.Adam(net.parameters())
-            net(torch.rand(4, 1, 8, 8)).sum().backward()
+            net = copy.deepcopy(net)
+            optimizer = torch.optim.Adam(net.parameters(), lr=1e-4)
+            net(torch.linspace(0, 1, 256).view(4, 1, 8, 8)).logsumexp(1).sum().backward()
             optimizer.step()
             contents.append(
                 {
-                    "epoch": 7, "arch": "resnet8", "model_state_dict": net.eval().state_dict(),
+                    "epoch": 7, "arch": "resnet8", "model_state_dict": net.state_dict(),
                     "optimizer_state_dict": optimizer.state_dict(), "best_acc1": torch.tensor(91.5),
                     "loss": np.float64(0.25), "args": argparse.Namespace(lr=0.1), "rng": torch.get_rng_state(),
                     "train_losses": torch.rand(7),
@@ -534,4 +534,4 @@ def test_shapes_decide_the_order_alone(tmp_path: Path) -> None:
     )
     cut = dict(list(state.items())[1:])
     with pytest.raises(BenchError, match=r"its tensor number 1 is \(16,\), the model wants \(16, 1, 3, 3\)"):
-        layouts.recognise(Contents(cut), wanted, Renaming(by_order=True), "a.pth")
+        layouts.recognise(WeightsFile(cut), wanted, Renaming(by_order=True), "a.pth")
