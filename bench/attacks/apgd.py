@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
 
 from bench.attacks.base import Attack
+from bench.attacks.rivals import TARGETS, check_targets, each_rival
 from bench.core.errors import BenchError
 from bench.core.lazy import torch
 
@@ -41,9 +42,9 @@ def momentum_step(
     return problem.project(x + share * (z - x) + (1 - share) * (x - old))
 
 
-def surface_start(problem: Problem) -> Tensor:
-    """Uniform noise scaled to reach the surface of the ℓ∞ ball, clipped to [0, 1]."""
-    noise = problem.uniform()
+def surface_start(problem: Problem, name: object = "start") -> Tensor:
+    """Uniform noise scaled to reach the surface of the ℓ∞ ball, clipped to [0, 1]; `name` of the random numbers."""
+    noise = problem.uniform(name)
     reach = noise.flatten(1).abs().amax(1).clamp_min(1e-12)
     return problem.project(problem.images + problem.budget * noise / reach.view(-1, 1, 1, 1))
 
@@ -78,8 +79,17 @@ class APGD(Attack):
 
     def run(self, problem: Problem) -> Tensor:
         """Ascent from a random start; broken images leave under `first_success`."""
-        x = surface_start(problem)
-        answer = problem.ask(x, self.loss)
+        return self.climb(problem)
+
+    def climb(self, problem: Problem, start: object = "start", curve: bool | str = True) -> Tensor:
+        """One ascent: the point of the highest loss of each image still held.
+
+        Args:
+            start: name of the random numbers of the first point.
+            curve: as for `Problem.gradient`.
+        """
+        x = surface_start(problem, start)
+        answer = problem.ask(x, self.loss, curve=curve)
         gradient, value = answer.gradient, answer.losses
         old, best, best_gradient, best_value, checked = x, x, gradient, value, value
         step = torch.full_like(value, 2 * problem.budget, dtype=x.dtype)
@@ -97,8 +107,8 @@ class APGD(Attack):
             share = 1.0 if index == 1 else MOMENTUM
             x, old = momentum_step(problem, x, old, gradient, step.view(-1, 1, 1, 1), share), x
             before = value
-            if index < self.steps:
-                answer = problem.ask(x, self.loss)
+            if index < self.steps or problem.eot > 1:
+                answer = problem.ask(x, self.loss, curve=curve)
                 gradient, value = answer.gradient, answer.losses
             else:  # no step follows: its gradient would be thrown away
                 value = problem.loss(problem.scores(x), self.loss)
@@ -136,7 +146,40 @@ class APGDDLR(APGD):
     Official settings (AutoAttack's code, which the TRS paper used): 100 steps, first step 2ε, momentum .75, ρ .75.
 
     The fused output of a probability rule (`mean_probability`, votes) is log-probabilities: the ratio is taken of
-    these, never of probabilities; of logits where the rule sums or averages logits. Needs four classes or more.
+    these, never of probabilities; of logits where the rule sums or averages logits. Needs three classes or more; with
+    targets four.
     """
 
     loss: ClassVar[str] = "dlr"
+
+
+@dataclass(frozen=True, kw_only=True)
+class APGDT(APGD):
+    """Auto-PGD on the targeted DLR loss, led to the nine likeliest wrong classes in turn (APGD-T), Croce and Hein 2020.
+
+    Official settings (AutoAttack's code): nine targets, those ranked 2 to 10 by the scores of the clean image, with one
+    run of 100 steps each, as `apgd_dlr` otherwise. An image is done as soon as any wrong class is given. Needs four
+    classes or more; with C < 10 classes there are C − 1 targets.
+
+    Args:
+        target_classes: the most targets for an image.
+    """
+
+    loss: ClassVar[str] = "dlr"
+    takes_targets: ClassVar[bool] = False
+    ends_at_success: ClassVar[bool] = True
+
+    target_classes: int = TARGETS
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_targets(self.target_classes)
+
+    @property
+    def passes(self) -> int:
+        """All targets."""
+        return self.steps * self.target_classes
+
+    def run(self, problem: Problem) -> Tensor:
+        """An ascent for each target; images that break leave for good."""
+        return each_rival(problem, self.target_classes, lambda name: self.climb(problem, ("start", name), name))

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
 
 from bench.core.errors import BenchError
+from bench.core.settings import added
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -22,6 +23,8 @@ class Attack:
 
     Args:
         restarts: how often the attack runs, each time with random numbers of its own; every run must be survived.
+        eot: passes that each gradient is the mean over (expectation over transformation, Athalye et al. 2018): for
+            models whose output is random.
 
     Class attributes:
         version: raised whenever results change; results of an older version are shown as stale.
@@ -32,6 +35,7 @@ class Attack:
         takes_targets: whether it leads to `problem.targets` where there are any (the named losses of
             `Problem.gradient` do).
         asks_members: whether it makes passes through single members, which are float32 whatever precision is chosen.
+        ends_at_success: whether it is defined to be done with an image at the first success, under `last` too.
     """
 
     version: ClassVar[int] = 1
@@ -41,12 +45,23 @@ class Attack:
     needs_gradient: ClassVar[bool] = True
     takes_targets: ClassVar[bool] = False
     asks_members: ClassVar[bool] = False
+    ends_at_success: ClassVar[bool] = False
 
     restarts: int = 1
+    eot: int = added(1)
 
     def __post_init__(self) -> None:
         if self.restarts < 1:
             raise BenchError(f"restarts is at least 1, not {self.restarts}: without one nothing would be attacked")
+        if self.eot < 1:
+            raise BenchError(f"eot, the number of passes behind a gradient, is at least 1, not {self.eot}")
+        if self.eot > 1 and not self.needs_gradient:
+            raise BenchError(f"{type(self).__name__} takes no gradients: eot stays 1, not {self.eot}")
+
+    @property
+    def passes(self) -> int:
+        """About how many passes one restart makes for an image that stands: for estimates of time."""
+        return int(getattr(self, "steps", 1))
 
     def run(self, problem: Problem) -> Tensor:
         """Adversarial images for the images that `problem` still holds when this returns: [b, C, H, W].

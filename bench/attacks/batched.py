@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor, nn
@@ -54,11 +54,13 @@ class BatchedAttack:
         if len(again):
             other, output[again], further = self._run_once(rows[again], restart, self.model)
             problem.result[again] = other.result
+            problem.broken_at[again] = other.broken_at
             problem.forwards += other.forwards + len(again)
             problem.backwards += other.backwards
             far = max(far, further)
         change = (problem.result - self.images.floats(rows)).flatten(1)
         self.counts.add(problem, restart, unmoved=(change == 0).all(1).sum(), far=far)
+        self.counts.add_stages(problem, rows, self.fooled(output, rows))
         if self.attack.norm is None and restart == 0:
             self.counts.add_distances(change[clean & self.fooled(output, rows)])
         return problem.result, output
@@ -71,6 +73,9 @@ class BatchedAttack:
         """The finished problem, the model's classes [b] for its result, and how far that was outside the budget."""
         clean_images = self.images.floats(rows)
         name = type(self.attack).__name__
+        conditions = self.conditions
+        if self.attack.ends_at_success:
+            conditions = replace(conditions, stop="first_success")
         problem = Problem(
             name=name,
             norm=self.attack.norm,
@@ -78,12 +83,13 @@ class BatchedAttack:
             images=clean_images.clone(),  # an attack that works in place must not move what it is measured against
             labels=self.images.labels[rows].clone(),
             rows=rows,
-            conditions=self.conditions,
+            conditions=conditions,
             restart=restart,
             draws=self.draws,
             targets=None if self.targets is None else self.targets[rows].clone(),
             network=network,
             coarse=self.coarse,
+            eot=self.attack.eot,
         )
         problem.finish(self.attack.run(problem))
         if not bool(problem.result.isfinite().all()):

@@ -9,13 +9,18 @@ import torch
 from torch import Tensor
 
 from bench.attacks.problem import Problem
+from bench.core.bits import to_text
 from bench.core.precision import Precision
 
 
 class AttackCounts:
-    """Sums over batches: passes, and what flags are derived from."""
+    """Sums over batches: passes, and what flags are derived from.
 
-    def __init__(self) -> None:
+    Args:
+        images: number of images of the evaluation set.
+    """
+
+    def __init__(self, images: int) -> None:
         self.forwards = 0
         self.backwards = 0
         self.asked_in: Precision | None = None  # the precision of the passes, where another one than float32 was wanted
@@ -25,6 +30,9 @@ class AttackCounts:
         self._excess = 0.0
         self._losses: dict[str, list[list[float]]] = {}  # by stage, per gradient call of the first restart: sum, images
         self._distances: list[Tensor] | None = None  # [images broken, 2]: l1, l2; of attacks without a ball
+        self._stages: list[str] = []
+        self._broken_at = torch.full((images,), -1)  # place in the stages of the first that broke the image
+        self._facts: dict[str, Any] = {}
 
     def add(self, problem: Problem, restart: int, *, unmoved: Tensor, far: float) -> None:
         """Take the counts of one batch; its images were judged once more than `problem` knows."""
@@ -51,10 +59,29 @@ class AttackCounts:
         self._distances = self._distances or []
         self._distances.append(torch.stack([change.abs().sum(1), change.norm(dim=1)], 1).cpu())
 
+    def add_stages(self, problem: Problem, rows: Tensor, success: Tensor) -> None:
+        """Take which stage broke which image of the batch at `rows`; `success`, bool [b], is the harness's judgement.
+
+        What only the result breaks, which no stage has shown to the model, is the last stage's.
+        """
+        self._facts |= problem.facts
+        if len(problem.stages) > len(self._stages):
+            self._stages = list(problem.stages)
+        if not problem.stages:
+            return
+        last = len(problem.stages) - 1
+        at = torch.where(problem.broken_at < 0, last, problem.broken_at)[success].cpu()
+        broken = rows[success].cpu()
+        fresh = self._broken_at[broken] < 0
+        self._broken_at[broken[fresh]] = at[fresh]
+
     def measurements(self) -> dict[str, Any]:
         """JSON-like: counts of the first restart, and the mean loss over the images attacked at each step.
 
         `loss_stages` where the attack names stages: [name, steps] of each, in the order of `loss_curve`.
+        `stages` where several attacks follow each other: name of each, how many images it broke of those that earlier
+        ones had left, and which (`bits`). Attacks say themselves: `implementation`; `target_classes`, to how many
+        classes each image was led.
         `asked_in` where another precision than float32 was wanted: the one that the attack asked in.
         For attacks without a ball also `distances`: how many images broke (`broken`), and of these the mean, median,
         smallest and largest distance in `l1` and `l2` (none when no image broke).
@@ -69,9 +96,15 @@ class AttackCounts:
             "largest_excess": max(0.0, self._excess),
             "loss_curve": [value for curve in curves.values() for value in curve],
             **({"loss_stages": [[stage, len(curve)] for stage, curve in curves.items()]} if any(curves) else {}),
+            **({"stages": [self._stage(place) for place in range(len(self._stages))]} if self._stages else {}),
+            **self._facts,
             **({} if self.asked_in is None else {"asked_in": self.asked_in}),
         }
         return counts if self._distances is None else {**counts, "distances": _summary(torch.cat(self._distances))}
+
+    def _stage(self, place: int) -> dict[str, Any]:
+        broken = self._broken_at == place
+        return {"attack": self._stages[place], "broken": int(broken.sum()), "bits": to_text(broken)}
 
 
 def _summary(distances: Tensor) -> dict[str, Any]:

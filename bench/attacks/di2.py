@@ -45,10 +45,10 @@ class DI2FGSM(MIM):
         """The gradient at `x`, seen through this step's transformation."""
         chance, size, top, left = problem.shared_uniform(("diversity", step), 4)
         if chance >= self.probability:
-            return problem.gradient(x)
+            return problem.gradient(x, self.loss)
 
         def evaluate(point: Tensor) -> Tensor:
-            return problem.loss(problem.network(resize_and_pad(point, self.smallest, size, top, left)), "ce")
+            return problem.valued(resize_and_pad(point, self.smallest, size, top, left), self.loss)[1]
 
         return problem.ascend(x, evaluate)[0]
 

@@ -52,7 +52,7 @@ class ILA(Iterative):
         step = self.rel_step * problem.budget
         guide = problem.images
         for _ in range(self.guide_steps):
-            guide, gradient = problem.drop_broken(guide, problem.gradient(guide, curve="guide"))
+            guide, gradient = problem.drop_broken(guide, problem.gradient(guide, self.loss, curve="guide"))
             if not len(guide):
                 return guide
             guide = problem.project(guide + step * gradient.sign())

@@ -41,6 +41,8 @@ class IR(PGD):
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        if self.loss != "ce":
+            raise BenchError(f"loss: ir ascends the cross-entropy less the interaction, never {self.loss}")
         if self.strength < 0:
             raise BenchError(f"strength, the weight of the interaction, is at least 0, not {self.strength}")
         if self.samples < 1:

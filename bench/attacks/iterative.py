@@ -6,13 +6,16 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
 
 from bench.attacks.base import Attack
-from bench.core.errors import BenchError
+from bench.core.errors import BenchError, unknown_name
 from bench.core.lazy import torch
+from bench.core.settings import added
 
 if TYPE_CHECKING:
     from torch import Tensor
 
     from bench.attacks.problem import Problem
+
+NAMED = ("ce", "cw", "dlr", "members_ce")  # losses that iterative attacks ascend
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -22,6 +25,8 @@ class Iterative(Attack):
     Args:
         steps: number of steps.
         rel_step: length of a step as a share of ε.
+        loss: that is ascended: cross-entropy, CW margin or DLR of the fused output, or `members_ce`, the mean of the
+            members' own cross-entropies (each member counts alike, whatever its weight in the fusion).
         restarts: independent random starts.
     """
 
@@ -29,11 +34,14 @@ class Iterative(Attack):
 
     steps: int = 50
     rel_step: float = 0.1
+    loss: str = added("ce")
 
     def __post_init__(self) -> None:
         super().__post_init__()
         if self.steps < 1:
             raise BenchError(f"steps is at least 1, not {self.steps}")
+        if self.loss not in NAMED:
+            raise unknown_name("loss", self.loss, NAMED)
         if self.rel_step <= 0:
             raise BenchError(f"rel_step, the step as a share of ε, is above 0, not {self.rel_step}")
 
@@ -47,7 +55,7 @@ class Iterative(Attack):
 
     def slope(self, problem: Problem, x: Tensor, step: int) -> Tensor:
         """What step number `step` (from 0) ascends at `x`: a gradient [b, C, H, W]."""
-        return problem.gradient(x)
+        return problem.gradient(x, self.loss)
 
     def run(self, problem: Problem) -> Tensor:
         """`steps` steps of `rel_step`·ε, each projected; broken images leave under `first_success`."""
@@ -91,9 +99,7 @@ class PGDCW(PGD):
     authors' mask is 0, which beats every log-probability.
     """
 
-    def slope(self, problem: Problem, x: Tensor, step: int) -> Tensor:
-        """Gradient of minus the hinge on the margin; zero where the attack leads by the confidence."""
-        return problem.gradient(x, "cw")
+    loss: str = added("cw")
 
 
 @dataclass(frozen=True, kw_only=True)

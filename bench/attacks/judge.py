@@ -145,7 +145,7 @@ def attack_images(
         targets = _checked_targets(targets, attack, images)
     at_once = conditions.stop == "first_success"
     started = time.perf_counter()
-    counts = AttackCounts()
+    counts = AttackCounts(len(images))
     with evaluation_mode(model):
         if clean is None:
             clean = predictions(model, images, batch_size=conditions.batch_size) == images.labels
@@ -217,8 +217,7 @@ def _network(
 def _pays(attack: Attack, images: ImageSet) -> bool:
     """Whether a fast copy of the model is worth its making; never by the clock, so that results stay the same."""
     pixels = images.images.shape[2] * images.images.shape[3]
-    passes = getattr(attack, "steps", 1) * len(images)
-    return attack.needs_gradient and pixels >= PIXELS and passes >= PASSES
+    return pixels >= PIXELS and attack.passes * len(images) >= PASSES
 
 
 def _checked_targets(targets: Tensor, attack: Attack, images: ImageSet) -> Tensor:

@@ -56,10 +56,13 @@ def dlr(scores: Tensor, labels: Tensor, targets: Tensor | None = None) -> Tensor
     give the same value.
 
     Raises:
-        BenchError: fewer than four classes.
+        BenchError: fewer than three classes; with targets, fewer than four.
     """
-    if scores.shape[1] < 4:
-        raise BenchError(f"the DLR loss needs four classes or more, not {scores.shape[1]}; take the cross-entropy")
+    least, kind = (3, "") if targets is None else (4, "targeted ")
+    if scores.shape[1] < least:
+        words = {3: "three", 4: "four"}[least]
+        told = f"the {kind}DLR loss needs {words} classes or more, not {scores.shape[1]}"
+        raise BenchError(f"{told}; take an attack on the cross-entropy, such as apgd_ce")
     own = scores.gather(1, labels[:, None]).squeeze(1)
     if targets is None:
         top = scores.topk(3, dim=1)
@@ -70,4 +73,13 @@ def dlr(scores: Tensor, labels: Tensor, targets: Tensor | None = None) -> Tensor
     return (wanted - own) / (best[:, 0] - (best[:, 2] + best[:, 3]) / 2 + 1e-12)
 
 
-LOSSES: dict[str, AttackLoss] = {"ce": ce, "cw": cw, "dlr": dlr}
+def lead(scores: Tensor, labels: Tensor, targets: Tensor | None = None) -> Tensor:
+    """By how much the best other class leads the label; with targets, the target the best other class.
+
+    The hinge of `cw` without its end: above 0 where the attack is done (Square's margin loss with its sign turned).
+    """
+    return -margin(scores, labels) if targets is None else margin(scores, targets)
+
+
+LOSSES: dict[str, AttackLoss] = {"ce": ce, "cw": cw, "dlr": dlr, "lead": lead}
+OF_MEMBERS = {"members_ce": "ce"}  # the mean of this loss over the members' own outputs, not that of the fused one

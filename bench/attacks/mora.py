@@ -70,11 +70,11 @@ class MORA(Attack):
             def evaluate(point: Tensor, fused: list[Tensor] = fused) -> Tensor:
                 logits = ensemble.member_logits(point)
                 fused.append(ensemble.fuse(logits))
-                surrogate = self.surrogate(ensemble, logits, fused[0], problem.labels, blend)
+                surrogate = self.surrogate(ensemble, logits, fused[-1], problem.labels, blend)
                 return problem.loss(surrogate, "ce")
 
             gradient, _ = problem.ascend(x, evaluate)
-            problem.judge(x, fused[0].detach())
+            problem.judge(x, fused[-1].detach())
             x, old, gradient = problem.drop_broken(x, old, gradient)
             if not len(x):
                 return x

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from bench.attacks.ball import TOLERANCE, excess, project
 from bench.attacks.conditions import Conditions
 from bench.attacks.draws import Draws
-from bench.attacks.losses import LOSSES
+from bench.attacks.losses import LOSSES, OF_MEMBERS
 from bench.core.errors import BenchError
 from bench.models.ensemble import Ensemble
 
@@ -45,13 +45,18 @@ class Problem:
         norm: of the ball: "linf", "l2", or None without a ball.
         stop: "first_success", where an image is done when an iterate of it is misclassified, or "last".
         restart: number of this restart, from 0.
+        eot: passes that each gradient is the mean over.
+        aims: int64 [b], the classes that the named losses lead to: the targets, or what `aim` said; None without any.
 
     Attributes for the harness, which reads them when `run` has returned:
         result: float32 [B, C, H, W], what became of all images that the batch began with.
         places: int64 [b], where the images still attacked stand among these.
         doubtful: bool [B], called broken by `network` alone, which only rounds otherwise than the model.
         forwards, backwards: passes made, counted per image.
-        loss_sums: for each call of `ascend`: stage, sum of the values (float64, on the device), number of images.
+        loss_sums: for each call of `ascend`: curve, sum of the values (float64, on the device), number of images.
+        stages: names of the stages of an attack that says so (`begin`), in order.
+        broken_at: int64 [B], the place in `stages` of the one that broke the image; -1 where none did.
+        facts: what else the record is to say, JSON-like; of a batch as of the others.
         zero_gradients: number of images (a scalar on the device) without any gradient at the first such call.
     """
 
@@ -70,20 +75,24 @@ class Problem:
         targets: Tensor | None = None,
         network: nn.Module | None = None,
         coarse: bool = False,
+        eot: int = 1,
     ) -> None:
         """A batch whose images stand at `rows`, int64 [B], in the evaluation set.
 
         Args:
             name: of the attack, for messages.
             coarse: whether `network` computes in less than float32.
+            eot: passes that each gradient is the mean over.
         """
         self.images = images
         self.labels = labels
         self.targets = targets
+        self.aims = targets
         self.budget = conditions.budget
         self.norm = norm
         self.stop = conditions.stop
         self.restart = restart
+        self.eot = eot
         self.model = model
         self.network = model if network is None else network
         self.result = images.clone()
@@ -93,6 +102,9 @@ class Problem:
         self.backwards = 0
         self.loss_sums: list[tuple[str, Tensor, int]] = []
         self.zero_gradients = torch.zeros((), dtype=torch.int64, device=images.device)
+        self.stages: list[str] = []
+        self.broken_at = torch.full_like(self.places, -1)
+        self.facts: dict[str, Any] = {}
         self._name = name
         self._coarse = coarse
         self._draws = draws
@@ -118,8 +130,8 @@ class Problem:
 
         Args:
             x: [b, C, H, W], rows as in `images`.
-            loss: a name in `bench.attacks.losses.LOSSES`, or a function (scores [b, C], labels [b]) → [b] to be
-                ascended. A named loss leads to the targets where there are any; a function sees to that itself.
+            loss: a name in `bench.attacks.losses.LOSSES` or `OF_MEMBERS`, or a function (scores [b, C], labels [b]) →
+                [b] to be ascended. A named loss leads to `aims` where there are any; a function sees to that itself.
             curve: as for `ascend`.
         """
         return self.ask(x, loss, curve=curve).gradient
@@ -138,8 +150,8 @@ class Problem:
 
         def evaluate(point: Tensor) -> Tensor:
             nonlocal scores
-            scores = self.network(point)
-            return self.loss(scores, loss)
+            scores, value = self.valued(point, loss)
+            return value
 
         gradient, losses = self.ascend(x, evaluate, curve=curve)
         assert scores is not None
@@ -149,15 +161,29 @@ class Problem:
         return Answer(gradient, losses, scores)
 
     def loss(self, scores: Tensor, loss: str | Callable[[Tensor, Tensor], Tensor]) -> Tensor:
-        """Each image's loss [b] for fused outputs [b, classes]; `loss` as for `gradient`."""
+        """Each image's loss [b] for fused outputs [b, classes]; `loss` as for `gradient`, but none `OF_MEMBERS`."""
         if isinstance(loss, str):
-            return LOSSES[loss](scores, self.labels, self.targets)
+            return LOSSES[loss](scores, self.labels, self.aims)
         return loss(scores, self.labels)
+
+    def valued(self, point: Tensor, loss: str | Callable[[Tensor, Tensor], Tensor]) -> tuple[Tensor, Tensor]:
+        """Fused output [b, classes] and each image's loss [b] at `point`, from one pass through `network`.
+
+        For use inside `ascend`, which counts the pass; `loss` as for `gradient`.
+        """
+        if isinstance(loss, str) and loss in OF_MEMBERS and isinstance(self.model, Ensemble):
+            logits: Tensor = self.network.member_logits(point)  # type: ignore[operator]
+            values = [LOSSES[OF_MEMBERS[loss]](each, self.labels, self.aims) for each in logits]
+            return self.model.fuse(logits), torch.stack(values).mean(0)
+        scores: Tensor = self.network(point)
+        return scores, self.loss(scores, OF_MEMBERS.get(loss, loss) if isinstance(loss, str) else loss)
 
     def ascend(
         self, x: Tensor, evaluate: Callable[[Tensor], Tensor], *, passes: int = 1, curve: bool | str = True
     ) -> tuple[Tensor, Tensor]:
         """Gradient [b, C, H, W] and values [b] of any function of the images; `x` does not count as an iterate.
+
+        With `eot` both are means over as many evaluations, each with a draw of its own of what is random in the model.
 
         Args:
             evaluate: (images [b, C, H, W] that require a gradient) → [b], each image's own value.
@@ -165,19 +191,27 @@ class Problem:
             curve: whether the values are a step of the loss curve; a name where the attack has several stages that
                 are not to be compared (another loss, another target), of which it is a step.
         """
-        with torch.enable_grad():
-            point = x.detach().requires_grad_()
-            values = evaluate(point)
-            (gradient,) = torch.autograd.grad(values.sum(), point)
-        self.forwards += passes * len(x)
-        self.backwards += passes * len(x)
-        values = values.detach()
+        gradient, values = _differentiated(evaluate, x)
+        if self.eot > 1:
+            for _ in range(1, self.eot):
+                more = _differentiated(evaluate, x)
+                gradient, values = gradient + more[0], values + more[1]
+            gradient, values = gradient / self.eot, values / self.eot
+        self.forwards += passes * self.eot * len(x)
+        self.backwards += passes * self.eot * len(x)
         if curve is not False:
-            self.loss_sums.append(("" if curve is True else curve, values.sum().double(), len(x)))
+            name = [*self.stages[-1:], *([] if curve is True else [curve])]
+            self.loss_sums.append((" ".join(name), values.sum().double(), len(x)))
         if not self._asked:
             self._asked = True
             self.zero_gradients = (gradient.flatten(1).abs().amax(1) == 0).sum()
         return gradient, values
+
+    @property
+    def classes(self) -> int:
+        """How many classes the model knows."""
+        with torch.no_grad():
+            return int(self.network(self.images[:1]).shape[1])
 
     @property
     def members(self) -> Sequence[nn.Module]:
@@ -208,6 +242,17 @@ class Problem:
         aims = self.labels if self.targets is None else self.targets
         aims = aims if rows is None else aims[rows]
         return chosen != aims if self.targets is None else chosen == aims
+
+    # ---- several stages
+
+    def begin(self, stage: str) -> None:
+        """From now on what breaks is broken by the stage of this name, and its steps have a loss curve of their own."""
+        self.stages.append(stage)
+        self.aims = self.targets
+
+    def aim(self, classes: Tensor | None) -> None:
+        """Let named losses lead to `classes`, int64 [b]; what counts as success stays as it is."""
+        self.aims = classes
 
     # ---- keeping the budget
 
@@ -261,6 +306,7 @@ class Problem:
         keep = mask.nonzero().squeeze(1)
         self.images, self.labels = self.images[keep], self.labels[keep]
         self.targets = None if self.targets is None else self.targets[keep]
+        self.aims = None if self.aims is None else self.aims[keep]
         self.places, self._broken = self.places[keep], self._broken[keep]
         return tuple(tensor[keep] for tensor in tensors)
 
@@ -293,6 +339,8 @@ class Problem:
         places, shape = self.places[chosen], (-1, *[1] * (x.dim() - 1))
         self.result[places] = torch.where(broken.view(shape), iterates.to(self.result.dtype), self.result[places])
         self._broken[chosen] = broken
+        if self.stages:
+            self.broken_at[places] = torch.where(broken, len(self.stages) - 1, self.broken_at[places])
         if not exact and not self._coarse:
             self.doubtful[places] = broken
         self._droppable = True
@@ -308,3 +356,12 @@ class Problem:
         if x.shape != self.images.shape:
             raise ValueError(f"run returned shape {tuple(x.shape)} for images of shape {tuple(self.images.shape)}")
         self._store(torch.ones_like(self._broken), x)
+
+
+def _differentiated(evaluate: Callable[[Tensor], Tensor], x: Tensor) -> tuple[Tensor, Tensor]:
+    """Gradient [b, C, H, W] and values [b] of one evaluation."""
+    with torch.enable_grad():
+        point = x.detach().requires_grad_()
+        values = evaluate(point)
+        (gradient,) = torch.autograd.grad(values.sum(), point)
+    return gradient, values.detach()

@@ -13,6 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from bench.attacks.autoattack import AutoAttack
 from bench.attacks.ball import ROUNDING, excess, project
 from bench.attacks.base import Attack
 from bench.attacks.problem import Problem
@@ -20,7 +21,7 @@ from bench.core.registry import PluginError
 from bench.doctor.rules import ModelState, random_state, seen
 from bench.models.ensemble import Ensemble
 
-STEPS, RESTARTS = 20, 2  # at most so many are tried
+MOST = {"steps": 20, "restarts": 2, "queries": 100, "target_classes": 3, "eot": 2}  # are tried
 
 
 @dataclass
@@ -94,10 +95,20 @@ def watched(attack: Attack, look: Callable[[Call], None]) -> Attack:
         warm = True
         return result
 
-    values = {field.name: getattr(attack, field.name) for field in dataclasses.fields(attack) if field.init}
-    few = {name: min(values[name], most) for name, most in (("steps", STEPS), ("restarts", RESTARTS)) if name in values}
-    made: Attack = type(plugin.__name__, (plugin,), {"run": run})(**values | few)
+    attributes: dict[str, Any] = {"run": run}
+    if isinstance(attack, AutoAttack):
+        attributes["attacks"] = tuple((name, dataclasses.replace(part, **_few(part))) for name, part in attack.attacks)
+    made: Attack = type(plugin.__name__, (plugin,), attributes)(**_settings(attack) | _few(attack))
     return made
+
+
+def _settings(attack: Attack) -> dict[str, Any]:
+    return {field.name: getattr(attack, field.name) for field in dataclasses.fields(attack) if field.init}
+
+
+def _few(attack: Attack) -> dict[str, Any]:
+    """What is lowered of its settings."""
+    return {name: min(value, MOST[name]) for name, value in _settings(attack).items() if name in MOST}
 
 
 def _call(plugin: type[Attack], attack: Attack, problem: Problem) -> tuple[Tensor, Call]:

@@ -6,6 +6,8 @@ from typing import Annotated, Any
 
 from pydantic import Field, ValidationError
 
+from bench.core.bits import from_text
+from bench.core.errors import BenchError
 from bench.core.precision import Precision
 from bench.experiment.fields import (
     LONGEST,
@@ -41,6 +43,14 @@ class Distances(Open):
     l2: Distance | None = None
 
 
+class Stage(Open):
+    """One of several attacks that follow each other: what it broke of what those before it had left."""
+
+    attack: Name
+    broken: Small
+    bits: str
+
+
 class _Any(Open):
     batch_sizes: Annotated[list[ImageCount], Field(min_length=1, max_length=64)] | None = None
 
@@ -55,6 +65,9 @@ class Attacked(_Any):
     largest_excess: Positive | None = None
     loss_curve: Annotated[list[Number | None], Field(max_length=LONGEST)] | None = None
     loss_stages: Stages | None = None
+    stages: Annotated[list[Stage], Field(max_length=64)] | None = None
+    target_classes: Small | None = None
+    implementation: Name | None = None
     asked_in: Precision | None = None
     distances: Distances | None = None
 
@@ -127,3 +140,10 @@ def check(kind: str, measurements: dict[str, Any], n: int, members: int | None =
     for part in parts:
         if name := part.over(n):
             raise ValueError(f"{name} is more than {n} images")
+        for stage in part.stages or []:
+            try:
+                broken = int(from_text(stage.bits, n).sum())
+            except BenchError as error:
+                raise ValueError(f"stages: {stage.attack}: {error}") from error
+            if broken != stage.broken:
+                raise ValueError(f"stages: {stage.attack}: {stage.broken} broken, {broken} in the bits")

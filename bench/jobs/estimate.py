@@ -198,9 +198,18 @@ class Probe:
 
             self._gradient = _seconds(step, self._place.device) / size
             self._ensemble.requires_grad_(True)
-        steps = int(evaluation.settings.get("steps", 1)) * int(evaluation.settings.get("restarts", 1))
-        images_count = evaluation.limit or len(self._test)
-        return self._gradient * steps * images_count
+        return self._gradient * _passes(evaluation) * (evaluation.limit or len(self._test))
+
+
+def _passes(evaluation: EvaluationSpec) -> int:
+    """Passes that the attack makes for an image that stands."""
+    from bench.core import registry, settings
+
+    if evaluation.kind not in ("attack", "transfer"):
+        return int(evaluation.settings.get("restarts", 1))
+    plugin = registry.load("attacks", evaluation.plugin)
+    attack = settings.build(plugin, evaluation.settings, f"attacks.{evaluation.attack}")
+    return int(attack.passes * attack.eot * attack.restarts)
 
 
 def _seconds(step: Callable[[], None], device: str) -> float:

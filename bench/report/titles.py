@@ -55,7 +55,18 @@ class Titles:
     def of(self, made: EvaluationSpec | EvaluationRow) -> str:
         """The title of the attack of a planned or stored evaluation."""
         targets = {} if made.targets is None else {"targets": made.targets}
-        return self.attack(made.attack, made.plugin, {**made.settings, **targets})
+        title = self.attack(made.attack, made.plugin, {**made.settings, **targets})
+        return title + self._fewer(made, made.dataset if isinstance(made, EvaluationRow) else made.run.dataset)
+
+    def _fewer(self, made: EvaluationSpec | EvaluationRow, dataset: str) -> str:
+        """` (3 target classes)` where the data set has too few classes for all that the attack leads to elsewhere."""
+        try:
+            plugin = registry.load("attacks", made.plugin)
+            known = registry.load("datasets", self.loaded.config.datasets[dataset].plugin).classes
+        except (BenchError, KeyError):
+            return ""
+        most = made.settings.get("target_classes", getattr(plugin, "target_classes", 0))
+        return f" ({known - 1} target classes)" if isinstance(most, int) and known <= most else ""
 
     @cached_property
     def _configured(self) -> dict[str, dict[str, Any]]:

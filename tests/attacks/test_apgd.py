@@ -209,11 +209,18 @@ def test_without_a_budget_nothing_moves(digits, digits_ensemble, which):
     assert torch.equal(outcome.robust, outcome.clean)
 
 
-def test_dlr_refuses_three_classes():
-    model = nn.Sequential(nn.Flatten(), nn.Linear(16, 3))
+@pytest.mark.parametrize(("classes", "targets", "needed"), [(2, None, "three"), (3, 1, "four")])
+def test_dlr_refuses_fewer_classes_than_it_compares(classes, targets, needed):
+    model = nn.Sequential(nn.Flatten(), nn.Linear(16, classes))
     images = ImageSet(torch.zeros(2, 1, 4, 4, dtype=torch.uint8), torch.zeros(2, dtype=torch.long))
-    with pytest.raises(BenchError, match="four classes"):
-        attack(APGDDLR(), model, images, 0.1, stop="last")
+    with pytest.raises(BenchError, match=f"{needed} classes"):
+        attack(APGDDLR(), model, images, 0.1, stop="last", targets=targets and torch.full((2,), targets))
+
+
+def test_dlr_of_three_classes_is_its_formula():
+    scores = torch.tensor([[3.0, 1.0, 0.0], [1.0, 4.0, 2.0]])
+    found = dlr(scores, torch.tensor([0, 2]))
+    assert torch.allclose(found, torch.tensor([-(3 - 1) / 3, -(2 - 4) / (4 - 1)]))
 
 
 @pytest.mark.parametrize(("make", "what"), [(lambda: APGDCE(steps=0), "steps"), (lambda: APGDDLR(rho=1.5), "rho")])

@@ -14,12 +14,15 @@ from torch.nn import functional
 from bench.attacks.base import Attack
 from bench.attacks.draws import Draws
 from bench.attacks.fgsm import FGSM
-from bench.attacks.iterative import BIM, MIM, PGD, PGDL2
+from bench.attacks.ir import IR
+from bench.attacks.iterative import BIM, MIM, PGD, PGDCW, PGDL2
 from bench.attacks.problem import Problem
+from bench.core import settings
 from bench.core.errors import BenchError
 from bench.core.seeds import generator
 from bench.core.terms import Stop
 from bench.data.base import ImageSet
+from bench.models.ensemble import Ensemble
 
 pytestmark = pytest.mark.usefixtures("_one_thread")
 IN_LINF = [FGSM(), BIM(), PGD(), MIM()]
@@ -361,3 +364,45 @@ def test_the_result_does_not_depend_on_the_batch_size(digits, digits_ensemble, w
 def test_settings_without_sense_are_refused(make, what):
     with pytest.raises(BenchError, match=what):
         make()
+
+
+# ---------------------------------------------------------------- losses
+
+
+def test_members_losses_are_averaged_in_the_place_of_their_outputs():
+    members = [nn.Sequential(nn.Flatten(), nn.Linear(16, 4)) for _ in range(3)]
+    for place, member in enumerate(members):
+        member[1].weight.data = 3 * torch.randn(4, 16, generator=generator("member", place))
+    images = ImageSet(torch.randint(256, (5, 1, 4, 4), generator=generator("m")).to(torch.uint8), torch.arange(5) % 4)
+    for loss, own in (("ce", False), ("members_ce", True)):
+        outcome = attack(
+            BIM(steps=1, rel_step=1.0, loss=loss), Ensemble(members), images, 0.1, stop="last", keep_images=True
+        )
+        x = images.floats().requires_grad_()
+        if own:
+            value = torch.stack([functional.cross_entropy(member(x), images.labels) for member in members]).mean()
+        else:
+            value = functional.cross_entropy(Ensemble(members)(x), images.labels)
+        (slope,) = torch.autograd.grad(value, x)
+        assert torch.allclose(outcome.adversarial, (x + 0.1 * slope.sign()).clamp(0, 1), atol=1e-6), loss
+    apart = [attack(BIM(loss=loss), Ensemble(members), images, 0.1, stop="last", keep_images=True).adversarial
+             for loss in ("ce", "members_ce")]  # fmt: skip
+    assert not torch.equal(*apart)
+
+
+def test_members_losses_of_a_single_network_are_its_own():
+    model = Binary()
+    images = grey_images(model, 10)
+    made = [attack(PGD(loss=loss), model, images, 0.1, stop="last", keep_images=True).adversarial
+            for loss in ("ce", "members_ce")]  # fmt: skip
+    assert torch.equal(*made)
+
+
+def test_a_loss_is_in_no_id_unless_it_is_another_one():
+    assert "loss" not in settings.plain(PGD())
+    assert settings.plain(PGD(loss="members_ce"))["loss"] == "members_ce"
+    assert "loss" not in settings.plain(PGDCW())
+    with pytest.raises(BenchError, match="loss"):
+        settings.build(PGD, {"loss": "mse"}, "attacks.pgd")
+    with pytest.raises(BenchError, match="loss"):
+        IR(loss="members_ce")

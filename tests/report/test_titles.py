@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from bench.core import config
+from bench.core import config, registry
 from bench.experiment import select
 from bench.experiment.select import Selection
 from bench.report import results
@@ -86,3 +86,30 @@ def _written(path: Path, changes: list[str]) -> Path:
     steps = next((change.rpartition("=")[2] for change in changes), "50")
     path.write_text(path.read_text().replace('title = "PGD ({steps})"\nbudgets', f"steps = {steps}\nbudgets", 1))
     return path
+
+
+@pytest.mark.parametrize(
+    ("classes", "titles"),
+    [
+        (10, ["AutoAttack", "APGD-T", "FAB-T", "Square (5000)"]),
+        (
+            4,
+            ["AutoAttack (3 target classes)", "APGD-T (3 target classes)", "FAB-T (3 target classes)", "Square (5000)"],
+        ),
+    ],
+)
+def test_a_title_says_that_there_are_fewer_targets_than_autoattack_has(
+    classes: int, titles: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    loaded, selection = (
+        config.load(FILE),
+        Selection(methods=("ece",), dataset="digits", attacks=("autoattack", "apgd_t", "fab_t", "square"), eps=(0.1,)),
+    )
+    specs = select.evaluations(loaded, selection, select.run_spec(loaded, selection, "ece", 0))[1:]
+    monkeypatch.setattr(registry.load("datasets", "digits"), "classes", classes)
+    assert [Titles(loaded).of(spec) for spec in specs] == titles
+
+
+def test_a_title_of_autoattack_tells_every_setting() -> None:
+    assert rows("attacks.autoattack.eot=20", suite="autoattack")["autoattack"] == "AutoAttack, eot 20"
+    assert rows("attacks.pgd.loss=members_ce")["pgd"] == "PGD (50), loss members_ce"
