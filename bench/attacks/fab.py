@@ -94,7 +94,7 @@ class FABT(Attack):
         length = change.norm(dim=1, p=2 if self.norm == "l2" else torch.inf).clamp_min(1e-8)
         (from_here, from_origin), (short, long) = change.chunk(2), length.chunk(2)
         share = (short / (short + long)).clamp_max(self.alpha_max)[:, None]
-        moved = (1 - share) * (point + self.eta * from_here) + share * (origin + self.eta * from_origin)
+        moved: Tensor = (1 - share) * (point + self.eta * from_here) + share * (origin + self.eta * from_origin)
         return moved.clamp(0, 1).view_as(x)
 
 

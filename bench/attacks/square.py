@@ -155,7 +155,7 @@ class SquareL2(Square):
 def pyramids(side: int, *, turned: bool) -> Tensor:
     """A pyramid above one below zero, side by side when `turned`; [side, side], of length 1."""
     half = side // 2
-    change = torch.cat([_pyramid(half, side), -_pyramid(side - half, side)])
+    change: Tensor = torch.cat([_pyramid(half, side), -_pyramid(side - half, side)])
     change = change / change.norm()
     return change.T if turned else change
 
@@ -168,7 +168,8 @@ def _pyramid(height: int, width: int) -> Tensor:
         rows = slice(max(row - layer, 0), min(row + layer + 1, height))
         columns = slice(max(column - layer, 0), min(column + layer + 1, width))
         change[rows, columns] += 1 / (layer + 1) ** 2
-    return change / change.norm().clamp_min(1e-12)
+    scaled: Tensor = change / change.norm().clamp_min(1e-12)
+    return scaled
 
 
 def _window(drawn: list[float], size: int, height: int, width: int) -> tuple[slice, slice]:

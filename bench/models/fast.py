@@ -32,7 +32,7 @@ class ChannelsLast(nn.Module):
     def member_logits(self, x: Tensor) -> Tensor:
         """As `Ensemble.member_logits`, where the model is one."""
         with fast_passes():
-            logits: Tensor = self.model.member_logits(x.contiguous(memory_format=torch.channels_last))  # type: ignore[operator]
+            logits: Tensor = self.model.member_logits(x.contiguous(memory_format=torch.channels_last))
         return logits
 
 
