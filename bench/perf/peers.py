@@ -191,7 +191,7 @@ class Torchattacks(Peer):
             return _tensor(attack(x, y))
 
 
-class AutoAttack(Peer):
+class Pyautoattack(Peer):
     """The authors' AutoAttack (Croce and Hein), as packaged on PyPI."""
 
     name = "autoattack"
@@ -304,4 +304,4 @@ def _tensor(made: Any) -> Tensor:
     return made
 
 
-PEERS: tuple[Peer, ...] = (Foolbox(), Torchattacks(), AutoAttack(), ART())
+PEERS: tuple[Peer, ...] = (Foolbox(), Torchattacks(), Pyautoattack(), ART())
