@@ -5,12 +5,14 @@ from __future__ import annotations
 import contextlib
 import os
 import signal
+import sys
 import threading
 from collections.abc import Iterator
 from types import FrameType
 from typing import NoReturn
 
 INTERRUPTED = 130
+AGAIN = 0.01  # seconds until an interrupt that was dropped comes again
 
 
 def leave(number: int, frame: FrameType | None) -> NoReturn:
@@ -28,7 +30,8 @@ def leave_at_once() -> None:
 def once() -> Iterator[list[int]]:
     """Within, the first Ctrl-C raises KeyboardInterrupt and is noted in the list yielded; the next one leaves.
 
-    What libraries make of a KeyboardInterrupt while they are imported (an ImportError, say) can so be told apart.
+    What libraries make of a KeyboardInterrupt while they are imported (an ImportError, say) can so be told apart. Where
+    Python itself drops it (in a callback of a weak reference, as imports have them), it comes again a moment later.
     """
     asked: list[int] = []
     before = signal.getsignal(signal.SIGINT) if threading.current_thread() is threading.main_thread() else None
@@ -41,10 +44,19 @@ def once() -> Iterator[list[int]]:
     if before is None or not _ours(before):
         yield asked
         return
+    def dropped(unraisable: sys.UnraisableHookArgs) -> None:
+        if not asked or not isinstance(unraisable.exc_value, KeyboardInterrupt):
+            return report(unraisable)
+        signal.signal(signal.SIGINT, interrupt)
+        threading.Timer(AGAIN, os.kill, (os.getpid(), signal.SIGINT)).start()
+
+    report = sys.unraisablehook
     signal.signal(signal.SIGINT, interrupt)
+    sys.unraisablehook = dropped
     try:
         yield asked
     finally:
+        sys.unraisablehook = report
         signal.signal(signal.SIGINT, before)
 
 

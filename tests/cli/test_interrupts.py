@@ -43,6 +43,10 @@ STOPS = {
     "as a library is imported, which makes an error of it": "import bench.cli.audit\n"
     "def wrong(*a):\n try: hit()\n except KeyboardInterrupt: raise ImportError('numpy failed to import')\n"
     "bench.cli.audit.reading = wrong",
+    "within a callback, where Python drops it": "import bench.cli.audit, time, weakref\n"
+    "class Held: pass\n"
+    "def waits(*a):\n held = Held(); dropped = weakref.ref(held, lambda _: hit()); del held; time.sleep(5)\n"
+    "bench.cli.audit.reading = waits",
     "at the exit": "import atexit; atexit.register(hit)",
 }
 
