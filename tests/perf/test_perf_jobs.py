@@ -150,8 +150,7 @@ def _printed(found: Throughput, monkeypatch: pytest.MonkeyPatch) -> list[str]:
 
 def test_the_ratios_and_the_best_are_printed(monkeypatch: pytest.MonkeyPatch) -> None:
     lines = _printed(_found((12.0, 10.0, 11.0), k2=(8.0, 8.0, 8.0), k4=(8.0, 8.0, 10.0)), monkeypatch)
-    assert lines[0].startswith("bench run --method ece --dataset digits --recipe quick --limit 16 --set training.epo")
-    assert lines[0].endswith("--seeds 0,1,2,3")
+    assert lines[0].startswith("bench run --method ece --dataset digits --recipe quick --seeds 0-3 --limit 16 --set ")
     assert lines[1] == "one after another / at once"
     assert lines[2].split() == ["2", "at", "once", "1.38", "(1.25–1.50)", "--workers", "2", "--threads", "1"]
     assert lines[3].split() == ["4", "at", "once", "1.25", "(1.10–1.50)", "--workers", "4", "--threads", "1"]
