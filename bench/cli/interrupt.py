@@ -44,9 +44,11 @@ def once() -> Iterator[list[int]]:
     if before is None or not _ours(before):
         yield asked
         return
+
     def dropped(unraisable: sys.UnraisableHookArgs) -> None:
         if not asked or not isinstance(unraisable.exc_value, KeyboardInterrupt):
-            return report(unraisable)
+            report(unraisable)
+            return
         signal.signal(signal.SIGINT, interrupt)
         threading.Timer(AGAIN, os.kill, (os.getpid(), signal.SIGINT)).start()
 
