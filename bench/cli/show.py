@@ -316,7 +316,8 @@ def _print_evaluation(row: dict[str, Any], out: Console) -> None:
 
     grid = Table.grid(padding=(0, 2))
     title = f"{row['attack']} {budget_text(row['budget_name'], row['budget'])}".strip()
-    long = ("loss_curve", "loss_stages", "sources", "files", "images")
+    long = ("loss_curve", "loss_stages", "sources", "files", "images", "stages")
+    stages = row["measurements"].get("stages", ())
     measured = {key: value for key, value in row["measurements"].items() if key not in long}
     lines: dict[str, str | Text] = {
         "evaluation": Text.assemble((short(row["evaluation_id"]), "bold"), f"  {titled(title, row['precision'])}"),
@@ -326,6 +327,7 @@ def _print_evaluation(row: dict[str, Any], out: Console) -> None:
         "stop": row["stop"] or "–",
         "passes": f"{_count(row['forwards'])} forwards, {_count(row['backwards'])} backwards (images), "
         f"{row['seconds']:.1f} s",
+        **({"broken by": ", ".join(f"{stage['attack']} {stage['broken']}" for stage in stages)} if stages else {}),
         "measured": ", ".join(f"{name} {value}" for name, value in measured.items()) or "–",
         "made by": _made_by(row),
         "source": _source(row),

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
+from in_process import bench
+from site_records import Writer, new_database
 
 from bench.core import config, registry
 from bench.experiment import select
@@ -113,3 +117,17 @@ def test_a_title_says_that_there_are_fewer_targets_than_autoattack_has(
 def test_a_title_of_autoattack_tells_every_setting() -> None:
     assert rows("attacks.autoattack.eot=20", suite="autoattack")["autoattack"] == "AutoAttack, eot 20"
     assert rows("attacks.pgd.loss=members_ce")["pgd"] == "PGD (50), loss members_ce"
+
+
+def test_show_says_how_many_images_each_attack_of_autoattack_broke(tmp_path: Path) -> None:
+    stages = [{"attack": name, "bits": "AA==", "broken": broken} for name, broken in (("apgd_ce", 3), ("square", 1))]
+    with new_database(tmp_path / "bench.db") as db:
+        writer = Writer(db, n=8)
+        run_id = writer.run("ece", 0)
+        found = writer.evaluation(
+            run_id, np.arange(8) > 3, attack="autoattack", settings={"restarts": 1}, measurements={"stages": stages}
+        )
+        writer.flush()
+    shown = bench("show", found, "--results", tmp_path)
+    assert re.search(r"broken by +apgd_ce 3, square 1\n", re.sub(r" +\n", "\n", shown))
+    assert "AA==" not in shown
