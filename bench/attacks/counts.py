@@ -57,7 +57,7 @@ class AttackCounts:
     def add_distances(self, change: Tensor) -> None:
         """Take the changes [b, D] of the images of one batch that were right when clean and broken by the attack."""
         self._distances = self._distances or []
-        self._distances.append(torch.stack([change.abs().sum(1), change.norm(dim=1)], 1).cpu())
+        self._distances.append(_lengths(change))
 
     def add_stages(self, problem: Problem, rows: Tensor, success: Tensor) -> None:
         """Take which stage broke which image of the batch at `rows`; `success`, bool [b], is the harness's judgement.
@@ -105,6 +105,16 @@ class AttackCounts:
     def _stage(self, place: int) -> dict[str, Any]:
         broken = self._broken_at == place
         return {"attack": self._stages[place], "broken": int(broken.sum()), "bits": to_text(broken)}
+
+
+def distances(change: Tensor) -> dict[str, Any]:
+    """The summary of `AttackCounts.measurements` for the changes [b, D] of the images that broke."""
+    return _summary(_lengths(change))
+
+
+def _lengths(change: Tensor) -> Tensor:
+    """The length of each change [b, D] in l1 and l2, [b, 2]."""
+    return torch.stack([change.abs().sum(1), change.norm(dim=1)], 1).cpu()
 
 
 def _summary(distances: Tensor) -> dict[str, Any]:

@@ -19,6 +19,7 @@ from bench.core.printable import prepare_streams
 COMMANDS = {
     "run": ("bench.cli.run", "Train, attack, measure; do what is missing and print the table."),
     "evaluate": ("bench.cli.evaluate", "Evaluate an ensemble that was trained elsewhere."),
+    "judge": ("bench.cli.judge", "Judge adversarial images that somebody else made against a run."),
     "status": ("bench.cli.status", "What a run would find done, missing, stale or failed."),
     "list": ("bench.cli.list", "List methods, attacks, data sets, models, recipes, suites or runs."),
     "show": ("bench.cli.show", "Everything about one run or evaluation."),

@@ -289,9 +289,10 @@ def _print_run(run: dict[str, Any], out: Console, results: Path) -> None:
         table = Table(header_style="bold")
         for name in ("evaluation", "budget", "result", "images", "stop", "settings", "seconds", "id"):
             table.add_column(name, justify="right" if name in ("result", "images", "seconds") else "left")
+        titles = {"transfer": "transfer {}", "craft": "black-box images", "judged": "images {}"}
         for row in run["evaluations"]:
             table.add_row(
-                {"transfer": f"transfer {row['attack']}", "craft": "black-box images"}.get(row["kind"], row["attack"]),
+                titles.get(row["kind"], "{}").format(row["attack"]),
                 budget_text(row["budget_name"], row["budget"]),
                 _result(row) + ("†" if row["evaluation_id"] in run["flags"] else ""),
                 str(row["n"]),
@@ -315,7 +316,8 @@ def _print_evaluation(row: dict[str, Any], out: Console) -> None:
     from bench.report.tables import budget_text
 
     grid = Table.grid(padding=(0, 2))
-    title = f"{row['attack']} {budget_text(row['budget_name'], row['budget'])}".strip()
+    name = f"images {row['attack']}" if row["kind"] == "judged" else row["attack"]
+    title = f"{name} {budget_text(row['budget_name'], row['budget'])}".strip()
     long = ("loss_curve", "loss_stages", "sources", "files", "images", "stages")
     stages = row["measurements"].get("stages", ())
     measured = {key: value for key, value in row["measurements"].items() if key not in long}

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from typing import Literal
 
-Kind = Literal["clean", "attack", "transfer", "craft", "blackbox"]
-"""What an evaluation measures; `craft` makes the images of a surrogate, `blackbox` judges them on a victim."""
+Kind = Literal["clean", "attack", "transfer", "craft", "blackbox", "judged"]
+"""What an evaluation measures; `craft` makes the images of a surrogate, `blackbox` judges them on a victim, `judged` is
+of images that somebody else made."""
 JobKind = Literal["train", Kind]
 """What a job does."""
 Split = Literal["test", "validation"]

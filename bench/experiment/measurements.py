@@ -111,12 +111,22 @@ class OfBlackbox(_Any):
     images: Annotated[dict[Name, dict[Name, Digest]], Field(max_length=LONGEST)] | None = None
 
 
+class OfJudged(_Any):
+    """Of images that somebody else made."""
+
+    file: Name
+    largest_excess: Positive | None = None
+    unmoved: Small | None = None
+    distances: Distances | None = None
+
+
 KINDS: dict[str, type[_Any]] = {
     "clean": OfClean,
     "attack": Attacked,
     "transfer": OfTransfer,
     "craft": OfCraft,
     "blackbox": OfBlackbox,
+    "judged": OfJudged,
 }
 
 
@@ -135,6 +145,8 @@ def check(kind: str, measurements: dict[str, Any], n: int, members: int | None =
         parts = [*found.sources]
         if any(part.source >= (members or 0) for part in found.sources):
             raise ValueError("sources name a member that the matrix has not")
+    if isinstance(found, OfJudged) and (found.unmoved or 0) > n:
+        raise ValueError(f"unmoved is more than {n} images")
     if isinstance(found, OfClean) and (found.random_output or 0) > n:
         raise ValueError(f"random_output is more than {n} images")
     for part in parts:

@@ -12,7 +12,7 @@ from bench.core import versions
 from bench.core.identity import content_id
 from bench.core.precision import USUAL, titled
 from bench.core.specs import Asked, Settings, Spec, Training, added_to
-from bench.core.terms import JobKind, Kind, Split, Stop
+from bench.core.terms import JobKind, Kind, Norm, Split, Stop
 
 OUTSIDE = "outside"  # plug-in and recipe of ensembles that were trained elsewhere
 SURROGATE_SEEDS = 1_000_000  # a surrogate of N members has this seed plus N: no member, nor data order, is shared
@@ -126,6 +126,18 @@ class EvaluationSpec(Asked):
         return cls(kind="clean", run=run, attack="clean", plugin="clean", limit=limit, split=split, versions=newest)
 
     @classmethod
+    def of_judged(
+        cls, run: RunSpec, name: str, digest: str, *, norm: Norm | None, budget_name: str, budget: float,
+        limit: int | None,
+    ) -> EvaluationSpec:  # fmt: skip
+        """Images that somebody else made: what they are is their digest, `name` is what people call them."""
+        return cls(
+            kind="judged", run=run, attack=name, plugin="judged", settings={"images": digest, "norm": norm},
+            budget_name=budget_name, budget=budget, stop="last", limit=limit,
+            versions={"attack": 1, "evaluator": versions.EVALUATOR},
+        )  # fmt: skip
+
+    @classmethod
     def of_record(cls, record: Mapping[str, Any], run: RunSpec) -> EvaluationSpec:
         """What an evaluation's record on `run` is of.
 
@@ -187,6 +199,7 @@ class EvaluationSpec(Asked):
             "transfer": f"transferability, {self.attack}",
             "craft": "images of black-box attacks",
             "blackbox": "black-box",
+            "judged": f"images {self.attack}",
         }
         return titled(f"{kinds.get(self.kind, self.attack)} {budget}", self.precision)
 

@@ -74,6 +74,10 @@ def find(db: Database, place: Workplace, evaluation_id: str) -> Stored:
     if row.kind == "craft":
         folder = place.run(row.run_id).crafted(evaluation_id)
         raise BenchError(f"the images of evaluation {short(evaluation_id)} lie in {folder}, as safetensors already")
+    if row.kind == "judged":
+        raise BenchError(
+            f"the images of evaluation {short(evaluation_id)} came in the file {row.attack}, and stay there"
+        )
     if row.kind != "attack":
         raise BenchError(
             f"evaluation {short(evaluation_id)} is black-box: its images were crafted on surrogates; "

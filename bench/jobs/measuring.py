@@ -21,7 +21,8 @@ from bench.core.files import read_json
 from bench.core.identity import source_digest
 from bench.core.progress import Progress
 from bench.data.base import ImageSet
-from bench.evaluation import blackbox, measure
+from bench.evaluation import blackbox, judged, measure
+from bench.evaluation.judged import GivenImages
 from bench.experiment.records import EvaluationRecord, write_record
 from bench.experiment.spec import FORMAT, EvaluationSpec
 from bench.jobs import batches
@@ -56,8 +57,13 @@ class Crafted:
         return cls(place.run(craft.run.run_id).crafted(craft.evaluation_id), record["measurements"]["files"])
 
 
-def evaluate(evaluation: EvaluationSpec, place: Workplace, progress: Progress) -> Path:
+def evaluate(
+    evaluation: EvaluationSpec, place: Workplace, progress: Progress, given: GivenImages | None = None
+) -> Path:
     """Make one measurement on a trained run.
+
+    Args:
+        given: the images that somebody else made, where these are judged.
 
     Raises:
         JobError: the weights are missing or damaged, or the attack is at fault.
@@ -67,7 +73,7 @@ def evaluate(evaluation: EvaluationSpec, place: Workplace, progress: Progress) -
     ensemble, images = subject(evaluation, place)
     known = _known_clean(evaluation, images, place) if evaluation.kind == "attack" else None
     crafted = {craft.evaluation_id: Crafted.of_record(craft, place) for craft in evaluation.crafts}
-    made = make(evaluation, ensemble, images, place, progress, clean=known, crafted=crafted)
+    made = make(evaluation, ensemble, images, place, progress, clean=known, crafted=crafted, given=given)
     path = place.run(run.run_id).evaluation(evaluation.evaluation_id)
     if made.samples is not None:
         checkpoint.save(
@@ -116,14 +122,17 @@ def subject(evaluation: EvaluationSpec, place: Workplace) -> tuple[Ensemble, Ima
 def make(
     evaluation: EvaluationSpec, ensemble: Ensemble, images: ImageSet, place: Workplace, progress: Progress, *,
     clean: Tensor | None = None, crafted: Mapping[str, Crafted] = MappingProxyType({}),
+    given: GivenImages | None = None,
 ) -> Made:  # fmt: skip
     """The measurement itself; nothing is written but the images of a surrogate, into its folder in `place`.
 
     Args:
         clean: bool [n], images that an attack may take for right without looking.
         crafted: the images that a black-box evaluation tries, by the id of what made them.
+        given: the images that somebody else made, where these are judged.
 
     Raises:
+        BenchError: these images are not of the threat.
         JobError: the attack is at fault, or images of surrogates are missing.
     """
     sources: list[Any] = [measure]
@@ -131,6 +140,11 @@ def make(
     def measured(batch_size: int) -> Measured:
         if evaluation.kind == "clean":
             return measure.clean(ensemble, images, batch_size=batch_size)
+        if evaluation.kind == "judged":
+            assert given is not None
+            assert evaluation.budget is not None
+            norm = evaluation.settings["norm"]
+            return judged.judge(ensemble, images, given, evaluation.budget, norm, batch_size=batch_size)
         if evaluation.kind == "blackbox":
             return _blackbox(evaluation, ensemble, images, crafted, batch_size)
         return _attacked(evaluation, ensemble, images, place, progress, batch_size, sources, clean)

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Literal, Self
+from typing import Any, Literal, Self, get_args
 
 from bench.core import environment
 from bench.core.errors import BenchError, JobError, unknown_name
@@ -15,6 +15,7 @@ from bench.core.identity import short
 from bench.core.progress import Progress
 from bench.core.statistics import ALPHA
 from bench.core.tensors import DamagedError
+from bench.core.terms import Kind
 from bench.evaluation import blackbox
 from bench.evaluation.agreement import Agreement, agree, allowed
 from bench.experiment.records import EvaluationRecord, FoundAgain
@@ -34,7 +35,7 @@ from bench.store.typed_rows import EvaluationRow, RunRow
 from bench.training import checkpoint
 
 SCRATCH = ".verify-"
-KINDS = ("clean", "attack", "transfer", "craft", "blackbox")
+KINDS = get_args(Kind)
 
 
 @dataclass(frozen=True)
@@ -94,7 +95,7 @@ def _order(row: EvaluationRow) -> tuple[Any, ...]:
 
 def label(row: EvaluationRow) -> str:
     """`pgd eps 0.1`, `transfer pgd eps 0.2`, `blackbox eps 0.1`."""
-    return {"transfer": "transfer ", "craft": "images of "}.get(row.kind, "") + row.label
+    return {"transfer": "transfer ", "craft": "images of ", "judged": "images "}.get(row.kind, "") + row.label
 
 
 class Verifier:
@@ -165,6 +166,9 @@ class Verifier:
         Raises:
             BenchError: it cannot be measured as it was, or its record is missing or damaged.
         """
+        if row.kind == "judged":
+            again = f"`bench judge {row.measurements.get('file')} --run {short(row.run_id)}`"
+            raise BenchError(f"its images were somebody else's and are not kept; {again} judges them where they are")
         sha256 = provenance.digest(path)
         stored = door.evaluation_at(path, run.known)
         record = stored.record

@@ -53,7 +53,9 @@ class Titles:
         return title
 
     def of(self, made: EvaluationSpec | EvaluationRow) -> str:
-        """The title of the attack of a planned or stored evaluation."""
+        """The title of the attack of a planned or stored evaluation; of others' images what they are called."""
+        if made.kind == "judged":
+            return f"images {made.attack}"
         targets = {} if made.targets is None else {"targets": made.targets}
         title = self.attack(made.attack, made.plugin, {**made.settings, **targets})
         return title + self._fewer(made, made.dataset if isinstance(made, EvaluationRow) else made.run.dataset)

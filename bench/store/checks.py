@@ -72,7 +72,7 @@ _NARROWER: Mapping[type, Mapping[str, Any]] = {
 
 def _fits(row: Any) -> Any:
     """What columns of an evaluation say of each other."""
-    if row.n_robust is None and row.kind in ("attack", "blackbox"):
+    if row.n_robust is None and row.kind in ("attack", "blackbox", "judged"):
         raise ValueError(f"n_robust: {row.kind} without outcomes")
     if max(row.n_clean, row.n_robust or 0) > row.n:
         raise ValueError(f"n_clean {row.n_clean} or n_robust {row.n_robust} is above n {row.n}")

@@ -19,7 +19,8 @@ from pydantic import Field, ValidationError
 from bench.core import registry, settings, strict_json
 from bench.core.errors import BenchError
 from bench.core.identity import canonical, short
-from bench.experiment.fields import Id, Name, Strict, Table, clean, fault_of
+from bench.core.terms import Norm
+from bench.experiment.fields import Digest, Id, Name, Strict, Table, clean, fault_of
 from bench.experiment.records import EpochRecord, EvaluationRecord, FailureRecord, RunRecord, parse_record
 from bench.experiment.spec import EvaluationSpec, RunSpec
 
@@ -62,6 +63,13 @@ class _Part(Strict):
 
     plugin: Name
     settings: Table
+
+
+class _Images(Strict):
+    """The settings of images that somebody else made."""
+
+    images: Digest
+    norm: Norm | None
 
 
 class _Suite(Strict):
@@ -257,6 +265,8 @@ def _check_attack(spec: EvaluationSpec, where: str) -> None:
         suite = parse_record(_Suite, spec.settings, f"{where}: settings")
         for part in suite.attacks.values():
             _check_settings("attacks", part.plugin, None, part.settings, where)
+    elif spec.kind == "judged":
+        parse_record(_Images, spec.settings, f"{where}: settings")
     elif spec.kind == "clean":
         if spec.settings:
             raise refused(where, "a clean pass has no settings")

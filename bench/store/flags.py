@@ -97,7 +97,7 @@ def together(rows: Iterable[EvaluationRow]) -> Flagged:
     by_cell: dict[tuple[str, str, str], list[EvaluationRow]] = defaultdict(list)
     for row in rows:
         by_run[row.run_id].append(row)
-        if row.n_robust is not None and row.kind != "craft":
+        if row.n_robust is not None and row.kind not in ("craft", "judged"):
             by_cell[row.family_id, row.attack_key, row.images_digest].append(row)
     for group in by_run.values():
         for name, of_run in _RUN.items():

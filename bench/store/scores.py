@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cache
+from typing import get_args
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,6 +17,7 @@ from numpy.typing import NDArray
 from bench.core import registry
 from bench.core.bits import Bools
 from bench.core.errors import BenchError
+from bench.core.terms import Norm
 from bench.experiment.names import MARK
 from bench.experiment.protocols import Part, Standard
 from bench.experiment.spec import SURROGATE_SEEDS
@@ -26,6 +28,7 @@ from bench.store.standing import Standings, on_other_weights, suite_plugins
 from bench.store.typed_rows import EvaluationRow, RunRow
 
 SAID = "training.precision="  # how a change of a recipe begins that says a training's precision
+MEASURED = ("attack", "blackbox", "judged")  # kinds that find images that do not withstand a threat
 
 
 @dataclass(frozen=True)
@@ -110,7 +113,7 @@ def scores(
                         found[part] = row
             if not found:
                 continue
-            bits = bits or ImageOutcomes(db, (row.evaluation_id for row in own if row.kind in ("attack", "blackbox")))
+            bits = bits or ImageOutcomes(db, (row.evaluation_id for row in own if row.kind in MEASURED))
             score = _score(run, standard, found, own, bits, standings)
             if score is not None:
                 yield score
@@ -160,7 +163,7 @@ def _score(
 
 def _within(row: EvaluationRow, run: RunRow, standard: Standard) -> bool:
     """Whether a result is of the threat of the standard: its ball, its images, this training's weights."""
-    if row.kind not in ("attack", "blackbox") or row.n_robust is None or row.split != "test":
+    if row.kind not in MEASURED or row.n_robust is None or row.split != "test":
         return False
     if row.budget_name != "eps" or row.budget is None or row.budget > standard.eps or norm_of(row) != standard.norm:
         return False
@@ -195,8 +198,11 @@ def _places(plugin: str, size: int, images: int, limit: int | None) -> NDArray[n
 def norm_of(row: EvaluationRow) -> str | None:
     """The norm of an attack's ball: `linf`, `l2`, None without a ball, `?` where its plug-in is not installed.
 
-    Of a black-box suite that of its attacks, where all have the same.
+    Of a black-box suite that of its attacks, where all have the same; of others' images what was said with them.
     """
+    if row.kind == "judged":
+        said = row.settings.get("norm")
+        return said if said in (*get_args(Norm), None) else "?"
     if row.plugin != "blackbox":
         return norm(row.plugin)
     norms = {norm(name) for name in suite_plugins(row.settings)}

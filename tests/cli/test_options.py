@@ -98,7 +98,7 @@ def test_what_is_no_file_is_not_read(tmp_path: Path) -> None:
         for command in (("db", "import"), ("exec",)):
             assert words in failure(*command, str(place), "--results", str(tmp_path / "results"))
     inputs = [option for _, command in TREE for option in command.params if isinstance(option.type, InputFile)]
-    assert len(inputs) == 3
+    assert len(inputs) == 4
 
 
 def dry(results: Path, *arguments: str) -> list[tuple[str, float | None]]:

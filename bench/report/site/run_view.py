@@ -24,7 +24,7 @@ from bench.report.site.threats import NORMS, Threat, threat_of
 from bench.report.site.training import training_charts, training_table
 from bench.report.tables import budget_text
 from bench.store.flags import Raised, unchecked
-from bench.store.scores import norm_of
+from bench.store.scores import MEASURED, norm_of
 from bench.store.typed_rows import EvaluationRow, Provenance, RunRow
 
 LONG = {"loss_curve", "loss_stages", "sources"}  # measurements drawn or shown elsewhere
@@ -77,6 +77,7 @@ def run_view(run: RunRow, details: Details, about: PageContext, pictures: list[P
         ],
         "threats": _threats(run, details, about),
         "blackbox": [row for row in evaluations if row["kind"] == "blackbox"],
+        "judged": [row for row in evaluations if row["kind"] == "judged"],
         "matrices": [
             _matrix(run, row, details, about) for row in details.evaluations if row.evaluation_id in details.cells
         ],
@@ -161,7 +162,7 @@ def _evaluation(run: RunRow, row: EvaluationRow, base: Command, about: PageConte
     name = about.names.attack(row)
     kinds = {"clean": "clean accuracy", "transfer": f"transferability, {name}", "blackbox": "black-box suite"}
     title = kinds.get(row.kind, name)
-    norm = norm_of(row) if row.kind in ("attack", "blackbox") else "?"
+    norm = norm_of(row) if row.kind in MEASURED else "?"
     right = row.n_right
     facts = {
         "norm": NORMS.get(norm, norm) if norm != "?" else None,
