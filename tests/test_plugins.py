@@ -127,6 +127,7 @@ def test_a_strangers_plugins_are_listed_with_package_and_version(process: Callab
     assert re.search(r" ece .* bench \d", done.stdout)
     assert listed("attacks")["good_attack", "good-package 1.0"]["description"].startswith("One step along")
     assert listed("models")["good_model", "good-package 1.0"]["description"] == "Two linear layers."
+    assert listed("fusions")["good_fusion", "good-package 1.0"]["description"] == "The first member decides."
     stripes = listed("datasets")["good_stripes", "good-package 1.0"]
     assert (stripes["description"], stripes["classes"], stripes["shape"]) == ("stripes", 2, "1×8×8")
 
@@ -138,7 +139,9 @@ def test_a_strangers_method_passes_doctor_in_a_process_of_its_own(process: Calla
     assert "all is well" in done.stdout
 
 
-@pytest.mark.parametrize("name", ["good_attack", "good_stripes", "good_model", "digits", "digits_cnn", "lenet", "timm"])
+@pytest.mark.parametrize(
+    "name", ["good_attack", "good_stripes", "good_model", "good_fusion", "digits", "digits_cnn", "lenet", "timm"]
+)
 def test_plugins_of_every_kind_pass_doctor(name: str, installed: None) -> None:
     bench("doctor", "--plugin", name)
 

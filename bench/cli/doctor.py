@@ -14,14 +14,17 @@ from bench.cli.say import say
 @click.command("doctor", cls=Once)
 @data_option()
 @click.option(
-    "--plugin", metavar="NAME", help="Check one method, attack, data set or model against what every plug-in must do."
+    "--plugin",
+    metavar="NAME",
+    help="Check one method, attack, data set, model or fusion rule against what every plug-in must do.",
 )
 @where
 def command(data: Path, plugin: str | None, results: Path, db: str | None) -> int:
     """Check packages, device, configuration, plug-ins, data sets and database; exit code 1 if something is wrong.
 
     With --plugin NAME a method is trained for a few steps, an attack run on small networks, a model built, a data set
-    read, and each rule printed with whether it was kept. So a plug-in that is broken and runs all the same is found.
+    read, a fusion rule tried on logits, and each check printed with whether it was kept. So a plug-in that is broken
+    and runs all the same is found.
 
     \b
     Examples:

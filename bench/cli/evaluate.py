@@ -8,12 +8,22 @@ from typing import TYPE_CHECKING, Any, Literal, get_args
 import click
 
 from bench.cli import run
-from bench.cli.options import Named, at_work, attack_options, choose, machine, precision_option, where, workplace
+from bench.cli.options import (
+    Named,
+    PluginName,
+    at_work,
+    attack_options,
+    choose,
+    machine,
+    precision_option,
+    where,
+    workplace,
+)
 from bench.cli.parameters import IMAGES, InputFile, Integer, Numbers, Once, ParamType
 from bench.cli.say import say
 from bench.core import numbers
 from bench.core.errors import BenchError, unknown_name
-from bench.core.terms import Activation, Fusion
+from bench.core.terms import Activation
 
 if TYPE_CHECKING:
     from bench.core.config import Loaded
@@ -48,8 +58,8 @@ class Renamed(ParamType):
               "--factory]")  # fmt: skip
 @click.option("--mean", type=Numbers(), help="Normalisation by numbers: one, or one a channel.")
 @click.option("--std", type=Numbers(positive=True), help="The same.")
-@click.option("--fusion", type=click.Choice(get_args(Fusion)),
-              help="How members make one prediction. [default: mean_probability]")  # fmt: skip
+@click.option("--fusion", type=PluginName("fusions"), metavar="NAME",
+              help="How members make one prediction: `bench list fusions`. [default: mean_probability]")  # fmt: skip
 @click.option("--weights", type=Numbers(), help="One weight a member, for the weighted rules and sum_logits.")
 @click.option("--activation", type=click.Choice(get_args(Activation)),
               help="leaky_relu (slope .1) for members trained with GAL. [default: relu]")  # fmt: skip

@@ -25,12 +25,14 @@ BROKEN = "broken: "
 
 
 @click.command("list", cls=Once)
-@click.argument("what", type=click.Choice(["methods", "attacks", "datasets", "models", "recipes", "suites", "runs"]))
+@click.argument(
+    "what", type=click.Choice(["methods", "attacks", "datasets", "models", "fusions", "recipes", "suites", "runs"])
+)
 @click.option("--json", "as_json", is_flag=True, help="Print a list of objects.")
 @where
 def command(what: str, as_json: bool, results: Path, db: str | None) -> None:
-    """List methods, attacks, datasets, models, recipes or suites of bench.toml, or the runs of the database,
-    trainings that failed among them.
+    """List methods, attacks, datasets, models, recipes or suites of bench.toml, fusion rules, or the runs of the
+    database, trainings that failed among them.
 
     Plug-ins of other packages that bench.toml does not configure are listed too, with the package they come from and
     its version. One that cannot be used says why; `bench doctor --plugin NAME` says more.
@@ -169,6 +171,17 @@ def _models() -> Listing:
     return rows
 
 
+def _fusions() -> Listing:
+    from bench.core import registry
+
+    rows = _plugins("fusions", {}, lambda spec: "")
+    for row in rows:
+        row.pop("plugin")
+        broken = row["description"].startswith(BROKEN)
+        row["weights"] = None if broken else registry.load("fusions", row["name"]).takes_weights
+    return rows
+
+
 def _recipes() -> Listing:
     from bench.core import config
     from bench.experiment.select import resolved_recipe
@@ -265,6 +278,7 @@ _LISTS: dict[str, Callable[[], Listing]] = {
     "attacks": _attacks,
     "datasets": _datasets,
     "models": _models,
+    "fusions": _fusions,
     "recipes": _recipes,
     "suites": _suites,
 }

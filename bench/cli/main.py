@@ -21,7 +21,7 @@ COMMANDS = {
     "evaluate": ("bench.cli.evaluate", "Evaluate an ensemble that was trained elsewhere."),
     "judge": ("bench.cli.judge", "Judge adversarial images that somebody else made against a run."),
     "status": ("bench.cli.status", "What a run would find done, missing, stale or failed."),
-    "list": ("bench.cli.list", "List methods, attacks, data sets, models, recipes, suites or runs."),
+    "list": ("bench.cli.list", "List methods, attacks, data sets, models, fusions, recipes, suites or runs."),
     "show": ("bench.cli.show", "Everything about one run or evaluation."),
     "table": ("bench.cli.table", "Print a suite's table beside the published values."),
     "audit": ("bench.cli.audit", "Which results should not be believed, and why."),

@@ -51,6 +51,28 @@ class Named(ParamType):
         return [CompletionItem(name) for name in names if name.startswith(incomplete)]
 
 
+class PluginName(ParamType):
+    """A registered plug-in of a kind that bench.toml has no table of; completes."""
+
+    def __init__(self, kind: str) -> None:
+        self.name = kind.removesuffix("s")
+        self._kind = kind
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:
+        """The name."""
+        from bench.core import registry
+
+        return registry.entry(self._kind, str(value)).name
+
+    def shell_complete(self, ctx: click.Context, param: click.Parameter, incomplete: str) -> list[CompletionItem]:
+        """The names that are registered."""
+        from click.shell_completion import CompletionItem
+
+        from bench.core import registry
+
+        return [CompletionItem(name) for name in registry.entries(self._kind) if name.startswith(incomplete)]
+
+
 class NameList(Named):
     """Several names, such as `pgd,fgsm`."""
 

@@ -146,6 +146,7 @@ def _run(base: Database, run_id: str, place: Workplace) -> dict[str, Any]:
 
 
 def _evaluation(base: Database, evaluation_id: str, place: Workplace) -> dict[str, Any]:
+    from bench.experiment.measurements import expected_accuracy
     from bench.store import queries
 
     row = queries.find_evaluation(base, evaluation_id)
@@ -154,6 +155,8 @@ def _evaluation(base: Database, evaluation_id: str, place: Workplace) -> dict[st
         "environment": queries.environment(base, row.environment_id),
         "found_again": _found_again(place.run(row.run_id).evaluation(evaluation_id), row.provenance),
     }
+    if (expected := expected_accuracy(row.kind, row.measurements, row.n)) is not None:
+        record["expected_accuracy"] = expected
     if row.kind == "blackbox":
         import numpy as np
 
@@ -318,7 +321,7 @@ def _print_evaluation(row: dict[str, Any], out: Console) -> None:
     grid = Table.grid(padding=(0, 2))
     name = f"images {row['attack']}" if row["kind"] == "judged" else row["attack"]
     title = f"{name} {budget_text(row['budget_name'], row['budget'])}".strip()
-    long = ("loss_curve", "loss_stages", "sources", "files", "images", "stages")
+    long = ("loss_curve", "loss_stages", "sources", "files", "images", "stages", "draws")
     stages = row["measurements"].get("stages", ())
     measured = {key: value for key, value in row["measurements"].items() if key not in long}
     lines: dict[str, str | Text] = {
@@ -334,6 +337,9 @@ def _print_evaluation(row: dict[str, Any], out: Console) -> None:
         "made by": _made_by(row),
         "source": _source(row),
     }
+    if "expected_accuracy" in row:
+        told = f"{100 * row['expected_accuracy']:.1f} % after the attack, over {row['members']} equally probable draws"
+        lines["expected"] = told
     if "blackbox" in row:
         of_all, of_correct, unsuccessful = (100 * share for share in row["blackbox"].values())
         lines["black-box"] = (

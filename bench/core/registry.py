@@ -1,4 +1,4 @@
-"""One registry for methods, attacks, datasets and models: Python entry points, loaded when first used.
+"""One registry for methods, attacks, datasets, models and fusion rules: Python entry points, loaded when first used.
 
 A plug-in is declared in the `pyproject.toml` of its package, the built-in ones included:
 
@@ -15,7 +15,7 @@ import importlib
 import inspect
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from functools import cache
 from importlib.metadata import EntryPoint, entry_points
 from typing import Any, get_args
@@ -33,11 +33,15 @@ BASES = {
     "attacks": "bench.attacks.base:Attack",
     "datasets": "bench.data.base:Dataset",
     "models": "bench.models.base:Model",
+    "fusions": "bench.models.fusion:FusionRule",
 }
 KINDS = tuple(BASES)
 RESERVED = {"methods": ("all", "paper"), "attacks": ("clean",), "datasets": ("all",)}  # words of the command line
 REQUIRED = {"datasets": ("title", "classes", "shape", "mean", "std")}  # class attributes without a default
-ALLOWED = {"attacks": {"budget_name": get_args(BudgetName), "norm": (*get_args(Norm), None)}}
+ALLOWED = {
+    "attacks": {"budget_name": get_args(BudgetName), "norm": (*get_args(Norm), None)},
+    "fusions": {"takes_weights": ("no", "may", "must")},
+}
 
 
 class PluginError(BenchError):
@@ -142,6 +146,9 @@ def _check_class(entry: Registered, plugin: type[Any]) -> None:
         if (value := getattr(plugin, attribute)) not in allowed:
             told = f"its {attribute} is {' or '.join(map(repr, allowed))}, not {value!r}"
             raise PluginError(f"has a known {attribute}", f"{entry.label}: {told}")
+    if entry.kind == "fusions" and (settings := ", ".join(field.name for field in fields(plugin))):
+        told = f"a rule is known by its name alone, and {plugin.__qualname__} has settings ({settings})"
+        raise PluginError("has no settings", f"{entry.label}: {told}")
     requires = getattr(plugin, "requires", ())
     if not isinstance(requires, tuple) or not all(isinstance(item, str) for item in requires):
         told = f"requires is a tuple of names, not {requires!r}"
@@ -217,6 +224,9 @@ def _rank(entry: Registered) -> tuple[bool, str, str]:
 def entry(kind: str, name: str) -> Registered:
     """The plug-in called `name`, or an error with the nearest names."""
     known = entries(kind)
+    if not known:  # made by a version that had none of this kind
+        told = f"the installation of {BUILT_IN} is older than its code: it declares no {kind}; install it again"
+        raise BenchError(told)
     if name not in known:
         raise unknown_name(kind[:-1], name, known)
     return known[name]

@@ -311,6 +311,11 @@ class Config(Spec):
     statements: dict[str, StatementSpec] = Field(default_factory=dict)
 
     @property
+    def fusions(self) -> dict[str, Any]:
+        """None: a fusion rule has no settings, so that there is nothing to configure."""
+        return {}
+
+    @property
     def aliases(self) -> dict[tuple[str, str], str]:
         """(data set, alias) → the recipe that is meant."""
         return {

@@ -23,8 +23,6 @@ Population = Literal["correct_all", "correct_both", "all"]
 """Images that a rate of transfer is a share of: right when clean on all members, on source and target, or any."""
 Rate = Literal["misclassified", "definition6", "definition6_conditional"]
 """Of transfer (`bench.store.rates`)."""
-Fusion = Literal["mean_probability", "weighted_probability", "weighted_vote", "sum_logits", "mean_logits"]
-"""The rule that makes one prediction of the members' (`bench.models.ensemble`)."""
 Normalisation = Literal["none", "dataset", "given", "file"]
 """Where the mean and the deviation before the members of an ensemble trained elsewhere are from."""
 NamedBy = Literal["own", "common", "mapped", "order"]

@@ -18,7 +18,7 @@ from bench.core.config import Loaded
 from bench.core.errors import BenchError, cause, unknown_name
 from bench.core.registry import PluginError
 from bench.data.base import Dataset
-from bench.doctor import attacks, datasets, methods, models
+from bench.doctor import attacks, datasets, fusions, methods, models
 from bench.doctor.installation import Check
 from bench.doctor.rules import Checks
 from bench.models.base import Model
@@ -28,7 +28,7 @@ QUICK = ("training.epochs=1", "training.limit=128", "training.batch_size=32")
 
 
 def check(name: str, data: Path = Path("data")) -> list[Check]:
-    """All checks of the method, attack, data set or model called `name` (a configured name, or that of a plug-in).
+    """All checks of the plug-in called `name`, of whatever kind: a configured name, or one that is registered.
 
     Raises:
         BenchError: nothing is called so.
@@ -70,6 +70,9 @@ def _plugin(kind: str, name: str, loaded: Loaded, data: Path) -> Checks:
     entry = registry.entry(kind, spec.plugin if spec else name)
     plugin = entry.load()
     yield from _declared(entry, plugin)
+    if kind == "fusions":
+        yield from fusions.checks(plugin())
+        return
     if spec is None:
         yield Check("has settings", True, "each use brings its own; nothing more is checked here")
         return

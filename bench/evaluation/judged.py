@@ -22,7 +22,7 @@ from bench.core.bits import to_text
 from bench.core.errors import BenchError
 from bench.core.tensors import HEADER
 from bench.data.base import ImageSet
-from bench.evaluation.measure import samples
+from bench.evaluation.measure import draws, samples
 from bench.models.ensemble import Ensemble
 from bench.training import checkpoint
 
@@ -249,6 +249,7 @@ def judge(
             "file": given.file.name,
             "largest_excess": far,
             "unmoved": int((change == 0).all(1).sum()),
+            **draws(ensemble, test, outcome, batch_size),
             **({} if norm is not None else {"distances": distances(change[clean & ~right])}),
         },
         "forwards": outcome.forwards,

@@ -62,10 +62,12 @@ def robust_accuracy(
     """White-box robust accuracy of the ensemble: the share of all images still classified correctly.
 
     Where the attack leads to targets, `measurements.targeted_hits` counts the images that were right when clean and are
-    classified as their target. `samples` are a few adversarial images. `clean`: bool [n], images known to be right when
-    clean, which saves a pass.
+    classified as their target; where the ensemble draws a member for each prediction, `draws` are the images that each
+    member gets right after the attack. `samples` are a few adversarial images. `clean`: bool [n], images known to be
+    right when clean, which saves a pass.
     """
     outcome = attack_images(attack, ensemble, images, conditions, clean=clean, keep_images=True, progress=progress)
+    outcome.measurements.update(draws(ensemble, images, outcome, conditions.batch_size))
     if outcome.hit is not None:
         outcome.measurements["targeted_hits"] = int((outcome.hit & outcome.clean).sum())
     return {
@@ -80,6 +82,19 @@ def robust_accuracy(
         "backwards": outcome.backwards,
         "seconds": outcome.seconds,
     }
+
+
+def draws(ensemble: Ensemble, images: ImageSet, outcome: AttackOutcome, batch_size: int) -> dict[str, Any]:
+    """Of an ensemble that draws a member for each prediction: bits [N, n], right after the attack with each draw.
+
+    All draws are equally probable and there are no others, so that the mean over them is the expected accuracy exactly.
+    """
+    if not ensemble.rule.draws_a_member:
+        return {}
+    assert outcome.adversarial is not None
+    labels = images.labels.cpu()
+    rows = _class_rows(ensemble, images, batch_size, outcome.adversarial)[:-1]
+    return {"draws": [to_text((row == labels).numpy()) for row in rows]}
 
 
 def transferability(

@@ -55,7 +55,19 @@ class _Any(Open):
     batch_sizes: Annotated[list[ImageCount], Field(min_length=1, max_length=64)] | None = None
 
 
-class Attacked(_Any):
+class _Drawn(_Any):
+    """Of an ensemble that draws a member for each prediction: the bits of each draw, one a member."""
+
+    draws: Annotated[list[str], Field(min_length=1, max_length=10_000)] | None = None
+
+    def expected_accuracy(self, n: int) -> float | None:
+        """The mean over all draws of the share of `n` images that are right after the attack."""
+        if self.draws is None:
+            return None
+        return sum(int(from_text(text, n).sum()) for text in self.draws) / (n * len(self.draws))
+
+
+class Attacked(_Drawn):
     """Counts of an attack on one network; None in a loss curve stands for what was no number."""
 
     attacked: Small | None = None
@@ -111,7 +123,7 @@ class OfBlackbox(_Any):
     images: Annotated[dict[Name, dict[Name, Digest]], Field(max_length=LONGEST)] | None = None
 
 
-class OfJudged(_Any):
+class OfJudged(_Drawn):
     """Of images that somebody else made."""
 
     file: Name
@@ -130,6 +142,15 @@ KINDS: dict[str, type[_Any]] = {
 }
 
 
+def expected_accuracy(kind: str, measurements: dict[str, Any], n: int) -> float | None:
+    """What an attack leaves of an ensemble that draws a member for each prediction; None for any other.
+
+    It is exact: each member is one draw, and all are equally probable.
+    """
+    found = KINDS[kind].model_validate(measurements)
+    return found.expected_accuracy(n) if isinstance(found, _Drawn) else None
+
+
 def check(kind: str, measurements: dict[str, Any], n: int, members: int | None = None) -> None:
     """Measurements of an evaluation of `n` images, and of a matrix of so many members.
 
@@ -140,6 +161,11 @@ def check(kind: str, measurements: dict[str, Any], n: int, members: int | None =
         found = KINDS[kind].model_validate(bounded(measurements))
     except ValidationError as error:
         raise ValueError(f"measurements.{fault_of(error)}") from error
+    if isinstance(found, _Drawn):
+        try:
+            found.expected_accuracy(n)
+        except BenchError as error:
+            raise ValueError(f"measurements.draws: {error}") from error
     parts: list[Attacked] = [found] if isinstance(found, Attacked) else []
     if isinstance(found, OfTransfer):
         parts = [*found.sources]

@@ -349,7 +349,7 @@ def attack_rows(
             settings=settings.plain(instance),
             budget_name=plugin.budget_name,
             budget=budget,
-            stop="first_success",
+            stop="last" if _draws_a_member(run) else "first_success",
             limit=test_limit(loaded, selection),
             split=selection.split,
             **spec.asked() | ({"precision": USUAL} if plugin.asks_members else {}),
@@ -357,6 +357,15 @@ def attack_rows(
         )
         for budget in budgets
     ]
+
+
+def _draws_a_member(run: RunSpec) -> bool:
+    """Whether an ensemble draws a member for each prediction: an image of it is broken more or less, not once."""
+    if run.plugin == OUTSIDE:
+        rule = run.settings.get("fusion_rule")
+    else:
+        rule = registry.load("methods", run.plugin).fusion if run.plugin else None
+    return rule in registry.entries("fusions") and registry.load("fusions", str(rule)).draws_a_member
 
 
 def blackbox_rows(loaded: Loaded, selection: Selection, run: RunSpec, names: tuple[str, ...]) -> list[EvaluationSpec]:

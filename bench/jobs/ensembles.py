@@ -47,7 +47,8 @@ def fresh_ensemble(run: RunSpec, plugin: type[Method], place: Workplace | None =
     """
     members = _members(run, plugin.activation, place)
     # The weights of a soft vote are the method's to find; until then every member counts the same.
-    weights = [1.0] * run.members if plugin.fusion == "weighted_probability" else None
+    needed = registry.load("fusions", plugin.fusion).takes_weights == "must"
+    weights = [1.0] * run.members if needed else None
     return Ensemble(members, fusion=plugin.fusion, weights=weights)
 
 

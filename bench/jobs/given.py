@@ -10,10 +10,11 @@ from typing import Any, Literal, get_args
 
 from torch import nn
 
+from bench.core import registry
 from bench.core.config import Loaded
 from bench.core.errors import BenchError
 from bench.core.printable import visible
-from bench.core.terms import Activation, Fusion, Normalisation
+from bench.core.terms import Activation, Normalisation
 from bench.data.base import Dataset
 from bench.experiment import select
 from bench.experiment.records import FileGiven, GivenRecord
@@ -26,14 +27,6 @@ from bench.models.normalise import Normalise
 NAMES = {
     "own": "", "common": "names of the common CIFAR ResNets", "mapped": "names mapped", "order": "in order of the file",
 }  # fmt: skip
-FUSED = {
-    "mean_probability": "fused by log of mean softmax",
-    "weighted_probability": "fused by log of weighted mean softmax",
-    "weighted_vote": "fused by a vote",
-    "sum_logits": "fused by sum of logits",
-    "mean_logits": "fused by mean of logits",
-}
-WEIGHTED = ("weighted_probability", "weighted_vote", "sum_logits")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -169,7 +162,7 @@ def _fusion(
     Raises:
         BenchError: a file speaks of a rule that is no plain mean, and nobody said which.
     """
-    stored = _told("fusion", files, get_args(Fusion))
+    stored = _told("fusion", files, [*registry.entries("fusions")])
     fusion = given.fusion or stored
     if fusion is None:
         for path, layout in zip(given.files, understood, strict=True):
@@ -177,10 +170,11 @@ def _fusion(
                 rule = ", ".join(visible(place) for place in layout.rule[:3])
                 raise BenchError(
                     f"{path} holds {rule} beside its {members} members: they are fused by more than a plain mean, as "
-                    f"it seems. Say how, with --fusion ({', '.join(get_args(Fusion))})"
+                    f"it seems. Say how, with --fusion ({', '.join(registry.entries('fusions'))})"
                 )
         fusion = "mean_probability"
-    own = understood[0].weights if len(understood) == 1 and fusion in WEIGHTED else None
+    takes = registry.load("fusions", fusion).takes_weights != "no"
+    own = understood[0].weights if len(understood) == 1 and takes else None
     return fusion, given.weights if given.weights is not None else own
 
 
@@ -234,7 +228,7 @@ def sentence(given: Given, taken: Taken) -> str:
     ]
     if count > 1:
         weights = "" if ensemble.weights is None else f", weights {_row(ensemble.weights.tolist())}"
-        parts.append(FUSED[ensemble.fusion] + weights)
+        parts.append(f"fused by {ensemble.rule.told}{weights}")
     if record.aside:
         parts.append(f"passed over: {outside.some(record.aside)}")
     if record.left_out:

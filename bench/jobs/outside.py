@@ -96,7 +96,7 @@ def adopt(given: Given, loaded: Loaded, place: Workplace, *, tell: Tell = str, w
             seed=seed,
             versions={
                 "method": Outside.version, "model": model_version, "dataset": dataset_class.version,
-                "trainer": versions.TRAINER,
+                "trainer": versions.TRAINER, **_later(ensemble),
             },
             weights=digest,
         )  # fmt: skip
@@ -161,6 +161,11 @@ def adopt(given: Given, loaded: Loaded, place: Workplace, *, tell: Tell = str, w
         )
         write_record(place.run(run.run_id).record, record)
     return Adopted(folder, run.seed)
+
+
+def _later(ensemble: Ensemble) -> dict[str, int]:
+    """The version of the fusion rule where it is not the first, which the older records do not name."""
+    return {"fusion": ensemble.rule.version} if ensemble.rule.version > 1 else {}
 
 
 def _facts(said: Mapping[str, Any], path: Path) -> dict[str, Any]:

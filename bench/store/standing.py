@@ -16,7 +16,7 @@ from typing import Any, Literal
 
 from bench.core import registry, versions
 from bench.core.errors import BenchError
-from bench.experiment.spec import RunSpec
+from bench.experiment.spec import OUTSIDE, RunSpec
 from bench.store import flags, queries
 from bench.store.database import Database
 from bench.store.typed_rows import EvaluationRow, RunRow
@@ -41,7 +41,13 @@ class Standing:
 
 
 CURRENT = Standing()
-WORDS = {"methods": "method", "models": "model", "datasets": "data set", "attacks": "attack"}
+WORDS = {
+    "methods": "method",
+    "models": "model",
+    "datasets": "data set",
+    "attacks": "attack",
+    "fusions": "fusion rule",
+}
 
 
 @dataclass(frozen=True)
@@ -94,6 +100,9 @@ def run_versions(config: Mapping[str, Any], trainer: int, method: int) -> dict[s
     for kind, plugin in (("model", "model_plugin"), ("dataset", "dataset_plugin")):
         if kind in told and config.get(plugin):
             found[f"{kind}s/{config[plugin]}"] = int(told[kind])
+    rule = (config.get("settings") or {}).get("fusion_rule") if config["plugin"] == OUTSIDE else None
+    if isinstance(rule, str):  # that of a method is its own
+        found[f"fusions/{rule}"] = int(told.get("fusion", 1))
     for needed in (config.get("requires") or {}).values():
         own = needed["versions"]
         for part, version in run_versions(needed, own["trainer"], own["method"]).items():

@@ -17,6 +17,7 @@ from in_process import Done, command
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
+from bench.core.bits import from_text
 from bench.experiment.records import RunRecord, read_record
 from bench.models.build import model_plugin
 from bench.report import frames as bench_frames
@@ -176,6 +177,41 @@ def test_normalisation_activation_and_fusion_change_the_numbers(
     assert len({json.dumps(value) for value in found.values()}) == 4
     alone = outcome(evaluate(results, files[:1], "--model", "digits_cnn", "--name", "n alone", "--json"))
     assert alone == found["one only"]
+
+
+def test_an_ensemble_that_draws_a_member_has_an_expected_accuracy(
+    trained: tuple[Path, list[State]], tmp_path: Path
+) -> None:
+    results, states = trained
+    files = saved(tmp_path, states)
+    told = evaluate(results, files, "--model", "digits_cnn", "--name", "drawn", "--fusion", "random_member")
+    assert "fused by drawing one member" in " ".join(told.text.split())
+    (row,) = [row for row in bench_frames.Frames(results / "bench.db").evaluations.to_dict("records")
+              if (row["method"], row["attack"]) == ("drawn", "pgd")]  # fmt: skip
+    assert row["stop"] == "last"  # an image is broken for some draws before it is for all
+    shown = json.loads(bench(results, "show", row["evaluation_id"], "--json").out)
+    draws = [from_text(text, 60) for text in shown["measurements"]["draws"]]
+    assert len(draws) == 3
+    assert shown["expected_accuracy"] == pytest.approx(sum(int(bits.sum()) for bits in draws) / 180)
+    assert not all((bits == draws[0]).all() for bits in draws)
+    card = bench(results, "show", row["evaluation_id"]).out
+    assert f"{100 * shown['expected_accuracy']:.1f} % after the attack, over 3 equally probable draws" in card
+    assert shown["measurements"]["draws"][0] not in card
+
+
+@pytest.mark.parametrize("fusion", ["majority_vote", "max_probability", "crossmax"])
+def test_further_rules_are_recorded_and_attacked_as_such(
+    trained: tuple[Path, list[State]], tmp_path: Path, fusion: str
+) -> None:
+    results, states = trained
+    files = saved(tmp_path, states)
+    found = outcome(evaluate(results, files, "--model", "digits_cnn", "--name", fusion, "--fusion", fusion, "--json"))
+    assert 0 <= found["pgd"] < found["clean"]
+    runs = bench_frames.Frames(results / "bench.db").runs.to_dict("records")
+    (row,) = [row for row in runs if row["method"] == fusion]
+    assert row["fusion"] == fusion
+    wrong = evaluate(results, files, "--model", "digits_cnn", "--name", "x", "--fusion", fusion[:-1], ok=False)
+    assert f"did you mean {fusion}" in refused(wrong)
 
 
 def test_much_more_accuracy_under_another_normalisation_is_told(

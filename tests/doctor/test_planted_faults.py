@@ -122,14 +122,30 @@ MODELS = {
     "rounding_model": ("uses all its weights", "no gradient leads to the images"),
     "in_place": ("has exchangeable ReLUs", "nn.ReLU(inplace=False)"),
 }
+FUSIONS = {
+    "members": ("gives an output an image", "not a tensor (6, 10)"),
+    "in_place": ("leaves logits alone", "work on a copy"),
+    "draws": ("is the same in each pass", "draws_a_member = True"),
+    "over_the_batch": ("judges each image by itself", "no statistics over the batch"),
+    "unsaid": ("says what it gives", "say is_log_probability = False"),
+    "count": ("has a gradient", "give that of a smooth rule where yours counts"),
+    "overflows": ("stands huge logits", "use log_softmax and logsumexp"),
+    "settings": ("has no settings", "Settings has settings (temperature)"),
+}
 SOUND = (
     "attack_sound", "attack_sound_l2", "attack_sound_noise", "attack_sound_members", "method_sound",
     "method_sound_search", "method_sound_pair", "method_sound_stages", "dataset_sound", "model_sound",
-    "model_sound_small",
+    "model_sound_small", "fusion_sound", "fusion_sound_weighted",
 )  # fmt: skip
 PLANTED = [
     (f"{kind}_{name}", *told)
-    for kind, table in (("attack", ATTACKS), ("method", METHODS), ("dataset", DATASETS), ("model", MODELS))
+    for kind, table in (
+        ("attack", ATTACKS),
+        ("method", METHODS),
+        ("dataset", DATASETS),
+        ("model", MODELS),
+        ("fusion", FUSIONS),
+    )
     for name, told in table.items()
 ]
 

@@ -19,6 +19,7 @@ from bench.core.errors import JobError
 from bench.core.numbers import ENSEMBLE
 from bench.data.base import ImageSet
 from bench.evaluation import measure
+from bench.experiment.measurements import expected_accuracy
 from bench.models.ensemble import Ensemble
 from bench.store.rates import transfer_rates
 
@@ -253,3 +254,35 @@ def test_random_outputs_are_counted(different, images):
     assert measure.clean(different, images)["measurements"]["random_output"] == 0
     different.members[1] = nn.Sequential(Noisy(), different.members[1])
     assert measure.clean(different, images)["measurements"]["random_output"] == 61
+
+
+class Side(nn.Module):
+    """A linear member on images of two pixels: class 0 where `slope`·x + `offset` is above 0, else class 1."""
+
+    def __init__(self, slope: tuple[float, float], offset: float) -> None:
+        super().__init__()
+        self.line = nn.Linear(2, 1)
+        with torch.no_grad():
+            self.line.weight.copy_(torch.tensor([slope]))
+            self.line.bias.fill_(offset)
+
+    def forward(self, x: Tensor) -> Tensor:
+        lead = self.line(x.flatten(1))
+        return torch.cat([lead, -lead], 1)
+
+
+def test_the_expected_accuracy_of_two_linear_members_reaches_its_known_value() -> None:
+    """Members look at a pixel each, so that one attack can break both: whose pixel is within ε of its line is lost."""
+    ensemble = Ensemble([Side((10, 0), -4.0), Side((0, 10), -4.0)], fusion="random_member")  # lines at .4
+    grid = torch.tensor([[a, b] for a in range(110, 250, 20) for b in range(110, 250, 20)], dtype=torch.uint8)
+    images = ImageSet(grid.view(-1, 1, 1, 2), torch.zeros(len(grid), dtype=torch.int64))
+    eps = 0.2
+    left = (grid.double() / 255 - eps > 0.4).double()  # [images, members]: right whatever is done to the pixel
+    assert 0 < float(left.mean()) < 1
+    result = measure.robust_accuracy(ensemble, images, PGD(steps=20), under(eps, stop="last"))
+    draws = torch.tensor([from_text(text, len(grid)).tolist() for text in result["measurements"]["draws"]])
+    assert torch.equal(draws.T.double(), left)
+    expected = expected_accuracy("attack", result["measurements"], len(grid))
+    assert expected == pytest.approx(float(left.mean()))
+    plain = measure.robust_accuracy(Ensemble(ensemble.members), images, PGD(steps=20), under(eps, stop="last"))
+    assert expected_accuracy("attack", plain["measurements"], len(grid)) is None

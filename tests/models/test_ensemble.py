@@ -8,8 +8,9 @@ import pytest
 import torch
 from torch import nn
 
+from bench.core import registry
 from bench.core.errors import BenchError
-from bench.models.ensemble import FUSIONS, Ensemble
+from bench.models.ensemble import Ensemble
 
 WEIGHTS = [2.0, 0.0, 6.0]
 
@@ -29,7 +30,19 @@ CASES = [
     ("sum_logits", {}, lambda z: z[0] + z[1] + z[2]),
     ("sum_logits", {"weights": WEIGHTS}, lambda z: 2 * z[0] + 6 * z[2]),
     ("mean_logits", {}, lambda z: (z[0] + z[1] + z[2]) / 3),
+    ("max_probability", {}, lambda z: torch.log(softmax(z).amax(0) / softmax(z).amax(0).sum(1, keepdim=True))),
+    ("crossmax", {}, lambda z: crossmax(z)),
 ]
+
+
+def crossmax(z):
+    """As Fort & Lakshminarayanan write it, image by image."""
+    found = torch.zeros_like(z[0])
+    for image in range(z.shape[1]):
+        rows = [[float(value) - max(map(float, row)) for value in row] for row in z[:, image].tolist()]
+        columns = [[value - max(column) for value in column] for column in zip(*rows, strict=True)]
+        found[image] = torch.tensor([sorted(column)[(len(column) - 1) // 2] for column in columns])
+    return found
 
 
 @pytest.mark.parametrize(("fusion", "settings", "naive"), CASES)
@@ -47,10 +60,52 @@ def test_each_rule_is_its_definition(fusion, settings, naive):
 
 def test_the_output_says_whether_it_is_log_probabilities():
     x = torch.randn(4, 3, 2, 2)
-    for fusion in FUSIONS:
+    for fusion in registry.entries("fusions"):
         fused = ensemble(fusion, weights=WEIGHTS if fusion == "weighted_probability" else None)
         sums = fused(x).exp().sum(1)
         assert fused.output_is_log_probability == bool(torch.allclose(sums, torch.ones(4), atol=1e-5))
+
+
+def votes(z, labels):
+    """How many members say the class of each image, counted by hand."""
+    return [[int(member[image].argmax()) for member in z].count(label) for image, label in enumerate(labels)]
+
+
+@pytest.mark.parametrize("fusion", ["majority_vote", "random_member", "weighted_vote"])
+def test_a_vote_is_won_by_most_members_and_a_tie_by_the_soft_vote(fusion):
+    torch.manual_seed(1)
+    z = 3 * torch.randn(3, 200, 4)
+    out = ensemble(fusion).fuse(z)
+    chosen, soft = out.argmax(1), softmax(z).mean(0)
+    most = [max(votes(z, [label] * 200)[image] for label in range(4)) for image in range(200)]
+    assert votes(z, chosen.tolist()) == most
+    assert bool((chosen != soft.argmax(1)).any())  # else the soft vote would do
+    for image in (place for place, count in enumerate(most) if count == 1):
+        named = z[:, image].argmax(1)
+        assert int(chosen[image]) == int(named[soft[image, named].argmax()])
+    assert 1 in most
+    assert torch.allclose(out.exp().sum(1), torch.ones(200), atol=1e-5)
+
+
+@pytest.mark.parametrize("fusion", ["majority_vote", "random_member"])
+def test_the_gradient_of_a_count_is_that_of_the_mean_softmax(fusion):
+    """Where both choose the same class."""
+    torch.manual_seed(1)
+    z = torch.randn(3, 50, 4, dtype=torch.float64)
+    agree = ensemble(fusion).fuse(z).argmax(1) == ensemble("mean_probability").fuse(z).argmax(1)
+    found = []
+    for name in (fusion, "mean_probability"):
+        x = z.clone().requires_grad_()
+        loss = torch.nn.functional.cross_entropy(ensemble(name).fuse(x), z[0].argmin(1), reduction="sum")
+        (gradient,) = torch.autograd.grad(loss, x)
+        found.append(gradient[:, agree])
+    assert int(agree.sum()) > 20
+    assert torch.allclose(*found, atol=1e-12)
+
+
+def test_the_most_confident_member_decides_by_its_largest_probability():
+    z = torch.tensor([[[0.0, 1.0, 0.0]], [[0.0, 1.0, 0.0]], [[9.0, 0.0, 0.0]]])
+    assert [int(ensemble(name).fuse(z).argmax()) for name in ("max_probability", "majority_vote")] == [0, 1]
 
 
 @pytest.mark.parametrize("fusion", ["mean_probability", "weighted_probability"])
@@ -107,11 +162,17 @@ def test_weights_travel_with_the_state():
         ("mean_probability", [1.0, 1.0, 1.0], "takes no weights"),
         ("mean_logits", [1.0, 1.0, 1.0], "takes no weights"),
         ("mean_probabilty", None, "did you mean mean_probability"),
+        ("majority_vote", [1.0, 1.0, 1.0], "takes no weights"),
     ],
 )
 def test_bad_weights_and_rules_are_refused(fusion, weights, message):
     with pytest.raises(BenchError, match=message):
         ensemble(fusion, weights=weights)
+
+
+def test_a_rule_has_its_least_number_of_members():
+    with pytest.raises(BenchError, match="crossmax is for 2 members or more, not 1"):
+        ensemble("crossmax").part([0])
 
 
 def test_an_ensemble_of_none_is_refused():

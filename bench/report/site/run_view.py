@@ -12,6 +12,7 @@ from typing import Any, get_args
 from bench.core.config import Loaded
 from bench.core.identity import short
 from bench.core.precision import USUAL, titled
+from bench.experiment.measurements import expected_accuracy
 from bench.experiment.spec import OUTSIDE, SURROGATE_SEEDS
 from bench.report.ledger import Ledger
 from bench.report.recipes import phrase
@@ -27,7 +28,7 @@ from bench.store.flags import Raised, unchecked
 from bench.store.scores import MEASURED, norm_of
 from bench.store.typed_rows import EvaluationRow, Provenance, RunRow
 
-LONG = {"loss_curve", "loss_stages", "sources"}  # measurements drawn or shown elsewhere
+LONG = {"loss_curve", "loss_stages", "sources", "draws"}  # measurements drawn or shown elsewhere
 
 
 @dataclass(frozen=True)
@@ -164,10 +165,12 @@ def _evaluation(run: RunRow, row: EvaluationRow, base: Command, about: PageConte
     title = kinds.get(row.kind, name)
     norm = norm_of(row) if row.kind in MEASURED else "?"
     right = row.n_right
+    expected = expected_accuracy(row.kind, row.measurements, row.n)
     facts = {
         "norm": NORMS.get(norm, norm) if norm != "?" else None,
         "settings": settings_text(row.settings) or None,
         "images": f"{row.n:,} (digest {row.images_digest})",
+        "expected accuracy": None if expected is None else f"{percent(100 * expected)} % over the member drawn",
         "correct": None if right is None else f"{right:,} of {row.n:,}",
         "passes (images)": None
         if row.forwards is None

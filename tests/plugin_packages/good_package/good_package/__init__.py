@@ -14,6 +14,7 @@ from bench.attacks.base import Attack
 from bench.attacks.problem import Problem
 from bench.data.base import Dataset
 from bench.models.base import Model
+from bench.models.fusion import FusionRule
 from bench.training.method import Batch, Method
 
 
@@ -71,3 +72,13 @@ class GoodModel(Model):
     def build(self, *, shape: tuple[int, int, int], classes: int) -> nn.Module:
         pixels = shape[0] * shape[1] * shape[2]
         return nn.Sequential(nn.Flatten(), nn.Linear(pixels, self.width), nn.ReLU(), nn.Linear(self.width, classes))
+
+
+@dataclass(frozen=True, kw_only=True)
+class GoodFusion(FusionRule):
+    """The first member decides."""
+
+    told: ClassVar[str] = "the first member"
+
+    def fuse(self, logits: Tensor, weights: Tensor | None) -> Tensor:
+        return logits[0].log_softmax(1)
