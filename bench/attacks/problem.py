@@ -218,6 +218,14 @@ class Problem:
         """The members of the ensemble; the network itself where a single one is attacked."""
         return list(self.model.members) if isinstance(self.model, Ensemble) else [self.model]
 
+    @torch.no_grad()
+    def member_logits(self, x: Tensor) -> Tensor:
+        """Logits [N, b, classes] of every member at `x`, without gradients; `x` counts as an iterate."""
+        logits = torch.stack([member(x) for member in self.members])
+        self.forwards += len(x)
+        self.judge(x, self.model.fuse(logits) if isinstance(self.model, Ensemble) else logits[0])
+        return logits
+
     @property
     def ensemble(self) -> Ensemble:
         """The ensemble that is attacked, for attacks that weigh its members.
