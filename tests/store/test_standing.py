@@ -187,3 +187,19 @@ def test_a_stale_surrogate_makes_the_black_box_stale_in_whatever_order_they_come
     assert rows[0] == rows[1]
     (told,) = (row["why"] for row in rows[0] if row["kind"] == "evaluation")
     assert f"surrogate {surrogate.run_id[:12]} is stale" in told
+
+
+def test_a_run_from_elsewhere_is_stale_when_its_fusion_rule_has_another_version(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """The first version is in no record: what is stored from before rules had one stays current."""
+    config = {
+        "plugin": "outside", "settings": {"fusion_rule": "crossmax"}, "versions": {"method": 1, "trainer": 1},
+    }  # fmt: skip
+    found = standing.run_versions(config, 1, 1)
+    assert found["fusions/crossmax"] == 1
+    assert not any("fusion" in line for line in standing.Installed().older(found))
+    monkeypatch.setattr(registry.load("fusions", "crossmax"), "version", 2)
+    assert "fusion rule crossmax is version 1, today 2" in standing.Installed().older(found)
+    later = config | {"versions": {"method": 1, "trainer": 1, "fusion": 2}}
+    assert standing.run_versions(later, 1, 1)["fusions/crossmax"] == 2
