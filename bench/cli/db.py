@@ -87,6 +87,7 @@ def rebuild(results: Path, db: str | None) -> int:
               help="An archive for `bench db import`, or state dicts of torch for other tools.")  # fmt: skip
 @click.option("--weights/--no-weights", default=None,
               help="With the weights and sample images, or the records alone.  [default: weights]")  # fmt: skip
+@click.option("--unfinished", is_flag=True, help="Also trainings that are not done, with their last checkpoint.")
 @click.option("-m", "--method", "methods", multiple=True, type=Named("methods"), help="Runs of this method.")
 @click.option("-d", "--dataset", type=Named("datasets"), help="Runs on this data set.")
 @click.option("--recipe", type=Named("recipes"), help="Runs of this recipe.")
@@ -94,13 +95,15 @@ def rebuild(results: Path, db: str | None) -> int:
 @click.option("--seeds", type=Seeds(), help="Runs of these seeds, such as 0-4.")
 @where
 def export(
-    identifiers: tuple[str, ...], output: Path, style: str, weights: bool | None, results: Path, db: str | None,
+    identifiers: tuple[str, ...], output: Path, style: str, weights: bool | None, unfinished: bool, results: Path,
+    db: str | None,
     **chosen: Any,
 ) -> int:  # fmt: skip
     """Write runs with their evaluations into one archive, with a manifest and the digest of every file.
 
     RUN is the beginning of a run's id; with selectors all runs that fit, with neither all runs. The runs that a chosen
-    one was trained with come along. The same files give the same archive, byte by byte.
+    one was trained with come along. The same files give the same archive, byte by byte. With --unfinished a training
+    that was interrupted moves to another machine: after the import the same `bench run` goes on with it there.
 
     --format torch writes a folder a run, with a state dict a member (member0.pth, …) under the parameter names in
     common use (conv1, bn1, layer1.0.conv1, layer2.0.downsample.0, fc for the CIFAR ResNets), and ensemble.json with
@@ -112,27 +115,36 @@ def export(
       bench db export -o weights --format torch 4f0c1a
       bench db export -o trs.zip --method trs --dataset cifar10 --seeds 0-2
       bench db export -o one.zip --no-weights 4f0c1a
+      bench db export -o begun.zip --unfinished --method trs --dataset cifar10
     """
     from bench.exchange import exporting
 
+    if unfinished and weights is False:
+        raise BenchError("a training goes on from its weights: leave one of --unfinished and --no-weights out")
     place = workplace(results, Path("data"))
     if style == "torch" and weights is not None:
         raise BenchError("--format torch writes weights: leave --weights and --no-weights out")
+    if style == "torch" and unfinished:
+        raise BenchError("--format torch writes trained members: leave --unfinished out")
     if style == "archive" and output.is_dir():
         raise BenchError(f"{output} is a folder; name the file of the archive")
+    begun, faults = exporting.unfinished(place) if unfinished else ({}, [])
+    _faults(faults)
     with reading(db, results) as base:
-        run_ids = exporting.choose(base, identifiers, chosen, whole=style == "archive")
+        run_ids = exporting.choose(base, identifiers, chosen, begun, whole=style == "archive")
     if style == "torch":
         from bench.exchange import torch_files
 
         for folder in torch_files.export(place, run_ids, output):
             say(f"{folder}: {len(list(folder.glob('*.pth')))} members and {torch_files.DESCRIPTION}")
         return 0
-    done = exporting.export_runs(place, run_ids, output, weights=weights is not False)
+    done = exporting.export_runs(place, run_ids, output, weights=weights is not False, begun=begun.keys())
     _faults(done.left_out)
-    size = output.stat().st_size / 2**20
-    say(f"{output}: {len(done.manifest.runs)} runs, {len(done.manifest.files)} files, {size:,.1f} MiB")
-    return 1 if done.left_out else 0
+    size, told = output.stat().st_size / 2**20, ""
+    if unfinished:
+        told = f" ({len(done.manifest.unfinished)} of them not done)"
+    say(f"{output}: {len(done.manifest.runs)} runs{told}, {len(done.manifest.files)} files, {size:,.1f} MiB")
+    return 1 if done.left_out or faults else 0
 
 
 @command.command("import", cls=Once)
@@ -170,7 +182,8 @@ def import_(archive: Path, max_total: float, max_file: float, results: Path, db:
         say(f"Note: {note}", fg="yellow", err=True)
     say(
         f"{_shown(results, db)}: {done.runs} runs, {done.evaluations} evaluations, {done.failures} failures, "
-        f"{done.weights} files of weights new; {done.kept} files were here already"
+        f"{done.weights} files of weights{f', {done.unfinished} unfinished trainings' if done.unfinished else ''} new; "
+        f"{done.kept} files were here already"
     )
 
 

@@ -40,6 +40,7 @@ _NAME = re.compile(
     rf"runs/(?P<run>{_ID})/(?P<file>run\.json|train\.jsonl|members\.safetensors|evaluations/{_ID}\.json"
     rf"|failures/[0-9A-Za-z][0-9A-Za-z_-]{{0,63}}\.json|samples/[0-9A-Za-z][0-9A-Za-z_-]{{0,63}}\.safetensors)"
 )
+_CHECKPOINT = re.compile(rf"runs/(?P<run>{_ID})/(?P<file>checkpoint\.safetensors)")  # of a training that is not done
 _FAULTS = (
     zipfile.BadZipFile, zipfile.LargeZipFile, zlib.error, struct.error, EOFError, NotImplementedError, RuntimeError,
     ValueError, OverflowError,
@@ -72,12 +73,16 @@ class Manifest(BaseModel):
     made_by: Name
     weights: bool
     runs: list[Id]
+    unfinished: list[Id] = []
+    """Those of the runs that are not done: of each the checkpoint and nothing else."""
     files: list[ArchivedFile]
 
     @model_validator(mode="after")
     def _fits(self) -> Self:
+        begun = set(self.unfinished)
         for entry in self.files:
-            if not _NAME.fullmatch(entry.path):
+            found = _CHECKPOINT.fullmatch(entry.path) or _NAME.fullmatch(entry.path)
+            if found is None or (found.re is _CHECKPOINT) != (found["run"] in begun):
                 raise ValueError(f"{_shown(entry.path)} is not a file of a run")
         if len({entry.path for entry in self.files}) != len(self.files):
             raise ValueError("it names a file twice")
@@ -88,14 +93,14 @@ class Manifest(BaseModel):
 
 def split(name: str) -> tuple[str, str]:
     """Run id and path within the run's folder, of a name in an archive."""
-    found = _NAME.fullmatch(name)
+    found = _NAME.fullmatch(name) or _CHECKPOINT.fullmatch(name)
     if found is None:
         raise BenchError(f"{_shown(name)} is not a file of a run")
     return found["run"], found["file"]
 
 
 def belongs(name: str) -> bool:
-    """Whether a file of this name (`runs/ID/…`) may stand in an archive."""
+    """Whether a file of this name (`runs/ID/…`), of a run that is done, may stand in an archive."""
     return _NAME.fullmatch(name) is not None
 
 
@@ -115,9 +120,10 @@ def write_archive(path: Path, files: dict[str, Path], *, weights: bool) -> Manif
         made_by=f"bench {VERSION}",
         weights=weights,
         runs=sorted({split(name)[0] for name in files}),
+        unfinished=sorted(split(name)[0] for name in files if _CHECKPOINT.fullmatch(name)),
         files=entries,
     )
-    text = json.dumps(manifest.model_dump(), indent=1, sort_keys=True).encode() + b"\n"
+    text = json.dumps(manifest.model_dump(exclude_defaults=True), indent=1, sort_keys=True).encode() + b"\n"
     with atomic(path) as temporary, zipfile.ZipFile(temporary, "w", zipfile.ZIP_STORED) as archive:
         with archive.open(_member(MANIFEST, len(text)), "w") as target:
             target.write(text)
@@ -225,7 +231,7 @@ class Archive:
         total = 0
         for info in self._zip.infolist():
             name = info.orig_filename
-            if name != MANIFEST and not belongs(name):
+            if name != MANIFEST and not belongs(name) and not _CHECKPOINT.fullmatch(name):
                 raise self._refused(f"{_shown(name)} is not a file of a run")
             if name in members:
                 raise self._refused(f"{name} stands in it twice")

@@ -5,12 +5,56 @@ Nothing is ever unpickled, weights are those of their run, records come through 
 
 from __future__ import annotations
 
+import re
+from dataclasses import dataclass
 from pathlib import Path
 
 from bench.core.errors import BenchError, JobError
 from bench.experiment.folder import kind_of
+from bench.experiment.records import CheckpointRecord
+from bench.experiment.spec import RunSpec
 from bench.store import door
 from bench.store.door import CheckedRun, refused
+
+# What a checkpoint holds: members by number, the optimiser's state by parameter, what the method keeps.
+_TENSOR = re.compile(r"members\.(?P<member>[0-9]{1,5})\..+|optimizer\.[0-9]{1,6}\.[a-z_]{1,40}|memory\..+")
+
+
+@dataclass(frozen=True)
+class Begun:
+    """A training that is not done: what is trained, and how far its checkpoint is."""
+
+    run: RunSpec
+    record: CheckpointRecord
+
+    def precedes(self, other: Begun) -> bool:
+        """Whether `other` is the same training later, or now: its curve goes on from ours, to the measured seconds."""
+        return other.record.curve[: len(self.record.curve)] == self.record.curve
+
+
+def check_checkpoint(path: Path, where: str, run_id: str) -> Begun:
+    """The checkpoint of a training of the run `run_id`, in safetensors (nothing is ever unpickled).
+
+    Whether its tensors fit the model and the optimiser is looked at where these are made: when training goes on.
+
+    Raises:
+        BenchError: another format, damaged, without its digest, or of something else; `where` stands in the message.
+    """
+    from bench.training import checkpoint
+
+    try:
+        tensors, metadata, _, sealed = checkpoint.read(path)
+    except (JobError, TypeError) as error:
+        raise refused(where, "no safetensors of bench, or damaged") from error
+    if not sealed:
+        raise refused(where, "it carries no digest, as those of older versions; one more epoch does")
+    record, run = door.check_checkpoint(metadata, where, run_id)
+    found = [_TENSOR.fullmatch(name) for name in tensors]
+    if not all(match and match.string.isprintable() for match in found):
+        raise refused(where, "it holds tensors that no training keeps")
+    if {int(match["member"]) for match in found if match and match["member"]} != set(range(run.members)):
+        raise refused(where, f"it has not the weights of {run.members} members")
+    return Begun(run, record)
 
 
 def check_file(file: str, path: Path, where: str, run: CheckedRun) -> None:

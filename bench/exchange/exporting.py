@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import tempfile
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 from bench.core.errors import BenchError
@@ -12,9 +14,9 @@ from bench.core.files import read_json, write_json
 from bench.core.identity import short
 from bench.core.traces import relative
 from bench.exchange.archive import Manifest, belongs, write_archive
-from bench.exchange.checks import check_file
-from bench.experiment.folder import RUNS, kind_of
-from bench.experiment.names import recipe_today
+from bench.exchange.checks import Begun, check_checkpoint, check_file
+from bench.experiment.folder import CHECKPOINT, RUNS, RunFolder, kind_of
+from bench.experiment.names import AS_RECORDED, recipe_today
 from bench.jobs.workplace import Workplace
 from bench.store import door, queries
 from bench.store.database import Database
@@ -28,8 +30,31 @@ class Exported:
     left_out: tuple[str, ...]
 
 
-def choose(db: Database, identifiers: tuple[str, ...], selectors: dict[str, Any], *, whole: bool = True) -> list[str]:
+def unfinished(place: Workplace) -> tuple[dict[str, Begun], list[str]]:
+    """Trainings that are not done, by the id of their run, and a line for each checkpoint that no import would take."""
+    found, faults = {}, []
+    for path in sorted(place.runs.glob(f"[!.]*/{CHECKPOINT}")):
+        folder = RunFolder(path.parent)
+        if not folder.record.exists():
+            try:
+                found[folder.run_id] = check_checkpoint(path, str(path), folder.run_id)
+            except BenchError as error:
+                faults.append(str(error))
+    return found, faults
+
+
+def choose(
+    db: Database,
+    identifiers: tuple[str, ...],
+    selectors: dict[str, Any],
+    begun: Mapping[str, Begun] = MappingProxyType({}),
+    *,
+    whole: bool = True,
+) -> list[str]:
     """Ids of the runs to export: by prefixes, by selectors, or all; `whole`: with those they were trained with.
+
+    Args:
+        begun: trainings that are not done, which may be chosen too.
 
     Raises:
         BenchError: an unknown prefix, both manners at once, or nothing fits.
@@ -39,38 +64,74 @@ def choose(db: Database, identifiers: tuple[str, ...], selectors: dict[str, Any]
     if identifiers and wanted:
         raise BenchError("give ids of runs or selectors, not both")
     recipe = wanted.pop("recipe", None)
-    chosen = [queries.find_run(db, prefix) for prefix in identifiers] if identifiers else queries.runs(db, **wanted)
-    if recipe is not None:
-        chosen = [run for run in chosen if run.recipe == recipe_today(db.names, run.dataset, recipe)]
-    if not chosen:
+    if identifiers:
+        todo = [_named(db, prefix, begun) for prefix in identifiers]
+    else:
+        chosen = queries.runs(db, **wanted)
+        if recipe is not None:
+            chosen = [run for run in chosen if run.recipe == recipe_today(db.names, run.dataset, recipe)]
+        todo = [run.run_id for run in chosen]
+        todo += [run_id for run_id, training in begun.items() if _selected(db, training, recipe, wanted)]
+    if not todo:
         raise BenchError("nothing to export: no run fits; `bench list runs` shows what there is")
     if not whole:
-        return sorted({run.run_id for run in chosen})
-    known = {run.run_id: run for run in queries.runs(db)}
-    todo, found = [run.run_id for run in chosen], set()
+        return sorted(set(todo))
+    needs = {run_id: [run.run_id for run in training.run.requires.values()] for run_id, training in begun.items()}
+    needs |= {run.run_id: list(run.requires.values()) for run in queries.runs(db)}
+    found: set[str] = set()
     while todo:
         run_id = todo.pop()
-        if run_id in known and run_id not in found:
+        if run_id in needs and run_id not in found:
             found.add(run_id)
-            todo += known[run_id].requires.values()
+            todo += needs[run_id]
     return sorted(found)
 
 
-def export_runs(place: Workplace, run_ids: list[str], target: Path, *, weights: bool) -> Exported:
+def _named(db: Database, prefix: str, begun: Mapping[str, Begun]) -> str:
+    """The run whose id begins with `prefix`, done or begun."""
+    fitting = [run_id for run_id in begun if prefix.strip() and run_id.startswith(prefix.strip().lower())]
+    if not fitting:
+        return queries.find_run(db, prefix).run_id
+    fitting += [run.run_id for run in queries.runs(db) if run.run_id.startswith(prefix.strip().lower())]
+    if len(fitting) > 1:
+        raise BenchError(f"{prefix!r} is ambiguous, type more of: {', '.join(map(short, fitting[:5]))}")
+    return fitting[0]
+
+
+def _selected(db: Database, training: Begun, recipe: str | None, wanted: Mapping[str, Any]) -> bool:
+    """Whether a training that is not done is one that the selectors mean."""
+    names = (db.names or AS_RECORDED).run(training.run)
+    told = {"method": names.method, "dataset": names.dataset, "model": names.model, "seed": training.run.seed}
+    if recipe is not None and names.recipe != recipe_today(db.names, names.dataset, recipe):
+        return False
+    return all(told[name] in (value if isinstance(value, tuple) else (value,)) for name, value in wanted.items())
+
+
+def export_runs(
+    place: Workplace, run_ids: list[str], target: Path, *, weights: bool, begun: Collection[str] = ()
+) -> Exported:
     """Write the files of runs to the archive `target`; the same files give the same bytes.
+
+    Args:
+        begun: those of the runs that are not done (`unfinished` has checked them): of these the checkpoint.
 
     Raises:
         BenchError: a run is damaged, or has no files here.
     """
     with tempfile.TemporaryDirectory() as scratch:
-        return _export(place, run_ids, target, Path(scratch), weights=weights)
+        return _export(place, run_ids, target, Path(scratch), weights=weights, begun=begun)
 
 
-def _export(place: Workplace, run_ids: list[str], target: Path, scratch: Path, *, weights: bool) -> Exported:
+def _export(
+    place: Workplace, run_ids: list[str], target: Path, scratch: Path, *, weights: bool, begun: Collection[str]
+) -> Exported:
     files: dict[str, Path] = {}
     left_out: list[str] = []
     for run_id in run_ids:
         folder = place.run(run_id)
+        if run_id in begun:
+            files[f"{RUNS}/{run_id}/{CHECKPOINT}"] = folder.checkpoint
+            continue
         if not folder.record.is_file():
             left_out.append(f"run {short(run_id)} has no files in {place.runs}; export it where it was made")
             continue

@@ -17,13 +17,15 @@ from bench.core.errors import BenchError
 from bench.core.files import read_json, write_json
 from bench.core.identity import short
 from bench.exchange.archive import Archive, Limits
-from bench.exchange.checks import check_file
-from bench.experiment.folder import CURVE, NOTES, RECORD, RUNS, WEIGHTS, RunFolder, kind_of
+from bench.exchange.checks import Begun, check_checkpoint, check_file
+from bench.experiment.command import of_run
+from bench.experiment.folder import CHECKPOINT, CURVE, NOTES, RECORD, RUNS, WEIGHTS, RunFolder, kind_of
 from bench.experiment.records import EvaluationRecord, ImportedRecord, parse_record, read_record
+from bench.experiment.spec import RunSpec
 from bench.jobs import journal
 from bench.jobs.presence import beside
 from bench.jobs.workplace import Workplace
-from bench.store import door, provenance, schema
+from bench.store import door, provenance, queries, schema
 from bench.store.database import Database
 from bench.store.door import CheckedRun
 
@@ -41,6 +43,7 @@ class Imported:
     evaluations: int = 0
     failures: int = 0
     weights: int = 0
+    unfinished: int = 0
     kept: int = 0
     notes: list[str] = field(default_factory=list)
 
@@ -65,7 +68,8 @@ def import_archive(path: Path, place: Workplace, db: Database, limits: Limits | 
                 owner = locks.owner(run_id)
                 if owner is not None:
                     raise BenchError(f"run {short(run_id)} is being made here by {owner}; import when that has ended")
-                _stage_run(archive, run_id, files, stage / run_id, place, None if fresh else db, imported)
+                stage_it = _stage_begun if run_id in archive.manifest.unfinished else _stage_run
+                stage_it(archive, run_id, files, stage / run_id, place, None if fresh else db, imported)
             _note_origin(archive, stage, place)
             if fresh:
                 db.open(create=True)
@@ -105,11 +109,7 @@ def _stage_run(
         )
     where = f"archive {archive.path}, nothing was taken in: runs/{short(run_id)}…/"
     run = door.check_run(door.read(archive.read(names[RECORD]), where + RECORD), where + RECORD, run_id)
-    if run.spec.model_plugin == "factory":
-        told.notes.append(
-            f"run {short(run_id)} makes its members with {run.spec.model_settings.get('function')} out of your own "
-            f"packages; that is done only where --allow-factory names it"
-        )
+    _tell_of_factory(run.spec, told)
     here = place.runs / run_id
     known = _known_run(here, db, run)
     for file, name in names.items():
@@ -127,11 +127,67 @@ def _stage_run(
             told.weights += kind == "weights"
 
 
+def _stage_begun(
+    archive: Archive,
+    run_id: str,
+    names: dict[str, str],
+    stage: Path,
+    place: Workplace,
+    db: Database | None,
+    told: Imported,
+) -> None:
+    """Unpack and check a training that is not done; in `stage` stays its checkpoint where ours is not as far.
+
+    Raises:
+        BenchError: it is refused, or the same run is being trained here in another way.
+    """
+    where = f"archive {archive.path}, nothing was taken in: runs/{short(run_id)}…/{CHECKPOINT}"
+    staged, here = stage / CHECKPOINT, place.run(run_id)
+    archive.extract(names[CHECKPOINT], staged)
+    theirs = check_checkpoint(staged, where, run_id)
+    _tell_of_factory(theirs.run, told)
+    done = here.record.exists() or (db is not None and bool(queries.runs(db, run_ids=run_id)))
+    if done or (here.checkpoint.exists() and _as_far(here.checkpoint, theirs, where)):
+        staged.unlink()
+        told.kept += 1
+        return
+    told.unfinished += 1
+    told.notes.append(
+        f"{theirs.run.label} is not done: `{of_run(theirs.run.described())}` goes on with it after epoch "
+        f"{theirs.record.epoch}"
+    )
+
+
+def _as_far(path: Path, theirs: Begun, where: str) -> bool:
+    """Whether the checkpoint that is here is of the same training as theirs, and not behind it.
+
+    Raises:
+        BenchError: it is of another, or cannot be compared.
+    """
+    try:
+        ours = check_checkpoint(path, str(path), theirs.run.run_id)
+    except BenchError:
+        ours = None
+    if ours is not None and theirs.precedes(ours):
+        return True
+    if ours is None or not ours.precedes(theirs):
+        raise BenchError(f"{where}: this run is being trained here, and differently; delete {path} to take theirs")
+    return False
+
+
+def _tell_of_factory(run: RunSpec, told: Imported) -> None:
+    if run.model_plugin == "factory":
+        told.notes.append(
+            f"run {short(run.run_id)} makes its members with {run.model_settings.get('function')} out of your own "
+            f"packages; that is done only where --allow-factory names it"
+        )
+
+
 def _note_origin(archive: Archive, stage: Path, place: Workplace) -> None:
     """Beside each run: which of its results came from outside; of one that is new here, out of which archive."""
     for folder in sorted(path for path in stage.iterdir() if path.is_dir()):
         provenance.note(RunFolder(folder), place.run(folder.name))
-    staged = (path.parent for path in sorted(stage.glob(f"*/{RECORD}")))
+    staged = (path.parent for name in (RECORD, CHECKPOINT) for path in sorted(stage.glob(f"*/{name}")))
     new = [folder for folder in staged if not place.run(folder.name).record.exists()]
     if new:
         record = {"format": 1, **archive.origin, "imported": datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")}
@@ -212,7 +268,8 @@ def _moves(stage: Path, runs: Path) -> Iterator[tuple[Path, Path]]:
 
 def _records(files: Iterable[str]) -> list[str]:
     """The records among the files of a run, the run's own first."""
-    return [RECORD, *(file for file in files if kind_of(file) in ("evaluation", "failure"))]
+    found = [file for file in files if kind_of(file) in ("record", "evaluation", "failure")]
+    return sorted(found, key=lambda file: file != RECORD)
 
 
 @contextlib.contextmanager

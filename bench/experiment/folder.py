@@ -24,7 +24,7 @@ NOTES = (IMPORTED, IMPORTED_ATTEMPTS, RE_MEASURED)  # of this results folder alo
 _EVALUATIONS, _FAILURES, _SAMPLES, _CRAFTED = "evaluations", "failures", "samples", "crafted"
 
 
-FileKind = Literal["record", "curve", "weights", "evaluation", "failure", "samples"]
+FileKind = Literal["record", "curve", "weights", "checkpoint", "evaluation", "failure", "samples"]
 
 
 def kind_of(file: str) -> FileKind | None:
@@ -32,7 +32,7 @@ def kind_of(file: str) -> FileKind | None:
 
     These are the kinds that an archive has.
     """
-    whole: dict[str, FileKind] = {RECORD: "record", CURVE: "curve", WEIGHTS: "weights"}
+    whole: dict[str, FileKind] = {RECORD: "record", CURVE: "curve", WEIGHTS: "weights", CHECKPOINT: "checkpoint"}
     within: dict[str, FileKind] = {_EVALUATIONS: "evaluation", _FAILURES: "failure", _SAMPLES: "samples"}
     folder, inside, _ = file.partition("/")
     return within.get(folder) if inside else whole.get(file)

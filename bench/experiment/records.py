@@ -19,6 +19,7 @@ from bench.core.precision import Precision
 from bench.core.terms import BudgetName, JobKind, Kind, NamedBy, Normalisation, Split, Stop, Targets
 from bench.experiment import measurements
 from bench.experiment.fields import (
+    LONGEST,
     AttemptId,
     Count,
     Digest,
@@ -88,6 +89,7 @@ class _Described(Open):
 Environment = Annotated[dict[str, Any], AfterValidator(_Environment.check)]
 Described = Annotated[dict[str, Any], AfterValidator(_Described.check)]
 SpecDict = Annotated[dict[str, Any], AfterValidator(lambda value: bounded(value, depth=40))]
+OptimizerKey = Annotated[str, Field(pattern=r"^[0-9]{1,6}\.[a-z_]{1,40}$")]
 Target = Annotated[int, Field(ge=ENSEMBLE, lt=MEMBERS)]
 
 
@@ -330,6 +332,24 @@ class EpochRecord(Strict):
     member_accuracy: Annotated[list[Share | None], Field(max_length=MEMBERS)] | None = None
     ensemble_accuracy: Share | None = None
     accuracy_on: Line | None = None
+
+
+class CheckpointRecord(_Record):
+    """What stands beside the tensors of `checkpoint.safetensors`: the training, and where it was."""
+
+    phase: Small
+    epoch: Annotated[int, Field(ge=1, lt=2**31)]
+    """The last complete one of this phase."""
+    optimizer: Annotated[dict[OptimizerKey, None], Field(max_length=LONGEST)]
+    """What its state has beside tensors: what no step has needed yet."""
+    curve: Annotated[list[EpochRecord], Field(min_length=1, max_length=LONGEST)]
+    run: SpecDict
+
+    @model_validator(mode="after")
+    def _fits(self) -> Self:
+        if self.curve[-1].epoch != self.epoch:
+            raise ValueError(f"its curve ends with epoch {self.curve[-1].epoch}, it is of epoch {self.epoch}")
+        return self
 
 
 class ImportedRecord(_Record):

@@ -36,8 +36,11 @@ from bench.jobs.ensembles import (
 )
 from bench.jobs.measuring import evaluate, is_out_of_memory
 from bench.jobs.workplace import Workplace
+from bench.store import provenance
 from bench.training import checkpoint
 from bench.training.trainer import Trainer
+
+ELSEWHERE = "a part was trained elsewhere: this training went on with the checkpoint of an archive"
 
 
 def perform(job: Job, place: Workplace, progress: Progress | None = None) -> tuple[bool, Path]:
@@ -90,7 +93,10 @@ def train(run: RunSpec, place: Workplace, progress: Progress) -> Path:
         folder=folder.path,
         progress=progress,
         prerequisites={name: load_ensemble(needed, place) for name, needed in run.requires.items()},
+        run=run,
     )
+    if not trainer.continues and not folder.record.exists():
+        folder.imported.unlink(missing_ok=True)  # what had come out of an archive was of no use
     method.fit(trainer)
     tensors = {**checkpoint.member_tensors(ensemble.members), **fusion_weights(ensemble)}
     weights_digest = checkpoint.digest(tensors)
@@ -100,11 +106,16 @@ def train(run: RunSpec, place: Workplace, progress: Progress) -> Path:
         tensors,
         weights_metadata(run, fusion=ensemble.fusion, activation=plugin.activation),
     )
+    attempt_id = uuid.uuid4().hex[:24]
+    notes = [*_notes(trainer, dataset.classes), *trainer.notes]
+    if folder.imported.exists() and not folder.record.exists():
+        provenance.note_attempt(folder, attempt_id)
+        notes.append(ELSEWHERE)
     record = RunRecord(
         format=FORMAT,
         run_id=run.run_id,
         family_id=run.family_id,
-        attempt_id=uuid.uuid4().hex[:24],
+        attempt_id=attempt_id,
         status="done",
         origin=registry.entry("methods", run.plugin).origin,
         **run.described(),
@@ -124,7 +135,7 @@ def train(run: RunSpec, place: Workplace, progress: Progress) -> Path:
         finished=now(),
         seconds=sum(line["seconds"] for line in trainer.curve) or time.perf_counter() - clock,
         config=run.model_dump(mode="json"),
-        notes=[*_notes(trainer, dataset.classes), *trainer.notes],
+        notes=notes,
     )
     write_record(folder.record, record)
     folder.checkpoint.unlink(missing_ok=True)

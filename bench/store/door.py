@@ -21,7 +21,14 @@ from bench.core.errors import BenchError
 from bench.core.identity import canonical, short
 from bench.core.terms import Norm
 from bench.experiment.fields import Digest, Id, Name, Strict, Table, clean, fault_of
-from bench.experiment.records import EpochRecord, EvaluationRecord, FailureRecord, RunRecord, parse_record
+from bench.experiment.records import (
+    CheckpointRecord,
+    EpochRecord,
+    EvaluationRecord,
+    FailureRecord,
+    RunRecord,
+    parse_record,
+)
 from bench.experiment.spec import EvaluationSpec, RunSpec
 
 RECORD_BYTES = 16 << 20  # of one JSON file: a black-box suite on 50,000 images has under 1 MB
@@ -128,11 +135,7 @@ def check_run(value: dict[str, Any], where: str, run_id: str) -> CheckedRun:
     """
     _clean(value, where)
     record = parse_record(RunRecord, value, where)
-    try:
-        spec = RunSpec.model_validate(record.config)
-    except (ValidationError, RecursionError) as error:
-        fault = fault_of(error) if isinstance(error, ValidationError) else "nested too deep"
-        raise refused(where, f"config.{fault}; was it made by another version of bench?") from error
+    spec = _run_spec(record.config, where, "config")
     said, found = (record.run_id, record.family_id), (spec.run_id, spec.family_id)
     if said != found or record.run_id != run_id:
         raise refused(where, f"its content is of run {short(spec.run_id)}, it claims to be {short(run_id)}")
@@ -147,6 +150,39 @@ def check_run(value: dict[str, Any], where: str, run_id: str) -> CheckedRun:
         raise refused(where, "weights_digest is not what its config says")
     _check_plugins(spec, where)
     return CheckedRun(record, spec)
+
+
+def check_checkpoint(value: Any, where: str, run_id: str) -> tuple[CheckpointRecord, RunSpec]:
+    """What stands beside the tensors of a checkpoint of the run `run_id`, whose configuration must hash to that id.
+
+    Raises:
+        BenchError: it does not, or it does not say where training was; `where` stands in the message.
+    """
+    try:
+        strict_json.check(value)
+        if len(json.dumps(value)) > RECORD_BYTES:
+            raise ValueError(f"over {RECORD_BYTES >> 20} MiB beside its tensors")
+    except (ValueError, RecursionError) as error:
+        raise refused(where, str(error)) from error
+    _clean(value, where)
+    if "run" not in value:
+        raise refused(where, "it does not say of which training it is, as those of older versions; one more epoch does")
+    record = parse_record(CheckpointRecord, value, where)
+    spec = _run_spec(record.run, where, "run")
+    if spec.run_id != run_id:
+        raise refused(where, f"it is of run {short(spec.run_id)}, its folder is that of {short(run_id)}")
+    if spec.weights is not None:
+        raise refused(where, "it is of an ensemble trained elsewhere, of which there is no training")
+    _check_plugins(spec, where)
+    return record, spec
+
+
+def _run_spec(config: dict[str, Any], where: str, field: str) -> RunSpec:
+    try:
+        return RunSpec.model_validate(config)
+    except (ValidationError, RecursionError) as error:
+        fault = fault_of(error) if isinstance(error, ValidationError) else "nested too deep"
+        raise refused(where, f"{field}.{fault}; was it made by another version of bench?") from error
 
 
 def known_run(config: Mapping[str, Any], weights_digest: str | None, where: str) -> Known:

@@ -106,6 +106,13 @@ def note(staged: RunFolder, here: RunFolder) -> None:
         write_json(staged.re_measured, _noted(left))
 
 
+def note_attempt(folder: RunFolder, attempt_id: str) -> None:
+    """Write into a run's folder that an attempt made here went on with what came from outside."""
+    write_json(
+        folder.imported_attempts, {"format": 1, "attempts": sorted((_attempts(folder) or frozenset()) | {attempt_id})}
+    )
+
+
 def _noted(marks: Mapping[str, FoundAgain]) -> dict[str, Any]:
     return ReMeasured(format=1, results=dict(marks)).model_dump(mode="json")
 

@@ -13,6 +13,7 @@ from bench.core import tensors as files
 from bench.core.errors import JobError
 from bench.core.files import atomic
 from bench.core.tensors import DamagedError
+from bench.training.optim import STATE
 
 
 def save(path: Path, tensors: dict[str, Tensor], metadata: dict[str, Any]) -> None:
@@ -98,7 +99,11 @@ def optimizer_tensors(optimizer: torch.optim.Optimizer) -> tuple[dict[str, Tenso
 
 
 def load_optimizer(optimizer: torch.optim.Optimizer, tensors: dict[str, Tensor], rest: dict[str, Any]) -> None:
-    """Undo `optimizer_tensors`."""
+    """Undo `optimizer_tensors`.
+
+    Raises:
+        JobError: this is no state of such an optimiser over these parameters.
+    """
     state: dict[int, dict[str, Any]] = {}
     for name, tensor in tensors.items():
         if name.startswith("optimizer."):
@@ -107,4 +112,12 @@ def load_optimizer(optimizer: torch.optim.Optimizer, tensors: dict[str, Tensor],
     for name, value in rest.items():
         index, key = name.split(".", 1)
         state.setdefault(int(index), {})[key] = value
+    # Checked beforehand: torch takes any state, and fails or goes astray in the next step.
+    shapes = [parameter.shape for group in optimizer.param_groups for parameter in group["params"]]
+    for number, kept in state.items():
+        if number >= len(shapes) or kept.keys() != STATE[type(optimizer).__name__]:
+            raise JobError(f"the stored state of the optimiser does not fit: {', '.join(sorted(kept))} of {number}")
+        for key, value in kept.items():
+            if value is not None and value.shape != (() if key == "step" else shapes[number]):
+                raise JobError(f"the stored state of the optimiser does not fit: {key} of {number} has another shape")
     optimizer.load_state_dict({"state": state, "param_groups": optimizer.state_dict()["param_groups"]})

@@ -9,6 +9,9 @@ from torch import nn
 
 from bench.core.specs import Training
 
+STATE = {"SGD": {"momentum_buffer"}, "Adam": {"step", "exp_avg", "exp_avg_sq"}}
+"""What these keep of a parameter that has had a gradient: tensors of its shape, and `step`, which is one number."""
+
 
 def make_optimizer(parameters: Iterable[nn.Parameter], training: Training) -> torch.optim.Optimizer:
     """SGD with momentum, or Adam; weight decay is added to the gradient (L2), as in the papers' codes."""

@@ -8,9 +8,10 @@ import time
 from collections.abc import Callable, Iterable, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 import torch
+from pydantic import ValidationError
 from torch import Tensor, nn
 
 from bench.core import seeds
@@ -23,6 +24,7 @@ from bench.core.tensors import set_aside
 from bench.data.base import ImageSet
 from bench.data.loader import batches
 from bench.experiment.folder import RunFolder
+from bench.experiment.spec import RunSpec
 from bench.models.ensemble import Ensemble
 from bench.models.passes import passes_on
 from bench.training import checkpoint, dual
@@ -30,6 +32,7 @@ from bench.training.batch import Batch
 from bench.training.optim import make_optimizer, rate_at
 
 CHECK_EVERY = 16  # steps between two looks at the loss: each look waits for the device
+FORMAT: Final = 1  # of what stands beside the tensors of a checkpoint
 EXPLODED = 1e6  # a loss beyond this never comes back
 SAMPLE = 500  # images on which the accuracy of an epoch is measured
 
@@ -48,6 +51,7 @@ class Trainer:
         augment: gives augmented float images for a batch, or None.
         folder: where `train.jsonl` and the checkpoint are kept; None keeps nothing.
         prerequisites: the trained ensembles that the method asks for, by name.
+        run: what is trained; its checkpoint says so, and one of another run is not gone on from.
     """
 
     def __init__(
@@ -62,6 +66,7 @@ class Trainer:
         folder: Path | None = None,
         progress: Progress | None = None,
         prerequisites: dict[str, Ensemble] | None = None,
+        run: RunSpec | None = None,
     ) -> None:
         self.ensemble = ensemble
         self.images = images
@@ -79,7 +84,9 @@ class Trainer:
         self._progress = progress or Progress()
         self._phase = 0
         self._restored: dict[str, Any] | None = None
-        self._continues = False
+        self._run = run
+        self.continues = False
+        """Whether training goes on from a checkpoint."""
         self.measured_on = validation if validation is not None else _sample(images)
         """The images that the curve's accuracies are of."""
         self._measured_name = "validation" if validation is not None else "training sample"
@@ -101,7 +108,7 @@ class Trainer:
         others = list(members)
         if len(others) != len(self.ensemble.members):
             raise JobError(f"{len(self.ensemble.members)} members cannot start from {len(others)}")
-        if not self._continues:
+        if not self.continues:
             tensors = checkpoint.member_tensors(nn.ModuleList(others))
             checkpoint.load_members(self.ensemble.members, tensors)
 
@@ -140,8 +147,15 @@ class Trainer:
         first = 0
         if restored is not None and phase == restored["phase"]:
             first = restored["epoch"]
-            if first < epochs:
-                checkpoint.load_optimizer(optimizer, restored["tensors"], restored["optimizer"])
+            try:
+                if first > epochs:
+                    raise JobError(f"{name} has {epochs} epochs, the checkpoint is of epoch {first}")
+                if first < epochs:
+                    checkpoint.load_optimizer(optimizer, restored["tensors"], restored["optimizer"])
+            except JobError as error:
+                assert self._folder is not None
+                told = set_aside(self._folder.checkpoint)
+                raise JobError(f"{error}; {told}, the same command starts again from the first epoch") from error
             self._restored = None
         for epoch in range(first, epochs):
             started = time.perf_counter()
@@ -244,12 +258,13 @@ class Trainer:
     def _save(self, phase: int, epoch: int, optimizer: torch.optim.Optimizer) -> None:
         if self._folder is None:
             return
-        lines = "".join(json.dumps(record) + "\n" for record in self.curve)
-        write_text(self._folder.curve, lines)
+        write_text(self._folder.curve, _lines(self.curve))
         tensors, rest = checkpoint.optimizer_tensors(optimizer)
         tensors.update(checkpoint.member_tensors(self.ensemble.members))
         tensors.update({f"memory.{name}": tensor for name, tensor in self.memory.items()})
         metadata = {"phase": phase, "epoch": epoch, "optimizer": rest, "curve": self.curve}
+        if self._run is not None:
+            metadata |= {"format": FORMAT, "run": self._run.model_dump(mode="json")}
         checkpoint.save(self._folder.checkpoint, tensors, metadata)
 
     def _restore(self, path: Path) -> None:
@@ -259,6 +274,8 @@ class Trainer:
             tensors, metadata, _, sealed = checkpoint.read(path)
             if missing := {"phase", "epoch", "optimizer", "curve"} - metadata.keys():
                 raise JobError(f"{path} does not say where training was (no {', '.join(sorted(missing))})")
+            if self._run is not None and _run_id(metadata, self._run) != self._run.run_id:
+                raise JobError(f"{path} is of another run")
             checkpoint.load_members(self.ensemble.members, tensors)
         except JobError as error:
             self._progress.note(f"{error}; {set_aside(path)}, training starts again from the first epoch")
@@ -272,8 +289,24 @@ class Trainer:
             if name.startswith("memory.")
         }
         self._restored = {**metadata, "tensors": tensors}
-        self._continues = True
+        self.continues = True
+        if self._folder is not None:  # it may be behind, or not have come along with the checkpoint
+            write_text(self._folder.curve, _lines(self.curve))
         self._progress.note(f"resuming after epoch {metadata['epoch']}")
+
+
+def _lines(curve: list[dict[str, Any]]) -> str:
+    return "".join(json.dumps(record) + "\n" for record in curve)
+
+
+def _run_id(metadata: dict[str, Any], run: RunSpec) -> str:
+    """The run that a checkpoint says it is of; `run` where an older version did not let it say."""
+    if "run" not in metadata:
+        return run.run_id
+    try:
+        return RunSpec.model_validate(metadata["run"]).run_id
+    except ValidationError:  # of another version
+        return ""
 
 
 class _LossWatch:
