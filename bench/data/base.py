@@ -5,9 +5,9 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import cached_property, lru_cache
+from functools import cached_property, lru_cache, partial
 from pathlib import Path
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING, ClassVar, Literal
 
 from bench.core import registry
 from bench.core.errors import BenchError, cause
@@ -113,13 +113,34 @@ class ImageSet:
         return digest.hexdigest()[:ID_LENGTH]
 
 
-@dataclass(frozen=True, eq=False)
-class Splits:
-    """Training, validation (`None` when none was asked for) and test images of one data set, without overlap."""
+KEPT = 4  # splits that a process keeps on its device: all of one data set, and a second number of test images
 
-    train: ImageSet
-    validation: ImageSet | None
-    test: ImageSet
+
+class Splits:
+    """Training, validation (`None` when none was asked for) and test images of one data set, without overlap.
+
+    Each comes to its device when it is first asked for.
+    """
+
+    def __init__(
+        self, train: Callable[[], ImageSet], validation: Callable[[], ImageSet] | None, test: Callable[[], ImageSet]
+    ) -> None:
+        self._train, self._validation, self._test = train, validation, test
+
+    @cached_property
+    def train(self) -> ImageSet:
+        """Training images."""
+        return self._train()
+
+    @cached_property
+    def validation(self) -> ImageSet | None:
+        """Those held out of the training set."""
+        return None if self._validation is None else self._validation()
+
+    @cached_property
+    def test(self) -> ImageSet:
+        """Test images."""
+        return self._test()
 
 
 def load_splits(
@@ -139,7 +160,8 @@ def load_splits(
     `validation` images are held out of the training set, never of the test set. Of what is left, `training_limit` keeps
     a fixed random part, the same one whether or not images are held out (as long as both fit). `test_limit` keeps a
     fixed random part of the test set. A smaller limit keeps a part of what a larger one keeps. Every split is in the
-    order of the files.
+    order of the files. The last few splits of a process stay on their device for whoever asks next (`let_go`), so
+    nobody may write into them.
 
     Raises:
         BenchError: unknown name, missing or damaged files, a limit that is not between 1 and the size of its set.
@@ -149,16 +171,33 @@ def load_splits(
     train, test = _read(name, dataset, folder, True), _read(name, dataset, folder, False)
     if not 0 <= validation < len(train):
         raise BenchError(f"validation must be 0 to {len(train) - 1} images of {name}'s training set, not {validation}")
-    order = torch.randperm(len(train), generator=generator("split", name))
-    # Both ends of one permutation: images are held out from its start, a limit counts from its end.
-    held, left = order[:validation].sort().values, order[validation:].flip(0)
-    kept = left[: _limit("training_limit", training_limit, len(left), f"{name}'s training set")].sort().values
-    chosen = test_subset(name, len(test), _limit("test_limit", test_limit, len(test), f"{name}'s test set"))
+    kept = _limit("training_limit", training_limit, len(train) - validation, f"{name}'s training set")
+    chosen = _limit("test_limit", test_limit, len(test), f"{name}'s test set")
     return Splits(
-        train=train.take(kept).to(device),
-        validation=train.take(held).to(device) if validation else None,
-        test=test.take(chosen).to(device),
+        partial(_part, train, name, "train", validation, kept, str(device)),
+        partial(_part, train, name, "validation", validation, validation, str(device)) if validation else None,
+        partial(_part, test, name, "test", 0, chosen, str(device)),
     )
+
+
+@lru_cache(maxsize=KEPT)
+def _part(
+    images: ImageSet, name: str, part: Literal["train", "validation", "test"], validation: int, count: int, device: str
+) -> ImageSet:
+    """`count` images of a split of the training or test set `images`, on a device."""
+    if part == "test":
+        chosen = test_subset(name, len(images), count)
+    else:
+        order = torch.randperm(len(images), generator=generator("split", name))
+        # Both ends of one permutation: images are held out from its start, a limit counts from its end.
+        ends = order[:validation] if part == "validation" else order[validation:].flip(0)
+        chosen = ends[:count].sort().values
+    return (images if len(chosen) == len(images) else images.take(chosen)).to(device)
+
+
+def let_go() -> None:
+    """Keep no split on a device any longer: memory has run out there."""
+    _part.cache_clear()
 
 
 def verify(name: str, *, folder: Path, dataset: Dataset | None = None) -> Splits:

@@ -142,8 +142,8 @@ class Probe:
         self._method = settings.build(self._plugin, run.settings, f"methods.{run.method}")
         with seeds.isolated("probe"):
             self._ensemble = ensembles.fresh_ensemble(run, self._plugin, place).to(place.device)
-        splits = ensembles.splits_of(run, place, limit=None)
-        self._train, self._test = splits.train, splits.test
+        self._splits = ensembles.splits_of(run, place, limit=None)
+        self._train = self._splits.train
         self._training: float | None = None
         self._gradient: float | None = None
 
@@ -187,8 +187,8 @@ class Probe:
     def attack(self, evaluation: EvaluationSpec) -> float:
         """Seconds of one evaluation on the whole test set."""
         if self._gradient is None:
-            size = min(self._size(ATTACKED), len(self._test))
-            images, labels = self._test.floats(slice(0, size)), self._test.labels[:size]
+            size = min(self._size(ATTACKED), len(self._train))
+            images, labels = self._train.floats(slice(0, size)), self._train.labels[:size]
             self._ensemble.eval().requires_grad_(False)
 
             def step() -> None:
@@ -198,7 +198,7 @@ class Probe:
 
             self._gradient = _seconds(step, self._place.device) / size
             self._ensemble.requires_grad_(True)
-        return self._gradient * _passes(evaluation) * (evaluation.limit or len(self._test))
+        return self._gradient * _passes(evaluation) * (evaluation.limit or len(self._splits.test))
 
 
 def _passes(evaluation: EvaluationSpec) -> int:

@@ -20,13 +20,14 @@ from bench.core.errors import JobError
 from bench.core.files import read_json
 from bench.core.identity import source_digest
 from bench.core.progress import Progress
+from bench.data import base
 from bench.data.base import ImageSet
 from bench.evaluation import blackbox, judged, measure
 from bench.evaluation.judged import GivenImages
 from bench.experiment.records import EvaluationRecord, write_record
 from bench.experiment.spec import FORMAT, EvaluationSpec
-from bench.jobs import batches
-from bench.jobs.ensembles import data_axes, load_ensemble, now, recorded_weights, splits_of
+from bench.jobs import batches, ensembles
+from bench.jobs.ensembles import data_axes, measured_ensemble, now, recorded_weights, splits_of
 from bench.jobs.workplace import Workplace
 from bench.models.ensemble import Ensemble
 from bench.training import checkpoint
@@ -116,7 +117,7 @@ def subject(evaluation: EvaluationSpec, place: Workplace) -> tuple[Ensemble, Ima
     images = splits.test if evaluation.split == "test" else splits.validation
     if images is None:
         raise JobError("this run held no validation images out")
-    return load_ensemble(evaluation.run, place), images
+    return measured_ensemble(evaluation.run, place), images
 
 
 def make(
@@ -244,8 +245,15 @@ def _within_memory(
         batch_size = max(1, batch_size // 2)
         tried.append(batch_size)
         progress.note(f"out of memory: trying again with {batch_size} images a batch")
-        if place.device.startswith("cuda"):
-            torch.cuda.empty_cache()
+        give_memory_back(place)
+
+
+def give_memory_back(place: Workplace) -> None:
+    """Keep nothing on the device for later jobs any more: memory has run out there."""
+    ensembles.let_go()
+    base.let_go()
+    if place.device.startswith("cuda"):
+        torch.cuda.empty_cache()
 
 
 def is_out_of_memory(error: BaseException) -> bool:

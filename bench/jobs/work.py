@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import time
 import traceback
 import uuid
@@ -27,6 +28,7 @@ from bench.jobs.ensembles import (
     fresh_ensemble,
     fusion_weights,
     initialisation_axes,
+    keep,
     load_ensemble,
     method_of,
     now,
@@ -34,7 +36,7 @@ from bench.jobs.ensembles import (
     weights_fault,
     weights_metadata,
 )
-from bench.jobs.measuring import evaluate, is_out_of_memory
+from bench.jobs.measuring import evaluate, give_memory_back, is_out_of_memory
 from bench.jobs.workplace import Workplace
 from bench.store import provenance
 from bench.training import checkpoint
@@ -60,10 +62,15 @@ def perform(job: Job, place: Workplace, progress: Progress | None = None) -> tup
             else:
                 path = evaluate(job.evaluation, place, progress)
         except Exception as error:
-            return False, record_failure(job, place, error, started, time.perf_counter() - clock)
-    if unsure:
+            ok, path = False, record_failure(job, place, error, started, time.perf_counter() - clock)
+            scarce = is_out_of_memory(error)
+        else:
+            ok, scarce = True, False
+    if scarce:  # outside of the handler, whose traceback keeps tensors alive
+        give_memory_back(place)
+    if ok and unsure:
         progress.note(f"not deterministic on {place.device}: {', '.join(sorted(unsure))}")
-    return True, path
+    return ok, path
 
 
 def train(run: RunSpec, place: Workplace, progress: Progress) -> Path:
@@ -101,11 +108,8 @@ def train(run: RunSpec, place: Workplace, progress: Progress) -> Path:
     tensors = {**checkpoint.member_tensors(ensemble.members), **fusion_weights(ensemble)}
     weights_digest = checkpoint.digest(tensors)
     _refuse_others(run, place, weights_digest)
-    checkpoint.save(
-        folder.weights,
-        tensors,
-        weights_metadata(run, fusion=ensemble.fusion, activation=plugin.activation),
-    )
+    metadata = weights_metadata(run, fusion=ensemble.fusion, activation=plugin.activation)
+    checkpoint.save(folder.weights, tensors, metadata)
     attempt_id = uuid.uuid4().hex[:24]
     notes = [*_notes(trainer, dataset.classes), *trainer.notes]
     if folder.imported.exists() and not folder.record.exists():
@@ -139,6 +143,8 @@ def train(run: RunSpec, place: Workplace, progress: Progress) -> Path:
     )
     write_record(folder.record, record)
     folder.checkpoint.unlink(missing_ok=True)
+    with contextlib.suppress(Exception):  # it saves time only, and the training is done
+        keep(run, place, tensors, metadata)
     return folder.record
 
 

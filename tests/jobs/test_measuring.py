@@ -4,20 +4,27 @@ from __future__ import annotations
 
 import dataclasses
 import json
+from pathlib import Path
 from typing import Any
 
+import in_process
 import pytest
 import torch
+from in_process import bench
 from safetensors.torch import load_file
 
 from bench.attacks.batched import BatchedAttack
 from bench.attacks.conditions import Conditions
+from bench.baselines.ece import Ece
 from bench.core import config
+from bench.data import base
+from bench.data.base import ImageSet
 from bench.experiment import select
 from bench.experiment.select import Selection
 from bench.experiment.spec import Job
-from bench.jobs import work
+from bench.jobs import ensembles, work
 from bench.jobs.ensembles import data_axes
+from bench.jobs.estimate import PROBE
 from bench.jobs.measuring import conditions_of
 from bench.jobs.workplace import Workplace
 
@@ -137,3 +144,120 @@ def test_a_job_asks_in_the_precision_of_its_evaluation(trained: tuple[Workplace,
     parts = [measured] if kind == "attack" else measured["sources"]
     # Each network is asked in bfloat16 where it turns its gradient little: a barely trained member's it may turn more.
     assert "bfloat16" in {part["asked_in"] for part in parts}
+
+
+def counted(monkeypatch: pytest.MonkeyPatch) -> dict[str, int]:
+    """How often images are brought to the device, and members made, from now on."""
+    counts = {"images": 0, "members": 0}
+
+    def count(owner: Any, name: str, what: str) -> None:
+        usual = getattr(owner, name)
+
+        def wrapped(*arguments: Any, **named: Any) -> Any:
+            counts[what] += 1
+            return usual(*arguments, **named)
+
+        monkeypatch.setattr(owner, name, wrapped)
+
+    count(ImageSet, "to", "images")
+    count(ensembles, "load_ensemble", "members")
+    return counts
+
+
+def test_the_jobs_of_a_process_share_images_and_ensemble(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    base.let_go()
+    counts = counted(monkeypatch)
+    attacks = ("--attack", "fgsm,bim", "--eps", "0.05,0.1")
+    bench("run", "-m", "ece", *in_process.TINY, *attacks, "--threads", "1", "--results", tmp_path)
+    # Training and test images once each, for a training, a clean pass and four attacks; no file of weights is read.
+    assert counts == {"images": 2, "members": 0}
+    first = {path.name: json.loads(path.read_text())["robust_bits"] for path in tmp_path.glob("runs/*/evaluations/*")}
+    assert len(first) == 5
+    # Each job in a process of its own, as it were: the same outcomes.
+    for path in tmp_path.glob("runs/*/evaluations/*"):
+        path.unlink()
+    (tmp_path / "bench.db").unlink()
+    usual = work.perform
+
+    def alone(*arguments: Any) -> Any:
+        base.let_go()
+        ensembles.let_go()
+        return usual(*arguments)
+
+    monkeypatch.setattr(work, "perform", alone)
+    bench("run", "-m", "ece", *in_process.TINY, *attacks, "--threads", "1", "--results", tmp_path)
+    assert counts == {"images": 2 + 5, "members": 5}
+    assert first == {
+        path.name: json.loads(path.read_text())["robust_bits"] for path in tmp_path.glob("runs/*/evaluations/*")
+    }
+
+
+def test_an_ensemble_that_is_not_that_of_its_record_any_more_is_read_again(
+    trained: tuple[Workplace, list[Job]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    place, (clean, _) = trained
+    assert work.perform(clean, place)[0]
+    counts = counted(monkeypatch)
+    kept = ensembles.measured_ensemble(clean.run, place)
+    assert counts["members"] == 0
+    with torch.no_grad():
+        next(kept.parameters()).add_(1)
+    again = ensembles.measured_ensemble(clean.run, place)
+    assert counts["members"] == 1
+    assert ensembles.measured_ensemble(clean.run, place) is again is not kept
+    weights = place.run(clean.run.run_id).weights
+    whole = weights.read_bytes()
+    weights.write_bytes(whole[:-1])  # another file now
+    ok, path = work.perform(clean, place)
+    assert not ok
+    assert "damaged" in json.loads(path.read_text())["error"]
+    weights.write_bytes(whole)
+
+
+def test_memory_that_runs_out_is_given_back_and_a_training_keeps_its_batches(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Smaller batches would train another ensemble under the same id."""
+    sizes: list[int] = []
+
+    def scarce(self: Any, members: Any, batch: Any) -> Any:
+        sizes.append(len(batch.images))
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB")
+
+    monkeypatch.setattr(Ece, "loss", scarce)
+    done = in_process.command("run", "-m", "ece", *in_process.TINY, "--threads", "1", "--results", tmp_path)
+    assert done.code == 1
+    assert "out of memory" in done.out
+    assert sizes == [PROBE, 64]  # the estimate's, then one try
+    (failure,) = [json.loads(path.read_text()) for path in tmp_path.glob("runs/*/failures/*.json")]
+    assert failure["kind"] == "train"
+    assert failure["error"].startswith("out of memory: ")
+    assert base._part.cache_info().currsize == 0
+    assert not list(tmp_path.glob("runs/*/run.json"))
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+def test_a_gpu_with_too_little_memory_takes_smaller_batches(trained: tuple[Workplace, list[Job]]) -> None:
+    """A planted limit: what the attack needs at 1,024 images, halved."""
+    place, (_, job) = trained
+    place = dataclasses.replace(place, device="cuda", batch_size=1024)
+    assert job.evaluation is not None
+    job = Job(run=job.run, evaluation=job.evaluation.model_copy(update={"limit": None}))
+    total = torch.cuda.get_device_properties(0).total_memory
+    torch.cuda.empty_cache()
+    torch.cuda.reset_peak_memory_stats()
+    ok, path = work.perform(job, place)
+    assert ok, path.read_text()
+    enough = json.loads(path.read_text())
+    limit = torch.cuda.max_memory_allocated() / 2
+    torch.cuda.empty_cache()
+    torch.cuda.set_per_process_memory_fraction(limit / total)
+    try:
+        ok, path = work.perform(job, place)
+    finally:
+        torch.cuda.set_per_process_memory_fraction(1.0)
+    assert ok, path.read_text()
+    found = json.loads(path.read_text())
+    assert len(enough["measurements"]["batch_sizes"]) == 1 < len(found["measurements"]["batch_sizes"])
+    assert abs(found["n_robust"] - enough["n_robust"]) <= 2  # other batches, other kernels
