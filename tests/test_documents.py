@@ -219,3 +219,14 @@ def test_command_lines_of_the_documents_have_commands_options_and_values_that_ex
             assert found is not None, line
             command, words = found, words[1:]
         command.make_context("bench", words)  # raises for an option or value that does not exist
+
+
+def test_the_set_for_a_gpu_is_the_tested_one_but_for_torch() -> None:
+    sets = [
+        dict(line.split("==") for line in (ROOT / name).read_text().splitlines() if not line.startswith("#"))
+        for name in ("constraints.txt", "constraints-gpu.txt")
+    ]
+    differing = {name for name in sets[0].keys() | sets[1].keys() if sets[0].get(name) != sets[1].get(name)}
+    assert differing == {"torch", "torchvision"}
+    minor = [int(sets[1][name].split(".")[1]) for name in ("torch", "torchvision")]
+    assert minor[1] - minor[0] == 15  # torch 2.N goes with torchvision 0.(N + 15)

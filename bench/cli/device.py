@@ -48,7 +48,7 @@ def free_cores() -> tuple[int, str]:
     cores = os.cpu_count() or 1
     try:
         load = os.getloadavg()[0]
-    except OSError:
+    except (OSError, AttributeError):  # Windows has no such number
         return cores, ""
     if load < 0.7:
         return cores, ""

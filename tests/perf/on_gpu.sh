@@ -1,53 +1,94 @@
 #!/usr/bin/env bash
-# Every measurement of docs/performance.md that needs a GPU, one after another; what they print is kept in files.
+# The measurements of docs/performance.md that need a GPU, in parts of a few minutes, what is worth most first.
 #
-#   tests/perf/on_gpu.sh [FOLDER]     FOLDER: results/perf unless given; DATA=, DEVICE=, DATASET= … change the rest
-# BENCH= and PYTHON= name them where no environment is activated: BENCH=.venv/bin/bench PYTHON=.venv/bin/python
+#   tests/perf/on_gpu.sh list           the parts, and which are done
+#   tests/perf/on_gpu.sh PART…          these parts
+#   tests/perf/on_gpu.sh all            all that are not done
+#
+# What a part prints is kept in OUT/PART.txt (OUT=results/perf). One that does not end within LIMIT seconds (600) is cut
+# short and not done: the same command takes it up again, a training from its last epoch. DATA=, DEVICE=, DATASET= …
+# change the rest; BENCH= and PYTHON= name the programs where no environment is activated: BENCH=.venv/bin/bench
 set -euo pipefail
 
-out=${1:-results/perf}
+out=${OUT:-results/perf} limit=${LIMIT:-600}
 bench=${BENCH:-bench} python=${PYTHON:-python}
 data=${DATA:-data} device=${DEVICE:-cuda} dataset=${DATASET:-cifar10} model=${MODEL:-resnet20}
 epochs=${EPOCHS:-20} images=${IMAGES:-10000} batch=${BATCH:-1000} step_batch=${STEP_BATCH:-128} eps=${EPS:-0.02}
 methods=${METHODS:-} # "--method trs --method ece"; all of them unless given
-mkdir -p "$out"
+first=${FIRST:---method trs}
+parts=(tests steps pgd attacks-pgd recipe jobs training attacks attacks-bfloat16 table memory)
 
-measure() { # NAME COMMAND…: run it, show it, keep it; a FAIL (exit code 1) does not end the others
-  local name=$1
+steps=(perf training --data "$data" --dataset "$dataset" --model "$model" --batch "$step_batch" --device "$device")
+selected=(--method ece --dataset "$dataset" --model "$model" --set training.epochs="$epochs" --attack pgd --eps "$eps"
+  --device "$device" --data "$data" --results "$out/trained")
+probe=(--dataset "$dataset" --device "$device" --data "$data" --dry-run --probe --results "$out/none")
+
+measure() { # PART COMMAND…: run it, show it, keep it; a FAIL (exit code 1) is a finding, and the part is done
+  local part=$1 code=0
   shift
-  printf '\n$ %s\n' "$*" | tee "$out/$name.txt"
-  "$@" 2>&1 | tee -a "$out/$name.txt" || echo "exit code $?" | tee -a "$out/$name.txt"
+  printf '\n$ %s\n' "$*" | tee "$out/$part.txt"
+  timeout --signal=INT --kill-after=30 "$limit" "$@" 2>&1 | tee -a "$out/$part.txt" || code=$?
+  if [ "$code" -gt 1 ]; then
+    echo "exit code $code: not done" | tee -a "$out/$part.txt"
+    return 1
+  fi
+  [ "$code" = 0 ] || echo "exit code 1" | tee -a "$out/$part.txt"
+  echo done >> "$out/$part.txt"
 }
 
-# Kernels against torch's own on the device; batches; nothing else needs a GPU to be tested.
-if [ "$device" != cpu ]; then measure tests "$python" -m pytest -q tests/models/test_trust.py tests/data/test_batches.py; fi
+attack() { # PART OPTION…: on the ensemble of the part pgd, which is trained first where it is not there
+  local part=$1 run
+  shift
+  run=$(timeout --signal=INT --kill-after=30 "$limit" "$bench" run "${selected[@]}" --json 2>"$out/trained.log" |
+    "$python" -c 'import json, sys; print(json.load(sys.stdin)["runs"][0])') || true
+  if [ -z "$run" ]; then
+    echo "no ensemble was trained, so nothing can be attacked: $out/trained.log says why" >&2
+    return 1
+  fi
+  measure "$part" "$bench" perf attacks --run "$run" --device "$device" --data "$data" --results "$out/trained" \
+    --eps "$eps" --images "$images" --batch "$batch" "$@"
+}
 
-# An ensemble to attack; the seconds of PGD-50 over all test images stand in the record of the evaluation.
-trained=$out/trained
-selected=(--method ece --dataset "$dataset" --model "$model" --set training.epochs="$epochs" --attack pgd --eps "$eps")
-measure pgd "$bench" run "${selected[@]}" --device "$device" --data "$data" --results "$trained"
-run=$("$bench" run "${selected[@]}" --device "$device" --data "$data" --results "$trained" --json 2>/dev/null |
-  "$python" -c 'import json, sys; print(json.load(sys.stdin)["runs"][0])' || true)
-if [ -z "$run" ]; then
-  echo "no ensemble was trained, so nothing can be attacked: $out/pgd.txt says why" >&2
-  exit 1
+part() {
+  # shellcheck disable=SC2086
+  case $1 in
+    tests) measure tests "$python" -m pytest -q -m "gpu or not slow" tests/models/test_trust.py \
+      tests/data/test_batches.py tests/jobs/test_measuring.py ;; # kernels against torch's own, batches, memory
+    steps) measure steps "$bench" "${steps[@]}" $first ;;        # a step of TRS, and of the authors' code
+    pgd) measure pgd "$bench" run "${selected[@]}" ;;            # its seconds stand in the record of the evaluation
+    attacks-pgd) attack attacks-pgd --timed "$images" --attack pgd ;; # beside it, the libraries and the floors
+    recipe) measure recipe "$bench" run --method trs "${probe[@]}" ;; # how long the whole recipe would take
+    jobs) measure jobs "$bench" perf jobs --data "$data" --device "$device" --at-once 2 --at-once 4 ;;
+    training) measure training "$bench" "${steps[@]}" $methods ;;
+    attacks) attack attacks --timed "$batch" --steps 50 ;;
+    attacks-bfloat16) attack attacks-bfloat16 --timed "$batch" --attack pgd --precision bfloat16 ;;
+    table) measure table "$bench" run --method paper "${probe[@]}" ;;
+    memory) measure memory "$bench" perf memory --dataset "$dataset" --model "$model" --batch "$step_batch" \
+      --device "$device" $methods ;;
+    *)
+      echo "there is no part $1; there are: ${parts[*]}" >&2
+      exit 2
+      ;;
+  esac
+}
+
+is_done() { [ "$(tail -n 1 "$out/$1.txt" 2>/dev/null)" = done ]; }
+
+if [ $# = 0 ]; then
+  sed -n '2,10s/^# \{0,1\}//p' "$0"
+  exit 2
 fi
-
-# Beside it, the libraries and the floors.
-attacked=(--run "$run" --device "$device" --data "$data" --results "$trained" --eps "$eps" --images "$images")
-measure attacks-pgd "$bench" perf attacks "${attacked[@]}" --timed "$images" --batch "$batch" --attack pgd
-measure attacks "$bench" perf attacks "${attacked[@]}" --timed "$batch" --batch "$batch" --steps 50
-measure attacks-bfloat16 "$bench" perf attacks "${attacked[@]}" --timed "$batch" --batch "$batch" --attack pgd --precision bfloat16
-
-# Steps of all methods, and the public TRS code's beside ours.
-# shellcheck disable=SC2086
-measure training "$bench" perf training --data "$data" --dataset "$dataset" --model "$model" --batch "$step_batch" --device "$device" $methods
-
-# How long the whole recipe and the whole table would take, from measured steps.
-probe=(--dataset "$dataset" --device "$device" --data "$data" --dry-run --probe --results "$out/none")
-measure recipe "$bench" run --method trs "${probe[@]}"
-measure table "$bench" run --method paper "${probe[@]}"
-
-# Several small jobs on one device; memory.
-measure jobs "$bench" perf jobs --data "$data" --device "$device" --at-once 2 --at-once 4
-measure memory "$bench" perf memory --dataset "$dataset" --model "$model" --batch "$step_batch" --device "$device" $methods
+if [ "$1" = list ]; then
+  for name in "${parts[@]}"; do
+    if is_done "$name"; then echo "$name  done"; else echo "$name"; fi
+  done
+  exit 0
+fi
+mkdir -p "$out"
+chosen=("$@") failed=0
+if [ "$1" = all ]; then
+  chosen=()
+  for name in "${parts[@]}"; do is_done "$name" || chosen+=("$name"); done
+fi
+for name in "${chosen[@]}"; do part "$name" || failed=1; done
+exit "$failed"
