@@ -26,7 +26,7 @@ from bench.cli.options import (  # fmt: skip
     workplace,
 )
 from bench.cli.parameters import Once
-from bench.cli.say import say_json
+from bench.cli.say import say, say_json
 from bench.cli.status import plan_rows, print_plan, time_line
 from bench.core.errors import BenchError
 from bench.core.identity import short
@@ -86,6 +86,8 @@ def command(
       bench run -m paper --dataset digits --workers 4                    four processes
       bench run -m paper --dataset cifar10 --gpus 0,1 --per-gpu 2        two on each of two GPUs
     """
+    if not (dry_run or quiet or as_json) and sys.stdout.isatty():  # what follows takes seconds: torch, the database
+        say(f"{' and '.join(given['methods']) or 'no method'}{' on ' + given['dataset'] if given['dataset'] else ''} …")
     from bench.jobs.estimate import from_earlier
     from bench.jobs.locks import Locks
     from bench.jobs.plan import ForcedPass, make_plan

@@ -518,3 +518,18 @@ def test_mistakes_in_settings_are_one_line(arguments: list[str], words: str, tmp
     code, _, err = command("run", "-m", "trs", *arguments, "--results", tmp_path)
     assert code == 2, err
     assert words in err.strip().splitlines()[-1]
+
+
+def test_on_a_terminal_a_run_says_what_it_understood_before_it_imports_what_is_large(tmp_path: Path) -> None:
+    code = f"""
+import sys
+from bench.cli import main, run
+sys.stdout.isatty = lambda: True
+def say(text):
+    print(text, sorted({LARGE!r} & sys.modules.keys()))
+    raise KeyboardInterrupt
+run.say = say
+main.run(["run", "-m", "trs", "-m", "ece", "-d", "digits", "--results", {str(tmp_path)!r}])
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
+    assert done.stdout == "trs and ece on digits … []\n", done.stderr
