@@ -14,6 +14,7 @@ from bench.attacks.counts import AttackCounts
 from bench.attacks.draws import Draws
 from bench.attacks.problem import Problem
 from bench.core.errors import JobError
+from bench.core.precision import OfPasses
 from bench.data.base import ImageSet
 
 
@@ -24,7 +25,7 @@ class BatchedAttack:
     Attributes:
         targets: int64 [n] for all images, None when untargeted.
         network: what the attack asks: `model`, or a copy that does the same in less time.
-        coarse: whether `network` computes in less than float32.
+        asks_in: the precision of the passes through `network`.
     """
 
     attack: Attack
@@ -34,10 +35,10 @@ class BatchedAttack:
     conditions: Conditions
     draws: Draws
     network: nn.Module
-    coarse: bool
+    asks_in: OfPasses
     counts: AttackCounts
 
-    def run(self, rows: Tensor, restart: int, clean: Tensor) -> tuple[Tensor, Tensor]:
+    def run(self, rows: Tensor, restart: int, clean: Tensor, *, first: bool) -> tuple[Tensor, Tensor]:
         """Adversarial images [b, C, H, W] of the images at `rows`, and the classes [b] the model takes them for.
 
         What a copy in float32 calls broken leaves at once; where the model differs in the end, by rounding, it is
@@ -45,6 +46,7 @@ class BatchedAttack:
 
         Args:
             clean: bool [b], right when clean.
+            first: whether these images are attacked for the first time.
 
         Raises:
             JobError: the attack returned NaN or left the budget, or the model's output is not finite.
@@ -59,7 +61,7 @@ class BatchedAttack:
             problem.backwards += other.backwards
             far = max(far, further)
         change = (problem.result - self.images.floats(rows)).flatten(1)
-        self.counts.add(problem, restart, unmoved=(change == 0).all(1).sum(), far=far)
+        self.counts.add(problem, first=first, unmoved=(change == 0).all(1).sum(), far=far)
         self.counts.add_stages(problem, rows, self.fooled(output, rows))
         if self.attack.norm is None and restart == 0:
             self.counts.add_distances(change[clean & self.fooled(output, rows)])
@@ -88,7 +90,7 @@ class BatchedAttack:
             draws=self.draws,
             targets=None if self.targets is None else self.targets[rows].clone(),
             network=network,
-            coarse=self.coarse,
+            asks_in=self.asks_in,
             eot=self.attack.eot,
         )
         problem.finish(self.attack.run(problem))

@@ -25,7 +25,9 @@ class Conditions:
         batch_size: images attacked at a time, at least 1; the result does not depend on it, but for the rounding of
             the convolutions.
         precision: of the passes that the attack asks for. What they call broken is judged by the float32 model, and so
-            is the result; with "bfloat16" an image may stand that float32 gradients would have broken.
+            is the result; with "tf32" or "bfloat16" an image may stand that float32 gradients would have broken. With
+            "mixed" none does: one run in bfloat16 with the random numbers of the first restart, then all of float32's
+            on what stands. Under "last" it is float32.
     """
 
     budget: float

@@ -24,22 +24,27 @@ class AttackCounts:
         self.forwards = 0
         self.backwards = 0
         self.asked_in: Precision | None = None  # the precision of the passes, where another one than float32 was wanted
+        self.first_run_broke: int | None = None
         self._attacked = 0
         self._zero_gradients = 0
         self._unmoved = 0
         self._excess = 0.0
-        self._losses: dict[str, list[list[float]]] = {}  # by stage, per gradient call of the first restart: sum, images
+        self._losses: dict[str, list[list[float]]] = {}
+        # By stage, per gradient call of the first run: sum, images.
         self._distances: list[Tensor] | None = None  # [images broken, 2]: l1, l2; of attacks without a ball
         self._stages: list[str] = []
         self._broken_at = torch.full((images,), -1)  # place in the stages of the first that broke the image
         self._facts: dict[str, Any] = {}
 
-    def add(self, problem: Problem, restart: int, *, unmoved: Tensor, far: float) -> None:
-        """Take the counts of one batch; its images were judged once more than `problem` knows."""
+    def add(self, problem: Problem, *, first: bool, unmoved: Tensor, far: float) -> None:
+        """Take the counts of one batch; its images were judged once more than `problem` knows.
+
+        Only the `first` run over the images is told step by step.
+        """
         self.forwards += problem.forwards + len(problem.result)
         self.backwards += problem.backwards
         self._excess = max(self._excess, far)
-        if restart > 0:
+        if not first:
             return
         self._attacked += len(problem.result)
         self._unmoved += int(unmoved)
@@ -76,13 +81,15 @@ class AttackCounts:
         self._broken_at[broken[fresh]] = at[fresh]
 
     def measurements(self) -> dict[str, Any]:
-        """JSON-like: counts of the first restart, and the mean loss over the images attacked at each step.
+        """JSON-like: counts of the first run, and the mean loss over the images attacked at each of its steps.
 
+        Of "mixed" the first run is that in bfloat16.
         `loss_stages` where the attack names stages: [name, steps] of each, in the order of `loss_curve`.
         `stages` where several attacks follow each other: name of each, how many images it broke of those that earlier
         ones had left, and which (`bits`). Attacks say themselves: `implementation`; `target_classes`, to how many
         classes each image was led.
-        `asked_in` where another precision than float32 was wanted: the one that the attack asked in.
+        `asked_in` where another precision than float32 was wanted: the one that the attack asked in. `first_run_broke`
+        where it had a first run in less than float32: the images that this left nothing to do for.
         For attacks without a ball also `distances`: how many images broke (`broken`), and of these the mean, median,
         smallest and largest distance in `l1` and `l2` (none when no image broke).
         """
@@ -99,6 +106,7 @@ class AttackCounts:
             **({"stages": [self._stage(place) for place in range(len(self._stages))]} if self._stages else {}),
             **self._facts,
             **({} if self.asked_in is None else {"asked_in": self.asked_in}),
+            **({} if self.first_run_broke is None else {"first_run_broke": self.first_run_broke}),
         }
         return counts if self._distances is None else {**counts, "distances": _summary(torch.cat(self._distances))}
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import contextlib
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
@@ -21,7 +21,8 @@ from bench.attacks.conditions import Conditions
 from bench.attacks.counts import AttackCounts
 from bench.core import seeds
 from bench.core.errors import BenchError
-from bench.core.precision import Precision
+from bench.core.numerics import has_tf32
+from bench.core.precision import FIRST_RUN, USUAL, OfPasses, possible
 from bench.core.progress import Progress
 from bench.data.base import ImageSet
 from bench.models.fast import fast_copy
@@ -155,31 +156,28 @@ def attack_images(
         hit = None if targets is None else torch.zeros_like(clean)
         todo = clean.nonzero().squeeze(1) if at_once else torch.arange(len(images), device=clean.device)
         adversarial = images.floats(slice(None)).cpu() if keep_images else None
-        network, coarse = _network(attack, model, images, conditions.precision, progress)
-        if conditions.precision != "float32":
-            counts.asked_in = conditions.precision if coarse else "float32"
-        batched = BatchedAttack(
+        usual = BatchedAttack(
             attack=attack,
             model=model,
             images=images,
             targets=targets,
             conditions=conditions,
             draws=conditions.draws(tuple(images.images.shape[1:])),
-            network=network,
-            coarse=coarse,
+            network=model,
+            asks_in=USUAL,
             counts=counts,
         )
-        for restart in range(attack.restarts):
+        for number, (batched, restart) in enumerate(_runs(usual, progress)):
             done = 0
             for rows in todo.split(conditions.batch_size):  # type: ignore[no-untyped-call]
                 if not len(rows):
                     continue
-                result, output = batched.run(rows, restart, clean[rows])
+                result, output = batched.run(rows, restart, clean[rows], first=number == 0)
                 wrong, success = output != images.labels[rows], batched.fooled(output, rows)
                 if adversarial is not None:
-                    # Later restarts replace an image only where they break what stood before.
+                    # Later runs replace an image only where they break what stood before.
                     standing = robust[rows] if hit is None else ~hit[rows]
-                    fresh = torch.ones_like(success) if restart == 0 else success & standing
+                    fresh = torch.ones_like(success) if number == 0 else success & standing
                     adversarial[rows[fresh].cpu()] = result[fresh].cpu()
                 robust[rows] &= ~wrong
                 if hit is not None:
@@ -187,7 +185,10 @@ def attack_images(
                 done += len(rows)
                 progress.images(done, len(todo), standing=int(robust.sum()))
             if at_once:
+                before = len(todo)
                 todo = (robust if hit is None else clean & ~hit).nonzero().squeeze(1)
+                if number == 0 and counts.asked_in == "mixed":
+                    counts.first_run_broke = before - len(todo)
     return AttackOutcome(
         clean=clean.cpu(),
         robust=robust.cpu(),
@@ -200,18 +201,42 @@ def attack_images(
     )
 
 
-def _network(
-    attack: Attack, model: nn.Module, images: ImageSet, precision: Precision, progress: Progress
-) -> tuple[nn.Module, bool]:
-    """What the attack asks: `model` or a copy of it; and whether that is coarser than float32."""
-    sample = images.floats(slice(0, SAMPLE))
-    if precision != "float32":
-        coarse = fast_copy(model, sample, precision=precision)
-        if coarse is not None:
-            return coarse, True
+def _runs(usual: BatchedAttack, progress: Progress) -> list[tuple[BatchedAttack, int]]:
+    """What is run one after another, each with the number of its restart: `usual` with the networks to be asked.
+
+    With "mixed" a first run comes before the restarts, with the random numbers of the first: whatever it breaks, all
+    others get what they would get without it.
+    """
+    attack, model, images, conditions = usual.attack, usual.model, usual.images, usual.conditions
+    wanted = possible(conditions.precision, conditions.stop)
+    coarse = _coarse_copy(model, images, FIRST_RUN if wanted == "mixed" else wanted, progress)
+    if conditions.precision != USUAL:
+        usual.counts.asked_in = USUAL if coarse is None else wanted
+    if coarse is not None and wanted != "mixed":
+        usual = replace(usual, network=coarse, asks_in=wanted)
+    else:
+        usual = replace(usual, network=_fast_network(attack, model, images))
+    first = [(replace(usual, network=coarse, asks_in=FIRST_RUN), 0)] if coarse is not None and wanted == "mixed" else []
+    return [*first, *((usual, restart) for restart in range(attack.restarts))]
+
+
+def _coarse_copy(model: nn.Module, images: ImageSet, precision: OfPasses, progress: Progress) -> nn.Module | None:
+    """A copy of `model` to be asked in less than float32; None where that is not wanted, or cannot be."""
+    if precision == USUAL:
+        return None
+    if precision == "tf32" and not has_tf32(images.device):
+        progress.note(f"{images.device} has no TF32; attacked in float32")
+        return None
+    copied = fast_copy(model, images.floats(slice(0, SAMPLE)), precision=precision)
+    if copied is None:
         progress.note(f"this network cannot be asked in {precision} or gives other outputs; attacked in float32")
-    copied = fast_copy(model, sample) if _pays(attack, images) else None
-    return model if copied is None else copied, False
+    return copied
+
+
+def _fast_network(attack: Attack, model: nn.Module, images: ImageSet) -> nn.Module:
+    """What the attack asks in float32: `model`, or a copy that does the same in less time."""
+    copied = fast_copy(model, images.floats(slice(0, SAMPLE))) if _pays(attack, images) else None
+    return model if copied is None else copied
 
 
 def _pays(attack: Attack, images: ImageSet) -> bool:

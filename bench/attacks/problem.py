@@ -13,6 +13,8 @@ from bench.attacks.conditions import Conditions
 from bench.attacks.draws import Draws
 from bench.attacks.losses import LOSSES, OF_MEMBERS
 from bench.core.errors import BenchError
+from bench.core.numerics import products_in_tf32
+from bench.core.precision import USUAL, OfPasses
 from bench.models.ensemble import Ensemble
 
 
@@ -74,14 +76,14 @@ class Problem:
         draws: Draws,
         targets: Tensor | None = None,
         network: nn.Module | None = None,
-        coarse: bool = False,
+        asks_in: OfPasses = USUAL,
         eot: int = 1,
     ) -> None:
         """A batch whose images stand at `rows`, int64 [B], in the evaluation set.
 
         Args:
             name: of the attack, for messages.
-            coarse: whether `network` computes in less than float32.
+            asks_in: the precision of the passes through `network`.
             eot: passes that each gradient is the mean over.
         """
         self.images = images
@@ -106,7 +108,8 @@ class Problem:
         self.broken_at = torch.full_like(self.places, -1)
         self.facts: dict[str, Any] = {}
         self._name = name
-        self._coarse = coarse
+        self._asks_in = asks_in
+        self._coarse = asks_in != USUAL
         self._draws = draws
         self._rows = rows
         self._broken = self.doubtful.clone()  # bool [b], of the images still attacked
@@ -118,7 +121,8 @@ class Problem:
     @torch.no_grad()
     def scores(self, x: Tensor) -> Tensor:
         """The ensemble's fused output [b, C] at `x`, without gradients; `x` counts as an iterate."""
-        scores: Tensor = self.network(x)
+        with products_in_tf32(self._asks_in):
+            scores: Tensor = self.network(x)
         self.forwards += len(x)
         self.judge(x, scores, exact=self.network is self.model)
         return scores
@@ -191,12 +195,13 @@ class Problem:
             curve: whether the values are a step of the loss curve; a name where the attack has several stages that
                 are not to be compared (another loss, another target), of which it is a step.
         """
-        gradient, values = _differentiated(evaluate, x)
-        if self.eot > 1:
-            for _ in range(1, self.eot):
-                more = _differentiated(evaluate, x)
-                gradient, values = gradient + more[0], values + more[1]
-            gradient, values = gradient / self.eot, values / self.eot
+        with products_in_tf32(self._asks_in):
+            gradient, values = _differentiated(evaluate, x)
+            if self.eot > 1:
+                for _ in range(1, self.eot):
+                    more = _differentiated(evaluate, x)
+                    gradient, values = gradient + more[0], values + more[1]
+                gradient, values = gradient / self.eot, values / self.eot
         self.forwards += passes * self.eot * len(x)
         self.backwards += passes * self.eot * len(x)
         if curve is not False:

@@ -216,8 +216,9 @@ def selectors(function: F) -> F:
             click.option("--split", type=click.Choice(get_args(Split)), default="test", show_default=True,
                          help="Images to measure on; `validation` with --set data.validation=N, to choose settings."),
             attack_options,
-            precision_option("Of the passes that attacks ask for: bfloat16 is faster, and float32 judges all. The "
-                             "images of the black-box suite are made in float32 always.", default=None),
+            precision_option("Of the passes that attacks ask for: tf32 (GPU) and bfloat16 are faster, mixed is "
+                             "bfloat16 first and float32 on what stood; float32 judges all. The images of the "
+                             "black-box suite are made in float32 always.", default=None),
             click.option("--set", "changes", multiple=True, metavar="KEY=VALUE",
                          help="Change a setting: methods.trs.lambda_a=50, training.epochs=10, data.validation=200."),
         )

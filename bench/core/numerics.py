@@ -11,7 +11,7 @@ from contextvars import ContextVar
 from typing import Any
 
 from bench.core.lazy import torch
-from bench.core.precision import TrainingPrecision
+from bench.core.precision import OfPasses
 
 _unsure: ContextVar[set[str] | None] = ContextVar("unsure", default=None)
 
@@ -44,8 +44,14 @@ def numerics(*, deterministic: bool = False) -> Iterator[set[str]]:
         _unsure.reset(token)
 
 
+def has_tf32(device: Any) -> bool:
+    """Whether a device (or its name) computes in TF32 where it may: NVIDIA's from compute capability 8 on."""
+    device = torch.device(device)
+    return device.type == "cuda" and torch.version.hip is None and torch.cuda.get_device_capability(device) >= (8, 0)
+
+
 @contextmanager
-def products_in_tf32(precision: TrainingPrecision) -> Iterator[None]:
+def products_in_tf32(precision: OfPasses) -> Iterator[None]:
     """Within it convolutions and products of float32 are in TF32 if that is the `precision` and the device has it."""
     cudnn, cublas = torch.backends.cudnn, torch.backends.cuda.matmul
     before = (cudnn.allow_tf32, cublas.allow_tf32)
@@ -57,14 +63,9 @@ def products_in_tf32(precision: TrainingPrecision) -> Iterator[None]:
         cudnn.allow_tf32, cublas.allow_tf32 = before
 
 
-def passes_in(precision: TrainingPrecision, kind: str) -> AbstractContextManager[Any]:
+def passes_in(precision: OfPasses, kind: str) -> AbstractContextManager[Any]:
     """Within it passes on devices of this `kind` are in bfloat16, by torch's autocast, if that is the `precision`."""
     return torch.autocast(kind, torch.bfloat16) if precision == "bfloat16" else nullcontext()
-
-
-def has_tf32(device: torch.device) -> bool:
-    """Whether a device computes in TF32: GPUs by NVIDIA since Ampere."""
-    return device.type == "cuda" and torch.cuda.get_device_capability(device) >= (8, 0)
 
 
 def describe() -> dict[str, Any]:

@@ -4,9 +4,23 @@ from __future__ import annotations
 
 from typing import Literal
 
-Precision = Literal["float32", "bfloat16"]
-TrainingPrecision = Literal["float32", "tf32", "bfloat16"]
-USUAL: Precision = "float32"
+from bench.core.terms import Stop
+
+OfPasses = Literal["float32", "tf32", "bfloat16"]
+"""Of passes, and of a training: TF32 rounds the factors of convolutions and products of float32, on GPUs only."""
+Precision = Literal[OfPasses, "mixed"]
+"""Of an attack: all passes in one, or "mixed": a run in bfloat16, then all of float32's on what it left standing."""
+USUAL: OfPasses = "float32"
+FIRST_RUN: OfPasses = "bfloat16"  # what the first run of "mixed" asks in
+
+
+def possible(precision: Precision, stop: Stop | None, *, asks_members: bool = False) -> Precision:
+    """The precision that an attack has where `precision` is wanted.
+
+    Passes through single members are float32. Under "last" every image is attacked to the end, so that a first run
+    could spare none: "mixed" is float32.
+    """
+    return USUAL if asks_members or (precision == "mixed" and stop == "last") else precision
 
 
 def titled(title: str, precision: Precision) -> str:

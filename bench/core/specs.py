@@ -11,7 +11,7 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from bench.core.numbers import BATCH, BUDGET, EPOCHS, IMAGES, MEMBERS, MOST, parse_number
-from bench.core.precision import Precision, TrainingPrecision
+from bench.core.precision import OfPasses, Precision
 from bench.core.settings import explain
 from bench.core.terms import Norm, Population, Stop, Targets
 
@@ -204,6 +204,9 @@ class ProtocolSpec(Spec):
     stop: Stop = "first_success"
     images: int = Field(ge=1, description="how many test images count, the first in the fixed order")
     blackbox: bool = Field(False, description="whether the black-box suite at this ε counts too")
+    precisions: tuple[Literal["float32", "mixed"], ...] = Field(
+        ("float32",), min_length=1, description="that count: the first is asked for, another may stand for it"
+    )
     seeds: int = Field(1, ge=1, le=1000, description="trainings that a rank asks for")
     succeeded_by: str | None = Field(None, description="the protocol that took the place of this one")
 
@@ -213,6 +216,14 @@ class ProtocolSpec(Spec):
         if len(set(eps)) != len(eps):
             raise ValueError("an ε stands there twice; each makes one board")
         return eps
+
+    @model_validator(mode="after")
+    def _precise(self) -> Self:
+        if len(set(self.precisions)) != len(self.precisions):
+            raise ValueError("a precision stands there twice")
+        if "mixed" in self.precisions and self.stop == "last":
+            raise ValueError('precision "mixed" is for stop = "first_success"; with "last" it is float32')
+        return self
 
 
 class StatementSpec(Spec):
@@ -255,7 +266,7 @@ class Training(Spec):
     decay_at: tuple[Annotated[float, Field(gt=0, lt=1)], ...] = ()
     augment: bool = True
     limit: int | None = Field(None, ge=4, le=IMAGES, description="train on this many images only")
-    precision: TrainingPrecision = Field("float32", description="of the members' passes; evaluations are in float32")
+    precision: OfPasses = Field("float32", description="of the members' passes; evaluations are in float32")
 
 
 class RecipeSpec(Spec):

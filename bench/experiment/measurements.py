@@ -81,12 +81,14 @@ class Attacked(_Drawn):
     target_classes: Small | None = None
     implementation: Name | None = None
     asked_in: Precision | None = None
+    first_run_broke: Small | None = None
     distances: Distances | None = None
 
     def over(self, n: int) -> str:
         """The first count that is larger than `n` images; empty without any."""
         broken = self.distances.broken if self.distances else None
-        counts = {name: getattr(self, name) for name in ("attacked", "zero_gradients", "unmoved", "targeted_hits")}
+        names = ("attacked", "zero_gradients", "unmoved", "targeted_hits", "first_run_broke")
+        counts = {name: getattr(self, name) for name in names}
         return next((name for name, count in {**counts, "broken": broken}.items() if count and count > n), "")
 
 

@@ -16,6 +16,7 @@ from bench.core import registry, settings
 from bench.core.config import Loaded
 from bench.core.errors import BenchError
 from bench.core.identity import content_id
+from bench.core.precision import possible
 from bench.core.specs import ProtocolSpec, Training
 from bench.experiment import select
 from bench.experiment.spec import EvaluationSpec, RunSpec
@@ -25,9 +26,13 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True, eq=False)
 class Part:
-    """One attack of a standard at one budget; `spec` is its evaluation on no run in particular."""
+    """One attack of a standard at one budget; `spec` is its evaluation on no run in particular.
+
+    `others` are what may stand for it: the same in other precisions.
+    """
 
     spec: EvaluationSpec
+    others: tuple[EvaluationSpec, ...] = ()
 
     @property
     def label(self) -> str:
@@ -36,9 +41,11 @@ class Part:
 
     def key(self, limit: int | None) -> str:
         """The `attack_key` of this attack on so many test images."""
-        # A copy would keep the key that the original has computed.
-        fields = {name: getattr(self.spec, name) for name in EvaluationSpec.model_fields}
-        return EvaluationSpec(**fields | {"limit": limit}).attack_key
+        return _with(self.spec, limit=limit).attack_key
+
+    def other_keys(self, limit: int | None) -> list[str]:
+        """The same of what may stand for it."""
+        return [_with(spec, limit=limit).attack_key for spec in self.others]
 
 
 @dataclass(frozen=True)
@@ -70,12 +77,14 @@ class Standard:
     @cached_property
     def standard_id(self) -> str:
         """Content hash of all that counts: another under the same name and version is another standard."""
+        others = sorted(key for part in self.parts for key in part.other_keys(None))
         return content_id(
             {
                 "norm": self.norm,
                 "eps": self.eps,
                 "images": self.images,
                 "parts": sorted(part.key(None) for part in self.parts),
+                **({"others": others} if others else {}),
             }
         )
 
@@ -167,7 +176,15 @@ def _parts(
         selection = select.Selection(dataset=protocol.dataset)
         for each in select.attack_rows(loaded, selection, run, name, own):
             if each.budget is not None and each.budget <= eps:
-                fields: dict[str, Any] = {key: getattr(each, key) for key in EvaluationSpec.model_fields}
-                usual = EvaluationSpec(**fields | {"limit": None, "stop": protocol.stop, "precision": "float32"})
-                found.append(Part(usual))
+                allowed = dict.fromkeys(
+                    possible(precision, protocol.stop, asks_members=plugin.asks_members)
+                    for precision in protocol.precisions
+                )
+                specs = [_with(each, limit=None, stop=protocol.stop, precision=precision) for precision in allowed]
+                found.append(Part(specs[0], tuple(specs[1:])))
     return found
+
+
+def _with(spec: EvaluationSpec, **changes: Any) -> EvaluationSpec:
+    """The evaluation with these fields; a copy would keep the key that the original has computed."""
+    return EvaluationSpec(**{name: getattr(spec, name) for name in EvaluationSpec.model_fields} | changes)

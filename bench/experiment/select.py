@@ -11,7 +11,7 @@ from bench.core import registry, settings, versions
 from bench.core.config import Loaded
 from bench.core.errors import BenchError, unknown_name
 from bench.core.numbers import MEMBERS, shown
-from bench.core.precision import USUAL
+from bench.core.precision import possible
 from bench.core.specs import RecipeSpec, Training
 from bench.core.terms import Split
 from bench.experiment.spec import OUTSIDE, SURROGATE_SEEDS, EvaluationSpec, RunSpec
@@ -352,7 +352,7 @@ def attack_rows(
             stop="last" if _draws_a_member(run) else "first_success",
             limit=test_limit(loaded, selection),
             split=selection.split,
-            **spec.asked() | ({"precision": USUAL} if plugin.asks_members else {}),
+            **spec.asked() | {"precision": possible(spec.precision, "first_success", asks_members=plugin.asks_members)},
             versions={"attack": plugin.version, "evaluator": versions.EVALUATOR},
         )
         for budget in budgets
@@ -428,7 +428,8 @@ def blackbox_rows(loaded: Loaded, selection: Selection, run: RunSpec, names: tup
 def matrix_row(loaded: Loaded, selection: Selection, run: RunSpec, *, targeted: bool = False) -> EvaluationSpec:
     """The transferability matrix of `[matrix]`; `targeted`: each image is led to a class drawn for it."""
     (row,) = attack_rows(loaded, selection, run, loaded.config.matrix.attack, (matrix_budget(loaded, selection),))
-    return row.model_copy(update={"kind": "transfer", "stop": "last", "targets": "random" if targeted else None})
+    update = {"kind": "transfer", "stop": "last", "targets": "random" if targeted else None}
+    return row.model_copy(update=update | {"precision": possible(row.precision, "last")})
 
 
 def matrix_budget(loaded: Loaded, selection: Selection) -> float:

@@ -8,12 +8,15 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from bench.core.precision import Precision
+from bench.core.numerics import products_in_tf32
+from bench.core.precision import OfPasses
 from bench.models.ensemble import Ensemble
 from bench.models.passes import fast_passes
 
-CLOSE = {"float32": 1e-4, "bfloat16": 0.1}  # largest difference of outputs that is rounding, over 1 + the largest
-TURNED = {"float32": 0.02, "bfloat16": 0.3}  # of the gradient's length: a unit near its kink may fall to the other side
+# The largest difference of outputs that is rounding, over 1 + the largest output.
+CLOSE = {"float32": 1e-4, "tf32": 0.02, "bfloat16": 0.1}
+# The same of gradients, over the gradient's length: a unit near its kink may fall to the other side.
+TURNED = {"float32": 0.02, "tf32": 0.1, "bfloat16": 0.3}
 
 
 class ChannelsLast(nn.Module):
@@ -36,7 +39,7 @@ class ChannelsLast(nn.Module):
         return logits
 
 
-def fast_copy(model: nn.Module, images: Tensor, *, precision: Precision = "float32") -> nn.Module | None:
+def fast_copy(model: nn.Module, images: Tensor, *, precision: OfPasses = "float32") -> nn.Module | None:
     """The copy, for images as the float32 `images` [b, C, H, W]; in eval mode, its parameters frozen.
 
     None where it would not be the same function: where the model cannot be traced (its code depends on the data), or
@@ -44,8 +47,9 @@ def fast_copy(model: nn.Module, images: Tensor, *, precision: Precision = "float
     None too where nothing of it would be in the precision.
 
     Args:
-        precision: "bfloat16" computes in bfloat16 between the first convolution and the last linear layer; these two,
-            the images and what fuses the members stay float32: a pixel of bfloat16 is coarser than a step of an attack.
+        precision: "tf32" is for passes inside `products_in_tf32`; "bfloat16" computes in bfloat16 between the first
+            convolution and the last linear layer; these two, the images and what fuses the members stay float32: a
+            pixel of bfloat16 is coarser than a step of an attack.
     """
     copied = copy.deepcopy(model).eval()
     for parameter in copied.parameters():
@@ -57,18 +61,18 @@ def fast_copy(model: nn.Module, images: Tensor, *, precision: Precision = "float
             copied = _quick(copied, precision)
         if precision == "bfloat16" and all(part.dtype == torch.float32 for part in copied.parameters()):
             return None  # its first and last layer are all that it has
-        last = images.device.type == "cpu" or precision == "bfloat16"
+        last = images.device.type == "cpu" or precision != "float32"
         made = ChannelsLast(copied) if last else copied
         return made if _same(made, model, images, precision) else None
     except Exception:  # tracing raises whatever a network's own code raises on a stand-in for a tensor
         return None
 
 
-def _quick(network: nn.Module, precision: Precision) -> nn.Module:
+def _quick(network: nn.Module, precision: OfPasses) -> nn.Module:
     from torch.fx.experimental.optimization import fuse
 
     folded = fuse(network)
-    return folded if precision == "float32" else _coarse(folded)
+    return _coarse(folded) if precision == "bfloat16" else folded
 
 
 def _coarse(network: nn.Module) -> nn.Module:
@@ -90,8 +94,10 @@ def _coarse(network: nn.Module) -> nn.Module:
     return network
 
 
-def _same(made: nn.Module, model: nn.Module, images: Tensor, precision: Precision) -> bool:
-    (mine, slope), (theirs, true) = (_outputs(network, images) for network in (made, model))
+def _same(made: nn.Module, model: nn.Module, images: Tensor, precision: OfPasses) -> bool:
+    with products_in_tf32(precision):
+        mine, slope = _outputs(made, images)
+    theirs, true = _outputs(model, images)
     turned = (slope - true).norm() <= TURNED[precision] * true.norm().clamp_min(1e-30)
     close = (mine - theirs).abs().max() <= CLOSE[precision] * (1 + theirs.abs().max())
     return bool(close and turned)

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from bench.core import seeds
 from bench.core.numerics import passes_in, products_in_tf32
-from bench.core.precision import USUAL, TrainingPrecision
+from bench.core.precision import USUAL, OfPasses
 from bench.data.base import ImageSet
 from bench.experiment.spec import RunSpec
 from bench.jobs.ensembles import method_of
@@ -190,7 +190,7 @@ class _Measured(_Phases):
         return str(drawn(modules[0], self.batch())) if drawn is not None else points[-1]
 
 
-def _total(modules: list[nn.Module], loss: Loss, batch: Batch, precision: TrainingPrecision = USUAL) -> Tensor:
+def _total(modules: list[nn.Module], loss: Loss, batch: Batch, precision: OfPasses = USUAL) -> Tensor:
     """The loss of a step, as the trainer makes it."""
     with passes_on(modules), passes_in(precision, batch.images.device.type):
         terms = loss(modules, batch)
@@ -199,7 +199,7 @@ def _total(modules: list[nn.Module], loss: Loss, batch: Batch, precision: Traini
 
 def _ours(
     modules: list[nn.Module], loss: Loss, optimizer: torch.optim.Optimizer, batch: Callable[[], Batch],
-    values: dict[str, Tensor], precision: TrainingPrecision,
+    values: dict[str, Tensor], precision: OfPasses,
 ) -> Callable[[], None]:  # fmt: skip
     """Our step, as the trainer makes it; `values` gets the first loss as "ours"."""
     parameters = [parameter for module in modules for parameter in module.parameters()]

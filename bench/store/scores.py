@@ -86,12 +86,16 @@ def scores(
         rows: the evaluations of each run, by run id.
         standings: of these runs and evaluations.
     """
-    keys: dict[tuple[str, int | None], dict[str, Part]] = {}
+    keys: dict[tuple[str, int | None], tuple[dict[str, Part], dict[str, Part]]] = {}
 
-    def parts_by_key(standard: Standard, limit: int | None) -> dict[str, Part]:
+    def parts_by_key(standard: Standard, limit: int | None) -> tuple[dict[str, Part], dict[str, Part]]:
+        """The parts by the key of what is asked for, and by those of what may stand for it."""
         key = standard.standard_id, limit
         if key not in keys:
-            keys[key] = {part.key(limit): part for part in standard.parts}
+            keys[key] = (
+                {part.key(limit): part for part in standard.parts},
+                {other: part for part in standard.parts for other in part.other_keys(limit)},
+            )
         return keys[key]
 
     for run in runs:
@@ -106,11 +110,11 @@ def scores(
                 continue
             found: dict[Part, EvaluationRow] = {}
             for limit in standard.limits({row.image_limit for row in own}):
-                parts = parts_by_key(standard, limit)
-                for row in own:
-                    part = parts.get(row.attack_key)
-                    if part is not None and _whole(row, standard) and _better(row, found.get(part), standings):
-                        found[part] = row
+                for parts in parts_by_key(standard, limit):
+                    for row in own:
+                        part = parts.get(row.attack_key)
+                        if part is not None and _whole(row, standard) and _better(row, found.get(part), standings):
+                            found[part] = row
             if not found:
                 continue
             bits = bits or ImageOutcomes(db, (row.evaluation_id for row in own if row.kind in MEASURED))

@@ -6,12 +6,15 @@ from typing import Any
 
 import pytest
 import torch
+from hypothesis import assume, given, settings
+from hypothesis import strategies as st
 from torch import Tensor, nn
 
 from bench.attacks.conditions import Conditions
 from bench.attacks.iterative import PGD
 from bench.attacks.judge import attack_images, predictions
 from bench.core import config, registry
+from bench.core.numerics import numerics
 from bench.core.progress import Progress
 from bench.experiment import select
 from bench.experiment.select import Selection
@@ -159,6 +162,21 @@ class TwoLayers(nn.Module):
         return scores
 
 
+class ThreeLayers(nn.Module):
+    def __init__(self, seed: int) -> None:
+        super().__init__()
+        torch.manual_seed(seed)
+        sizes = ((64, 20), (20, 16), (16, 10))
+        first, second, third = (nn.Linear(a, b) for a, b in sizes)
+        self.net = nn.Sequential(nn.Flatten(), first, nn.ReLU(), second, nn.ReLU(), third)
+        for layer in (first, second, third):
+            layer.weight.data *= 3
+
+    def forward(self, x: Tensor) -> Tensor:
+        scores: Tensor = self.net(x)
+        return scores
+
+
 @pytest.mark.parametrize("network", [Sampled, TwoLayers])
 def test_a_network_without_a_copy_in_bfloat16_is_attacked_in_float32_and_says_so(digits, network) -> None:
     """One has no copy at all; of the other, the first and last layer are all there is."""
@@ -199,6 +217,111 @@ def test_attacks_ask_in_the_precision_that_they_say(digits_ensemble: Ensemble, d
     assert made[2:] == [("bfloat16", set()), ("float32", {torch.float32})]
 
 
+@pytest.mark.parametrize("restarts", [1, 2])
+@pytest.mark.parametrize("plugin", ["pgd", "pgd_l2", "mim", "apgd_ce", "apgd_dlr", "cw"])
+@settings(max_examples=8)
+@given(seed=st.integers(0, 10_000), budget=st.sampled_from([0.03, 0.06, 0.1]))
+def test_mixed_breaks_whatever_float32_alone_breaks(
+    digits, plugin: str, restarts: int, seed: int, budget: float
+) -> None:
+    """Image by image, so that no rounding depends on which others are still attacked."""
+    network, images = ThreeLayers(seed), digits.test.take(slice(0, 12))
+    scale = {"pgd_l2": 10, "cw": 50}.get(plugin, 1)
+    attack = registry.load("attacks", plugin)(restarts=restarts, steps=4)
+    found = {
+        precision: attack_images(
+            attack, network, images,
+            Conditions(budget=scale * budget, precision=precision, seed_axes=(seed,), batch_size=1),
+        )
+        for precision in ("float32", "mixed")
+    }  # fmt: skip
+    assume(found["mixed"].measurements["asked_in"] == "mixed")  # some of these networks turn too far in bfloat16
+    assert not bool((found["mixed"].robust & ~found["float32"].robust).any())
+
+
+def test_mixed_goes_on_in_float32_with_what_its_first_run_left(digits_ensemble: Ensemble, digits) -> None:
+    """A first run that breaks nothing is followed by all of float32's, one that breaks everything by nothing."""
+    images, some = digits.test.take(slice(0, 40)), PGD(steps=10, restarts=2)
+    for budget in (0.0, 1.0, 0.1):
+        found = {
+            precision: attack_images(
+                some, digits_ensemble, images, Conditions(budget=budget, precision=precision), keep_images=True
+            )
+            for precision in ("float32", "bfloat16", "mixed")
+        }
+        mixed, broke = found["mixed"], found["mixed"].measurements["first_run_broke"]
+        assert mixed.measurements["loss_curve"] == found["bfloat16"].measurements["loss_curve"]
+        assert mixed.adversarial is not None
+        stand = predictions(digits_ensemble, mixed.adversarial) == images.labels
+        assert torch.equal(mixed.robust, stand & mixed.clean)
+        right = int(mixed.clean.sum())
+        if budget == 0.0:  # 40 clean passes stand in every count; a run of bfloat16 is half of its two restarts
+            assert broke == 0
+            assert mixed.forwards - 40 == (found["bfloat16"].forwards - 40) // 2 + found["float32"].forwards - 40
+            assert mixed.backwards == found["bfloat16"].backwards // 2 + found["float32"].backwards
+        elif budget == 1.0:
+            assert broke == right > 30
+            assert (mixed.forwards, mixed.backwards) == (found["bfloat16"].forwards, found["bfloat16"].backwards)
+        else:
+            assert 0 < broke < right
+            assert int(mixed.robust.sum()) <= int(found["float32"].robust.sum())
+
+
+def test_under_last_mixed_is_float32(digits_ensemble: Ensemble, digits) -> None:
+    images = digits.test.take(slice(0, 20))
+    one, other = (
+        attack_images(PGD(steps=2), digits_ensemble, images, Conditions(budget=0.1, stop="last", precision=precision))
+        for precision in ("float32", "mixed")
+    )
+    assert other.measurements == {**one.measurements, "asked_in": "float32"}
+    assert (one.forwards, one.robust.tolist()) == (other.forwards, other.robust.tolist())
+
+
+def test_a_device_without_tf32_is_asked_in_float32_and_says_so(digits_ensemble: Ensemble, digits) -> None:
+    told, images = Told(), digits.test.take(slice(0, 20))
+    one, other = (
+        attack_images(PGD(steps=2), digits_ensemble, images, Conditions(budget=0.1, precision=precision), progress=told)
+        for precision in ("float32", "tf32")
+    )
+    assert told.notes == ["cpu has no TF32; attacked in float32"]
+    assert other.measurements == {**one.measurements, "asked_in": "float32"}
+    assert torch.equal(one.robust, other.robust)
+
+
+def test_passes_in_tf32_may_use_it_in_both_directions_and_judges_may_not(
+    digits_ensemble: Ensemble, digits, monkeypatch
+) -> None:
+    monkeypatch.setattr("bench.attacks.judge.has_tf32", lambda _: True)
+    products = torch.backends.cuda.matmul
+    seen: dict[str, set[bool]] = {"forward": set(), "backward": set(), "judge": set()}
+
+    def watched(model: nn.Module, images: Tensor, **given: Any) -> nn.Module | None:
+        copied = fast_copy(model, images, **given)
+        assert copied is not None
+
+        def forward(_: nn.Module, __: Any, output: Tensor) -> None:
+            seen["forward"].add(products.allow_tf32)
+            if output.requires_grad:
+                output.register_hook(lambda _: seen["backward"].add(products.allow_tf32))
+
+        copied.register_forward_hook(forward)
+        return copied
+
+    monkeypatch.setattr("bench.attacks.judge.fast_copy", watched)
+
+    def judged(module: nn.Module, *_: Any) -> None:
+        if module is digits_ensemble:  # hooks are copied too
+            seen["judge"].add(products.allow_tf32)
+
+    digits_ensemble.register_forward_hook(judged)
+    with numerics():
+        found = attack_images(
+            PGD(steps=3), digits_ensemble, digits.test.take(slice(0, 20)), Conditions(budget=0.1, precision="tf32")
+        )
+    assert found.measurements["asked_in"] == "tf32"
+    assert seen == {"forward": {True}, "backward": {True}, "judge": {False}}
+
+
 def test_large_outputs_may_differ_by_their_rounding() -> None:
     """Logits of hundreds, some near 0 by chance: those near 0 are rounded as the others are."""
     dataset = registry.load("datasets", "cifar10")()
@@ -209,6 +332,16 @@ def test_large_outputs_may_differ_by_their_rounding() -> None:
     images = torch.rand(8, 3, 32, 32)
     for precision in ("float32", "bfloat16"):
         assert fast_copy(member, images, precision=precision) is not None
+
+
+def test_a_matrix_whose_images_are_all_attacked_to_the_end_is_never_mixed() -> None:
+    selection, found = Selection(dataset="digits", suite="core"), {}
+    for precision in ("float32", "mixed"):
+        loaded = config.load().with_precision(precision)
+        run = select.run_spec(loaded, selection, "ece", 0)
+        found[precision] = {spec.kind: spec for spec in select.evaluations(loaded, selection, run)}
+    assert found["mixed"]["attack"].precision == "mixed"
+    assert found["mixed"]["transfer"].evaluation_id == found["float32"]["transfer"].evaluation_id
 
 
 def test_attacks_that_ask_members_ask_in_float32_whatever_is_chosen() -> None:

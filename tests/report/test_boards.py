@@ -112,6 +112,61 @@ def test_the_score_is_the_worst_case_over_exactly_the_attacks_of_the_protocol(ha
     assert [row.attack for row in entry.scores[0].found_by] == ["apgd_ce"]
 
 
+MIXED = 'protocols.core-digits.precisions=["float32","mixed"]'
+
+
+def test_mixed_stands_for_float32_where_the_protocol_says_so(hand: Hand, loaded: Loaded, tmp_path: Path) -> None:
+    """And only where nothing in float32 is current; a protocol that says nothing of it is the one that it was."""
+    changed = config.load(config.defaults("bench.toml"), [MIXED])
+    both = standard(changed, "core-digits", 0.1)
+    assert both.standard_id != hand.one.standard_id
+    assert [part.key(None) for part in both.parts] == [part.key(None) for part in hand.one.parts]
+    run_id, stands = hand.run("trs"), hand.random.random(N) < 0.6
+    for part in both.parts:
+        hand.writer.evaluation(
+            run_id, stands, attack=part.spec.attack, budget=part.spec.budget, settings=part.spec.settings,
+            image_limit=None, precision="mixed", attack_key=part.other_keys(None)[0],
+        )  # fmt: skip
+    hand.done()
+    assert "core-digits" not in {board.standard.name for board in ledger.read(hand.db, loaded).boards}
+    value = round(100 * float(stands.mean()), 6)
+    assert places(board_of(hand.db, changed)) == [(1, "trs", value)]
+    everything = np.ones(N, bool)
+    for part in both.parts:
+        hand.attack(run_id, part, everything)
+    hand.done()
+    (entry,) = board_of(hand.db, changed).entries
+    assert (entry.value, round(entry.lowest, 6)) == (100.0, value)
+    assert {row.precision for row in entry.scores[0].parts.values()} == {"float32"}
+
+
+def test_a_protocol_of_mixed_alone_asks_for_it_and_says_so(hand: Hand, loaded: Loaded) -> None:
+    changed = config.load(config.defaults("bench.toml"), [MIXED.replace('"float32",', "")])
+    one = standard(changed, "core-digits", 0.1)
+    assert {part.label.partition(", ")[2] for part in one.parts} == {"mixed"}
+    hand.complete(hand.run("trs"), 0.9)
+    hand.done()
+    assert "core-digits" not in {board.standard.name for board in ledger.read(hand.db, changed).boards}
+
+
+@pytest.mark.parametrize(
+    ("change", "why"),
+    [
+        ('precisions=["bfloat16"]', "float32"),
+        ('precisions=["mixed","mixed"]', "twice"),
+        ("precisions=[]", "at least 1"),
+    ],
+)
+def test_precisions_that_no_protocol_can_have_are_refused(change: str, why: str) -> None:
+    with pytest.raises(BenchError, match=why):
+        config.load(config.defaults("bench.toml"), [f"protocols.core-digits.{change}"])
+
+
+def test_a_protocol_that_stops_at_the_last_step_refuses_mixed() -> None:
+    with pytest.raises(BenchError, match='with "last" it is float32'):
+        config.load(config.defaults("bench.toml"), [MIXED, "protocols.core-digits.stop=last"])
+
+
 def test_all_who_are_asked_name_the_same_order_and_numbers(hand: Hand, loaded: Loaded) -> None:
     """Seeds with different attacks, limits, recipes, versions, precisions, outside runs, flagged and invalid rows."""
     for seed in range(3):

@@ -20,7 +20,7 @@ from bench.store.database import Database
 
 COARSE: dict[str, Any] = {"precision": "bfloat16"}
 N = 500  # images of core-digits
-WHY = "asked in a coarser one than float32"
+WHY = "not asked in float32 alone"
 
 
 def stands(count: int) -> Any:

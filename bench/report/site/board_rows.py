@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from bench.core.identity import short
-from bench.core.precision import titled
+from bench.core.precision import USUAL, titled
 from bench.experiment.command import of_run
 from bench.experiment.protocols import Part
 from bench.experiment.spec import OUTSIDE
@@ -137,7 +137,8 @@ def _lacking(board: Board, entry: Entry, about: About) -> dict[str, Any]:
         brief = f"{'outdated' if stale else 'lacks'} {len(entry.lacking)} of {need} attacks"
     else:
         brief = f"lacks {entry.missing_seeds} seed{'s' if entry.missing_seeds > 1 else ''}"
-    command = of_run(vars(entry.run), suite=board.standard.suite, limit=board.standard.limit)
+    asked = next((part.spec.precision for part in board.standard.parts if part.spec.precision != USUAL), None)
+    command = of_run(vars(entry.run), precision=asked, suite=board.standard.suite, limit=board.standard.limit)
     return {"brief": brief, "parts": told, "seeds": entry.missing_seeds, "stale": stale, "command": {"text": command}}
 
 

@@ -8,7 +8,9 @@ import json
 from typing import Any
 
 from bench.core.csv_text import field
+from bench.core.precision import titled
 from bench.core.release import described
+from bench.experiment.protocols import Part
 from bench.report.boards import Board
 from bench.report.site.board_rows import About, columns, rows
 from bench.report.site.names import Names
@@ -39,6 +41,13 @@ def threat_title(board: Board) -> str:
     return f"{NORMS[standard.norm]}, {budget_text('eps', standard.eps)}"
 
 
+def _named(part: Part, names: Names) -> str:
+    """`PGD (50) at ε = 0.1`; behind it the precision that is asked for, and which others may stand for it."""
+    told = titled(f"{names.attack(part.spec)} at {budget_text('eps', part.spec.budget)}", part.spec.precision)
+    others = " or ".join(other.precision for other in part.others)
+    return f"{told} (or {others})" if others else told
+
+
 def board_view(board: Board, about: About) -> dict[str, Any]:
     """Everything `board.html` and the files need; values in percent."""
     standard, names = board.standard, about.names
@@ -61,7 +70,7 @@ def board_view(board: Board, about: About) -> dict[str, Any]:
         "n": standard.images,
         "images": images_text(standard.images, standard.limit, standard.size),
         "date": _newest(board),
-        "standard": [f"{names.attack(part.spec)} at {budget_text('eps', part.spec.budget)}" for part in standard.parts],
+        "standard": [_named(part, names) for part in standard.parts],
         "columns": _titles(board, names),
         "rows": made,
         "plots": plots(made),
