@@ -133,6 +133,15 @@ def url(request: pytest.FixtureRequest) -> Iterator[str]:
     engine.dispose()
 
 
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    """Tests marked `gpu` check what only a GPU does."""
+    if item.get_closest_marker("gpu"):
+        import torch
+
+        if not torch.cuda.is_available():
+            pytest.skip("needs a GPU")
+
+
 @pytest.hookimpl(hookwrapper=True)
 def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo[None]) -> Iterator[None]:
     """With BENCH_TEST_STRICT (in CI) a part that is missing fails the test; real data and a GPU may be missing."""

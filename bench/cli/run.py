@@ -50,8 +50,9 @@ if TYPE_CHECKING:
 @machine()
 @click.option("--oom-retry/--no-oom-retry", default=True, show_default=True,
               help="Try an evaluation that runs out of memory again with smaller batches.")  # fmt: skip
-@click.option("--deterministic", is_flag=True,
-              help="Bit-equal from run to run on a GPU too, slower; operations that cannot be are named.")  # fmt: skip
+@click.option("--deterministic/--no-deterministic", default=None,
+              help="Bit-equal from run to run, somewhat slower; operations that cannot be are named.  [default: on a "
+              "GPU; a CPU is so anyway]")  # fmt: skip
 @allow_factory
 @click.option("--retry-failed", is_flag=True, help="Do only what failed before, and what it held up.")
 @click.option("--force", is_flag=True, help="Do again what is done; new results supersede old ones when complete.")
@@ -64,7 +65,8 @@ if TYPE_CHECKING:
 @click.option("--json", "as_json", is_flag=True, help="Print the outcome as JSON, progress on stderr.")
 @where
 def command(
-    data: Path, device: str | None, threads: int | None, batch: int | None, oom_retry: bool, deterministic: bool,
+    data: Path, device: str | None, threads: int | None, batch: int | None, oom_retry: bool,
+    deterministic: bool | None,
     factories: tuple[str, ...],
     retry_failed: bool, force: bool, fail_fast: bool, dry_run: bool, probe: bool, quiet: bool, as_json: bool,
     results: Path, db: str | None, **given: Any,

@@ -44,6 +44,11 @@ def numerics(*, deterministic: bool = False) -> Iterator[set[str]]:
         _unsure.reset(token)
 
 
+def usual_mode(device: Any) -> bool:
+    """Whether work on a device (or its name) is `deterministic` where nobody says: on a GPU; a CPU is anyway."""
+    return torch.device(device).type != "cpu"
+
+
 def has_tf32(device: Any) -> bool:
     """Whether a device (or its name) computes in TF32 where it may: NVIDIA's from compute capability 8 on."""
     device = torch.device(device)

@@ -55,7 +55,7 @@ def perform(job: Job, place: Workplace, progress: Progress | None = None) -> tup
     progress.job(job.label)
     started, clock = now(), time.perf_counter()
     keep_freed_memory()
-    with numerics(deterministic=place.deterministic) as unsure:
+    with numerics(deterministic=place.is_deterministic) as unsure:
         try:
             if job.evaluation is None:
                 path = train(job.run, place, progress)

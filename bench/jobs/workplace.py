@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
+from bench.core.numerics import usual_mode
 from bench.experiment.folder import RUNS, RunFolder
 
 
@@ -19,12 +20,17 @@ class Workplace:
     """Images a batch in evaluations; None: as `bench.jobs.batches` finds."""
     oom_retry: bool = True
     """Whether an evaluation that runs out of memory is tried again with smaller batches."""
-    deterministic: bool = False
-    """Whether operations are to be bit-equal from run to run where torch offers that."""
+    deterministic: bool | None = None
+    """Whether operations are to be bit-equal from run to run where torch offers that; None: as the device needs."""
     factories: tuple[str, ...] = ()
     """Functions of one's own packages (`package.module:function`) that runs of others may have called."""
     again: tuple[str, ...] = ()
     """The runs that are trained a second time: beside the first."""
+
+    @property
+    def is_deterministic(self) -> bool:
+        """What `deterministic` comes to on this device."""
+        return usual_mode(self.device) if self.deterministic is None else self.deterministic
 
     @property
     def locks(self) -> Path:

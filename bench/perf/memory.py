@@ -23,7 +23,7 @@ from bench.attacks.judge import attack_images
 from bench.core import config
 from bench.core.config import Loaded
 from bench.core.errors import BenchError, unknown_name
-from bench.core.numerics import numerics
+from bench.core.numerics import numerics, usual_mode
 from bench.experiment.select import method_names
 from bench.perf.cases import configured
 from bench.perf.steps import ensemble_of, images_of, run_of, short_training
@@ -123,7 +123,7 @@ def peak(setting: CommonSettings, *, method: str, attack: str | None) -> float:
     """MiB that a training step of `method`, or `attack` on its members, needs beyond data, weights and code."""
     torch.set_num_threads(setting.threads)
     loaded = config.load(changes=setting.changes)
-    with numerics(deterministic=False):
+    with numerics(deterministic=usual_mode(setting.device)):
         small = _work(loaded, setting, method, attack, min(FEW, setting.batch))
         small()
         del small

@@ -14,8 +14,8 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import FlopCounterMode
 
-from bench.core.numerics import numerics
-from bench.core.precision import Precision
+from bench.core.numerics import numerics, products_in_tf32, usual_mode
+from bench.core.precision import OfPasses
 from bench.perf.timing import Clock
 
 ROUNDS = 10  # of which the fastest counts
@@ -38,7 +38,7 @@ class Rates:
 
     operations: float
     bytes: float
-    precision: Precision = "float32"
+    precision: OfPasses = "float32"
 
 
 @dataclass(frozen=True)
@@ -72,13 +72,13 @@ def bound(work: Work, rates: Rates, ours: float) -> Bound:
     return Bound(work.operations, work.bytes, by_operations, by_bytes, ours)
 
 
-def measure_rates(device: str, *, precision: Precision = "float32") -> Rates:
+def measure_rates(device: str, *, precision: OfPasses = "float32") -> Rates:
     """The rates of `device` with the threads that torch has now; takes about a second on one CPU core.
 
     Products are as our passes are: float32 on a GPU means no TF32.
     """
-    clock, dtype = Clock(device), getattr(torch, precision)
-    with numerics():
+    clock, dtype = Clock(device), torch.bfloat16 if precision == "bfloat16" else torch.float32
+    with numerics(deterministic=usual_mode(device)), products_in_tf32(precision):
         side, best, seconds = SIDES[0], 0.0, 0.0
         while seconds < ENOUGH and side <= SIDES[1]:
             # Numbers of all sizes: a GPU multiplies constants faster.

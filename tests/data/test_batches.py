@@ -128,7 +128,7 @@ def test_wrong_use_is_refused_at_once():
         batches(image_set(4), batch_size=2, augment=Augmentation(1))
 
 
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+@pytest.mark.gpu
 def test_a_gpu_sees_the_batches_that_a_cpu_sees():
     images = image_set(50)
     augment = Augmentation(2, True)

@@ -16,7 +16,7 @@ from bench.models.passes import DIFFERENTIATED_TWICE, fast_passes
 from bench.models.resnet import CifarResNet
 from bench.training.gradients import loss_and_gradient
 
-GPU = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+GPU = pytest.mark.gpu
 
 
 @pytest.fixture(autouse=True)

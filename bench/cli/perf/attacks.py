@@ -18,7 +18,7 @@ from bench.cli.say import say_json
 from bench.core import numbers
 from bench.core.errors import BenchError
 from bench.core.memory import keep_freed_memory
-from bench.core.numerics import numerics
+from bench.core.numerics import numerics, usual_mode
 from bench.perf import ATTACKS
 
 if TYPE_CHECKING:
@@ -106,7 +106,10 @@ def command(
     rates = measure_rates(place.device, precision=precision) if repeats else None
     if rates and not as_json:
         printing.rates(rates, out)
-    with numerics(), err.status("") as status:  # as a run computes; for everybody here
+    with (
+        numerics(deterministic=usual_mode(place.device)),
+        err.status("") as status,
+    ):  # as a run computes; for everybody here
         for name in names or ATTACKS:
             attack = configured(loaded, name, steps=steps)
             given = budgets[attack.norm]

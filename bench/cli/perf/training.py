@@ -15,7 +15,7 @@ from bench.cli.perf.options import processor, rounds
 from bench.cli.say import say_json
 from bench.core import numbers
 from bench.core.memory import keep_freed_memory
-from bench.core.numerics import numerics
+from bench.core.numerics import numerics, usual_mode
 
 
 @click.command("training", cls=Once)
@@ -82,7 +82,10 @@ def command(
         out.print(Text.assemble(head, f", {dataset}, batch {batch}"), soft_wrap=True)
         if rates:
             printing.rates(rates, out)
-    with numerics(), console(stderr=True).status("") as status:  # as a run computes; for everybody here
+    with (
+        numerics(deterministic=usual_mode(place)),
+        console(stderr=True).status("") as status,
+    ):  # as a run computes; for everybody here
         for run in runs:
             status.update(Text(run.method))
             done.append(perf.measure(run, images, repeats=repeats, rates=rates))
