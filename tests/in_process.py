@@ -7,7 +7,10 @@ import sys
 from contextlib import redirect_stderr, redirect_stdout
 from typing import NamedTuple
 
+import pytest
+
 from bench.cli import main
+from bench.core.release import extra
 
 # What makes a run short: one that only has to be there, and one whose numbers say something.
 TINY = ("--set", "training.epochs=1", "--set", "training.limit=64", "--limit", "20")
@@ -25,6 +28,13 @@ class Done(NamedTuple):
     def text(self) -> str:
         """Everything printed, stdout first."""
         return self.out + self.err
+
+
+def needs(executor: str) -> None:
+    """Skip where the package that an executor is made of is not installed."""
+    package = {"ray": "ray", "slurm": "submitit"}.get(executor)
+    if package:
+        pytest.importorskip(package, reason=f"{package} is not installed: {extra(executor)}")
 
 
 def command(*arguments: object, typed: str = "") -> Done:

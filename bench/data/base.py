@@ -19,6 +19,14 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 
+def unit(pixels: Tensor) -> Tensor:
+    """uint8 pixels as new float32 numbers in [0, 1]: k / 255, correctly rounded on every device.
+
+    By a number, a GPU does not divide: it multiplies by the rounded reciprocal, which differs for half of all k.
+    """
+    return pixels.to(torch.float32).div_(torch.full((), 255.0, device=pixels.device))
+
+
 class MissingDataError(BenchError):
     """A data set is not in its folder."""
 
@@ -94,7 +102,7 @@ class ImageSet:
     def floats(self, index: Tensor | slice | None = None) -> Tensor:
         """The images at `index` (all without one) as float32 [b, C, H, W] in [0, 1]: exactly k / 255."""
         images = self.images if index is None else self.images[index]
-        return images.to(torch.float32).div_(255)
+        return unit(images)
 
     def to(self, device: torch.device | str) -> ImageSet:
         """The same images on `device`."""

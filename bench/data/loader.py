@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING, NamedTuple
 
 from bench.core.lazy import torch
+from bench.data.base import unit
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -69,6 +70,6 @@ def batches(
             pixels = images.images[cut if generator is None else indices]
             if augment is not None and draws is not None:
                 pixels = augment.apply(pixels, draws.part(cut))
-            yield ImageBatch(pixels.to(torch.float32).div_(255), images.labels[indices], indices)
+            yield ImageBatch(unit(pixels), images.labels[indices], indices)
 
     return epoch()

@@ -21,7 +21,7 @@ from bench.core.numerics import has_tf32, passes_in, products_in_tf32
 from bench.core.progress import Progress
 from bench.core.specs import Training
 from bench.core.tensors import set_aside
-from bench.data.base import ImageSet
+from bench.data.base import ImageSet, unit
 from bench.data.loader import batches
 from bench.experiment.folder import RunFolder
 from bench.experiment.spec import RunSpec
@@ -235,7 +235,7 @@ class Trainer:
         pixels = self.images.images[indices]
         if self._augment is not None:
             pixels = self._augment(pixels, generator)
-        return pixels.to(torch.float32).div_(255)
+        return unit(pixels)
 
     @torch.no_grad()
     def _accuracy(self) -> dict[str, Any]:

@@ -9,7 +9,7 @@ from pathlib import Path
 import click
 import pytest
 from command_tree import commands
-from in_process import bench
+from in_process import bench, needs
 from in_process import refused as failure
 
 from bench.cli import main
@@ -180,7 +180,7 @@ def test_a_wrong_device_is_one_line(device: str, tmp_path: Path) -> None:
 )
 def test_wrong_places_of_work_are_one_line(options: tuple[str, ...], words: str, tmp_path: Path) -> None:
     if "ray" in options:
-        pytest.importorskip("ray")
+        needs("ray")
     assert words in failure("run", "-m", "ece", *options, "--limit", "20", "--results", str(tmp_path))
 
 

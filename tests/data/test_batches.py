@@ -5,11 +5,12 @@ from __future__ import annotations
 import pytest
 import torch
 from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from bench.core.errors import BenchError
 from bench.core.seeds import generator
 from bench.data.augment import Augmentation, AugmentationDraws
-from bench.data.base import ImageSet
+from bench.data.base import ImageSet, unit
 from bench.data.digits import Digits
 from bench.data.loader import batches, spans
 from bench.data.vision import CIFAR10
@@ -126,6 +127,24 @@ def test_wrong_use_is_refused_at_once():
         batches(image_set(4), batch_size=0)
     with pytest.raises(ValueError, match="generator"):
         batches(image_set(4), batch_size=2, augment=Augmentation(1))
+
+
+def test_pixels_are_divided_as_a_gpu_divides_too():
+    """By a number a GPU multiplies with its reciprocal: 126 of 256 levels would be others than on a CPU."""
+    levels = torch.arange(256, dtype=torch.uint8)
+    assert torch.equal(unit(levels).double(), (levels.double() / 255).float().double())
+    assert int((levels * torch.tensor(1 / 255) != levels / 255).sum()) == 126
+
+    class Watch(TorchDispatchMode):
+        def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+            if func.overloadpacket.__name__ == "div_":
+                divisors.append(args[1])
+            return func(*args, **(kwargs or {}))
+
+    divisors = []
+    with Watch():
+        unit(levels.to("meta"))  # a tensor on the CPU would be taken for a number
+    assert [divisor.device.type for divisor in divisors] == ["meta"]
 
 
 @pytest.mark.gpu

@@ -11,6 +11,7 @@ import time
 from pathlib import Path
 
 import pytest
+from in_process import needs
 from test_runs import ROOT, numbers
 
 from bench.cli import main
@@ -98,7 +99,8 @@ def plugins(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def bench(folder: Path, *arguments: str, wait: float = 300) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-m", "bench.cli.main", *RUN, "--results", str(folder), *arguments]
+    # On the CPU, where --workers work: the same numbers are asked of all.
+    command = [sys.executable, "-m", "bench.cli.main", *RUN, "--device", "cpu", "--results", str(folder), *arguments]
     return subprocess.run(command, capture_output=True, text=True, timeout=wait, check=False, cwd=ROOT)
 
 
@@ -127,6 +129,7 @@ def inline(tmp_path_factory: pytest.TempPathFactory) -> dict[str, object]:
     ids=lambda options: options[1],
 )
 def test_every_executor_makes_the_same_numbers(options: list[str], inline: dict[str, object], tmp_path: Path) -> None:
+    needs(options[1])
     done = bench(tmp_path, *options)
     assert done.returncode == 0, done.stdout + done.stderr
     assert numbers(tmp_path) == inline
@@ -138,6 +141,7 @@ def test_every_executor_makes_the_same_numbers(options: list[str], inline: dict[
 def test_a_worker_that_dies_is_a_failed_attempt_and_the_job_is_done_once_more(
     executor: str, plugins: Path, tmp_path: Path
 ) -> None:
+    needs(executor)
     where = ["--executor", executor, "--workers", "2"]
     where += ["--executor-option", "cluster=local"] if executor == "slurm" else []
     done = bench(tmp_path, *suicides(1, tmp_path), *where)
@@ -212,6 +216,8 @@ def test_a_fifth_executor_is_found_through_its_entry_point(plugins: Path, tmp_pa
 def test_what_an_executor_does_not_understand_is_one_clear_line(
     options: list[str], told: str, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    if options[0] == "--executor":
+        needs(options[1])
     monkeypatch.setenv("RAY_gcs_rpc_server_connect_timeout_s", "1")
     monkeypatch.setattr("bench.cli.run.pick", lambda device, threads: "cpu")
     assert main.run([*RUN, "--results", str(tmp_path), *options]) == 2
@@ -238,6 +244,7 @@ def test_slots_are_gpus_or_shares_of_the_threads(tmp_path: Path, monkeypatch: py
 def test_two_ray_nodes_without_a_shared_disk_survive_the_loss_of_one(
     inline: dict[str, object], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    needs("ray")
     import ray
     from ray.cluster_utils import Cluster
 
@@ -308,6 +315,7 @@ def test_the_display_shows_all_workers_at_once() -> None:
 @pytest.mark.parametrize("executor", ["inline", "local", "ray"])
 def test_the_overhead_of_2000_small_jobs(executor: str, tmp_path: Path) -> None:
     """One image, one step of FGSM, 2,000 budgets: nearly all of the time is the machinery's."""
+    needs(executor)
     loaded = config.load(ROOT / "bench.toml", TINY)
     place = Workplace(results=tmp_path, data=tmp_path)
     selection = Selection(methods=("ece",), attacks=("fgsm",), eps=(0.1,), limit=1)
