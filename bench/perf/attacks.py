@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from statistics import median
 from typing import Any, Literal
 
@@ -11,6 +12,7 @@ from torch import Tensor, nn
 
 from bench.attacks.judge import evaluation_mode, predictions
 from bench.core.errors import unknown_name
+from bench.core.precision import USUAL
 from bench.models.fast import fast_copy
 from bench.perf.cases import Case, Judged, judge
 from bench.perf.floor import Passes, counted, replay, work_of
@@ -125,7 +127,13 @@ def compare(
         sample, clock = case.first(timed), Clock(case.images.device)
         with counted() as passes:
             sample.ours("first_success")
-        quick = fast_copy(sample.model, _batch(sample)[0], precision=sample.conditions.precision) if repeats else None
+        precision = sample.conditions.precision
+        # Of mixed some passes are in bfloat16, others in float32: there is no one layout for them.
+        quick = (
+            fast_copy(sample.model, _batch(sample)[0], precision=precision)
+            if repeats and precision != "mixed"
+            else None
+        )
         seconds = _timed(sample, passes(), peers, quick, repeats, clock, lambda text: tell(f"{name}: {text}"))
         by_rates = None
         if rates and seconds:
@@ -167,12 +175,14 @@ def _timed(
     }
     if quick is not None:
         attacked = sample.images.take(right.nonzero().squeeze(1))
+        precision = sample.conditions.precision
+        fast = partial(replay, quick, images, labels, passes, USUAL if precision == "mixed" else precision)
 
         def judged() -> None:
-            replay(quick, images, labels, passes)
+            fast()
             predictions(sample.model, attacked, batch_size=sample.conditions.batch_size)
 
-        works |= {"floor_fast": lambda: replay(quick, images, labels, passes), "floor_judged": judged}
+        works |= {"floor_fast": fast, "floor_judged": judged}
     works |= {peer.name: _robustness(sample, peer.crafter(sample)) for peer in peers}
     tell(f"time, {repeats} rounds of {len(works)}")
     for name in ("floor", "floor_fast", "floor_judged"):  # everything else has run once by now

@@ -12,6 +12,8 @@ import torch
 from torch import Tensor, nn
 
 from bench.attacks.problem import Problem
+from bench.core.numerics import products_in_tf32
+from bench.core.precision import USUAL, OfPasses
 from bench.perf.roofline import Work, count
 
 
@@ -50,21 +52,23 @@ def counted() -> Iterator[Callable[[], Passes]]:
         yield lambda: Passes(tuple(calls))
 
 
-def replay(model: nn.Module, images: Tensor, labels: Tensor, passes: Passes) -> None:
+def replay(model: nn.Module, images: Tensor, labels: Tensor, passes: Passes, precision: OfPasses = USUAL) -> None:
     """Make the same passes with nothing in between: cross-entropy, gradient of the images only.
 
     Args:
         model: with frozen parameters, in eval mode.
         images, labels: at least as many as the largest batch; float [b, C, H, W], int64 [b].
+        precision: what `model` is a copy for.
     """
-    for size, gradient in passes.calls:
-        if gradient:
-            x = images[:size].detach().requires_grad_()
-            loss = torch.nn.functional.cross_entropy(model(x), labels[:size], reduction="sum")
-            torch.autograd.grad(loss, x)
-        else:
-            with torch.no_grad():
-                model(images[:size])
+    with products_in_tf32(precision):
+        for size, gradient in passes.calls:
+            if gradient:
+                x = images[:size].detach().requires_grad_()
+                loss = torch.nn.functional.cross_entropy(model(x), labels[:size], reduction="sum")
+                torch.autograd.grad(loss, x)
+            else:
+                with torch.no_grad():
+                    model(images[:size])
 
 
 def work_of(model: nn.Module, images: Tensor, labels: Tensor, passes: Passes) -> Work:

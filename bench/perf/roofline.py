@@ -65,6 +65,11 @@ class Bound:
     bytes_seconds: float
     ours_seconds: float
 
+    @property
+    def over_limit(self) -> float:
+        """Ours over the limit, which is the longer of the two."""
+        return self.ours_seconds / max(self.operations_seconds, self.bytes_seconds)
+
 
 def bound(work: Work, rates: Rates, ours: float) -> Bound:
     """`work` at `rates`; `ours` are the seconds that we take for it."""

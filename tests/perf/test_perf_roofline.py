@@ -150,7 +150,7 @@ def test_the_input_of_a_convolution_is_not_read_for_the_images_gradient() -> Non
 # ---------------------------------------------------------------- rates
 
 
-@pytest.mark.parametrize("precision", ["float32", "bfloat16"])
+@pytest.mark.parametrize("precision", ["float32", "tf32", "bfloat16"])
 def test_rates_are_positive_and_leave_everything_as_it_was(precision: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(roofline, "SIDES", (64, 128))
     monkeypatch.setattr(roofline, "COPIED", {"cpu": 2**20})
@@ -167,7 +167,7 @@ def test_the_line_has_both_times_and_ours() -> None:
     assert limit.operations_seconds == pytest.approx(0.1222, rel=1e-3)
     assert limit.bytes_seconds == pytest.approx(0.2143, rel=1e-3)
     line = printing._limit(limit)
-    assert line == "by the machine's rates: 12.3 Gop in 122 ms, 2.1 GB in 214 ms; ours 350 ms"
+    assert line == "ours / limit 1.63 by the machine's rates: 12.3 Gop in 122 ms, 2.1 GB in 214 ms; ours 350 ms"
     out = io.StringIO()
     printing.rates(Rates(101e9, 9.8e9, "bfloat16"), Console(file=out, width=40))
     assert out.getvalue() == "this machine: bfloat16 matrix products 101 Gop/s, copies 9.8 GB/s\n"

@@ -59,8 +59,9 @@ def command(
     Everybody gets the same ensemble, images, batches, random start, steps and budget. What a library returns is judged
     by us. An attack passes where robust accuracy agrees with a library's within half a point (APGD: one point), or,
     for CW and EAD, is not above it; the exit code is 1 where one does not. Time never passes or fails: it is
-    printed as theirs / ours, and as ours / floor, the bare passes for the images that still stand; and how many seconds
-    these would take at the rates of a matrix product and of a copy on this machine.
+    printed as theirs / ours; as ours / limit, what the bare passes for the images that still stand would take at the
+    rates of a matrix product and of a copy on this machine; and as ours / these passes, eager. With --precision mixed,
+    whose passes are of two precisions, there is no limit.
 
     \b
     Examples:
@@ -103,7 +104,7 @@ def command(
             Text.assemble((found.title, "bold"), f", {len(found.images):,} test images, batches of {batch}{coarse}"),
             soft_wrap=True,
         )
-    rates = measure_rates(place.device, precision=precision) if repeats else None
+    rates = measure_rates(place.device, precision=precision) if repeats and precision != "mixed" else None
     if rates and not as_json:
         printing.rates(rates, out)
     with (

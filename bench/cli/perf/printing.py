@@ -15,8 +15,8 @@ if TYPE_CHECKING:
     from bench.perf.training import Step
 
 RATES = (
-    " By the machine's rates: how long the floor's operations take in matrix products, and its bytes in a copy; caches "
-    "may serve a part of the bytes."
+    " The limit is by the machine's rates: how long the operations of these passes take in matrix products, or "
+    "their bytes in a copy, whichever is longer; caches may serve a part of the bytes."
 )
 
 
@@ -57,11 +57,11 @@ def attack(result: Result, out: Console) -> None:
         out.print("  no library to compare with")
     if result.floor:
         passes = (result.passes.gradients + result.passes.forwards) / max(1, result.timed)
-        fast = f"; / the same passes on the fastest layout {result.floor_fast}" if result.floor_fast else ""
+        fast = f"; / on the fastest layout {result.floor_fast}" if result.floor_fast else ""
         fast += f"; / these and the judge's one pass {result.floor_judged}" if result.floor_judged else ""
-        out.print(f"  ours / floor {result.floor} ({passes:.1f} passes an image){fast}", soft_wrap=True)
-    if result.by_rates:
-        out.print(f"  {_limit(result.by_rates)}", soft_wrap=True)
+        if result.by_rates:
+            out.print(f"  {_limit(result.by_rates)}", soft_wrap=True)
+        out.print(f"  ours / the same passes, eager {result.floor} ({passes:.1f} an image){fast}", soft_wrap=True)
 
 
 def attacks_summary(done: Sequence[Result], out: Console) -> None:
@@ -89,8 +89,8 @@ def attacks_summary(done: Sequence[Result], out: Console) -> None:
     if any(result.floor for result in done):
         out.print(
             f"Ratios of {done[0].clock}: median (smallest–largest) of the rounds, all in turns in one process. "
-            "Everybody's time ends when robust accuracy is known. Floor: our first_success against the bare passes for "
-            f"the images that still stand.{RATES}",
+            "Everybody's time ends when robust accuracy is known. The same passes: our first_success against the "
+            f"bare ones for the images that still stand.{RATES}",
             style="dim",
             soft_wrap=True,
         )
@@ -101,10 +101,11 @@ def step(one: Step, out: Console) -> None:
     from rich.text import Text
 
     needed = " + ".join(str(need) for need in one.needed) or "no floor is known for this method"
-    ratio = f"ours / floor {one.ours}" if one.ours else ""
-    out.print(Text.assemble(f"  {one.method:<22}{ratio:<32}", (needed, "dim")), soft_wrap=True)
     if one.by_rates:
-        out.print(f"  {'':<22}{_limit(one.by_rates)}", soft_wrap=True)
+        out.print(f"  {one.method:<22}{_limit(one.by_rates)}", soft_wrap=True)
+    ratio = f"ours / the same passes, eager {one.ours}" if one.ours else ""
+    name = "" if one.by_rates else one.method
+    out.print(Text.assemble(f"  {name:<22}{ratio:<48}", (needed, "dim")), soft_wrap=True)
     if one.exact is not None:
         word = ("PASS", "green") if one.equal else ("FAIL", "red")
         ratio = f", theirs / ours {one.authors}" if one.authors else ""
@@ -125,10 +126,14 @@ def steps_summary(done: Sequence[Step], out: Console) -> None:
     """The median over the methods, and what the numbers are."""
     ratios = [one.ours.median for one in done if one.ours]
     if ratios:
-        out.print(f"\nours / floor: median over methods {median(ratios):.2f}, largest {max(ratios):.2f}")
+        out.print()
+        limits = [one.by_rates.over_limit for one in done if one.by_rates]
+        for name, values in (("limit", limits), ("the same passes, eager", ratios)):
+            if values:
+                out.print(f"ours / {name}: median over methods {median(values):.2f}, largest {max(values):.2f}")
         out.print(
             f"Ratios of {done[0].clock}: median (smallest–largest) of the rounds, in turns in one process. "
-            f"Floor: the passes listed, and the optimiser's update.{RATES}",
+            f"The same passes: those listed, and the optimiser's update.{RATES}",
             style="dim",
             soft_wrap=True,
         )
@@ -137,7 +142,8 @@ def steps_summary(done: Sequence[Step], out: Console) -> None:
 def _limit(one: Bound) -> str:
     operations, moved = _si(one.operations, "op"), _si(one.bytes, "B")
     return (
-        f"by the machine's rates: {operations} in {_si(one.operations_seconds, 's')}, {moved} in "
+        f"ours / limit {one.over_limit:.2f} by the machine's rates: "
+        f"{operations} in {_si(one.operations_seconds, 's')}, {moved} in "
         f"{_si(one.bytes_seconds, 's')}; ours {_si(one.ours_seconds, 's')}"
     )
 
