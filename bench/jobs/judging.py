@@ -102,7 +102,7 @@ def judge(
             if path.exists():  # of weights that the run has no more
                 journal.note(place, job.job_id, intent_of(job, place))
             progress.job(job.label)
-            with numerics(deterministic=place.deterministic):
+            with numerics(deterministic=place.is_deterministic):
                 path = evaluate(spec, place, progress, given)
             ingest.ingest_evaluation(base, path)
             journal.forget(base, place, job.job_id)
