@@ -18,6 +18,7 @@ from torch import nn
 from bench.core.errors import BenchError
 from bench.exchange.importing import origin
 from bench.experiment.spec import RunSpec
+from bench.jobs import ensembles
 from bench.jobs.ensembles import check_factory
 from bench.jobs.workplace import Workplace
 from bench.store.door import check_run, read
@@ -94,6 +95,7 @@ def test_no_command_calls_it_until_it_is_allowed(imported: Path, called: Path, t
     assert code != 0
     assert not called.exists()
     for arguments in (("run", "-m", "nice", *more), ("db", "verify", run.run_id)):
+        ensembles.let_go()  # as in a process of its own: one that is kept is not made again
         code, told = command(*arguments, *at, "--allow-factory", FUNCTION)
         assert code == 0, told
         assert called.exists()
