@@ -66,10 +66,10 @@ def test_less_memory_means_smaller_batches_and_the_same_result(
     enough = json.loads(path.read_text())
     usual = BatchedAttack.run
 
-    def scarce(self: BatchedAttack, rows: Any, *arguments: Any) -> Any:
+    def scarce(self: BatchedAttack, rows: Any, *arguments: Any, **named: Any) -> Any:
         if len(rows) > 10:
             raise error
-        return usual(self, rows, *arguments)
+        return usual(self, rows, *arguments, **named)
 
     monkeypatch.setattr(BatchedAttack, "run", scarce)
     ok, path = work.perform(job, place)
@@ -91,7 +91,7 @@ def test_other_errors_are_not_tried_again(
     place, (_, job) = trained
     calls = []
 
-    def broken(*arguments: Any) -> Any:
+    def broken(*arguments: Any, **named: Any) -> Any:
         calls.append(arguments)
         raise RuntimeError("shapes do not fit")
 
