@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import ClassVar, Literal
+from typing import TYPE_CHECKING, ClassVar, Literal
 
-import torch
-from torch import Tensor
+from bench.core.lazy import torch
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 TakesWeights = Literal["no", "may", "must"]
 LIFT = 1e-4  # by how much the winner of a vote leads where the soft vote would choose another class
