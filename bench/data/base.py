@@ -108,6 +108,10 @@ class ImageSet:
         """The same images on `device`."""
         return ImageSet(self.images.to(device), self.labels.to(device))
 
+    def copy(self) -> ImageSet:
+        """The same images, for code of others that may write into them."""
+        return ImageSet(self.images.clone(), self.labels.clone())
+
     def take(self, indices: Tensor | slice) -> ImageSet:
         """The images at `indices` (int64 [m] or a slice), in that order."""
         return ImageSet(self.images[indices], self.labels[indices])

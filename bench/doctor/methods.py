@@ -68,7 +68,7 @@ class MethodTrials:
         Raises:
             PluginError: the training images were changed.
         """
-        images = load_splits("digits", folder=Path(), training_limit=IMAGES).train
+        images = load_splits("digits", folder=Path(), training_limit=IMAGES).train.copy()
         digest = images.digest
         with world(*ensembles.initialisation_axes(run)):
             ensemble = ensembles.fresh_ensemble(run, type(self.method))

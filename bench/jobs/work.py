@@ -92,7 +92,7 @@ def train(run: RunSpec, place: Workplace, progress: Progress) -> Path:
     dataset = dataset_of(run)
     trainer = Trainer(
         ensemble=ensemble,
-        images=splits.train,
+        images=splits.train.copy(),
         validation=splits.validation,
         training=run.training,
         seed_axes=data_axes(run),

@@ -88,9 +88,12 @@ def test_dlr_does_not_change_when_scores_are_shifted_and_scaled():
     assert torch.allclose(dlr(3 * scores.log_softmax(1) + 7, labels), dlr(scores, labels), atol=1e-9)
 
 
-def test_dlr_needs_four_classes():
+def test_dlr_needs_three_classes_and_with_targets_four():
+    labels = torch.zeros(2, dtype=torch.long)
+    with pytest.raises(BenchError, match="three classes"):
+        dlr(torch.zeros(2, 2), labels)
     with pytest.raises(BenchError, match="four classes"):
-        dlr(torch.zeros(2, 3), torch.zeros(2, dtype=torch.long))
+        dlr(torch.zeros(2, 3), labels, labels + 1)
 
 
 # ---------------------------------------------------------------- CW
