@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 import torch
 from attacking import attack
+from linear import Linear
 from torch import Tensor, nn
 
 from bench.attacks.apgd import APGD, APGDCE, APGDDLR, checkpoints
@@ -21,23 +22,6 @@ from bench.data.base import ImageSet
 pytestmark = pytest.mark.usefixtures("_one_thread")
 BOTH = [APGDCE(), APGDDLR()]
 STOPS = ["first_success", "last"]
-
-
-class Linear(nn.Module):
-    """Five logits; only the first two depend on the image, so that the best wrong class of 0 is 1 and of 1 is 0."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.weight = nn.Parameter(torch.randn(16, generator=generator("linear weight")))
-        self.bias = nn.Parameter(-0.5 * self.weight.detach().sum())
-
-    def margin(self, x: Tensor) -> Tensor:
-        return x.flatten(1) @ self.weight + self.bias
-
-    def forward(self, x: Tensor) -> Tensor:
-        value = self.margin(x)
-        rest = torch.tensor([-20.0, -21.0, -22.0]).expand(len(x), 3)
-        return torch.cat([torch.stack([-value / 2, value / 2], 1), rest], 1)
 
 
 def grey_images(model: Linear, n: int) -> ImageSet:

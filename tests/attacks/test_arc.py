@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 from attacking import AXES
-from torch import Tensor, nn
+from linear import Line
 
 from bench.attacks.arc import ARC
 from bench.attacks.base import Attack
@@ -19,21 +19,6 @@ from bench.experiment.measurements import expected_accuracy
 from bench.models.ensemble import Ensemble
 
 EPS = 0.1
-
-
-class Line(nn.Module):
-    """Class 0 where `slope`·x + `offset` is above 0, else class 1; images have two pixels."""
-
-    def __init__(self, slope: tuple[float, float], offset: float) -> None:
-        super().__init__()
-        self.line = nn.Linear(2, 1)
-        with torch.no_grad():
-            self.line.weight.copy_(torch.tensor([slope]))
-            self.line.bias.fill_(offset)
-
-    def forward(self, x: Tensor) -> Tensor:
-        lead = self.line(x.flatten(1))
-        return torch.cat([lead, -lead], 1)
 
 
 def grid(*, low: int = 60, high: int = 200, step: int = 10) -> ImageSet:

@@ -7,7 +7,8 @@ import importlib
 import pytest
 import torch
 from attacking import attack
-from torch import Tensor, nn
+from linear import Linear
+from torch import Tensor
 
 from bench.attacks.fab import FABT, FABTL2, to_hyperplane
 from bench.attacks.judge import predictions
@@ -58,23 +59,6 @@ def test_the_way_to_a_hyperplane_is_the_authors(norm):
     points, normals, offsets = (each.float() for each in problems())
     theirs = {"linf": library.projection_linf, "l2": library.projection_l2}[norm](points, normals, offsets)
     assert torch.allclose(to_hyperplane(points, normals, offsets, norm=norm), theirs, atol=1e-4)
-
-
-class Linear(nn.Module):
-    """Logits of five classes; only the first two depend on the image."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.weight = nn.Parameter(torch.randn(16, generator=generator("linear weight")))
-        self.bias = nn.Parameter(-0.5 * self.weight.detach().sum())
-
-    def margin(self, x: Tensor) -> Tensor:
-        return x.flatten(1) @ self.weight + self.bias
-
-    def forward(self, x: Tensor) -> Tensor:
-        value = self.margin(x)
-        rest = torch.tensor([-20.0, -21.0, -22.0]).expand(len(x), 3)
-        return torch.cat([torch.stack([-value / 2, value / 2], 1), rest], 1)
 
 
 @pytest.mark.parametrize("stop", ["first_success", "last"])

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 import torch
 from attacking import AXES
+from linear import Line
 from torch import Tensor, nn
 
 from bench.attacks.conditions import Conditions
@@ -256,24 +257,9 @@ def test_random_outputs_are_counted(different, images):
     assert measure.clean(different, images)["measurements"]["random_output"] == 61
 
 
-class Side(nn.Module):
-    """A linear member on images of two pixels: class 0 where `slope`·x + `offset` is above 0, else class 1."""
-
-    def __init__(self, slope: tuple[float, float], offset: float) -> None:
-        super().__init__()
-        self.line = nn.Linear(2, 1)
-        with torch.no_grad():
-            self.line.weight.copy_(torch.tensor([slope]))
-            self.line.bias.fill_(offset)
-
-    def forward(self, x: Tensor) -> Tensor:
-        lead = self.line(x.flatten(1))
-        return torch.cat([lead, -lead], 1)
-
-
 def test_the_expected_accuracy_of_two_linear_members_reaches_its_known_value() -> None:
     """Members look at a pixel each, so that one attack can break both: whose pixel is within ε of its line is lost."""
-    ensemble = Ensemble([Side((10, 0), -4.0), Side((0, 10), -4.0)], fusion="random_member")  # lines at .4
+    ensemble = Ensemble([Line((10, 0), -4.0), Line((0, 10), -4.0)], fusion="random_member")  # lines at .4
     grid = torch.tensor([[a, b] for a in range(110, 250, 20) for b in range(110, 250, 20)], dtype=torch.uint8)
     images = ImageSet(grid.view(-1, 1, 1, 2), torch.zeros(len(grid), dtype=torch.int64))
     eps = 0.2
