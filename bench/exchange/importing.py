@@ -48,6 +48,22 @@ class Imported:
     notes: list[str] = field(default_factory=list)
 
 
+@dataclass(frozen=True)
+class _Incoming:
+    """An archive that is being taken in: where its files are unpacked, into what they go, and what is told of it."""
+
+    archive: Archive
+    stage: Path
+    place: Workplace
+    db: Database | None
+    """None where there is none yet."""
+    told: Imported
+
+    def where(self, run_id: str) -> str:
+        """The run's folder in the archive, as errors name it."""
+        return f"archive {self.archive.path}, nothing was taken in: runs/{short(run_id)}…/"
+
+
 def import_archive(path: Path, place: Workplace, db: Database, limits: Limits | None = None) -> Imported:
     """Take in an archive: checked completely, then moved into the runs of `place` and into `db`, opened here.
 
@@ -64,12 +80,13 @@ def import_archive(path: Path, place: Workplace, db: Database, limits: Limits | 
         with _staging(place, archive.size) as stage, beside(place) as (locks, _):
             if not fresh:
                 imported.notes += journal.catch_up(db.open(create=True), place)
+            incoming = _Incoming(archive, stage, place, None if fresh else db, imported)
             for run_id, files in runs.items():
                 owner = locks.owner(run_id)
                 if owner is not None:
                     raise BenchError(f"run {short(run_id)} is being made here by {owner}; import when that has ended")
                 stage_it = _stage_begun if run_id in archive.manifest.unfinished else _stage_run
-                stage_it(archive, run_id, files, stage / run_id, place, None if fresh else db, imported)
+                stage_it(incoming, run_id, files)
             _note_origin(archive, stage, place)
             if fresh:
                 db.open(create=True)
@@ -93,27 +110,19 @@ def origin(place: Workplace, run_id: str) -> dict[str, Any] | None:
     return read_record(ImportedRecord, path).model_dump(exclude={"format"}) if path.is_file() else None
 
 
-def _stage_run(
-    archive: Archive,
-    run_id: str,
-    names: dict[str, str],
-    stage: Path,
-    place: Workplace,
-    db: Database | None,
-    told: Imported,
-) -> None:
-    """Unpack and check one run; in `stage` stays what is new here."""
+def _stage_run(incoming: _Incoming, run_id: str, names: dict[str, str]) -> None:
+    """Unpack and check one run; in the stage stays what is new here."""
+    archive, told, where = incoming.archive, incoming.told, incoming.where(run_id)
     if RECORD not in names:
         raise BenchError(
             f"archive {archive.path} is refused, nothing was taken in: run {short(run_id)} has no {RECORD}"
         )
-    where = f"archive {archive.path}, nothing was taken in: runs/{short(run_id)}…/"
     run = door.check_run(door.read(archive.read(names[RECORD]), where + RECORD), where + RECORD, run_id)
     _tell_of_factory(run.spec, told)
-    here = place.runs / run_id
-    known = _known_run(here, db, run)
+    here = incoming.place.runs / run_id
+    known = _known_run(here, incoming.db, run)
     for file, name in names.items():
-        staged = stage / file
+        staged = incoming.stage / run_id / file
         archive.extract(name, staged)
         check_file(file, staged, where + file, run)
         kind = kind_of(file)
@@ -127,23 +136,15 @@ def _stage_run(
             told.weights += kind == "weights"
 
 
-def _stage_begun(
-    archive: Archive,
-    run_id: str,
-    names: dict[str, str],
-    stage: Path,
-    place: Workplace,
-    db: Database | None,
-    told: Imported,
-) -> None:
-    """Unpack and check a training that is not done; in `stage` stays its checkpoint where ours is not as far.
+def _stage_begun(incoming: _Incoming, run_id: str, names: dict[str, str]) -> None:
+    """Unpack and check a training that is not done; in the stage stays its checkpoint where ours is not as far.
 
     Raises:
         BenchError: it is refused, or the same run is being trained here in another way.
     """
-    where = f"archive {archive.path}, nothing was taken in: runs/{short(run_id)}…/{CHECKPOINT}"
-    staged, here = stage / CHECKPOINT, place.run(run_id)
-    archive.extract(names[CHECKPOINT], staged)
+    db, told, where = incoming.db, incoming.told, incoming.where(run_id) + CHECKPOINT
+    staged, here = incoming.stage / run_id / CHECKPOINT, incoming.place.run(run_id)
+    incoming.archive.extract(names[CHECKPOINT], staged)
     theirs = check_checkpoint(staged, where, run_id)
     _tell_of_factory(theirs.run, told)
     done = here.record.exists() or (db is not None and bool(queries.runs(db, run_ids=run_id)))
