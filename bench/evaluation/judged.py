@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import pickle
 import time
-import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -18,12 +17,12 @@ from torch import Tensor
 from bench.attacks.ball import ROUNDING, excess, project
 from bench.attacks.counts import distances
 from bench.attacks.judge import AttackOutcome, evaluation_mode, predictions
-from bench.core.bits import to_text
 from bench.core.errors import BenchError
 from bench.core.tensors import HEADER
-from bench.data.base import ImageSet
-from bench.evaluation.measure import draws, samples
+from bench.data.base import ImageSet, unit
+from bench.evaluation.measure import draws, outcome_record
 from bench.models.ensemble import Ensemble
+from bench.models.outside import unpickled
 from bench.training import checkpoint
 
 KEY = "adversarial"
@@ -85,25 +84,25 @@ def read(path: Path) -> GivenImages:
 def _safetensors(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
     try:
         with safe_open(path, framework="pt") as file:
-            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - no mapping
             ours = HEADER in (file.metadata() or {})
+            tensors = {} if ours else {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - no mapping
     except (OSError, SafetensorError) as error:
         raise BenchError(f"{path} is no safetensors file, or is damaged ({error})") from error
-    return (tensors, checkpoint.read(path).metadata) if ours else (tensors, {})
+    if not ours:
+        return tensors, {}
+    found = checkpoint.read(path)
+    return found.tensors, found.metadata
 
 
 def _torch(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
     alone = "save the tensor alone, with torch.save(images, FILE)"
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # of what is refused all the same: one line tells it
-            content = torch.load(path, map_location="cpu", weights_only=True)
-    except pickle.UnpicklingError as error:
-        if "global" in str(error).lower():
-            raise BenchError(f"{path} holds Python objects, which could run code when loaded; {alone}") from error
-        raise BenchError(f"{path} is no file of torch.save, or is damaged") from error
-    except Exception as error:
-        raise BenchError(f"{path} is no file of torch.save, or is damaged ({type(error).__name__})") from error
+
+    def refusal(error: Exception) -> BenchError | None:
+        if isinstance(error, pickle.UnpicklingError) and "global" in str(error).lower():
+            return BenchError(f"{path} holds Python objects, which could run code when loaded; {alone}")
+        return None
+
+    content = unpickled(path, refusal)
     if isinstance(content, Tensor):
         return {KEY: content}, {}
     if not isinstance(content, Mapping):
@@ -135,7 +134,7 @@ def _floats(images: Tensor, path: Path) -> Tensor:
     if images.layout != torch.strided or images.is_quantized or images.is_meta:
         raise BenchError(f"{path}: the images are no plain tensor; save images.to_dense() or the like")
     if images.dtype == torch.uint8:
-        return images.to(torch.float32).div_(255)
+        return unit(images)
     if not images.is_floating_point():
         raise BenchError(
             f"{path}: the images are of {images.dtype}; pixels are floats in [0, 1], or uint8 from 0 to 255"
@@ -238,21 +237,13 @@ def judge(
     change = (adversarial - clean_images).flatten(1)
     seconds = time.perf_counter() - started
     outcome = AttackOutcome(clean.cpu(), (clean & right).cpu(), adversarial.cpu(), 2 * len(test), 0, seconds)
-    return {
-        "samples": samples(ensemble, test, outcome),
-        "n": len(test),
-        "n_clean": int(outcome.clean.sum()),
-        "n_robust": int(outcome.robust.sum()),
-        "clean_bits": to_text(outcome.clean.numpy()),
-        "robust_bits": to_text(outcome.robust.numpy()),
-        "measurements": {
+    outcome.measurements.update(
+        {
             "file": given.file.name,
             "largest_excess": far,
             "unmoved": int((change == 0).all(1).sum()),
             **draws(ensemble, test, outcome, batch_size),
             **({} if norm is not None else {"distances": distances(change[clean & ~right])}),
-        },
-        "forwards": outcome.forwards,
-        "backwards": outcome.backwards,
-        "seconds": seconds,
-    }
+        }
+    )
+    return outcome_record(ensemble, test, outcome)

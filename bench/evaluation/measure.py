@@ -70,6 +70,11 @@ def robust_accuracy(
     outcome.measurements.update(draws(ensemble, images, outcome, conditions.batch_size))
     if outcome.hit is not None:
         outcome.measurements["targeted_hits"] = int((outcome.hit & outcome.clean).sum())
+    return outcome_record(ensemble, images, outcome)
+
+
+def outcome_record(ensemble: Ensemble, images: ImageSet, outcome: AttackOutcome) -> dict[str, Any]:
+    """The part of a record that says what came of an attack on every image, with a few samples."""
     return {
         "samples": samples(ensemble, images, outcome),
         "n": len(images),

@@ -148,27 +148,45 @@ def _torch(path: Path) -> Any:
         *((_Inert, name) for name in INERT),
         *((_Table, name) for name in TABLES),
     ]
-    try:
-        with warnings.catch_warnings(), safe_globals(allowed):
-            warnings.simplefilter("ignore")  # of what is refused all the same: one line tells it
-            return torch.load(path, map_location="cpu", weights_only=True)
-    except pickle.UnpicklingError as error:
+
+    def refusal(error: Exception) -> BenchError | None:
         text = str(error)
         if "TorchScript" in text:
-            raise _torchscript(path) from error
-        if "global" in text.lower() or "blocked" in text:
+            return _torchscript(path)
+        if isinstance(error, pickle.UnpicklingError) and ("global" in text.lower() or "blocked" in text):
             found = text.partition("GLOBAL ")[2].partition(" ")[0]
-            raise BenchError(
+            return BenchError(
                 f"{path} holds Python objects{f' ({found})' if found.isprintable() and found else ''}, which could run "
                 "code when loaded; save weights alone where their code is, with torch.save(model.state_dict(), OTHER) "
                 "of a whole module, torch.save(torch.load(FILE, weights_only=False)['state_dict'], OTHER) of a "
                 "checkpoint"
-            ) from error
-        raise BenchError(f"{path} is no file of torch.save, or is damaged") from error
+            )
+        return None
+
+    return unpickled(path, refusal, allowed)
+
+
+def unpickled(
+    path: Path,
+    refusal: Callable[[Exception], BenchError | None],
+    allowed: Sequence[Callable[..., Any] | tuple[Callable[..., Any], str]] = (),
+) -> Any:
+    """What a file of `torch.save` holds, on the CPU; nothing in it is run.
+
+    Args:
+        refusal: what to say of an error of torch; None for the usual words.
+        allowed: classes, or stand-ins under a name, that it may hold beside tensors.
+
+    Raises:
+        BenchError: it is another file, is damaged, or holds other objects.
+    """
+    try:
+        with warnings.catch_warnings(), safe_globals(list(allowed)):
+            warnings.simplefilter("ignore")  # of what is refused all the same: one line tells it
+            return torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:
-        if "TorchScript" in str(error):
-            raise _torchscript(path) from error
-        raise BenchError(f"{path} is no file of torch.save, or is damaged ({type(error).__name__})") from error
+        kind = "" if isinstance(error, pickle.UnpicklingError) else f" ({type(error).__name__})"
+        raise (refusal(error) or BenchError(f"{path} is no file of torch.save, or is damaged{kind}")) from error
 
 
 def _torchscript(path: Path) -> BenchError:
