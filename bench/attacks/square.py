@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from functools import cache
 from typing import TYPE_CHECKING, ClassVar
 
 from bench.attacks.base import Attack
@@ -61,13 +62,14 @@ class Square(Attack):
         channels = problem.images.shape[1]
         numbers = problem.shared_uniform("squares", self.queries * (5 + channels))
         x = self.start(problem)
+        signs = _signs(2 * torch.tensor(numbers).view(self.queries, -1)[:, 5:] - 1).to(x)
         best = problem.loss(problem.scores(x), "lead")
         for query in range(self.queries):
             x, best = problem.drop_broken(x, best)
             if not len(x):
                 return x
             drawn = numbers[query * (5 + channels) : (query + 1) * (5 + channels)]
-            new = self.propose(problem, x, query, drawn[:5], drawn[5:])
+            new = self.propose(problem, x, query, drawn[:5], signs[query].view(1, -1, 1, 1))
             value = problem.loss(problem.scores(new), "lead")
             better = value > best
             x = torch.where(better.view(-1, 1, 1, 1), new, x)
@@ -78,18 +80,17 @@ class Square(Attack):
         """Vertical stripes: ±ε in each column and channel."""
         return problem.project(problem.images + problem.budget * _signs(problem.uniform("stripes")[:, :, :1]))
 
-    def propose(self, problem: Problem, x: Tensor, query: int, drawn: list[float], signs: list[float]) -> Tensor:
+    def propose(self, problem: Problem, x: Tensor, query: int, drawn: list[float], sign: Tensor) -> Tensor:
         """The image to ask next, [b, C, H, W].
 
         Args:
             query: its number, from 0.
             drawn: five numbers in [0, 1), of which windows are made.
-            signs: one number in [0, 1) for each channel.
+            sign: −1 or 1 for each channel, [1, C, 1, 1].
         """
         height, width = x.shape[2:]
         size = min(max(1, self._side(query, height, width)), height, width)
         rows, columns = _window(drawn[:2], size, height, width)
-        sign = _signs(2 * torch.tensor(signs) - 1).to(x).view(1, -1, 1, 1)
         new = x.clone()
         new[:, :, rows, columns] += 2 * problem.budget * sign
         return problem.project(new)
@@ -128,9 +129,9 @@ class SquareL2(Square):
                 room = change[:, :, row : row + side, column : column + side]
                 if room.numel():
                     room += tile[: room.shape[2], : room.shape[3]] * signs[:, :, row : row + 1, column : column + 1]
-        return _scaled(problem, images, change)
+        return _scaled(problem, change)
 
-    def propose(self, problem: Problem, x: Tensor, query: int, drawn: list[float], signs: list[float]) -> Tensor:
+    def propose(self, problem: Problem, x: Tensor, query: int, drawn: list[float], sign: Tensor) -> Tensor:
         """The image to ask next, [b, C, H, W]; arguments as for `Square.propose`."""
         images, (channels, height, width) = problem.images, x.shape[1:]
         size = max(3, self._side(query, height, width))
@@ -142,18 +143,18 @@ class SquareL2(Square):
         both[:, :, into[0], into[1]] = 1
         both[:, :, out_of[0], out_of[1]] = 1
         held = (change * both).square().sum((2, 3), keepdim=True)
-        sign = _signs(2 * torch.tensor(signs) - 1).to(x).view(1, -1, 1, 1)
         old = change[:, :, into[0], into[1]]
         new = pyramids(size, turned=drawn[4] > 0.5).to(x) * sign + old / (1e-12 + _length(old))
         unused = (problem.budget**2 - length.square()).clamp_min(0)
         new = new / (1e-12 + _length(new)) * (unused / channels + held).sqrt()
         change[:, :, out_of[0], out_of[1]] = 0
         change[:, :, into[0], into[1]] = new
-        return _scaled(problem, images, change)
+        return _scaled(problem, change)
 
 
+@cache
 def pyramids(side: int, *, turned: bool) -> Tensor:
-    """A pyramid above one below zero, side by side when `turned`; [side, side], of length 1."""
+    """A pyramid above one below zero, side by side when `turned`; [side, side], of length 1; not to be written into."""
     half = side // 2
     change: Tensor = torch.cat([_pyramid(half, side), -_pyramid(side - half, side)])
     change = change / change.norm()
@@ -187,6 +188,6 @@ def _length(change: Tensor) -> Tensor:
     return change.square().sum((2, 3), keepdim=True).sqrt()
 
 
-def _scaled(problem: Problem, images: Tensor, change: Tensor) -> Tensor:
+def _scaled(problem: Problem, change: Tensor) -> Tensor:
     length = change.flatten(1).norm(dim=1).view(-1, 1, 1, 1)
-    return problem.project(images + problem.budget * change / (length + 1e-12))
+    return problem.project(problem.images + problem.budget * change / (length + 1e-12))
