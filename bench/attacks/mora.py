@@ -99,8 +99,7 @@ class MORA(Attack):
             share = share * ensemble.weights.to(logits)[:, None, None]
         if not ensemble.output_is_log_probability:
             return share
-        vote = ensemble.fusion in ("weighted_vote", "majority_vote")
-        temperature = (0.8 if vote else 0.2) if self.temperature is None else self.temperature
+        temperature = (0.8 if ensemble.rule.is_vote else 0.2) if self.temperature is None else self.temperature
         own = labels[:, None]
         other = fused.scatter(1, own, -torch.inf).argmax(1, keepdim=True)
         probabilities = (temperature * logits).softmax(2)

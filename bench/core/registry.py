@@ -22,7 +22,7 @@ from typing import Any, get_args
 
 from bench.core.errors import BenchError, unknown_name
 from bench.core.release import DISTRIBUTION
-from bench.core.terms import BudgetName, Norm
+from bench.core.terms import BudgetName, Norm, TakesWeights
 
 NEED_SETTINGS = ("timm", "factory", "outside")  # no use under their own name: each use has settings of its own
 BUILT_IN = "bench"  # the origin of what comes with bench, whatever the distribution is called
@@ -40,7 +40,7 @@ RESERVED = {"methods": ("all", "paper"), "attacks": ("clean",), "datasets": ("al
 REQUIRED = {"datasets": ("title", "classes", "shape", "mean", "std")}  # class attributes without a default
 ALLOWED = {
     "attacks": {"budget_name": get_args(BudgetName), "norm": (*get_args(Norm), None)},
-    "fusions": {"takes_weights": ("no", "may", "must")},
+    "fusions": {"takes_weights": get_args(TakesWeights)},
 }
 
 

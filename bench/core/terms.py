@@ -7,6 +7,8 @@ from typing import Literal
 Kind = Literal["clean", "attack", "transfer", "craft", "blackbox", "judged"]
 """What an evaluation measures; `craft` makes the images of a surrogate, `blackbox` judges them on a victim, `judged` is
 of images that somebody else made."""
+MEASURED = ("attack", "blackbox", "judged")
+"""Kinds that find images that do not withstand a threat."""
 JobKind = Literal["train", Kind]
 """What a job does."""
 Split = Literal["test", "validation"]
@@ -29,3 +31,5 @@ NamedBy = Literal["own", "common", "mapped", "order"]
 """How tensors of a file are told apart: names of bench's own, those in common use, renamed ones, or their order."""
 Activation = Literal["relu", "leaky_relu"]
 """Of the members."""
+TakesWeights = Literal["no", "may", "must"]
+"""Whether a fusion rule weighs members: never, where weights are given, or always."""

@@ -41,12 +41,21 @@ class Model:
         return name
 
 
-def dropout_layers(rate: float) -> list[nn.Module]:
-    """The dropout before a last linear layer: one module, or none at rate 0 (the layer's name must not depend on it).
+def check_dropout(rate: float) -> None:
+    """Whether a rate can be one of dropout.
 
     Raises:
         BenchError: the rate is not in [0, 1).
     """
     if not 0 <= rate < 1:
         raise BenchError(f"dropout must be at least 0 and below 1, not {rate}")
+
+
+def dropout_layers(rate: float) -> list[nn.Module]:
+    """The dropout before a last linear layer: one module, or none at rate 0 (the layer's name must not depend on it).
+
+    Raises:
+        BenchError: the rate is not in [0, 1).
+    """
+    check_dropout(rate)
     return [torch.nn.Dropout(rate)] if rate else []

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, ClassVar, Literal
+from typing import TYPE_CHECKING, ClassVar
 
 from bench.core.lazy import torch
+from bench.core.terms import TakesWeights
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-TakesWeights = Literal["no", "may", "must"]
 LIFT = 1e-4  # by how much the winner of a vote leads where the soft vote would choose another class
 
 
@@ -27,6 +27,7 @@ class FusionRule:
         takes_weights: whether it weighs members: never, where weights are given, or always.
         weights_are_shares: whether weights are divided by their sum.
         is_log_probability: whether it gives log-probabilities; logits otherwise.
+        is_vote: whether members vote with their classes alone, however sure they are.
         draws_a_member: whether each prediction is that of one member drawn at random, every one with the same
             probability. `fuse` stays without randomness: its largest class is the most probable prediction. Attacks on
             such an ensemble go on to their last step, and leave the outcome of each draw, from which the expected
@@ -39,6 +40,7 @@ class FusionRule:
     takes_weights: ClassVar[TakesWeights] = "no"
     weights_are_shares: ClassVar[bool] = False
     is_log_probability: ClassVar[bool] = True
+    is_vote: ClassVar[bool] = False
     draws_a_member: ClassVar[bool] = False
     told: ClassVar[str] = "a rule of its own"
 
@@ -115,6 +117,7 @@ class WeightedVote(FusionRule):
 
     takes_weights: ClassVar[TakesWeights] = "may"
     weights_are_shares: ClassVar[bool] = True
+    is_vote: ClassVar[bool] = True
     told: ClassVar[str] = "a vote"
 
     def fuse(self, logits: Tensor, weights: Tensor | None) -> Tensor:
@@ -130,6 +133,7 @@ class MajorityVote(FusionRule):
     (`mora`) needs no such substitute.
     """
 
+    is_vote: ClassVar[bool] = True
     told: ClassVar[str] = "majority vote"
 
     def fuse(self, logits: Tensor, weights: Tensor | None) -> Tensor:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from bench.core.errors import BenchError
 from bench.core.lazy import torch
-from bench.models.base import Model
+from bench.models.base import Model, check_dropout
 
 if TYPE_CHECKING:
     from torch import nn
@@ -32,8 +32,7 @@ class SmallCNN(Model):
     dropout: float = 0.5
 
     def __post_init__(self) -> None:
-        if not 0 <= self.dropout < 1:
-            raise BenchError(f"dropout must be at least 0 and below 1, not {self.dropout}")
+        check_dropout(self.dropout)
 
     def build(self, *, shape: tuple[int, int, int], classes: int) -> nn.Module:
         """Logits [b, classes] of images [b, *shape]."""

@@ -10,6 +10,7 @@ from bench.attacks.ball import project
 from bench.core.errors import BenchError
 from bench.core.lazy import torch
 from bench.core.terms import Norm
+from bench.models.base import check_dropout
 from bench.training.gradients import search_mode
 
 if TYPE_CHECKING:
@@ -82,8 +83,7 @@ def dropout(members: Iterable[nn.Module], rate: float) -> Iterator[None]:
     Raises:
         BenchError: the rate is not in [0, 1), or a member has no linear layer.
     """
-    if not 0 <= rate < 1:
-        raise BenchError(f"dropout must be at least 0 and below 1, not {rate}")
+    check_dropout(rate)
 
     def drop(layer: nn.Module, inputs: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
         return (torch.nn.functional.dropout(inputs[0], rate, layer.training), *inputs[1:])
