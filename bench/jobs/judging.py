@@ -19,7 +19,7 @@ from bench.experiment.spec import EvaluationSpec, Job
 from bench.jobs import journal
 from bench.jobs.ensembles import dataset_of, splits_of
 from bench.jobs.executors.task import done_attempt, intent_of
-from bench.jobs.locks import Locks, Owner
+from bench.jobs.locks import Locks
 from bench.jobs.measuring import evaluate
 from bench.jobs.workplace import Workplace
 from bench.store import door, ingest, queries, scores, standing
@@ -93,9 +93,7 @@ def judge(
     job = Job(run=run.spec, evaluation=spec)
     lowest = _lowest(base, run_id, standards, without=spec.evaluation_id)
     with Locks(place.locks) as locks:
-        owner = locks.acquire(job.job_id)
-        if isinstance(owner, Owner):
-            raise BenchError(f"{owner} is judging these images; repeat when that has ended")
+        locks.take(job.job_id, "judging these images")
         before = bool(done_attempt(job, place))
         if not before:
             path = place.run(run_id).evaluation(spec.evaluation_id)

@@ -126,6 +126,15 @@ class Locks:
                 return self._hold(job_id, Lock(path, (*chain, heir), mine.token))
             heir.unlink(missing_ok=True)
 
+    def take(self, job_id: str, doing: str) -> None:
+        """Hold the lock of a job; `doing` says what its owner does where somebody else has it.
+
+        Raises:
+            BenchError: a living owner has it, or the folder cannot be written.
+        """
+        if isinstance(owner := self.acquire(job_id), Owner):
+            raise BenchError(f"{owner} is {doing}; repeat when that has ended")
+
     def release(self, job_id: str) -> None:
         """Give up the lock of a job, if this process holds it."""
         with self._guard:

@@ -21,7 +21,7 @@ from bench.experiment.folder import RunFolder
 from bench.experiment.records import FoundAgain
 from bench.experiment.spec import RunSpec
 from bench.jobs import journal
-from bench.jobs.locks import Locks, Owner
+from bench.jobs.locks import Locks
 from bench.jobs.workplace import Workplace
 from bench.store import door, provenance, queries
 from bench.store.database import Database
@@ -98,8 +98,7 @@ class Verification:
         Raises:
             BenchError: somebody does.
         """
-        if isinstance(owner := self.locks.acquire(run_id), Owner):
-            raise BenchError(f"{owner} is at work on run {short(run_id)}; repeat when that has ended")
+        self.locks.take(run_id, f"at work on run {short(run_id)}")
         try:
             yield
         finally:
