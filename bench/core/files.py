@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import hashlib
 import json
 import os
 import shutil
@@ -85,6 +86,22 @@ def write_text(path: Path, text: str) -> None:
     """Write `text` to `path`, atomically."""
     with atomic(path) as temporary:
         temporary.write_text(text, encoding="utf-8")
+
+
+def sha256(path: Path) -> str:
+    """The SHA-256 of a file's content, in hexadecimal digits."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def state(path: Path) -> tuple[int, int, int]:
+    """What changes with a file's content: its time, number and size.
+
+    Raises:
+        OSError: there is none.
+    """
+    found = path.stat()
+    return found.st_mtime_ns, found.st_ino, found.st_size
 
 
 def write_json(path: Path, value: Any) -> None:

@@ -17,15 +17,16 @@ import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, Annotated, Literal, Self
+from typing import IO, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, ConfigDict, model_validator
 
 from bench.core import strict_json
 from bench.core.errors import BenchError
-from bench.core.files import atomic
+from bench.core.files import atomic, sha256
 from bench.core.release import VERSION
-from bench.experiment.fields import Count, Id, Name
+from bench.experiment.fields import Count, Id, Name, Sha256
+from bench.experiment.folder import CHECKPOINT
 from bench.experiment.records import parse_record
 from bench.store.door import RECORD_BYTES
 
@@ -37,10 +38,9 @@ MANIFEST_BYTES = 64 << 20  # some 400,000 files
 # What may stand in an archive, letter by letter: nothing else can leave the folder of its run.
 _ID = "[0-9a-f]{24}"
 _NAME = re.compile(
-    rf"runs/(?P<run>{_ID})/(?P<file>run\.json|train\.jsonl|members\.safetensors|evaluations/{_ID}\.json"
+    rf"runs/(?P<run>{_ID})/(?P<file>run\.json|train\.jsonl|(?:members|checkpoint)\.safetensors|evaluations/{_ID}\.json"
     rf"|failures/[0-9A-Za-z][0-9A-Za-z_-]{{0,63}}\.json|samples/[0-9A-Za-z][0-9A-Za-z_-]{{0,63}}\.safetensors)"
 )
-_CHECKPOINT = re.compile(rf"runs/(?P<run>{_ID})/(?P<file>checkpoint\.safetensors)")  # of a training that is not done
 _FAULTS = (
     zipfile.BadZipFile, zipfile.LargeZipFile, zlib.error, struct.error, EOFError, NotImplementedError, RuntimeError,
     ValueError, OverflowError,
@@ -61,7 +61,7 @@ class ArchivedFile(BaseModel):
     model_config = ConfigDict(strict=True, extra="forbid", frozen=True)
     path: str
     size: Count
-    sha256: Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
+    sha256: Sha256
 
 
 class Manifest(BaseModel):
@@ -81,8 +81,8 @@ class Manifest(BaseModel):
     def _fits(self) -> Self:
         begun = set(self.unfinished)
         for entry in self.files:
-            found = _CHECKPOINT.fullmatch(entry.path) or _NAME.fullmatch(entry.path)
-            if found is None or (found.re is _CHECKPOINT) != (found["run"] in begun):
+            found = _NAME.fullmatch(entry.path)
+            if found is None or (found["file"] == CHECKPOINT) != (found["run"] in begun):
                 raise ValueError(f"{_shown(entry.path)} is not a file of a run")
         if len({entry.path for entry in self.files}) != len(self.files):
             raise ValueError("it names a file twice")
@@ -93,7 +93,7 @@ class Manifest(BaseModel):
 
 def split(name: str) -> tuple[str, str]:
     """Run id and path within the run's folder, of a name in an archive."""
-    found = _NAME.fullmatch(name) or _CHECKPOINT.fullmatch(name)
+    found = _NAME.fullmatch(name)
     if found is None:
         raise BenchError(f"{_shown(name)} is not a file of a run")
     return found["run"], found["file"]
@@ -101,7 +101,8 @@ def split(name: str) -> tuple[str, str]:
 
 def belongs(name: str) -> bool:
     """Whether a file of this name (`runs/ID/…`), of a run that is done, may stand in an archive."""
-    return _NAME.fullmatch(name) is not None
+    found = _NAME.fullmatch(name)
+    return found is not None and found["file"] != CHECKPOINT
 
 
 def write_archive(path: Path, files: dict[str, Path], *, weights: bool) -> Manifest:
@@ -111,7 +112,7 @@ def write_archive(path: Path, files: dict[str, Path], *, weights: bool) -> Manif
         BenchError: a file cannot be read, or changed meanwhile.
     """
     entries = [
-        ArchivedFile(path=name, size=source.stat().st_size, sha256=_digest(source)) for name, source in files.items()
+        ArchivedFile(path=name, size=source.stat().st_size, sha256=sha256(source)) for name, source in files.items()
     ]
     entries.sort(key=lambda entry: entry.path)
     manifest = Manifest(
@@ -120,7 +121,7 @@ def write_archive(path: Path, files: dict[str, Path], *, weights: bool) -> Manif
         made_by=f"bench {VERSION}",
         weights=weights,
         runs=sorted({split(name)[0] for name in files}),
-        unfinished=sorted(split(name)[0] for name in files if _CHECKPOINT.fullmatch(name)),
+        unfinished=sorted(run for run, file in map(split, files) if file == CHECKPOINT),
         files=entries,
     )
     text = json.dumps(manifest.model_dump(exclude_defaults=True), indent=1, sort_keys=True).encode() + b"\n"
@@ -187,7 +188,7 @@ class Archive:
         """What a run that comes out of it will say of it; read once more as a whole."""
         return {
             "archive": ascii(self.path.name)[1:-1][:200],
-            "sha256": _digest(self.path),
+            "sha256": sha256(self.path),
             "made_by": self.manifest.made_by,
         }
 
@@ -231,7 +232,7 @@ class Archive:
         total = 0
         for info in self._zip.infolist():
             name = info.orig_filename
-            if name != MANIFEST and not belongs(name) and not _CHECKPOINT.fullmatch(name):
+            if name != MANIFEST and _NAME.fullmatch(name) is None:
                 raise self._refused(f"{_shown(name)} is not a file of a run")
             if name in members:
                 raise self._refused(f"{name} stands in it twice")
@@ -300,11 +301,6 @@ def _copy(source: IO[bytes], target: IO[bytes]) -> tuple[int, str]:
         digest.update(part)
         target.write(part)
     return total, digest.hexdigest()
-
-
-def _digest(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _size(size: int) -> str:

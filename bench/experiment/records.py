@@ -16,7 +16,7 @@ from bench.core.errors import BenchError
 from bench.core.files import read_json, write_json
 from bench.core.numbers import ENSEMBLE
 from bench.core.precision import Precision
-from bench.core.terms import BudgetName, JobKind, Kind, NamedBy, Normalisation, Split, Stop, Targets
+from bench.core.terms import MEASURED, BudgetName, JobKind, Kind, NamedBy, Normalisation, Split, Stop, Targets
 from bench.experiment import measurements
 from bench.experiment.fields import (
     LONGEST,
@@ -34,6 +34,7 @@ from bench.experiment.fields import (
     Number,
     Open,
     Positive,
+    Sha256,
     Share,
     Small,
     Strict,
@@ -120,7 +121,7 @@ class FileGiven(Strict):
     """A file of weights that was given to `bench evaluate`."""
 
     name: Line
-    sha256: Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
+    sha256: Sha256
 
 
 class GivenRecord(Strict):
@@ -278,7 +279,7 @@ class EvaluationRecord(_Record):
             _counted("robust_bits", self.robust_bits, self.n, self.n_robust)
             if (_bits("robust_bits", self.robust_bits, self.n) & ~_bits("clean_bits", self.clean_bits, self.n)).any():
                 raise ValueError("robust_bits: an image that is wrong when clean counts as robust")
-        if self.kind in ("attack", "craft", "blackbox", "judged") and self.robust_bits is None:
+        if self.kind in (*MEASURED, "craft") and self.robust_bits is None:
             raise ValueError(f"{self.kind} without robust_bits")
         if self.kind in ("craft", "blackbox") and not self.attempts:
             raise ValueError(f"{self.kind} without attempts")
@@ -356,7 +357,7 @@ class ImportedRecord(_Record):
     """`imported.json`: that a run came from outside, and out of which archive."""
 
     archive: Line
-    sha256: Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
+    sha256: Sha256
     made_by: Name
     imported: Time
 
@@ -370,7 +371,7 @@ class ImportedAttempts(_Record):
 class FoundAgain(Strict):
     """That one result was found again here."""
 
-    sha256: Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
+    sha256: Sha256
     """Of the file that holds its record: of another content nothing is said."""
     when: Time
     weights: Literal["recorded", "other"]

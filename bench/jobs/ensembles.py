@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import uuid
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Final, NamedTuple
 
 import torch
 
-from bench.core import registry, settings
+from bench.core import environment, files, registry, settings
 from bench.core.errors import BenchError, JobError
 from bench.core.files import read_json
 from bench.core.identity import short
@@ -97,35 +98,34 @@ def measured_ensemble(run: RunSpec, place: Workplace) -> Ensemble:
     path = place.run(run.run_id).weights
     check_factory(run, place)
     if _kept and path.exists() and place.run(run.run_id).record.exists():
-        last, now_wanted = _kept[0], (path, _state(path), expected_weights(run, place), place.device)
+        last, now_wanted = _kept[0], (path, files.state(path), expected_weights(run, place), place.device)
         if last[:4] == now_wanted and _digest(last.ensemble) == last.digest:
             return last.ensemble
     let_go()
     ensemble = load_ensemble(run, place)
-    _kept[:] = [_Kept(path, _state(path), expected_weights(run, place), place.device, ensemble)]
+    _kept[:] = [_Kept(path, files.state(path), expected_weights(run, place), place.device, ensemble)]
     return ensemble
 
 
-def keep(run: RunSpec, place: Workplace, tensors: dict[str, torch.Tensor], metadata: dict[str, Any]) -> None:
-    """Keep an ensemble that was just trained for the measurements of it, made as if it had been read from its file."""
+def keep(
+    run: RunSpec, place: Workplace, tensors: dict[str, torch.Tensor], metadata: dict[str, Any], digest: str
+) -> None:
+    """Keep an ensemble that was just trained for the measurements of it, made as if it had been read from its file.
+
+    `digest` is that of the tensors.
+    """
     path = place.run(run.run_id).weights
     ensemble = _assembled(run, place, tensors, metadata)
-    _kept[:] = [_Kept(path, _state(path), checkpoint.digest(tensors), place.device, ensemble)]
+    _kept[:] = [_Kept(path, files.state(path), digest, place.device, ensemble)]
 
 
 def _digest(ensemble: Ensemble) -> str:
-    return checkpoint.digest({**checkpoint.member_tensors(ensemble.members), **fusion_weights(ensemble)})
+    return checkpoint.digest(weights_of(ensemble))
 
 
 def let_go() -> None:
     """Keep no ensemble any longer."""
     _kept.clear()
-
-
-def _state(path: Path) -> tuple[int, int, int]:
-    """What changes with a file's content."""
-    found = path.stat()
-    return found.st_mtime_ns, found.st_ino, found.st_size
 
 
 def _assembled(run: RunSpec, place: Workplace, tensors: dict[str, torch.Tensor], metadata: dict[str, Any]) -> Ensemble:
@@ -186,9 +186,10 @@ def check_factory(run: RunSpec, place: Workplace) -> None:
     )
 
 
-def fusion_weights(ensemble: Ensemble) -> dict[str, torch.Tensor]:
-    """The weights of the fusion rule as a named tensor; empty without any."""
-    return {} if ensemble.weights is None else {"fusion.weights": ensemble.weights}
+def weights_of(ensemble: Ensemble) -> dict[str, torch.Tensor]:
+    """The tensors of a file of weights: those of the members, and the weights of the fusion rule where it has some."""
+    own = {} if ensemble.weights is None else {"fusion.weights": ensemble.weights}
+    return {**checkpoint.member_tensors(ensemble.members), **own}
 
 
 def method_of(run: RunSpec) -> tuple[type[Method], Method]:
@@ -218,6 +219,27 @@ def splits_of(run: RunSpec, place: Workplace, *, limit: int | None) -> Splits:
         test_limit=limit,
         device=place.device,
     )
+
+
+def trained(run: RunSpec, ensemble: Ensemble, place: Workplace, *, activation: str, digest: str) -> dict[str, Any]:
+    """What the record of a run says of an ensemble, however it came to its weights; `digest` is that of these."""
+    return {
+        "format": FORMAT,
+        "run_id": run.run_id,
+        "family_id": run.family_id,
+        "attempt_id": uuid.uuid4().hex[:24],
+        "status": "done",
+        **run.described(),
+        "fusion": ensemble.fusion,
+        "fusion_weights": None if ensemble.weights is None else ensemble.weights.tolist(),
+        "activation": activation,
+        "method_version": run.versions["method"],
+        "trainer_version": run.versions["trainer"],
+        "parameters": [sum(p.numel() for p in member.parameters()) for member in ensemble.members],
+        "weights_digest": digest,
+        "environment": environment.describe(place.device),
+        "config": run.model_dump(mode="json"),
+    }
 
 
 def weights_metadata(run: RunSpec, *, fusion: str, activation: str) -> dict[str, Any]:

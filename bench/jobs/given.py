@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -13,6 +12,7 @@ from torch import nn
 from bench.core import registry
 from bench.core.config import Loaded
 from bench.core.errors import BenchError
+from bench.core.files import sha256
 from bench.core.printable import visible
 from bench.core.terms import Activation, Normalisation
 from bench.data.base import Dataset
@@ -195,7 +195,7 @@ def _record(
     ]
     own = any(part.mean is not None for part in parts)
     return GivenRecord(
-        files=[FileGiven(name=visible(path.name)[:2000], sha256=_sha256(path)) for path in given.files],
+        files=[FileGiven(name=visible(path.name)[:2000], sha256=sha256(path)) for path in given.files],
         prefix=[visible(prefix)[:2000] for prefix in given.renaming.prefixes],
         map=[visible(f"{old}={new}")[:2000] for old, new in given.renaming.renamed],
         by_order=given.renaming.by_order,
@@ -278,8 +278,3 @@ def _other_model(given: Given, contents: outside.WeightsFile, loaded: Loaded, da
 def fitting_models(given: Given, loaded: Loaded, dataset: Dataset) -> str:
     """The configured model that the first file fits, as an advice; empty where none does."""
     return _other_model(given, outside.read(given.files[0]), loaded, dataset)
-
-
-def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()

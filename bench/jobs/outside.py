@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import time
-import uuid
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,7 +11,7 @@ from typing import Any
 from pydantic import ValidationError
 from torch import Tensor
 
-from bench.core import environment, registry, settings, versions
+from bench.core import registry, settings, versions
 from bench.core.config import Loaded
 from bench.core.errors import BenchError, JobError
 from bench.core.files import read_json, write_json
@@ -28,7 +27,7 @@ from bench.experiment.spec import OUTSIDE, Job, RunSpec
 from bench.jobs import ensembles, journal
 from bench.jobs.executors.task import intent_of
 from bench.jobs.given import Given, Taken, fitting_models, sentence, take
-from bench.jobs.locks import Locks, Owner
+from bench.jobs.locks import Locks
 from bench.jobs.workplace import Workplace
 from bench.models.ensemble import Ensemble
 from bench.models.normalise import Normalise
@@ -74,9 +73,7 @@ def adopt(given: Given, loaded: Loaded, place: Workplace, *, tell: Tell = str, w
     taken = take(given, model_plugin, model_settings, loaded, dataset)
     ensemble = taken.ensemble
     tell(sentence(given, taken))
-    tensors = checkpoint.member_tensors(ensemble.members)
-    if ensemble.weights is not None:
-        tensors["fusion.weights"] = ensemble.weights
+    tensors = ensembles.weights_of(ensemble)
     digest = checkpoint.digest(tensors)
 
     def spec(seed: int) -> RunSpec:
@@ -101,8 +98,9 @@ def adopt(given: Given, loaded: Loaded, place: Workplace, *, tell: Tell = str, w
             weights=digest,
         )  # fmt: skip
 
-    run = spec(_seed(given, spec(0), taken, loaded, place, tell))
-    _check_other_weights(run, loaded, place)
+    known = _stored(given.name, given.dataset, loaded)
+    run = spec(_seed(given, spec(0), taken, known, place, tell))
+    _check_other_weights(run, known, place)
     folder = place.run(run.run_id).path
     if place.run(run.run_id).record.exists():
         fault = ensembles.weights_fault(run, place)
@@ -120,32 +118,18 @@ def adopt(given: Given, loaded: Loaded, place: Workplace, *, tell: Tell = str, w
     for note in notes:
         warn(note)
     with Locks(place.locks) as locks:
-        _alone(locks, run)
+        locks.take(run.run_id, "at work on this ensemble")
         try:
             record = RunRecord(
-                format=ensembles.FORMAT,
-                run_id=run.run_id,
-                family_id=run.family_id,
-                attempt_id=uuid.uuid4().hex[:24],
-                status="done",
+                **ensembles.trained(run, ensemble, place, activation=taken.activation, digest=digest),
                 origin="files given to `bench evaluate`",
-                **run.described(),
-                fusion=ensemble.fusion,
-                fusion_weights=None if ensemble.weights is None else ensemble.weights.tolist(),
-                activation=taken.activation,
-                method_version=run.versions["method"],
-                trainer_version=run.versions["trainer"],
                 source_digest=source_digest(Outside),
                 requires={},
-                parameters=[sum(p.numel() for p in part.parameters()) for part in ensemble.members],
-                weights_digest=digest,
                 files=[path.name for path in given.files],
                 given=taken.record,
-                environment=environment.describe(place.device),
                 started=started,
                 finished=ensembles.now(),
                 seconds=time.perf_counter() - clock,
-                config=run.model_dump(mode="json"),
                 notes=notes,
                 **said,
             )
@@ -193,18 +177,12 @@ def _state(said: Mapping[str, Any], run: RunSpec, place: Workplace) -> None:
     if not said:
         return
     with Locks(place.locks) as locks:
-        _alone(locks, run)
+        locks.take(run.run_id, "at work on this ensemble")
         record, facts = read_json(path), _facts(said, path)
         if facts == (record.pop("facts", None) or {}):
             return
         journal.note(place, run.run_id, intent_of(Job(run=run), place))
         write_json(path, {**record, **({"facts": facts} if facts else {})})
-
-
-def _alone(locks: Locks, run: RunSpec) -> None:
-    owner = locks.acquire(run.run_id)
-    if isinstance(owner, Owner):
-        raise BenchError(f"{owner} is at work on this ensemble; repeat when that has ended")
 
 
 def _check_name(given: Given, loaded: Loaded) -> None:
@@ -216,7 +194,7 @@ def _check_name(given: Given, loaded: Loaded) -> None:
         raise BenchError(f"{name!r} is a configured method already; give the ensemble another --name")
 
 
-def _seed(given: Given, run: RunSpec, taken: Taken, loaded: Loaded, place: Workplace, tell: Tell) -> int:
+def _seed(given: Given, run: RunSpec, taken: Taken, known: Mapping[int, RunSpec], place: Workplace, tell: Tell) -> int:
     """The seed that was said; else that under which this ensemble is known; else the lowest that is free.
 
     Raises:
@@ -224,7 +202,6 @@ def _seed(given: Given, run: RunSpec, taken: Taken, loaded: Loaded, place: Workp
     """
     if given.seed is not None:
         return given.seed
-    known = {seed: RunSpec.model_validate(spec) for seed, spec in _stored(given.name, given.dataset, loaded).items()}
     for seed, other in known.items():
         if other.weights == run.weights and other.family_id == run.family_id:
             return seed
@@ -245,9 +222,9 @@ def _seed(given: Given, run: RunSpec, taken: Taken, loaded: Loaded, place: Workp
     return free
 
 
-def _stored(name: str, dataset: str, loaded: Loaded) -> Mapping[int, dict[str, Any]]:
-    """The specs of one name, by seed."""
-    return loaded.outside.get((name, dataset), {})
+def _stored(name: str, dataset: str, loaded: Loaded) -> dict[int, RunSpec]:
+    """What one name stands for, by seed."""
+    return {seed: RunSpec.model_validate(spec) for seed, spec in loaded.outside.get((name, dataset), {}).items()}
 
 
 def _record_of(run: RunSpec, place: Workplace) -> dict[str, Any]:
@@ -262,10 +239,9 @@ def _when(run: RunSpec, place: Workplace) -> str:
     return f" (taken in {day})" if day else ""
 
 
-def _check_other_weights(run: RunSpec, loaded: Loaded, place: Workplace) -> None:
+def _check_other_weights(run: RunSpec, known: Mapping[int, RunSpec], place: Workplace) -> None:
     """One name, data set and seed stand for one ensemble."""
-    for seed, stored in _stored(run.method, run.dataset, loaded).items():
-        other = RunSpec.model_validate(stored)
+    for seed, other in known.items():
         if seed == run.seed and other.run_id != run.run_id:
             raise BenchError(
                 f"{run.method!r} on {run.dataset}, seed {seed}, stands for other weights or settings already (run "

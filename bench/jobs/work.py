@@ -26,15 +26,16 @@ from bench.jobs.ensembles import (
     data_axes,
     dataset_of,
     fresh_ensemble,
-    fusion_weights,
     initialisation_axes,
     keep,
     load_ensemble,
     method_of,
     now,
     splits_of,
+    trained,
     weights_fault,
     weights_metadata,
+    weights_of,
 )
 from bench.jobs.measuring import evaluate, give_memory_back, is_out_of_memory
 from bench.jobs.workplace import Workplace
@@ -105,46 +106,32 @@ def train(run: RunSpec, place: Workplace, progress: Progress) -> Path:
     if not trainer.continues and not folder.record.exists():
         folder.imported.unlink(missing_ok=True)  # what had come out of an archive was of no use
     method.fit(trainer)
-    tensors = {**checkpoint.member_tensors(ensemble.members), **fusion_weights(ensemble)}
+    tensors = weights_of(ensemble)
     weights_digest = checkpoint.digest(tensors)
     _refuse_others(run, place, weights_digest)
     metadata = weights_metadata(run, fusion=ensemble.fusion, activation=plugin.activation)
     checkpoint.save(folder.weights, tensors, metadata)
-    attempt_id = uuid.uuid4().hex[:24]
+    shared = trained(run, ensemble, place, activation=plugin.activation, digest=weights_digest)
     notes = [*_notes(trainer, dataset.classes), *trainer.notes]
     if folder.imported.exists() and not folder.record.exists():
-        provenance.note_attempt(folder, attempt_id)
+        provenance.note_attempt(folder, shared["attempt_id"])
         notes.append(ELSEWHERE)
     record = RunRecord(
-        format=FORMAT,
-        run_id=run.run_id,
-        family_id=run.family_id,
-        attempt_id=attempt_id,
-        status="done",
+        **shared,
         origin=registry.entry("methods", run.plugin).origin,
-        **run.described(),
-        fusion=ensemble.fusion,
-        fusion_weights=None if ensemble.weights is None else ensemble.weights.tolist(),
-        activation=plugin.activation,
-        method_version=run.versions["method"],
-        trainer_version=run.versions["trainer"],
         source_digest=source_digest(plugin, Trainer),
         requires={name: needed.run_id for name, needed in run.requires.items()},
-        parameters=[sum(p.numel() for p in member.parameters()) for member in ensemble.members],
-        weights_digest=weights_digest,
         training_images=len(splits.train),
         training_digest=splits.train.digest,
-        environment=environment.describe(place.device),
         started=started,
         finished=now(),
         seconds=sum(line["seconds"] for line in trainer.curve) or time.perf_counter() - clock,
-        config=run.model_dump(mode="json"),
         notes=notes,
     )
     write_record(folder.record, record)
     folder.checkpoint.unlink(missing_ok=True)
     with contextlib.suppress(Exception):  # it saves time only, and the training is done
-        keep(run, place, tensors, metadata)
+        keep(run, place, tensors, metadata, weights_digest)
     return folder.record
 
 

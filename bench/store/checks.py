@@ -12,7 +12,7 @@ from typing import Annotated, Any, get_type_hints
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, create_model
 from pydantic import model_validator as validator
 
-from bench.core.terms import Kind
+from bench.core.terms import MEASURED, Kind
 from bench.experiment.fields import Count, Id, ImageCount, Number, Positive, Share, Small, fault_of
 from bench.experiment.measurements import KINDS
 from bench.experiment.records import MEMBERS, Facts
@@ -72,7 +72,7 @@ _NARROWER: Mapping[type, Mapping[str, Any]] = {
 
 def _fits(row: Any) -> Any:
     """What columns of an evaluation say of each other."""
-    if row.n_robust is None and row.kind in ("attack", "blackbox", "judged"):
+    if row.n_robust is None and row.kind in MEASURED:
         raise ValueError(f"n_robust: {row.kind} without outcomes")
     if max(row.n_clean, row.n_robust or 0) > row.n:
         raise ValueError(f"n_clean {row.n_clean} or n_robust {row.n_robust} is above n {row.n}")

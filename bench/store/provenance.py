@@ -16,6 +16,7 @@ from typing import Any, TypeVar
 
 from pydantic import BaseModel
 
+from bench.core import files
 from bench.core.errors import BenchError
 from bench.core.files import write_json
 from bench.experiment.folder import RECORD, RunFolder
@@ -99,7 +100,7 @@ def note(staged: RunFolder, here: RunFolder) -> None:
         named = frozenset(
             attempt_id for record, attempt_id, started in known if of(record, attempt_id, started) != "measured"
         )
-    write_json(staged.imported_attempts, {"format": 1, "attempts": sorted(named.union(new.values()))})
+    _write_attempts(staged, named.union(new.values()))
     marks = _marks(here)
     left = {key: found for key, found in marks.items() if key not in map(_identifier, new)}
     if left.keys() != marks.keys():  # of a result that was here before, and comes in anew
@@ -108,9 +109,11 @@ def note(staged: RunFolder, here: RunFolder) -> None:
 
 def note_attempt(folder: RunFolder, attempt_id: str) -> None:
     """Write into a run's folder that an attempt made here went on with what came from outside."""
-    write_json(
-        folder.imported_attempts, {"format": 1, "attempts": sorted((_attempts(folder) or frozenset()) | {attempt_id})}
-    )
+    _write_attempts(folder, (_attempts(folder) or frozenset()) | {attempt_id})
+
+
+def _write_attempts(folder: RunFolder, attempts: Iterable[str]) -> None:
+    write_json(folder.imported_attempts, {"format": 1, "attempts": sorted(attempts)})
 
 
 def _noted(marks: Mapping[str, FoundAgain]) -> dict[str, Any]:
@@ -165,10 +168,9 @@ def _read(kind: type[N], path: Path) -> N | None:
 def _state(path: Path) -> tuple[int, ...] | None:
     """What changes with a file's content; None where there is none."""
     try:
-        found = path.stat()
+        return files.state(path)
     except OSError:
         return None
-    return found.st_mtime_ns, found.st_ino, found.st_size
 
 
 @lru_cache(maxsize=64)

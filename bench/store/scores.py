@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from bench.core import registry
 from bench.core.bits import Bools
 from bench.core.errors import BenchError
-from bench.core.terms import Norm
+from bench.core.terms import MEASURED, Norm
 from bench.experiment.names import MARK
 from bench.experiment.protocols import Part, Standard
 from bench.experiment.spec import SURROGATE_SEEDS
@@ -28,7 +28,6 @@ from bench.store.standing import Standings, on_other_weights, suite_plugins
 from bench.store.typed_rows import EvaluationRow, RunRow
 
 SAID = "training.precision="  # how a change of a recipe begins that says a training's precision
-MEASURED = ("attack", "blackbox", "judged")  # kinds that find images that do not withstand a threat
 
 
 @dataclass(frozen=True)

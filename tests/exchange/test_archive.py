@@ -558,7 +558,7 @@ def test_a_file_that_changes_while_it_is_read_is_told(
 ) -> None:
     from bench.exchange import archive
 
-    monkeypatch.setattr(archive, "_digest", lambda path: "0" * 64)
+    monkeypatch.setattr(archive, "sha256", lambda path: "0" * 64)
     with pytest.raises(BenchError, match="changed while it was read"):
         export(mine, tmp_path / "runs.zip")
     assert not (tmp_path / "runs.zip").exists()

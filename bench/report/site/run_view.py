@@ -12,6 +12,7 @@ from typing import Any, get_args
 from bench.core.config import Loaded
 from bench.core.identity import short
 from bench.core.precision import USUAL, titled
+from bench.core.terms import MEASURED
 from bench.experiment.measurements import expected_accuracy
 from bench.experiment.spec import OUTSIDE, SURROGATE_SEEDS
 from bench.report.ledger import Ledger
@@ -25,7 +26,7 @@ from bench.report.site.threats import NORMS, Threat, threat_of
 from bench.report.site.training import training_charts, training_table
 from bench.report.tables import budget_text
 from bench.store.flags import Raised, unchecked
-from bench.store.scores import MEASURED, norm_of
+from bench.store.scores import norm_of
 from bench.store.typed_rows import EvaluationRow, Provenance, RunRow
 
 LONG = {"loss_curve", "loss_stages", "sources", "draws"}  # measurements drawn or shown elsewhere
