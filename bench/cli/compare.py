@@ -46,9 +46,9 @@ def command(names: tuple[str, ...], as_json: bool, results: Path, db: str | None
     chosen = choose(**given)
     known = chosen.loaded.config.methods
     if len(methods) != 2:
-        raise _wrong(f"compare takes two methods or two ids of runs, not {len(methods)}")
+        raise BenchError(f"compare takes two methods or two ids of runs, not {len(methods)}")
     if methods[0] == methods[1]:
-        raise _wrong(f"{methods[0]} is no better and no worse than itself; name two")
+        raise BenchError(f"{methods[0]} is no better and no worse than itself; name two")
     by_id = [name for name in names if name not in known]
     for name in by_id:
         _check_id(name, methods, chosen)
@@ -65,10 +65,6 @@ def command(names: tuple[str, ...], as_json: bool, results: Path, db: str | None
         _print(paired, console())
 
 
-def _wrong(text: str) -> Exception:
-    return BenchError(text)
-
-
 def _check_id(name: str, both: tuple[str, ...], chosen: Chosen) -> None:
     """What is not a method must look like an id, and so must the other.
 
@@ -80,7 +76,7 @@ def _check_id(name: str, both: tuple[str, ...], chosen: Chosen) -> None:
         raise unknown_name("method", name, known)
     methods = [other for other in both if other in known]
     if methods:
-        raise _wrong(f"{methods[0]} is a method and {name} none: give two methods, or the ids of two runs")
+        raise BenchError(f"{methods[0]} is a method and {name} none: give two methods, or the ids of two runs")
 
 
 def _refuse_selectors(context: click.Context) -> None:
@@ -91,7 +87,7 @@ def _refuse_selectors(context: click.Context) -> None:
     for parameter in context.command.params:
         name = parameter.name or ""
         if name not in own and context.get_parameter_source(name) == ParameterSource.COMMANDLINE:
-            raise _wrong(f"two ids say which runs are meant: leave {parameter.opts[0]} out")
+            raise BenchError(f"two ids say which runs are meant: leave {parameter.opts[0]} out")
 
 
 def _print(paired: Paired, out: Console) -> None:

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, get_args
 
 from bench.core.errors import BenchError
 from bench.core.identity import short
+from bench.core.terms import BudgetName
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -30,10 +31,10 @@ def retry(row: FailureRow) -> str:
     if unknown or row.kind in ("craft", "blackbox"):
         return "the same `bench run`"
     asked: dict[str, Any] = {name: told[name] for name in ("limit", "split") if name in told}
-    named = told.get("attack") and told.get("budget") is not None and told.get("budget_name") in ("eps", "c")
+    named = told.get("attack") and told.get("budget") is not None and told.get("budget_name") in get_args(BudgetName)
     if row.kind != "attack" or not named:
         return command.of_run(told, **asked)
-    asked |= {"attacks": (told["attack"],), told["budget_name"]: (float(told["budget"]),)}
+    asked |= command.one_attack(told["attack"], told["budget_name"], float(told["budget"]))
     try:
         changes = command.attack_changes(config.load(), told["attack"], told.get("settings") or {})
     except BenchError:  # the card is shown all the same

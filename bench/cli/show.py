@@ -178,6 +178,11 @@ def _given(record: Path) -> dict[str, Any] | None:
     return None if given is None else GivenRecord.model_validate(given).model_dump(mode="json")
 
 
+def _numbers(rows: list[list[float]]) -> str:
+    """Numbers for each channel; of members that differ, one after the other."""
+    return " or ".join(dict.fromkeys(" ".join(f"{value:g}" for value in row) for row in rows))
+
+
 def _files(given: dict[str, Any] | None) -> dict[str, str]:
     """The lines of the files of an ensemble trained elsewhere."""
     if given is None:
@@ -189,11 +194,7 @@ def _files(given: dict[str, Any] | None) -> dict[str, str]:
         for name, values in changes.items()
         if values
     ]
-    rows = (
-        " or ".join(dict.fromkeys(" ".join(f"{value:g}" for value in row) for row in given[name]))
-        for name in ("mean", "std")
-    )
-    mean, std = rows
+    mean, std = (_numbers(given[name]) for name in ("mean", "std"))
     return {
         "files": ", ".join(f"{file['name']} (SHA-256 {file['sha256'][:12]}…)" for file in given["files"]),
         "members in": ", ".join(given["members"]),

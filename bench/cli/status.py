@@ -49,10 +49,11 @@ def command(results: Path, db: str | None, as_json: bool, **given: Any) -> None:
     with existing_or_scratch(db, results) as base, base.snapshot():
         if chosen.selection.methods:
             plan = make_plan(chosen.loaded, chosen.selection, base, workplace(results, Path("data")))
+            seconds = from_earlier(plan, base)
             if as_json:
-                say_json(plan_rows(plan, from_earlier(plan, base)))
+                say_json(plan_rows(plan, seconds))
             else:
-                print_plan(plan, from_earlier(plan, base), out)
+                print_plan(plan, seconds, out)
             return
         totals = queries.totals(base)
         numbers = {"runs": totals.runs, "evaluations": totals.evaluations, "failures": totals.failures}

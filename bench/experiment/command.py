@@ -6,12 +6,13 @@ import json
 import shlex
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
-from typing import Any
+from typing import Any, get_args
 
 from bench.core import registry, settings
 from bench.core.config import Loaded
 from bench.core.precision import Precision
 from bench.core.seeds import seeds_text
+from bench.core.terms import BudgetName
 from bench.experiment.names import unmarked
 from bench.experiment.select import Selection
 from bench.experiment.spec import OUTSIDE, RunSpec
@@ -124,3 +125,11 @@ def _value(value: Any) -> str:
     if isinstance(value, Mapping):
         return f"{{ {', '.join(f'{json.dumps(key)} = {_value(item)}' for key, item in value.items())} }}"
     return json.dumps(value, ensure_ascii=False) if isinstance(value, str | bool) else str(value)
+
+
+def one_attack(name: str, budget_name: str | None, budget: float | None) -> dict[str, Any]:
+    """The fields of a `Selection` that ask for one attack, at one budget where it has one."""
+    fields: dict[str, Any] = {"attacks": (name,)}
+    if budget_name in get_args(BudgetName):
+        fields[str(budget_name)] = (budget,)
+    return fields

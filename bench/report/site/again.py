@@ -11,7 +11,7 @@ from bench.core.config import Loaded
 from bench.core.errors import BenchError
 from bench.core.specs import Training, added_to
 from bench.experiment import select
-from bench.experiment.command import changed, of_run, settings_changes
+from bench.experiment.command import changed, of_run, one_attack, settings_changes
 from bench.experiment.select import Selection
 from bench.experiment.spec import OUTSIDE, EvaluationSpec, RunSpec
 from bench.store.typed_rows import EvaluationRow, RunRow
@@ -99,8 +99,7 @@ class Commands:
 
 def _asked(row: EvaluationRow) -> dict[str, Any]:
     """The fields of a `Selection` that ask for one white-box evaluation."""
-    budgets = {row.budget_name: (row.budget,)} if row.budget_name in ("eps", "c") else {}
-    return {"attacks": (row.attack,), "limit": row.image_limit, "split": row.split, **budgets}
+    return {"limit": row.image_limit, "split": row.split, **one_attack(row.attack, row.budget_name, row.budget)}
 
 
 def _differences(made: RunSpec, stored: Mapping[str, Any]) -> list[str]:
