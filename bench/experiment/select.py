@@ -13,7 +13,7 @@ from bench.core.errors import BenchError, unknown_name
 from bench.core.numbers import MEMBERS, shown
 from bench.core.precision import possible
 from bench.core.specs import RecipeSpec, Training
-from bench.core.terms import Split
+from bench.core.terms import Split, Stop
 from bench.experiment.spec import OUTSIDE, SURROGATE_SEEDS, EvaluationSpec, RunSpec
 
 
@@ -340,6 +340,9 @@ def attack_rows(
                 f"attacks.{name}.budgets.{selection.dataset}, or give one with --eps or --c"
             )
     instance = settings.build(plugin, spec.settings, f"attacks.{name}")
+    stop: Stop = "last" if _draws_a_member(run) else "first_success"
+    limit = test_limit(loaded, selection)
+    asked = spec.asked() | {"precision": possible(spec.precision, "first_success", asks_members=plugin.asks_members)}
     return [
         EvaluationSpec(
             kind="attack",
@@ -349,10 +352,10 @@ def attack_rows(
             settings=settings.plain(instance),
             budget_name=plugin.budget_name,
             budget=budget,
-            stop="last" if _draws_a_member(run) else "first_success",
-            limit=test_limit(loaded, selection),
+            stop=stop,
+            limit=limit,
             split=selection.split,
-            **spec.asked() | {"precision": possible(spec.precision, "first_success", asks_members=plugin.asks_members)},
+            **asked,
             versions={"attack": plugin.version, "evaluator": versions.EVALUATOR},
         )
         for budget in budgets

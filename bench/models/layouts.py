@@ -259,13 +259,14 @@ class _File:
             raise BenchError(f"{holds}, {self._choice(list(kinds.values()))}")
         numbers = [[int(number) for number in re.findall(r"\d+", one.place)] for one in found]
         varying = [place for place, values in enumerate(zip(*numbers, strict=True)) if len(set(values)) > 1]
-        every = self._tried(tuple(one.place for one in found), len(found))
         if len(varying) != 1:
+            every = self._tried(tuple(one.place for one in found), len(found))
             places = some([one.place for one in found])
             raise BenchError(f"{holds}, numbered in several ways: {places}{f'; {every} takes all' if every else ''}")
         order = sorted(range(len(found)), key=lambda place: numbers[place][varying[0]])
         counted = [numbers[place][varying[0]] for place in order]
         if counted != list(range(counted[0], counted[0] + len(counted))):
+            every = self._tried(tuple(one.place for one in found), len(found))
             raise BenchError(
                 f"{holds}, numbered {', '.join(map(str, counted))}: is one missing, or of another model?"
                 f"{f' {every} takes these' if every else ''}"
