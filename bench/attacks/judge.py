@@ -209,15 +209,16 @@ def _runs(usual: BatchedAttack, progress: Progress) -> list[tuple[BatchedAttack,
     """
     attack, model, images, conditions = usual.attack, usual.model, usual.images, usual.conditions
     wanted = possible(conditions.precision, conditions.stop)
-    coarse = _coarse_copy(model, images, FIRST_RUN if wanted == "mixed" else wanted, progress)
+    asks_in = FIRST_RUN if wanted == "mixed" else wanted
+    coarse = _coarse_copy(model, images, asks_in, progress)
     if conditions.precision != USUAL:
         usual.counts.asked_in = USUAL if coarse is None else wanted
-    if coarse is not None and wanted != "mixed":
-        usual = replace(usual, network=coarse, asks_in=wanted)
-    else:
-        usual = replace(usual, network=_fast_network(attack, model, images))
-    first = [(replace(usual, network=coarse, asks_in=FIRST_RUN), 0)] if coarse is not None and wanted == "mixed" else []
-    return [*first, *((usual, restart) for restart in range(attack.restarts))]
+    restarts = range(attack.restarts)
+    quick = None if coarse is None else replace(usual, network=coarse, asks_in=asks_in)
+    if quick is not None and wanted != "mixed":
+        return [(quick, restart) for restart in restarts]
+    exact = replace(usual, network=_fast_network(attack, model, images))
+    return [*([] if quick is None else [(quick, 0)]), *((exact, restart) for restart in restarts)]
 
 
 def _coarse_copy(model: nn.Module, images: ImageSet, precision: OfPasses, progress: Progress) -> nn.Module | None:

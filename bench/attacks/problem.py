@@ -109,7 +109,6 @@ class Problem:
         self.facts: dict[str, Any] = {}
         self._name = name
         self._asks_in = asks_in
-        self._coarse = asks_in != USUAL
         self._draws = draws
         self._rows = rows
         self._broken = self.doubtful.clone()  # bool [b], of the images still attacked
@@ -344,7 +343,7 @@ class Problem:
             return
         iterates = x.detach()[chosen]
         broken = self.excess(iterates, self.images[chosen]) <= TOLERANCE
-        if not exact and self._coarse:
+        if not exact and self._asks_in != USUAL:
             with torch.no_grad():
                 broken &= self.fooled(self.model(iterates), chosen)
             self.forwards += len(chosen)
@@ -354,7 +353,7 @@ class Problem:
         self._broken[chosen] = broken
         if self.stages:
             self.broken_at[places] = torch.where(broken, len(self.stages) - 1, self.broken_at[places])
-        if not exact and not self._coarse:
+        if not exact and self._asks_in == USUAL:
             self.doubtful[places] = broken
         self._droppable = True
 

@@ -58,10 +58,12 @@ def has_tf32(device: Any) -> bool:
 @contextmanager
 def products_in_tf32(precision: OfPasses) -> Iterator[None]:
     """Within it convolutions and products of float32 are in TF32 if that is the `precision` and the device has it."""
+    if precision != "tf32":
+        yield
+        return
     cudnn, cublas = torch.backends.cudnn, torch.backends.cuda.matmul
     before = (cudnn.allow_tf32, cublas.allow_tf32)
-    if precision == "tf32":
-        cudnn.allow_tf32 = cublas.allow_tf32 = True
+    cudnn.allow_tf32 = cublas.allow_tf32 = True
     try:
         yield
     finally:

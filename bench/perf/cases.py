@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from functools import cached_property
 
 import torch
 from torch import Tensor, nn
@@ -61,7 +62,7 @@ class Case:
     attack: Attack
     conditions: Conditions
 
-    @property
+    @cached_property
     def kind(self) -> ComparedAttack:
         """The attack's name in this package.
 
@@ -137,5 +138,4 @@ def judge(case: Case, made: Tensor) -> Judged:
     black = (made == 0).flatten(1).all(1) & ~(clean == 0).flatten(1).all(1)
     real = made.nan_to_num().clamp(0, 1)
     wrong = predictions(case.model, real, batch_size=case.conditions.batch_size) != case.images.labels
-    right = predictions(case.model, case.images, batch_size=case.conditions.batch_size) == case.images.labels
-    return Judged((right & ~(inside & ~black & wrong)).cpu(), int((~inside).sum()), int(black.sum()))
+    return Judged((case.right() & ~(inside & ~black & wrong)).cpu(), int((~inside).sum()), int(black.sum()))
