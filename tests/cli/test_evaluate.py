@@ -265,6 +265,8 @@ def test_show_names_files_prefix_map_and_normalisation(trained: tuple[Path, list
     bench(results, "db", "export", "-o", tmp_path / "one.zip")
     bench(tmp_path / "other", "db", "import", tmp_path / "one.zip")
     assert json.loads(bench(tmp_path / "other", "show", path.parent.name, "--json").out)["given"] == given
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"given": {"files": 3}}))
+    assert "is damaged" in refused(bench(results, "show", path.parent.name, ok=False))
 
 
 def test_what_was_understood_is_said_apart_from_json_and_not_at_all_when_quiet(
