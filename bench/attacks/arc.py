@@ -79,7 +79,9 @@ class ARC(Attack):
 
     def _shares(self, problem: Problem) -> Tensor:
         """How probable each member is, [N]."""
-        weights = getattr(problem.model, "weights", None)
+        from bench.models.ensemble import Ensemble
+
+        weights = problem.model.weights if isinstance(problem.model, Ensemble) else None
         if weights is None:
             return torch.full((len(problem.members),), 1 / len(problem.members), device=problem.images.device)
         shares: Tensor = weights / weights.sum()

@@ -105,3 +105,14 @@ def test_more_probable_members_come_first_and_count_more() -> None:
 def test_settings_that_make_no_sense_are_refused(settings: dict[str, float]) -> None:
     with pytest.raises(BenchError):
         ARC(**settings)  # type: ignore[arg-type]
+
+
+def test_what_a_single_network_calls_its_weights_are_not_shares_of_members() -> None:
+    network = Line((20, 0), -6.0)
+    network.weights = torch.tensor([1.0, 2.0, 3.0])
+    images = grid()
+    named, plain = (
+        attack_images(ARC(steps=2), each, images, Conditions(budget=EPS, seed_axes=AXES))
+        for each in (network, Line((20, 0), -6.0))
+    )
+    assert torch.equal(named.robust, plain.robust)
