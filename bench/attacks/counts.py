@@ -9,8 +9,15 @@ import torch
 from torch import Tensor
 
 from bench.attacks.problem import Problem
+from bench.attacks.unfinished import Contents
 from bench.core.bits import to_text
 from bench.core.precision import Precision
+
+# What of the counts is JSON-like.
+_NUMBERS = (
+    "forwards", "backwards", "asked_in", "first_run_broke", "_attacked", "_zero_gradients", "_unmoved", "_excess",
+    "_stages", "_facts",
+)  # fmt: skip
 
 
 class AttackCounts:
@@ -79,6 +86,22 @@ class AttackCounts:
         broken = rows[success].cpu()
         fresh = self._broken_at[broken] < 0
         self._broken_at[broken[fresh]] = at[fresh]
+
+    def contents(self) -> Contents:
+        """All that was counted, to be kept; `restore` takes it back."""
+        tensors = {"broken_at": self._broken_at}
+        if self._distances is not None:
+            tensors["distances"] = torch.cat(self._distances)
+        numbers = {name: getattr(self, name) for name in _NUMBERS}
+        return tensors, {**numbers, "losses": list(self._losses.items())}  # in their order
+
+    def restore(self, tensors: dict[str, Tensor], numbers: dict[str, Any]) -> None:
+        """Go on from what `contents` gave."""
+        self._broken_at = tensors["broken_at"]
+        self._distances = [tensors["distances"]] if "distances" in tensors else None
+        for name in _NUMBERS:
+            setattr(self, name, numbers[name])
+        self._losses = dict(numbers["losses"])
 
     def measurements(self) -> dict[str, Any]:
         """JSON-like: counts of the first run, and the mean loss over the images attacked at each of its steps.

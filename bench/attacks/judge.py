@@ -19,6 +19,7 @@ from bench.attacks.base import Attack
 from bench.attacks.batched import BatchedAttack, predicted
 from bench.attacks.conditions import Conditions
 from bench.attacks.counts import AttackCounts
+from bench.attacks.unfinished import Contents, Unfinished
 from bench.core import seeds
 from bench.core.errors import BenchError
 from bench.core.numerics import has_tf32
@@ -118,6 +119,7 @@ def attack_images(
     clean: Tensor | None = None,
     keep_images: bool = False,
     progress: Progress | None = None,
+    unfinished: Unfinished | None = None,
 ) -> AttackOutcome:
     """Attack every image of a set under `conditions` and judge the result.
 
@@ -134,12 +136,14 @@ def attack_images(
             target class itself succeed without a change: leave them out of the population.
         clean: bool [n], images that are known to be classified correctly without attack; found out when not given.
         keep_images: whether the outcome holds the adversarial images.
+        unfinished: takes what is known after every batch, and gives back what an earlier, interrupted call had left;
+            the outcome is the same as in one go.
 
     Raises:
         BenchError: targets for an attack that leads to none, or of another length than the images.
         JobError: the attack returned NaN, left the budget, or the model's output is not finite.
     """
-    progress = progress or Progress()
+    progress, unfinished = progress or Progress(), unfinished or Unfinished()
     if targets is None:
         targets = target_classes(model, images, conditions)
     if targets is not None:
@@ -148,14 +152,23 @@ def attack_images(
     started = time.perf_counter()
     counts = AttackCounts(len(images))
     with evaluation_mode(model):
-        if clean is None:
-            clean = predictions(model, images, batch_size=conditions.batch_size) == images.labels
-            counts.forwards += len(images)
-        clean = clean.to(images.device)
-        robust = clean.clone()
-        hit = None if targets is None else torch.zeros_like(clean)
-        todo = clean.nonzero().squeeze(1) if at_once else torch.arange(len(images), device=clean.device)
-        adversarial = images.floats(slice(None)).cpu() if keep_images else None
+        kept = unfinished.load()
+        if kept is not None:
+            under_way = _UnderWay.of(kept, counts, images.device)
+            progress.note(f"goes on with image {under_way.done + 1} of {len(under_way.todo)}")
+        else:
+            if clean is None:
+                clean = predictions(model, images, batch_size=conditions.batch_size) == images.labels
+                counts.forwards += len(images)
+            clean = clean.to(images.device)
+            under_way = _UnderWay(
+                clean=clean,
+                robust=clean.clone(),
+                hit=None if targets is None else torch.zeros_like(clean),
+                todo=clean.nonzero().squeeze(1) if at_once else torch.arange(len(images), device=clean.device),
+                adversarial=images.floats(slice(None)).cpu() if keep_images else None,
+            )
+        clean, robust, hit, adversarial = under_way.clean, under_way.robust, under_way.hit, under_way.adversarial
         usual = BatchedAttack(
             attack=attack,
             model=model,
@@ -168,8 +181,10 @@ def attack_images(
             counts=counts,
         )
         for number, (batched, restart) in enumerate(_runs(usual, progress)):
-            done = 0
-            for rows in todo.split(conditions.batch_size):  # type: ignore[no-untyped-call]
+            if number < under_way.run:
+                continue
+            todo = under_way.todo
+            for rows in todo[under_way.done :].split(conditions.batch_size):  # type: ignore[no-untyped-call]
                 if not len(rows):
                     continue
                 result, output = batched.run(rows, restart, clean[rows], first=number == 0)
@@ -182,23 +197,64 @@ def attack_images(
                 robust[rows] &= ~wrong
                 if hit is not None:
                     hit[rows] |= success
-                done += len(rows)
-                progress.images(done, len(todo), standing=int(robust.sum()))
+                under_way.done += len(rows)
+                progress.images(under_way.done, len(todo), standing=int(robust.sum()))
+                unfinished.save(lambda: under_way.contents(counts, time.perf_counter() - started))
             if at_once:
-                before = len(todo)
-                todo = (robust if hit is None else clean & ~hit).nonzero().squeeze(1)
+                under_way.todo = (robust if hit is None else clean & ~hit).nonzero().squeeze(1)
                 if number == 0 and counts.asked_in == "mixed":
-                    counts.first_run_broke = before - len(todo)
+                    counts.first_run_broke = len(todo) - len(under_way.todo)
+            under_way.run, under_way.done = number + 1, 0
     return AttackOutcome(
         clean=clean.cpu(),
         robust=robust.cpu(),
         adversarial=adversarial,
         forwards=counts.forwards,
         backwards=counts.backwards,
-        seconds=time.perf_counter() - started,
+        seconds=under_way.seconds + time.perf_counter() - started,
         measurements=counts.measurements(),
         hit=None if hit is None else hit.cpu(),
     )
+
+
+@dataclass
+class _UnderWay:
+    """What is known of the images while they are attacked; `AttackOutcome` has the meanings.
+
+    Attributes:
+        todo: int64, rows of the images that this run attacks.
+        run: number of the run over them, from 0.
+        done: how many of `todo` it has attacked.
+        seconds: that earlier calls took.
+    """
+
+    clean: Tensor
+    robust: Tensor
+    hit: Tensor | None
+    todo: Tensor
+    adversarial: Tensor | None
+    run: int = 0
+    done: int = 0
+    seconds: float = 0.0
+
+    def contents(self, counts: AttackCounts, seconds: float) -> Contents:
+        """To be kept; `seconds` of this call."""
+        tensors, told = counts.contents()
+        for name in ("clean", "robust", "hit", "todo", "adversarial"):
+            value = getattr(self, name)
+            if value is not None:
+                tensors[name] = value
+        return tensors, {"counts": told, "run": self.run, "done": self.done, "seconds": self.seconds + seconds}
+
+    @classmethod
+    def of(cls, kept: Contents, counts: AttackCounts, device: torch.device) -> _UnderWay:
+        """What `contents` gave, on the device; `counts` get theirs back."""
+        tensors, told = kept
+        counts.restore(tensors, told["counts"])
+        clean, robust, todo = (tensors[name].to(device) for name in ("clean", "robust", "todo"))
+        hit = tensors["hit"].to(device) if "hit" in tensors else None
+        rest = {name: told[name] for name in ("run", "done", "seconds")}
+        return cls(clean, robust, hit, todo, tensors.get("adversarial"), **rest)
 
 
 def _runs(usual: BatchedAttack, progress: Progress) -> list[tuple[BatchedAttack, int]]:

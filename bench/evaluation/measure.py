@@ -15,6 +15,7 @@ from torch import Tensor
 from bench.attacks.base import Attack
 from bench.attacks.conditions import Conditions
 from bench.attacks.judge import AttackOutcome, attack_images, evaluation_mode, predictions, target_classes
+from bench.attacks.unfinished import Unfinished
 from bench.core.bits import to_text
 from bench.core.errors import JobError
 from bench.core.numbers import ENSEMBLE
@@ -58,15 +59,18 @@ def robust_accuracy(
     *,
     clean: Tensor | None = None,
     progress: Progress | None = None,
+    unfinished: Unfinished | None = None,
 ) -> dict[str, Any]:
     """White-box robust accuracy of the ensemble: the share of all images still classified correctly.
 
     Where the attack leads to targets, `measurements.targeted_hits` counts the images that were right when clean and are
     classified as their target; where the ensemble draws a member for each prediction, `draws` are the images that each
     member gets right after the attack. `samples` are a few adversarial images. `clean`: bool [n], images known to be
-    right when clean, which saves a pass.
+    right when clean, which saves a pass. `unfinished`: as for `attack_images`.
     """
-    outcome = attack_images(attack, ensemble, images, conditions, clean=clean, keep_images=True, progress=progress)
+    outcome = attack_images(
+        attack, ensemble, images, conditions, clean=clean, keep_images=True, progress=progress, unfinished=unfinished
+    )
     outcome.measurements.update(draws(ensemble, images, outcome, conditions.batch_size))
     if outcome.hit is not None:
         outcome.measurements["targeted_hits"] = int((outcome.hit & outcome.clean).sum())

@@ -19,6 +19,7 @@ TRAINED = (CURVE, WEIGHTS, RECORD)  # what a training leaves; the last one says 
 IMPORTED = "imported.json"
 IMPORTED_ATTEMPTS = "imported-attempts.json"
 RE_MEASURED = "re-measured.json"
+UNFINISHED = "unfinished"
 NOTES = (IMPORTED, IMPORTED_ATTEMPTS, RE_MEASURED)  # of this results folder alone: no archive holds one
 
 _EVALUATIONS, _FAILURES, _SAMPLES, _CRAFTED = "evaluations", "failures", "samples", "crafted"
@@ -117,7 +118,11 @@ class RunFolder:
         """`crafted/ID/`: the images of a surrogate, one file an attempt."""
         return self.path / _CRAFTED / evaluation_id
 
+    def unfinished(self, evaluation_id: str) -> Path:
+        """`unfinished/ID.safetensors`: what an evaluation under way knows, batch by batch."""
+        return self.path / UNFINISHED / f"{evaluation_id}.safetensors"
+
     def of_evaluation(self, evaluation_id: str) -> tuple[Path, ...]:
         """All that is there of one evaluation."""
-        every = (self.evaluation(evaluation_id), self.samples(evaluation_id), self.crafted(evaluation_id))
-        return tuple(path for path in every if path.exists())
+        files = self.evaluation, self.samples, self.crafted, self.unfinished
+        return tuple(path for path in (file(evaluation_id) for file in files) if path.exists())

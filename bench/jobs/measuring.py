@@ -14,6 +14,7 @@ from torch import Tensor
 
 from bench.attacks.base import Attack
 from bench.attacks.conditions import Conditions
+from bench.attacks.unfinished import Unfinished
 from bench.core import environment, registry, settings
 from bench.core.bits import from_text
 from bench.core.errors import JobError
@@ -28,6 +29,7 @@ from bench.experiment.records import EvaluationRecord, write_record
 from bench.experiment.spec import FORMAT, EvaluationSpec
 from bench.jobs import batches, ensembles
 from bench.jobs.ensembles import data_axes, measured_ensemble, now, recorded_weights, splits_of
+from bench.jobs.unfinished import InFile
 from bench.jobs.workplace import Workplace
 from bench.models.ensemble import Ensemble
 from bench.training import checkpoint
@@ -74,7 +76,11 @@ def evaluate(
     ensemble, images = subject(evaluation, place)
     known = _known_clean(evaluation, images, place) if evaluation.kind == "attack" else None
     crafted = {craft.evaluation_id: Crafted.of_record(craft, place) for craft in evaluation.crafts}
-    made = make(evaluation, ensemble, images, place, progress, clean=known, crafted=crafted, given=given)
+    surroundings = environment.describe(place.device)
+    under_way = _under_way(evaluation, images, place, surroundings)
+    made = make(
+        evaluation, ensemble, images, place, progress, clean=known, crafted=crafted, given=given, unfinished=under_way
+    )
     path = place.run(run.run_id).evaluation(evaluation.evaluation_id)
     if made.samples is not None:
         checkpoint.save(
@@ -99,11 +105,25 @@ def evaluate(
         attack_version=evaluation.versions["attack"],
         evaluator_version=evaluation.versions["evaluator"],
         source_digest=source_digest(*made.sources),
-        environment=environment.describe(place.device),
+        environment=surroundings,
         started=started,
     )
     write_record(path, record)
+    under_way.forget()
     return path
+
+
+def _under_way(evaluation: EvaluationSpec, images: ImageSet, place: Workplace, surroundings: dict[str, Any]) -> InFile:
+    """Where the measurement is kept batch by batch; only the same code on the same weights and machine goes on."""
+    folder = place.run(evaluation.run.run_id)
+    belongs = {
+        "evaluation": evaluation.evaluation_id,
+        "weights": recorded_weights(evaluation.run, place),
+        "images": images.digest,
+        "source": source_digest(registry.load("attacks", evaluation.plugin)) if evaluation.kind == "attack" else None,
+        "environment": surroundings,
+    }
+    return InFile(folder.unfinished(evaluation.evaluation_id), belongs)
 
 
 def subject(evaluation: EvaluationSpec, place: Workplace) -> tuple[Ensemble, ImageSet]:
@@ -123,7 +143,7 @@ def subject(evaluation: EvaluationSpec, place: Workplace) -> tuple[Ensemble, Ima
 def make(
     evaluation: EvaluationSpec, ensemble: Ensemble, images: ImageSet, place: Workplace, progress: Progress, *,
     clean: Tensor | None = None, crafted: Mapping[str, Crafted] = MappingProxyType({}),
-    given: GivenImages | None = None,
+    given: GivenImages | None = None, unfinished: Unfinished | None = None,
 ) -> Made:  # fmt: skip
     """The measurement itself; nothing is written but the images of a surrogate, into its folder in `place`.
 
@@ -131,6 +151,7 @@ def make(
         clean: bool [n], images that an attack may take for right without looking.
         crafted: the images that a black-box evaluation tries, by the id of what made them.
         given: the images that somebody else made, where these are judged.
+        unfinished: keeps an attack on the ensemble batch by batch.
 
     Raises:
         BenchError: these images are not of the threat.
@@ -148,7 +169,7 @@ def make(
             return judged.judge(ensemble, images, given, evaluation.budget, norm, batch_size=batch_size)
         if evaluation.kind == "blackbox":
             return _blackbox(evaluation, ensemble, images, crafted, batch_size)
-        return _attacked(evaluation, ensemble, images, place, progress, batch_size, sources, clean)
+        return _attacked(evaluation, ensemble, images, place, progress, batch_size, sources, clean, unfinished)
 
     result = _within_memory(measured, place, place.batch_size or batches.batch_size(ensemble, images), progress)
     return Made(result, result.pop("samples", None), tuple(sources))
@@ -156,7 +177,7 @@ def make(
 
 def _attacked(
     evaluation: EvaluationSpec, ensemble: Ensemble, images: ImageSet, place: Workplace, progress: Progress,
-    batch_size: int, sources: list[Any], clean: Tensor | None,
+    batch_size: int, sources: list[Any], clean: Tensor | None, unfinished: Unfinished | None,
 ) -> Measured:  # fmt: skip
     """An attack on the ensemble, a transferability matrix, or the images of a surrogate."""
     conditions = conditions_of(evaluation, batch_size)
@@ -172,7 +193,9 @@ def _attacked(
     attack = _attack(evaluation.plugin, evaluation.settings, evaluation.attack, sources)
     if evaluation.kind == "transfer":
         return measure.transferability(ensemble, images, attack, conditions, progress=progress)
-    return measure.robust_accuracy(ensemble, images, attack, conditions, clean=clean, progress=progress)
+    return measure.robust_accuracy(
+        ensemble, images, attack, conditions, clean=clean, progress=progress, unfinished=unfinished
+    )
 
 
 def conditions_of(evaluation: EvaluationSpec, batch_size: int) -> Conditions:

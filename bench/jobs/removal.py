@@ -15,7 +15,7 @@ from typing import Any
 
 from bench.core.errors import BenchError
 from bench.core.identity import short
-from bench.experiment.folder import CHECKPOINT, RUNS, RunFolder
+from bench.experiment.folder import CHECKPOINT, RUNS, UNFINISHED, RunFolder
 from bench.jobs import journal
 from bench.jobs.presence import alone
 from bench.jobs.workplace import Workplace
@@ -81,6 +81,8 @@ def _left_behind(place: Workplace) -> Iterator[Garbage]:
         elif name == CHECKPOINT and RunFolder(path.parent).record.exists():
             if RunFolder(path.parent).weights.exists():
                 yield Garbage("checkpoint of a training that is complete", (path,))
+        elif path.parent.name == UNFINISHED and RunFolder(path.parent.parent).evaluation(path.stem).exists():
+            yield Garbage("beginning of an evaluation that is complete", (path,))
         elif folder and path.parent == place.runs and quiet and not any(part.is_file() for part in path.rglob("*")):
             yield Garbage("empty folder of a run", (path,))
 

@@ -17,12 +17,13 @@ from bench.attacks.batched import BatchedAttack
 from bench.attacks.conditions import Conditions
 from bench.baselines.ece import Ece
 from bench.core import config
+from bench.core.progress import Progress
 from bench.data import base
 from bench.data.base import ImageSet
 from bench.experiment import select
 from bench.experiment.select import Selection
 from bench.experiment.spec import Job
-from bench.jobs import ensembles, work
+from bench.jobs import ensembles, measuring, unfinished, work
 from bench.jobs.ensembles import data_axes
 from bench.jobs.estimate import PROBE
 from bench.jobs.measuring import conditions_of
@@ -261,3 +262,67 @@ def test_a_gpu_with_too_little_memory_takes_smaller_batches(trained: tuple[Workp
     found = json.loads(path.read_text())
     assert len(enough["measurements"]["batch_sizes"]) == 1 < len(found["measurements"]["batch_sizes"])
     assert abs(found["n_robust"] - enough["n_robust"]) <= 2  # other batches, other kernels
+
+
+class Stopped(BaseException):
+    """The process is killed."""
+
+
+def test_a_killed_evaluation_goes_on_after_its_last_batch(
+    trained: tuple[Workplace, list[Job]], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    place, (_, job) = trained
+    assert job.evaluation is not None
+    told: list[str] = []
+    batches: list[int] = []
+    usual = BatchedAttack.run
+
+    class Telling(Progress):
+        def note(self, text: str) -> None:
+            told.append(text)
+
+    def fragile(self: BatchedAttack, rows: Any, *arguments: Any, **named: Any) -> Any:
+        batches.append(len(rows))
+        if len(batches) == kill_at:
+            raise Stopped
+        return usual(self, rows, *arguments, **named)
+
+    def record() -> dict[str, Any]:
+        ok, path = work.perform(job, small, Telling())
+        assert ok, path.read_text()
+        found: dict[str, Any] = json.loads(path.read_text())
+        return {name: found[name] for name in found if name not in ("attempt_id", "started", "seconds")}
+
+    small = dataclasses.replace(place, batch_size=5)
+    file = place.run(job.run.run_id).unfinished(job.evaluation.evaluation_id)
+    monkeypatch.setattr(unfinished, "EVERY", 0.0)
+    monkeypatch.setattr(unfinished, "SHARE", float("inf"))
+    monkeypatch.setattr(BatchedAttack, "run", fragile)
+    kill_at = 0
+    whole, in_one_go = record(), len(batches)
+    assert not told
+    assert not file.exists()
+
+    def killed() -> None:
+        nonlocal kill_at
+        batches.clear()
+        kill_at = 3
+        with pytest.raises(Stopped):
+            work.perform(job, small)
+        kill_at = 0
+        batches.clear()
+        assert file.exists()
+
+    killed()
+    assert record() == whole
+    assert len(batches) == in_one_go - 2
+    assert [note for note in told if "goes on with image 11 of" in note]
+    assert not file.exists()
+
+    # What was kept of other weights, by other code, or is damaged is begun anew.
+    for spoil in (lambda: file.write_bytes(file.read_bytes()[:-4]), lambda: monkeypatch.setattr(
+        measuring, "recorded_weights", lambda *_: "0" * 24)):  # fmt: skip
+        killed()
+        spoil()
+        assert record()["robust_bits"] == whole["robust_bits"]
+        assert len(batches) == in_one_go

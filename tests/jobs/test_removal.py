@@ -94,6 +94,7 @@ def test_remains_go_and_what_may_be_in_use_stays(results: Path, db: Database) ->
         old(results / ".bench.db.abc.tmp"),
         old(folder / "members.damaged"),
         old(folder / "checkpoint.safetensors"),
+        old(folder / "unfinished" / f"{next((folder / 'evaluations').iterdir()).stem}.safetensors"),
         old(results / "runs" / ".import-abc" / RUN.run_id / "run.json").parents[1],
         old(results / "runs" / ("b" * 24) / "x").parent,
     ]
@@ -102,6 +103,7 @@ def test_remains_go_and_what_may_be_in_use_stays(results: Path, db: Database) ->
         os.utime(path, (0, 0))
     staying = [
         results / "runs" / ("c" * 24) / "checkpoint.safetensors",  # of a training that is under way
+        folder / "unfinished" / "0.safetensors",  # of an evaluation that goes on
         folder / ".train.jsonl.abc.tmp",  # being written
     ]
     for path in staying:
