@@ -22,7 +22,8 @@ def checkpoints(steps: int) -> list[int]:
     """After how many of the steps the step size is looked at (Croce and Hein 2020, section 3).
 
     ⌈p_j·steps⌉ with p_0 = 0, p_1 = .22, p_{j+1} = p_j + max(p_j − p_{j−1} − .03, .06), as long as p_j ≤ 1. For 100
-    steps: 22, 41, 57, 70, 80, 87, 93, 99. In whole percents, so that no rounding moves one.
+    steps: 22, 41, 57, 70, 80, 87, 93, 99. In whole percents, so that no rounding moves one. (The authors' code rounds
+    down where 100 does not divide: other checkpoints for other numbers of steps.)
     """
     percents, width = [22], 22
     while True:
@@ -54,9 +55,12 @@ class APGD(Attack):
     """Auto-PGD, Croce and Hein 2020, Algorithm 1, in the ℓ∞ ball.
 
     The step starts at 2ε. At each checkpoint it is halved for an image, and the image goes back to its best point,
-    where at most `rho` of the steps since the last checkpoint raised the loss (at most, not fewer than: as in the
-    authors' code), or where neither step size nor best loss changed since then. Everything is kept image by image.
-    Returns the point of the highest loss.
+    where at most `rho` of the steps since the last checkpoint raised the loss, or where neither step size nor best loss
+    changed since then. Everything is kept image by image. Returns the point of the highest loss.
+
+    Steps are counted as in the authors' code (fra31/auto-attack a392200), which differs from Algorithm 1 in three
+    places: "at most" where that says "fewer than"; the first step raises the loss where it makes it positive; the step
+    after a return raises it where it beats the point that was left, not the best one.
 
     Args:
         steps: number of steps; one pass forwards and backwards each, and one more for the start.
@@ -66,6 +70,7 @@ class APGD(Attack):
 
     loss: ClassVar[str]
     takes_targets: ClassVar[bool] = True
+    version: ClassVar[int] = 2  # counts the steps that raise the loss as the authors' code does
 
     steps: int = 100
     rho: float = 0.75
@@ -93,26 +98,26 @@ class APGD(Attack):
         gradient, value = answer.gradient, answer.losses
         old, best, best_gradient, best_value, checked = x, x, gradient, value, value
         step = torch.full_like(value, 2 * problem.budget, dtype=x.dtype)
-        rises = torch.zeros_like(value)
+        rises, before = torch.zeros_like(value), torch.zeros_like(value)
         halved = torch.ones_like(value, dtype=torch.bool)  # nothing can be concluded before the first checkpoint
         looks, last = checkpoints(self.steps), 0
         for index in range(1, self.steps + 1):
-            x, old, gradient, best, best_gradient, value, best_value, checked, step, rises, halved = (
+            x, old, gradient, best, best_gradient, before, best_value, checked, step, rises, halved = (
                 problem.drop_broken(
-                    x, old, gradient, best, best_gradient, value, best_value, checked, step, rises, halved
+                    x, old, gradient, best, best_gradient, before, best_value, checked, step, rises, halved
                 )
             )
             if not len(x):
                 return x
             share = 1.0 if index == 1 else MOMENTUM
             x, old = momentum_step(problem, x, old, gradient, step.view(-1, 1, 1, 1), share), x
-            before = value
             if index < self.steps or problem.eot > 1:
                 answer = problem.ask(x, self.loss, curve=curve)
                 gradient, value = answer.gradient, answer.losses
             else:  # no step follows: its gradient would be thrown away
                 value = problem.loss(problem.scores(x), self.loss)
             rises += value > before
+            before = value
             better = value > best_value
             best = torch.where(better.view(-1, 1, 1, 1), x, best)
             best_gradient = torch.where(better.view(-1, 1, 1, 1), gradient, best_gradient)
@@ -125,7 +130,6 @@ class APGD(Attack):
                 step = torch.where(halved, step / 2, step)
                 x = torch.where(halved.view(-1, 1, 1, 1), best, x)
                 gradient = torch.where(halved.view(-1, 1, 1, 1), best_gradient, gradient)
-                value = torch.where(halved, best_value, value)
         return best
 
 
