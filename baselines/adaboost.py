@@ -59,6 +59,7 @@ class AdaBoost(Method):
 
     fusion: ClassVar[str] = "weighted_probability"
     minimum_members: ClassVar[int] = 1
+    replayable: ClassVar[bool] = True
 
     vote: Literal["soft", "hard"] = "soft"
     held_out: float = 0.0

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, ClassVar
 
 from bench.core.lazy import torch
 from bench.training.method import Batch, Method
@@ -30,6 +30,8 @@ class Adp(Method):
         alpha: weight of the entropy.
         beta: weight of the log-determinant.
     """
+
+    replayable: ClassVar[bool] = True
 
     alpha: float = 2.0
     beta: float = 0.5
@@ -58,7 +60,7 @@ def log_det(logits: Tensor, labels: Tensor) -> Tensor:
     In float64: members that agree give eigenvalues near the offset, far below the rounding of float32. A softmax over
     the other classes points the same way as the probabilities without the true class and cannot vanish.
     """
-    true = torch.nn.functional.one_hot(labels, logits.shape[2]).bool()
+    true = labels.unsqueeze(1) == torch.arange(logits.shape[2], device=labels.device)  # `one_hot` reads values
     others = logits.double().masked_fill(true, -torch.inf).softmax(2)
     unit = torch.nn.functional.normalize(others, dim=2).transpose(0, 1)
     gram = unit @ unit.transpose(1, 2)

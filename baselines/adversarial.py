@@ -41,6 +41,7 @@ class AtPgdLinf(Method):
     minimum_members: ClassVar[int] = 1
     norm: ClassVar[Norm] = "linf"
     random_start: ClassVar[bool] = True
+    replayable: ClassVar[bool] = True
 
     share: float = 0.3
     eps_start: float = 0.03
@@ -64,8 +65,8 @@ class AtPgdLinf(Method):
     def loss(self, members: Sequence[nn.Module], batch: Batch) -> dict[str, Tensor]:
         """`ce`: the sum over members of the cross-entropy on a batch partly attacked on that member."""
         attacked = max(1, round(self.share * len(batch.labels)))
-        radius = linear(self.eps_start, self.eps_end, batch.epoch, batch.epochs)
-        step = linear(self.step_start, self.step_end, batch.epoch, batch.epochs)
+        radius = batch.number(lambda at: linear(self.eps_start, self.eps_end, at.epoch, at.epochs))
+        step = batch.number(lambda at: linear(self.step_start, self.step_end, at.epoch, at.epochs))
         losses = []
         for member in members:
             images = pgd(
@@ -94,6 +95,7 @@ class AtFgsm(AtPgdLinf):
     """
 
     random_start: ClassVar[bool] = False
+    replayable: ClassVar[bool] = True
 
     step_start: float = 0.03
     step_end: float = 0.08
@@ -112,6 +114,7 @@ class AtPgdL2(AtPgdLinf):
 
     norm: ClassVar[Norm] = "l2"
     version: ClassVar[int] = 2  # its adversary clips to [0, 1] before it projects
+    replayable: ClassVar[bool] = True
 
     eps_start: float = 0.5
     eps_end: float = 0.5
@@ -137,6 +140,7 @@ class AtEnsemble(Method):
     """
 
     minimum_members: ClassVar[int] = 1
+    replayable: ClassVar[bool] = True
 
     eps: float = 8 / 255
     step: float = 2 / 255

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import combinations
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, ClassVar
 
 from bench.core.lazy import torch
 from bench.training.method import Batch, Method
@@ -32,6 +32,8 @@ class Ckae(Method):
     Args:
         strength: λ, weight of the mean CKA over pairs.
     """
+
+    replayable: ClassVar[bool] = True
 
     strength: float = 1.0
 

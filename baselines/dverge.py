@@ -46,6 +46,7 @@ class Dverge(Method):
 
     version: ClassVar[int] = 2
     requires: ClassVar[tuple[str, ...]] = ("ece",)
+    replayable: ClassVar[bool] = True
 
     eps: float = 0.07
     steps: int = 10
@@ -63,7 +64,7 @@ class Dverge(Method):
 
     def loss(self, members: Sequence[nn.Module], batch: Batch) -> dict[str, Tensor]:
         """`distilled`: the sum over members of the cross-entropy on every other member's distilled images."""
-        layer = self.layer(members[0], batch)
+        layer = batch.choice(lambda at: self.layer(members[0], at))
         distilled = [self.distil(member, layer, batch.images, batch.others()) for member in members]
         cross_entropy = torch.nn.functional.cross_entropy
         losses = [

@@ -24,6 +24,7 @@ class Ece(Method):
     """
 
     minimum_members: ClassVar[int] = 1
+    replayable: ClassVar[bool] = True
 
     def loss(self, members: Sequence[nn.Module], batch: Batch) -> dict[str, Tensor]:
         """`ce`: the sum over members of the batch mean of the cross-entropy."""

@@ -42,6 +42,7 @@ class Gal(Method):
 
     version: ClassVar[int] = 2
     activation: ClassVar[str] = "leaky_relu"
+    replayable: ClassVar[bool] = True
 
     strength: float = 0.5
     noise: float = 0.045
@@ -73,6 +74,7 @@ class Gal(Method):
     def noisy(self, batch: Batch) -> Tensor:
         """The images, each with noise or without."""
         images = batch.images.detach()
-        normal = torch.randn(images.shape, generator=batch.generator, device=images.device)
-        chosen = torch.rand(len(images), generator=batch.generator, device=images.device) < self.noise_share
-        return images + self.noise * normal * chosen.view(-1, 1, 1, 1)
+        shape, device = images.shape, images.device
+        normal = batch.drawn(lambda at: torch.randn(shape, generator=at.generator, device=device))
+        share = batch.drawn(lambda at: torch.rand(shape[0], generator=at.generator, device=device))
+        return images + self.noise * normal * (share < self.noise_share).view(-1, 1, 1, 1)

@@ -36,6 +36,7 @@ class GradientBoost(Method):
     fusion: ClassVar[str] = "sum_logits"
     minimum_members: ClassVar[int] = 1
     remark: ClassVar[str] = "members 2 to N predict what the sum of the earlier ones leaves over, not the labels"
+    replayable: ClassVar[bool] = True
 
     shrinkage: float = 1.0
     objective: Literal["residual", "cross_entropy"] = "residual"
@@ -61,5 +62,7 @@ class GradientBoost(Method):
         if self.objective == "cross_entropy":
             boosted = so_far + self.shrinkage * output
             return {"ce": torch.nn.functional.cross_entropy(boosted, batch.labels)}
-        residual = torch.nn.functional.one_hot(batch.labels, output.shape[1]) - so_far.softmax(1)
+        classes = torch.arange(output.shape[1], device=output.device)
+        true = batch.labels.unsqueeze(1) == classes  # `one_hot` reads values
+        residual = true.to(output.dtype) - so_far.softmax(1)
         return {"squares": (residual - output).square().sum(1).mean()}

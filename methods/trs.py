@@ -63,6 +63,7 @@ class CosOnly(Method):
     """
 
     version: ClassVar[int] = 1
+    replayable: ClassVar[bool] = True
     lambda_a: float = 2.0
     terms: Terms = "paper"
     ramp: float = 0.2
@@ -81,19 +82,22 @@ class CosOnly(Method):
     def loss(self, members: Sequence[nn.Module], batch: Batch) -> dict[str, Tensor]:
         """`ce`, `cosine` (times λa) and, in the variants that have it, `norm` (times λb)."""
         size, official = len(batch.labels), self.terms == "official"
-        weight = min(1.0, batch.progress / self.ramp) if self.ramp else 1.0
         support = self.support_points(members, batch) if self.searches_first else None
         images = batch.images.detach().requires_grad_()
         losses, gradients = zip(*(loss_and_gradient(m, images, batch.labels) for m in members), strict=True)
         cross_entropy = torch.stack(losses).sum() / size
         terms = {
             "ce": cross_entropy if official else cross_entropy / len(members),
-            "cosine": self.lambda_a * weight * self.cosine(gradients).abs().mean(),
+            "cosine": batch.number(lambda at: self.lambda_a * self.grown(at)) * self.cosine(gradients).abs().mean(),
         }
         smooth = self.smoothness(members, batch, gradients, support)
         if smooth is not None:
-            terms["norm"] = weight * smooth
+            terms["norm"] = batch.number(self.grown) * smooth
         return terms
+
+    def grown(self, batch: Batch) -> float:
+        """The share of their weights that the terms have by now."""
+        return min(1.0, batch.progress / self.ramp) if self.ramp else 1.0
 
     def cosine(self, gradients: Sequence[Tensor]) -> Tensor:
         """[pairs, B]: the signed cosine of each pair's gradients, N × [B, D]; in official terms with torch's floor."""
@@ -127,6 +131,8 @@ class CosL2(CosOnly):
     Args:
         lambda_b: λb, weight of the mean over pairs of the two members' gradient norms.
     """
+
+    replayable: ClassVar[bool] = True
 
     lambda_b: float = 0.1
 
@@ -168,6 +174,8 @@ class Trs(CosL2):
             the search, the mixed batch, and the clean batch once more, by which that code watches its accuracy.
             Training does not depend on it; predictions afterwards do.
     """
+
+    replayable: ClassVar[bool] = True
 
     delta_start: float = 0.1
     delta_end: float = 0.2
@@ -211,9 +219,12 @@ class Trs(CosL2):
         """
         size = len(batch.labels)
         searched = size - size // 2 if self.terms == "official" else max(1, round(size * self.support_fraction))
-        radius = self.delta_start + (self.delta_end - self.delta_start) * batch.epoch / batch.epochs
         images, labels = batch.images[-searched:].detach(), batch.labels[-searched:]
-        return torch.stack([self._search(group, images, labels, radius, batch) for group in self._groups(members)])
+        return torch.stack([self._search(group, images, labels, batch) for group in self._groups(members)])
+
+    def radius(self, batch: Batch) -> float:
+        """δ of this epoch."""
+        return self.delta_start + (self.delta_end - self.delta_start) * batch.epoch / batch.epochs
 
     def smoothness(
         self, members: Sequence[nn.Module], batch: Batch, gradients: Sequence[Tensor], support: Tensor | None
@@ -242,15 +253,14 @@ class Trs(CosL2):
         """The members that share a support point; for a pair, the pair average is the sum of both norms."""
         return [members] if self.support == "shared" else [list(pair) for pair in combinations(members, 2)]
 
-    def _search(
-        self, members: Sequence[nn.Module], images: Tensor, labels: Tensor, radius: float, batch: Batch
-    ) -> Tensor:
-        """Sign ascent on the norm term within `radius` of `images` and [0, 1]."""
-        official = self.terms == "official"
+    def _search(self, members: Sequence[nn.Module], images: Tensor, labels: Tensor, batch: Batch) -> Tensor:
+        """Sign ascent on the norm term within δ of `images` and [0, 1]."""
+        official, radius = self.terms == "official", batch.number(self.radius)
         low, high = (images - radius).clamp_min(0), (images + radius).clamp_max(1)
         points = (images + batch.uniform(images, radius)).clamp(0, 1)
         total = torch.zeros_like(points)
-        length = radius / (1 / self.rel_step)  # for 1/3 bit by bit the δ/3 that it was before it could be set
+        # For 1/3 bit by bit the δ/3 that it was before it could be set.
+        length = batch.number(lambda at: self.radius(at) / (1 / self.rel_step))
         with search_mode(members, statistics=official):
             for _ in range(self.steps):
                 points.requires_grad_()

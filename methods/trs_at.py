@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, ClassVar
 
 from bench.core.lazy import torch
 from bench.methods.trs import Trs
@@ -30,6 +30,8 @@ class TrsAt(Trs):
         attack_step: length of a sign step.
         attack_steps: number of steps.
     """
+
+    replayable: ClassVar[bool] = True
 
     attack_eps: float = 8 / 255
     attack_step: float = 2 / 255

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, ClassVar
 
 from bench.core.errors import BenchError
 from bench.core.lazy import torch
@@ -45,6 +45,8 @@ class TrsReport(CosL2):
         dropout: rate before the last linear layer, in training only.
     """
 
+    replayable: ClassVar[bool] = True
+
     lambda_a: float = 100.0
     lambda_b: float = 2.5
     ramp: float = 0.0
@@ -78,7 +80,6 @@ class TrsReport(CosL2):
     def loss(self, members: Sequence[nn.Module], batch: Batch) -> dict[str, Tensor]:
         """`ce`, `cosine` (times λa) and `norm` (times λb)."""
         size, labels = len(batch.labels), batch.labels
-        weight = min(1.0, batch.progress / self.ramp) if self.ramp else 1.0
         mixed = self.mixed(members, batch).requires_grad_()
         images = batch.images.detach().requires_grad_()
         losses, gradients = zip(*(loss_and_gradient(m, images, labels) for m in members), strict=True)
@@ -87,8 +88,8 @@ class TrsReport(CosL2):
         norm = self.pair_average(torch.stack([self.magnitude(g) for g in steep])).mean()
         return {
             "ce": torch.stack(attacked if self.attacked_cross_entropy else losses).sum() / size,
-            "cosine": self.lambda_a * weight * self.cosine(gradients).abs().mean(),
-            "norm": self.lambda_b * weight * norm,
+            "cosine": batch.number(lambda at: self.lambda_a * self.grown(at)) * self.cosine(gradients).abs().mean(),
+            "norm": batch.number(lambda at: self.lambda_b * self.grown(at)) * norm,
         }
 
     def magnitude(self, gradients: Tensor) -> Tensor:
@@ -99,8 +100,8 @@ class TrsReport(CosL2):
         """x̃ [B, C, H, W]: the first half clean, then a part attacked on each member."""
         size = len(batch.labels)
         parts = [batch.images[: size // 2].detach()]
-        radius = linear(self.eps_start, self.eps_end, batch.epoch, batch.epochs)
-        step = linear(self.step_start, self.step_end, batch.epoch, batch.epochs)
+        radius = batch.number(lambda at: linear(self.eps_start, self.eps_end, at.epoch, at.epochs))
+        step = batch.number(lambda at: linear(self.step_start, self.step_end, at.epoch, at.epochs))
         rest = [tensor[size // 2 :].tensor_split(len(members)) for tensor in (batch.images, batch.labels)]
         for member, images, labels in zip(members, *rest, strict=True):
             if len(labels):

@@ -13,7 +13,7 @@ TOLERANCE = 1e-5  # rounding that an iterate may be outside the ball and still c
 ROUNDING = 1e-4  # an attack's result may be this far outside by rounding; it is moved back
 
 
-def project(x: Tensor, images: Tensor, budget: float, norm: str | None) -> Tensor:
+def project(x: Tensor, images: Tensor, budget: float | Tensor, norm: str | None) -> Tensor:
     """`x` [b, C, H, W] moved into [0, 1] and into the ball around `images` of radius `budget` in `norm`.
 
     Args:

@@ -53,6 +53,8 @@ if TYPE_CHECKING:
 @click.option("--deterministic/--no-deterministic", default=None,
               help="Bit-equal from run to run, somewhat slower; operations that cannot be are named.  [default: on a "
               "GPU; a CPU is so anyway]")  # fmt: skip
+@click.option("--capture/--no-capture", default=True, show_default=True,
+              help="On a GPU: record training steps and replay them, to the same numbers in less time.")  # fmt: skip
 @allow_factory
 @click.option("--retry-failed", is_flag=True, help="Do only what failed before, and what it held up.")
 @click.option("--force", is_flag=True, help="Do again what is done; new results supersede old ones when complete.")
@@ -66,7 +68,7 @@ if TYPE_CHECKING:
 @where
 def command(
     data: Path, device: str | None, threads: int | None, batch: int | None, oom_retry: bool,
-    deterministic: bool | None,
+    deterministic: bool | None, capture: bool,
     factories: tuple[str, ...],
     retry_failed: bool, force: bool, fail_fast: bool, dry_run: bool, probe: bool, quiet: bool, as_json: bool,
     results: Path, db: str | None, **given: Any,
@@ -106,7 +108,7 @@ def command(
     with existing_or_scratch(db, results) if dry_run else at_work(db, results) as base:
         place = replace(
             workplace(results, data, batch_size=batch, factories=factories),
-            oom_retry=oom_retry, deterministic=deterministic,
+            oom_retry=oom_retry, deterministic=deterministic, capture=capture,
         )  # fmt: skip
         if dry_run:
             with_published(base)

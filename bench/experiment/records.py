@@ -65,6 +65,8 @@ class _Environment(Open):
     commit: Line | None = None
     dirty: bool | None = None
     deterministic: bool | None = None
+    captured: bool | None = None
+    """Whether training steps were recorded and replayed, on a GPU."""
     gpus: list[Line] | None = None
 
 

@@ -15,6 +15,8 @@ from bench.core.numerics import numerics
 from bench.store import queries
 
 if TYPE_CHECKING:
+    from torch import Tensor
+
     from bench.experiment.spec import EvaluationSpec, RunSpec
     from bench.jobs.plan import Plan
     from bench.jobs.workplace import Workplace
@@ -153,6 +155,7 @@ class Probe:
     def training(self) -> float:
         """Seconds of the whole training."""
         if self._training is None:
+            from bench.training.captured import WARM, Replayed, usual_recorder
             from bench.training.method import Batch, Method
 
             images, size = self._train, min(self._size(self._run.training.batch_size), len(self._train))
@@ -170,18 +173,24 @@ class Probe:
             )
             parameters = list(self._ensemble.parameters())
 
-            def step() -> None:
+            def step(batch: Batch) -> dict[str, Tensor]:
                 if joint:
                     terms = self._method.loss(list(self._ensemble.members), batch)
                     total = torch.stack(list(terms.values())).sum()
                 else:  # members one after another: one plain step of each
                     total = self._ensemble.member_logits(batch.images).logsumexp(2).sum()
                 torch.autograd.grad(total, parameters, allow_unused=True)
+                return {}
 
+            captured = self._place.capture and self._plugin.is_replayable()
+            recorder = usual_recorder(self._place.device) if captured else None
+            replayed = Replayed(step, recorder, tell=lambda _: None)
             self._ensemble.train()
+            for _ in range(WARM if recorder else 0):  # the next one is recorded
+                replayed(batch)
             training = self._run.training
             steps = training.epochs * math.ceil(len(images) / training.batch_size)
-            self._training = _seconds(step, self._place.device) * training.batch_size / size * steps
+            self._training = _seconds(lambda: replayed(batch), self._place.device) * training.batch_size / size * steps
         return self._training
 
     def attack(self, evaluation: EvaluationSpec) -> float:
@@ -212,7 +221,7 @@ def _passes(evaluation: EvaluationSpec) -> int:
     return int(attack.passes * attack.eot * attack.restarts)
 
 
-def _seconds(step: Callable[[], None], device: str) -> float:
+def _seconds(step: Callable[[], object], device: str) -> float:
     """Duration of one step, computed as jobs compute: the faster of two after a warm-up."""
     times = []
     with numerics():

@@ -41,6 +41,7 @@ from bench.jobs.measuring import evaluate, give_memory_back, is_out_of_memory
 from bench.jobs.workplace import Workplace
 from bench.store import provenance
 from bench.training import checkpoint
+from bench.training.captured import NOT_RECORDED, usual_recorder
 from bench.training.trainer import Trainer
 
 ELSEWHERE = "a part was trained elsewhere: this training went on with the checkpoint of an archive"
@@ -91,6 +92,10 @@ def train(run: RunSpec, place: Workplace, progress: Progress) -> Path:
     with seeds.isolated(*initialisation_axes(run)):
         ensemble = fresh_ensemble(run, plugin, place).to(place.device)
     dataset = dataset_of(run)
+    recorder = usual_recorder(place.device)
+    can_capture = recorder is not None
+    if can_capture and place.capture and not plugin.is_replayable():
+        progress.note(NOT_RECORDED.format(f"{run.method} does not say that they can be (replayable)"))
     trainer = Trainer(
         ensemble=ensemble,
         images=splits.train.copy(),
@@ -102,6 +107,7 @@ def train(run: RunSpec, place: Workplace, progress: Progress) -> Path:
         progress=progress,
         prerequisites={name: load_ensemble(needed, place) for name, needed in run.requires.items()},
         run=run,
+        recorder=recorder if place.capture and plugin.is_replayable() else None,
     )
     if not trainer.continues and not folder.record.exists():
         folder.imported.unlink(missing_ok=True)  # what had come out of an archive was of no use
@@ -112,6 +118,8 @@ def train(run: RunSpec, place: Workplace, progress: Progress) -> Path:
     metadata = weights_metadata(run, fusion=ensemble.fusion, activation=plugin.activation)
     checkpoint.save(folder.weights, tensors, metadata)
     shared = trained(run, ensemble, place, activation=plugin.activation, digest=weights_digest)
+    if can_capture:
+        shared["environment"]["captured"] = trainer.captured
     notes = [*_notes(trainer, dataset.classes), *trainer.notes]
     if folder.imported.exists() and not folder.record.exists():
         provenance.note_attempt(folder, shared["attempt_id"])

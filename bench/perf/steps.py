@@ -14,6 +14,7 @@ from bench.experiment.select import Selection, run_spec
 from bench.experiment.spec import RunSpec
 from bench.jobs.ensembles import dataset_of, fresh_ensemble, method_of
 from bench.models.ensemble import Ensemble
+from bench.training.captured import Recorder, usual_recorder
 from bench.training.trainer import Loss, Trainer
 
 STILL = 1e-7  # learning rate: a step that is repeated stays the same step, and weights stay finite on random images
@@ -39,6 +40,11 @@ def ensemble_of(run: RunSpec, device: torch.device | str) -> Ensemble:
         return fresh_ensemble(run, plugin).to(device).eval()
 
 
+def recorder_of(run: RunSpec, device: torch.device | str) -> Recorder | None:
+    """What `bench run` records the training steps of a run with."""
+    return usual_recorder(device) if registry.load("methods", run.plugin).is_replayable() else None
+
+
 class Short(Trainer):
     """The trainer, for a few epochs of each phase."""
 
@@ -59,7 +65,7 @@ def short_training(
     training = run.training.model_copy(update={"lr": STILL, "batch_size": batch, "epochs": epochs, "decay_at": ()})
     trainer = Short(
         ensemble=ensemble, images=images, training=training, seed_axes=("perf",), progress=progress,
-        prerequisites=dict.fromkeys(run.requires, ensemble),
+        prerequisites=dict.fromkeys(run.requires, ensemble), recorder=recorder_of(run, images.device),
     )  # fmt: skip
     trainer.epochs = epochs
     _, method = method_of(run)

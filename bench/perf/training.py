@@ -12,8 +12,8 @@ import torch
 from torch import Tensor, nn
 
 from bench.core import seeds
-from bench.core.numerics import passes_in, products_in_tf32
-from bench.core.precision import USUAL, OfPasses
+from bench.core.numerics import products_in_tf32
+from bench.core.precision import OfPasses
 from bench.data.base import ImageSet
 from bench.experiment.spec import RunSpec
 from bench.jobs.ensembles import method_of
@@ -24,11 +24,12 @@ from bench.models.passes import passes_on
 from bench.perf.authors import AuthorsStep
 from bench.perf.needs import Bare, Need, needs
 from bench.perf.roofline import Bound, Rates, bound
-from bench.perf.steps import STILL, ensemble_of
+from bench.perf.steps import STILL, ensemble_of, recorder_of
 from bench.perf.timing import Clock, Spread, alternate, spread
+from bench.training.captured import WARM, Recorder, Replayed
 from bench.training.method import Batch, Method
 from bench.training.optim import make_optimizer
-from bench.training.trainer import Loss, Trainer
+from bench.training.trainer import Loss, Trainer, training_step
 
 EPOCH, EPOCHS = 3, 10  # a step in the middle of a training: past every ramp of our settings
 EXACT = 1e-5  # relative difference of the losses of ours and of the authors' step, in float64
@@ -45,6 +46,7 @@ class Step:
         exact: both again in float64, on the first 32 images. In float32 two orders of a sum put some units on
             different sides of their kinks, which a large λa carries into the third or fourth digit of the loss.
         by_rates: what the floor's passes take at the machine's rates.
+        captured: whether our steps are recorded and replayed, as `bench run` does on a GPU.
     """
 
     method: str
@@ -59,6 +61,7 @@ class Step:
     authors_loss: float | None = None
     exact: tuple[float, float] | None = None
     by_rates: Bound | None = None
+    captured: bool = False
 
     @property
     def equal(self) -> bool | None:
@@ -134,9 +137,9 @@ class _Measured(_Phases):
         values: dict[str, Tensor] = {}
         exact = None
         twin = copy.deepcopy(nn.ModuleList(modules))
-        works: dict[str, Callable[[], Any]] = {
-            "ours": _ours(modules, loss, self._optimizer(modules), self.batch, values, self.training.precision)
-        }
+        recorder = recorder_of(self.run, self.images.device)
+        ours = _Ours(modules, loss, self._optimizer(modules), self.batch, self.training.precision, recorder)
+        works: dict[str, Callable[[], Any]] = {"ours": ours}
         if type(method) is Trs and method.terms == "official" and not method.ramp and len(modules) == 3:
             authors = AuthorsStep(list(twin), self._optimizer(twin), method)
 
@@ -155,6 +158,8 @@ class _Measured(_Phases):
             works["floor"] = bare
         for work in works.values():  # the first step is the one whose losses are compared; and it warms up
             work()
+        for _ in range(WARM if recorder else 0):  # then it is recorded
+            ours()
         seconds = alternate(works, repeats=self._repeats, clock=clock) if self._repeats else {}
         if bare and seconds and self._rates:
             by_rates = bound(bare.work(), self._rates, median(seconds["ours"]))
@@ -166,11 +171,12 @@ class _Measured(_Phases):
             needed=tuple(needed),
             ours=spread(seconds["ours"], seconds["floor"]) if seconds and needed else None,
             clock=clock.name,
-            loss=float(values["ours"]),
+            loss=float(ours.first),
             authors=spread(seconds["authors"], seconds["ours"]) if "authors" in seconds else None,
             authors_loss=float(values["authors"]) if "authors" in values else None,
             exact=exact,
             by_rates=by_rates,
+            captured=ours.is_captured,
         )
 
     def _exact(self, modules: list[nn.Module], loss: Loss, method: Trs) -> tuple[float, float]:
@@ -190,28 +196,31 @@ class _Measured(_Phases):
         return str(drawn(modules[0], self.batch())) if drawn is not None else points[-1]
 
 
-def _total(modules: list[nn.Module], loss: Loss, batch: Batch, precision: OfPasses = USUAL) -> Tensor:
-    """The loss of a step, as the trainer makes it."""
-    with passes_on(modules), passes_in(precision, batch.images.device.type):
+def _total(modules: list[nn.Module], loss: Loss, batch: Batch) -> Tensor:
+    """The loss of a step, as the trainer makes it in float32 and float64."""
+    with passes_on(modules):
         terms = loss(modules, batch)
     return sum(terms.values(), torch.zeros((), device=batch.images.device))
 
 
-def _ours(
-    modules: list[nn.Module], loss: Loss, optimizer: torch.optim.Optimizer, batch: Callable[[], Batch],
-    values: dict[str, Tensor], precision: OfPasses,
-) -> Callable[[], None]:  # fmt: skip
-    """Our step, as the trainer makes it; `values` gets the first loss as "ours"."""
-    parameters = [parameter for module in modules for parameter in module.parameters()]
+class _Ours:
+    """Our step, as the trainer makes it; `first` is the first loss."""
 
-    def work() -> None:
-        optimizer.zero_grad(set_to_none=True)
-        with products_in_tf32(precision):
-            total = _total(modules, loss, batch(), precision)
-            gradients = torch.autograd.grad(total, parameters, allow_unused=True)
-        for parameter, gradient in zip(parameters, gradients, strict=True):
-            parameter.grad = gradient
-        optimizer.step()
-        values.setdefault("ours", total.detach())
+    def __init__(
+        self, modules: list[nn.Module], loss: Loss, optimizer: torch.optim.Optimizer, batch: Callable[[], Batch],
+        precision: OfPasses, recorder: Recorder | None,
+    ) -> None:  # fmt: skip
+        self._step = Replayed(training_step(loss, modules, optimizer, precision), recorder, tell=lambda _: None)
+        self._batch, self._precision, self._recorder = batch, precision, recorder
+        self.first: Tensor = torch.zeros(0)
 
-    return work
+    def __call__(self) -> None:
+        with products_in_tf32(self._precision):
+            terms = self._step(self._batch())
+        if not self.first.numel():
+            self.first = torch.stack([term.detach() for term in terms.values()]).sum()
+
+    @property
+    def is_captured(self) -> bool:
+        """Whether it is recorded."""
+        return self._recorder is not None and not self._step.refused

@@ -24,8 +24,8 @@ def pgd(
     images: Tensor,
     labels: Tensor,
     *,
-    radius: float,
-    step: float,
+    radius: float | Tensor,
+    step: float | Tensor,
     steps: int,
     noise: Batch | None,
     norm: Norm = "linf",
@@ -57,12 +57,15 @@ def pgd(
     return points.detach()
 
 
-def _start(images: Tensor, radius: float, norm: Norm, noise: Batch) -> Tensor:
+def _start(images: Tensor, radius: float | Tensor, norm: Norm, noise: Batch) -> Tensor:
     """Uniform in the ball of `radius`; for ℓ2 a normal direction and a radius whose D-th power is uniform."""
     if norm == "linf":
         return noise.uniform(images, radius)
-    normal = torch.randn(images.shape, generator=noise.generator, device=images.device)
-    share = torch.rand(len(images), generator=noise.generator, device=images.device) ** (1 / images[0].numel())
+    shape, device = images.shape, images.device
+    normal = noise.drawn(lambda at: torch.randn(shape, generator=at.generator, device=device))
+    share = noise.drawn(lambda at: torch.rand(shape[0], generator=at.generator, device=device)) ** (
+        1 / images[0].numel()
+    )
     return radius * share.view(-1, 1, 1, 1) * normal / _lengths(normal)
 
 

@@ -4,17 +4,23 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 from bench.core.lazy import torch
 
 if TYPE_CHECKING:
     from torch import Tensor
 
+T = TypeVar("T")
+
 
 @dataclass(frozen=True)
 class Batch:
     """One training batch, on the device of the members.
+
+    On a GPU steps are recorded and replayed (`bench.training.captured`). What differs from step to step a loss then
+    asks for by `number`, `drawn`, `choice`, `uniform` and `others`, in the same order in each step; a loss that reads
+    `epoch`, `progress` or `generator` itself is not recorded.
 
     Attributes:
         images: float [B, C, H, W] in [0, 1], augmented.
@@ -37,7 +43,27 @@ class Batch:
     generator: torch.Generator
     others: Callable[[], Tensor]
 
-    def uniform(self, like: Tensor, radius: float) -> Tensor:
+    def number(self, of: Callable[[Batch], float]) -> float | Tensor:
+        """A number that may change from step to step, a weight or a radius: what `of` makes of this batch.
+
+        In recorded steps a tensor without dimensions, of the images' type. Numbers are not made of each other, so that
+        they are rounded once: `batch.number(lambda at: 3 * ramp(at.progress))` rather than three times a number.
+        """
+        return of(self)
+
+    def drawn(self, of: Callable[[Batch], Tensor]) -> Tensor:
+        """A tensor that `of` makes of this batch, say from its `generator`; of the same shape in each step."""
+        return of(self)
+
+    def choice(self, of: Callable[[Batch], T]) -> T:
+        """Something on which it depends what is computed, a layer say: what `of` makes of this batch.
+
+        The same throughout an epoch. Each choice has a recording of its own.
+        """
+        return of(self)
+
+    def uniform(self, like: Tensor, radius: float | Tensor) -> Tensor:
         """Uniform noise in [-radius, radius], shaped as `like`."""
-        noise = torch.rand(like.shape, generator=self.generator, device=like.device, dtype=like.dtype)
+        shape, device, dtype = like.shape, like.device, like.dtype
+        noise = self.drawn(lambda at: torch.rand(shape, generator=at.generator, device=device, dtype=dtype))
         return (2 * noise - 1) * radius

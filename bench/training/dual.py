@@ -13,7 +13,7 @@ from __future__ import annotations
 import contextlib
 import copy
 from collections.abc import Callable, Iterator
-from typing import Any
+from typing import Any, Self
 from weakref import WeakKeyDictionary
 
 import torch
@@ -25,6 +25,7 @@ from bench.core import seeds
 from bench.models.kernels import asked_for
 from bench.models.passes import fast_passes, pair_passes, paired, parts
 from bench.models.running import frozen_statistics
+from bench.training.captured import recording, refuse
 
 BY_PAIRS = frozenset({"cuda"})  # kinds of devices; both ways give the same numbers to rounding
 FEW = 4  # images on which a network is tried
@@ -119,8 +120,8 @@ class _ByPairs(torch.autograd.Function):
     def forward(ctx: Any, images: Tensor, member: nn.Module, labels: Tensor, *parameters: Tensor) -> Any:
         ctx.set_materialize_grads(False)
         ctx.save_for_backward(images, labels, *parameters)  # torch raises where one has changed in between
-        ctx.member, ctx.again = member, _Again(images.device)
-        with torch.enable_grad():
+        ctx.member = member
+        with _Again(images.device) as ctx.again, torch.enable_grad():
             loss, gradient = by_torch(member, images.detach().requires_grad_(), labels, create_graph=False)
         return loss.detach(), gradient
 
@@ -157,20 +158,44 @@ def _along(member: nn.Module, x: Tensor, labels: Tensor, share: Tensor | None, d
 
 
 class _Again:
-    """What a pass depends on beside the network: random numbers and autocast, as they are now."""
+    """What a pass depends on beside the network, autocast and random numbers, so that it can be made once more.
+
+    Wrap the first pass. A pass that draws random numbers is not recorded (`bench.training.captured`): their generator's
+    state cannot be set back in there. One that draws none needs no state.
+    """
 
     def __init__(self, device: torch.device) -> None:
         self._kind = device.type
         self._devices = [device] if device.type == "cuda" else []
-        self._states = [torch.get_rng_state(), *(torch.cuda.get_rng_state(place) for place in self._devices)]
         self._cast = torch.is_autocast_enabled(device.type), torch.get_autocast_dtype(device.type)
+        self._states: list[Tensor] = []
+
+    def __enter__(self) -> Self:
+        if not recording():
+            self._states = self._generators()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if not self._states:
+            return
+        if all(
+            a.numpy().tobytes() == b.numpy().tobytes() for a, b in zip(self._states, self._generators(), strict=True)
+        ):
+            self._states = []
+        else:
+            refuse("a layer draws random numbers (dropout) in a pass that is made twice")
+
+    def _generators(self) -> list[Tensor]:
+        return [torch.get_rng_state(), *(torch.cuda.get_rng_state(place) for place in self._devices)]
 
     @contextlib.contextmanager
     def as_before(self) -> Iterator[None]:
         """Inside it is as it was then; afterwards as before."""
         enabled, dtype = self._cast
-        with torch.random.fork_rng(self._devices), torch.autocast(self._kind, dtype, enabled=enabled):
-            torch.set_rng_state(self._states[0])
-            for place, state in zip(self._devices, self._states[1:], strict=True):
-                torch.cuda.set_rng_state(state, place)
+        with torch.autocast(self._kind, dtype, enabled=enabled), contextlib.ExitStack() as stack:
+            if self._states:
+                stack.enter_context(torch.random.fork_rng(self._devices))
+                torch.set_rng_state(self._states[0])
+                for place, state in zip(self._devices, self._states[1:], strict=True):
+                    torch.cuda.set_rng_state(state, place)
             yield

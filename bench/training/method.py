@@ -28,6 +28,9 @@ class Method:
         requires: configured methods whose trained ensemble (same data, model, members, seed) this one starts from.
         minimum_members: the smallest ensemble the method is defined for.
         remark: what a reader of its transferability matrices must know, if anything.
+        replayable: on a GPU its steps may be recorded and replayed (`Batch`): what a loss computes depends on tensors
+            and on what it asks its batch for, not on Python's own counts, clocks or random numbers. It is said of one
+            class: a subclass, which may compute otherwise, says it again.
     """
 
     version: ClassVar[int] = 1
@@ -36,6 +39,12 @@ class Method:
     requires: ClassVar[tuple[str, ...]] = ()
     minimum_members: ClassVar[int] = 2
     remark: ClassVar[str] = ""
+    replayable: ClassVar[bool] = False
+
+    @classmethod
+    def is_replayable(cls) -> bool:
+        """What this class itself says of its steps."""
+        return bool(vars(cls).get("replayable", False))
 
     def prerequisites(self) -> tuple[str, ...]:
         """`requires`, for a method where that depends on its settings; found in `trainer.prerequisites`."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from typing import Any
 
 import torch
 from torch import nn
@@ -13,13 +14,35 @@ STATE = {"SGD": {"momentum_buffer"}, "Adam": {"step", "exp_avg", "exp_avg_sq"}}
 """What these keep of a parameter that has had a gradient: tensors of its shape, and `step`, which is one number."""
 
 
-def make_optimizer(parameters: Iterable[nn.Parameter], training: Training) -> torch.optim.Optimizer:
-    """SGD with momentum, or Adam; weight decay is added to the gradient (L2), as in the papers' codes."""
+def make_optimizer(
+    parameters: Iterable[nn.Parameter], training: Training, *, recordable: bool | None = None
+) -> torch.optim.Optimizer:
+    """SGD with momentum, or Adam; weight decay is added to the gradient (L2), as in the papers' codes.
+
+    Args:
+        recordable: the rate, and the number of steps, are tensors on the device, so that steps can be replayed
+            (`bench.training.captured`). None: on a GPU, recorded or not, so that the numbers are the same.
+    """
+    chosen = list(parameters)
+    device = chosen[0].device
+    rate: float | torch.Tensor = training.lr
+    how: dict[str, Any] = {}
+    if device.type == "cuda" if recordable is None else recordable:
+        rate, how = torch.tensor(training.lr, device=device), {"fused": True}
     if training.optimizer == "sgd":
-        return torch.optim.SGD(
-            parameters, lr=training.lr, momentum=training.momentum, weight_decay=training.weight_decay
-        )
-    return torch.optim.Adam(parameters, lr=training.lr, eps=training.eps, weight_decay=training.weight_decay)
+        return torch.optim.SGD(chosen, lr=rate, momentum=training.momentum, weight_decay=training.weight_decay, **how)
+    if how and device.type == "cuda":
+        how["capturable"] = True  # torch asks for it there
+    return torch.optim.Adam(chosen, lr=rate, eps=training.eps, weight_decay=training.weight_decay, **how)
+
+
+def set_rate(optimizer: torch.optim.Optimizer, rate: float) -> None:
+    """The learning rate of the steps from now on, recorded ones too."""
+    for group in optimizer.param_groups:
+        if isinstance(group["lr"], torch.Tensor):
+            group["lr"].fill_(rate)
+        else:
+            group["lr"] = rate
 
 
 def rate_at(training: Training, epoch: int, epochs: int) -> float:

@@ -18,6 +18,7 @@ from bench.core import seeds
 from bench.core.errors import JobError
 from bench.core.files import write_text
 from bench.core.numerics import has_tf32, passes_in, products_in_tf32
+from bench.core.precision import OfPasses
 from bench.core.progress import Progress
 from bench.core.specs import Training
 from bench.core.tensors import set_aside
@@ -29,7 +30,8 @@ from bench.models.ensemble import Ensemble
 from bench.models.passes import passes_on
 from bench.training import checkpoint, dual
 from bench.training.batch import Batch
-from bench.training.optim import make_optimizer, rate_at
+from bench.training.captured import Recorder, Replayed
+from bench.training.optim import make_optimizer, rate_at, set_rate
 
 CHECK_EVERY = 16  # steps between two looks at the loss: each look waits for the device
 FORMAT: Final = 1  # of what stands beside the tensors of a checkpoint
@@ -52,6 +54,7 @@ class Trainer:
         folder: where `train.jsonl` and the checkpoint are kept; None keeps nothing.
         prerequisites: the trained ensembles that the method asks for, by name.
         run: what is trained; its checkpoint says so, and one of another run is not gone on from.
+        recorder: records training steps, to be replayed; None trains step by step.
     """
 
     def __init__(
@@ -67,6 +70,7 @@ class Trainer:
         progress: Progress | None = None,
         prerequisites: dict[str, Ensemble] | None = None,
         run: RunSpec | None = None,
+        recorder: Recorder | None = None,
     ) -> None:
         self.ensemble = ensemble
         self.images = images
@@ -85,6 +89,9 @@ class Trainer:
         self._phase = 0
         self._restored: dict[str, Any] | None = None
         self._run = run
+        self._recorder = recorder
+        self.captured = recorder is not None
+        """Whether training steps are recorded and replayed, as far as anything was trained."""
         self.continues = False
         """Whether training goes on from a checkpoint."""
         self.measured_on = validation if validation is not None else _sample(images)
@@ -141,7 +148,8 @@ class Trainer:
             return False
         modules = [self.ensemble.members[index] for index in chosen]
         parameters = [parameter for module in modules for parameter in module.parameters()]
-        optimizer = make_optimizer(parameters, training)
+        recordable = None if self._recorder is None else True
+        optimizer = make_optimizer(parameters, training, recordable=recordable)
         if training.precision == "tf32" and not has_tf32(self.images.images.device):
             self.note("this device has no TF32: trained in float32")
         first = 0
@@ -157,12 +165,15 @@ class Trainer:
                 told = set_aside(self._folder.checkpoint)
                 raise JobError(f"{error}; {told}, the same command starts again from the first epoch") from error
             self._restored = None
+        step = Replayed(
+            training_step(loss, modules, optimizer, training.precision), self._recorder, self._progress.note
+        )
         for epoch in range(first, epochs):
             started = time.perf_counter()
             rate = rate_at(training, epoch, epochs)
-            for group in optimizer.param_groups:
-                group["lr"] = rate
-            terms = self._epoch(loss, modules, parameters, optimizer, phase, epoch, epochs, training)
+            set_rate(optimizer, rate)
+            terms = self._epoch(step, modules, phase, epoch, epochs, training)
+            self.captured &= not step.refused
             if epoch == first and any(dual.refused(module) for module in modules):
                 self._progress.note(dual.REFUSED)
             record = {
@@ -181,10 +192,8 @@ class Trainer:
 
     def _epoch(
         self,
-        loss: Loss,
+        train: Callable[[Batch], dict[str, Tensor]],
         modules: list[nn.Module],
-        parameters: list[nn.Parameter],
-        optimizer: torch.optim.Optimizer,
         phase: int,
         epoch: int,
         epochs: int,
@@ -196,7 +205,6 @@ class Trainer:
         noise = torch.Generator(device=self.images.images.device).manual_seed(noise_seed)
         steps = max(1, math.ceil(len(self.images) / training.batch_size))
         watch = _LossWatch()
-        quick = passes_on(modules)
         # Everything random in an epoch depends on the seed and the epoch alone, so that a resumed run needs no
         # generator state; dropout draws from the global generator.
         with seeds.isolated("training", *self._axes, phase, epoch), products_in_tf32(training.precision):
@@ -216,14 +224,7 @@ class Trainer:
                     generator=noise,
                     others=partial(self._others, len(labels), phase, epoch, step),
                 )
-                with quick, passes_in(training.precision, images.device.type):
-                    terms = _minimisable(loss(modules, batch))
-                optimizer.zero_grad(set_to_none=True)
-                gradients = torch.autograd.grad(sum(terms.values(), torch.zeros(())), parameters, allow_unused=True)
-                for parameter, gradient in zip(parameters, gradients, strict=True):
-                    parameter.grad = gradient
-                optimizer.step()
-                watch.add(terms, epoch, step)
+                watch.add(train(batch), epoch, step)
                 if step % CHECK_EVERY == 0:
                     self._progress.step(epoch=epoch, epochs=epochs, share=(step + 1) / steps)
         return watch.means()
@@ -295,6 +296,26 @@ class Trainer:
         self._progress.note(f"resuming after epoch {metadata['epoch']}")
 
 
+def training_step(
+    loss: Loss, modules: list[nn.Module], optimizer: torch.optim.Optimizer, precision: OfPasses
+) -> Callable[[Batch], dict[str, Tensor]]:
+    """What trains `modules` on a batch, and gives the terms of its loss."""
+    quick = passes_on(modules)
+    parameters = [parameter for module in modules for parameter in module.parameters()]
+
+    def step(batch: Batch) -> dict[str, Tensor]:
+        with quick, passes_in(precision, batch.images.device.type):
+            terms = _minimisable(loss(modules, batch))
+        optimizer.zero_grad(set_to_none=True)
+        gradients = torch.autograd.grad(sum(terms.values(), torch.zeros(())), parameters, allow_unused=True)
+        for parameter, gradient in zip(parameters, gradients, strict=True):
+            parameter.grad = gradient
+        optimizer.step()
+        return {name: term.detach() for name, term in terms.items()}
+
+    return step
+
+
 def _lines(curve: list[dict[str, Any]]) -> str:
     return "".join(json.dumps(record) + "\n" for record in curve)
 
@@ -321,7 +342,7 @@ class _LossWatch:
 
     def add(self, terms: dict[str, Tensor], epoch: int, step: int) -> None:
         self._names = list(terms)
-        values = torch.stack([value.detach().double() for value in terms.values()])
+        values = torch.stack([value.double() for value in terms.values()])
         self._recent.append(values)
         self._sum = values if self._sum is None else self._sum + values
         self._steps += 1

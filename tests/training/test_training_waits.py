@@ -3,25 +3,14 @@
 from __future__ import annotations
 
 import pytest
-import torch
 
 from bench.core import config
 from bench.perf import steps
 from bench.training import dual, trainer
 
-pytestmark = pytest.mark.usefixtures("_one_thread", "_as_on_a_gpu")
+pytestmark = pytest.mark.usefixtures("_one_thread")
 CHANGES = ("training.optimizer=sgd",)  # Adam counts its steps in tensors, on the CPU whatever the device
 BATCH = 8
-
-
-@pytest.fixture
-def _as_on_a_gpu(monkeypatch) -> None:
-    """On a CPU alone `one_hot` looks whether the classes are in range."""
-
-    def one_hot(labels: torch.Tensor, classes: int) -> torch.Tensor:
-        return (labels[..., None] == torch.arange(classes)).long()
-
-    monkeypatch.setattr(torch.nn.functional, "one_hot", one_hot)
 
 
 def waiting(waits, method: str, count: int) -> list[str]:

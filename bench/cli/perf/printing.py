@@ -101,6 +101,7 @@ def step(one: Step, out: Console) -> None:
     from rich.text import Text
 
     needed = " + ".join(str(need) for need in one.needed) or "no floor is known for this method"
+    needed += "; ours recorded and replayed" if one.captured else ""
     if one.by_rates:
         out.print(f"  {one.method:<22}{_limit(one.by_rates)}", soft_wrap=True)
     ratio = f"ours / the same passes, eager {one.ours}" if one.ours else ""
