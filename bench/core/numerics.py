@@ -70,6 +70,21 @@ def products_in_tf32(precision: OfPasses) -> Iterator[None]:
         cudnn.allow_tf32, cublas.allow_tf32 = before
 
 
+@contextmanager
+def as_torch_is() -> Iterator[None]:
+    """Within it numbers are computed as torch does where nobody says: convolutions in TF32, free to differ in bits."""
+    cudnn, cublas = torch.backends.cudnn, torch.backends.cuda.matmul
+    before = (cudnn.allow_tf32, cublas.allow_tf32, cudnn.deterministic)
+    mode = torch.get_deterministic_debug_mode()
+    cudnn.allow_tf32, cublas.allow_tf32, cudnn.deterministic = True, False, False
+    torch.set_deterministic_debug_mode(0)
+    try:
+        yield
+    finally:
+        cudnn.allow_tf32, cublas.allow_tf32, cudnn.deterministic = before
+        torch.set_deterministic_debug_mode(mode)
+
+
 def passes_in(precision: OfPasses, kind: str) -> AbstractContextManager[Any]:
     """Within it passes on devices of this `kind` are in bfloat16, by torch's autocast, if that is the `precision`."""
     return torch.autocast(kind, torch.bfloat16) if precision == "bfloat16" else nullcontext()

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from bench.core import seeds
-from bench.core.numerics import products_in_tf32
+from bench.core.numerics import as_torch_is, has_tf32, products_in_tf32
 from bench.core.precision import OfPasses
 from bench.data.base import ImageSet
 from bench.experiment.spec import RunSpec
@@ -46,6 +46,7 @@ class Step:
         exact: both again in float64, on the first 32 images. In float32 two orders of a sum put some units on
             different sides of their kinks, which a large λa carries into the third or fourth digit of the loss.
         by_rates: what the floor's passes take at the machine's rates.
+        by_default: as `authors`, their step as torch runs it by default, with convolutions in TF32, if there is such.
         captured: whether our steps are recorded and replayed, as `bench run` does on a GPU.
     """
 
@@ -61,6 +62,7 @@ class Step:
     authors_loss: float | None = None
     exact: tuple[float, float] | None = None
     by_rates: Bound | None = None
+    by_default: Spread | None = None
     captured: bool = False
 
     @property
@@ -141,12 +143,19 @@ class _Measured(_Phases):
         ours = _Ours(modules, loss, self._optimizer(modules), self.batch, self.training.precision, recorder)
         works: dict[str, Callable[[], Any]] = {"ours": ours}
         if type(method) is Trs and method.terms == "official" and not method.ramp and len(modules) == 3:
-            authors = AuthorsStep(list(twin), self._optimizer(twin), method)
+            authors = AuthorsStep(list(twin), self._optimizer(twin, recordable=False), method)
 
             def again() -> None:
                 values.setdefault("authors", authors(self.batch()))
 
             works["authors"] = again
+            if has_tf32(self.images.device):
+
+                def by_default() -> None:
+                    with as_torch_is():
+                        authors(self.batch())
+
+                works["by default"] = by_default
             exact = self._exact(modules, loss, method)
         everyone = len(self.ensemble.members)
         coupled = any(isinstance(part, nn.modules.batchnorm._BatchNorm) for part in modules[0].modules())
@@ -176,6 +185,7 @@ class _Measured(_Phases):
             authors_loss=float(values["authors"]) if "authors" in values else None,
             exact=exact,
             by_rates=by_rates,
+            by_default=spread(seconds["by default"], seconds["ours"]) if "by default" in seconds else None,
             captured=ours.is_captured,
         )
 
@@ -186,8 +196,9 @@ class _Measured(_Phases):
         authors = AuthorsStep(list(theirs), self._optimizer(theirs), method)
         return float(total.detach()), float(authors(self.batch(COMPARED, torch.float64)))
 
-    def _optimizer(self, modules: Any) -> torch.optim.Optimizer:
-        return make_optimizer([parameter for module in modules for parameter in module.parameters()], self.training)
+    def _optimizer(self, modules: Any, *, recordable: bool | None = None) -> torch.optim.Optimizer:
+        parameters = [parameter for module in modules for parameter in module.parameters()]
+        return make_optimizer(parameters, self.training, recordable=recordable)
 
     def _layer(self, modules: list[nn.Module]) -> str:
         """The layer that DVERGE draws in this step; the logits for other methods."""

@@ -16,7 +16,7 @@ from bench.experiment.select import Selection
 from bench.experiment.spec import RunSpec
 from bench.report.recipes import recipe_label
 from bench.report.results import changes_shown, images_label, run_notes, run_specs
-from bench.report.titles import Titles
+from bench.report.titles import Titles, ensemble_title
 from bench.store import queries, rates, standing
 from bench.store.database import Database
 
@@ -116,7 +116,7 @@ def matrices(
         found.append(
             Matrix(
                 method=name,
-                title=loaded.title_of(name),
+                title=ensemble_title(loaded, name, run.training.precision),
                 run=run,
                 budget_name=spec.budget_name,
                 budget=spec.budget,

@@ -20,7 +20,7 @@ from bench.report.cells import Bits, Cell, Row, outcome_of
 from bench.report.recipes import phrase, recipe_label
 from bench.report.results import collect, joined, row_of
 from bench.report.tables import budget_text, heading
-from bench.report.titles import Titles
+from bench.report.titles import Titles, ensemble_title
 from bench.report.worst import asks_members, with_worst_case
 from bench.store import queries, standing
 from bench.store.database import Database
@@ -297,7 +297,7 @@ def _order(loaded: Loaded, row: Row) -> tuple[Any, ...]:
 
 
 def _names(loaded: Loaded, runs: Sequence[RunRow]) -> tuple[str, str]:
-    titles = [loaded.title_of(run.method) for run in runs]
+    titles = [ensemble_title(loaded, run.method, run.precision) for run in runs]
     for detail in ([f"seed {run.seed}" for run in runs], [short(run.run_id) for run in runs]):
         if titles[0] == titles[1]:
             titles = (

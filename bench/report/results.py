@@ -17,7 +17,7 @@ from bench.experiment.spec import OUTSIDE, EvaluationSpec, RunSpec
 from bench.report import hints
 from bench.report.cells import Cell, Row, outcome_of
 from bench.report.recipes import ELSEWHERE, recipe_label
-from bench.report.titles import Titles
+from bench.report.titles import Titles, ensemble_title
 from bench.report.worst import with_worst_case
 from bench.store import queries, standing
 from bench.store.database import Database
@@ -104,7 +104,7 @@ def collect(
         },
         images=images_label(loaded, selection),
         methods=tuple(shown),
-        titles={name: loaded.title_of(name) for name in shown},
+        titles={name: ensemble_title(loaded, name, run.training.precision) for name, run in shown.items()},
         rows=tuple(rows),
         cells=cells,
         published=published_beside(loaded, selection, rows, shown, db),

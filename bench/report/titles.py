@@ -1,4 +1,4 @@
-"""Titles of attacks, which follow the settings that a result was made with."""
+"""Titles of ensembles and of attacks, which follow what a result was made with."""
 
 from __future__ import annotations
 
@@ -11,10 +11,20 @@ from typing import Any
 from bench.core import registry, settings
 from bench.core.config import Loaded
 from bench.core.errors import BenchError
+from bench.core.precision import USUAL, OfPasses, titled
 from bench.experiment.spec import EvaluationSpec
 from bench.store.typed_rows import EvaluationRow
 
 LONGEST = 40  # letters of a value
+
+
+def ensemble_title(loaded: Loaded, method: str, precision: OfPasses | None) -> str:
+    """What heads the column of an ensemble: its method, and the precision that it was trained in: `TRS, tf32`.
+
+    Args:
+        precision: None where nobody knows; of float32, which is usual, nothing is said.
+    """
+    return titled(loaded.title_of(method), precision or USUAL)
 
 
 @dataclass(frozen=True)

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from bench.core.bits import Bools
-from bench.core.precision import Precision, titled
+from bench.core.precision import OfPasses, Precision, titled
 from bench.core.terms import Split, Targets
 
 Provenance = Literal["measured", "imported", "re-measured"]
@@ -32,7 +32,7 @@ class RunRow:
     recipe_changes: list[str]
     training: dict[str, Any]
     training_limit: int | None
-    precision: str | None
+    precision: OfPasses | None
     validation: int
     seed: int
     fusion: str

@@ -12,7 +12,7 @@ from in_process import TINY, bench, command
 
 from bench.core import config, environment
 from bench.core.errors import BenchError
-from bench.core.numerics import has_tf32, numerics, products_in_tf32
+from bench.core.numerics import as_torch_is, has_tf32, numerics, products_in_tf32
 from bench.experiment import select
 from bench.experiment.select import Selection
 from bench.experiment.spec import Job
@@ -39,6 +39,14 @@ def test_settings_hold_within_and_are_restored(deterministic: bool) -> None:
         assert state() == (False, False, False, deterministic or before[3], 1 if deterministic else before[4])
         assert environment.describe()["deterministic"] is deterministic
     assert state() == before
+
+
+def test_as_torch_is_convolutions_are_in_tf32_and_nothing_is_deterministic() -> None:
+    with numerics(deterministic=True):
+        before = state()
+        with as_torch_is():
+            assert state() == (True, False, False, False, 0)
+        assert state() == before
 
 
 def test_products_may_be_in_tf32_inside_and_only_there() -> None:

@@ -15,8 +15,8 @@ bench=${BENCH:-bench} python=${PYTHON:-python}
 data=${DATA:-data} device=${DEVICE:-cuda} dataset=${DATASET:-cifar10} model=${MODEL:-resnet20}
 epochs=${EPOCHS:-20} images=${IMAGES:-10000} batch=${BATCH:-1000} step_batch=${STEP_BATCH:-128} eps=${EPS:-0.02}
 methods=${METHODS:-} # "--method trs --method ece"; all of them unless given
-first=${FIRST:---method trs}
-parts=(tests steps pgd attacks-pgd recipe jobs training attacks attacks-bfloat16 table memory)
+first=${FIRST:---method trs --method trs_official --method ece --method dverge}
+parts=(tests steps steps-tf32 pgd attacks-pgd recipe jobs training attacks attacks-bfloat16 table memory)
 
 steps=(perf training --data "$data" --dataset "$dataset" --model "$model" --batch "$step_batch" --device "$device")
 selected=(--method ece --dataset "$dataset" --model "$model" --set training.epochs="$epochs" --attack pgd --eps "$eps"
@@ -53,8 +53,9 @@ part() {
   # shellcheck disable=SC2086
   case $1 in
     tests) measure tests "$python" -m pytest -q -m "gpu or not slow" tests/models/test_trust.py \
-      tests/data/test_batches.py tests/jobs/test_measuring.py ;; # kernels against torch's own, batches, memory
+      tests/data/test_batches.py tests/jobs/test_measuring.py tests/training/test_captured.py ;; # kernels, recorded steps
     steps) measure steps "$bench" "${steps[@]}" $first ;;        # a step of TRS, and of the authors' code
+    steps-tf32) measure steps-tf32 "$bench" "${steps[@]}" --set training.precision=tf32 $first ;;
     pgd) measure pgd "$bench" run "${selected[@]}" ;;            # its seconds stand in the record of the evaluation
     attacks-pgd) attack attacks-pgd --timed "$images" --attack pgd ;; # beside it, the libraries and the floors
     recipe) measure recipe "$bench" run --method trs "${probe[@]}" ;; # how long the whole recipe would take

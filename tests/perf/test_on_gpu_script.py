@@ -19,7 +19,8 @@ SMALL = {
     "STEP_BATCH": "16", "EPS": "0.1", "METHODS": "--method ece --method trs_official", "FIRST": "--method ece",
 }  # fmt: skip
 MEASURED = [
-    "steps", "pgd", "attacks-pgd", "recipe", "jobs", "training", "attacks", "attacks-bfloat16", "table", "memory",
+    "steps", "steps-tf32", "pgd", "attacks-pgd", "recipe", "jobs", "training", "attacks", "attacks-bfloat16", "table",
+    "memory",
 ]  # fmt: skip
 
 

@@ -222,6 +222,22 @@ def test_the_command_prints_floors_and_the_authors_loss() -> None:
     assert all(step["by_rates"]["operations"] > 0 and step["by_rates"]["ours_seconds"] > 0 for step in steps)
 
 
+def test_where_there_is_tf32_the_authors_step_is_timed_as_torch_runs_it_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(perf, "has_tf32", lambda device: True)
+    seen: list[bool] = []
+    original = AuthorsStep.__call__
+
+    def noted(self: AuthorsStep, batch: Any) -> Any:
+        seen.append(torch.backends.cudnn.allow_tf32)
+        return original(self, batch)
+
+    monkeypatch.setattr(AuthorsStep, "__call__", noted)
+    out = bench("perf", "training", "-m", "trs_official", "--batch", 8, "--repeats", 1)
+    assert "as torch runs it by default (TF32 convolutions) " in out
+    assert seen.count(True) == 2  # to warm up, and in the round
+    assert seen.count(False) == 3  # in float64, and the same as in ours
+
+
 def test_a_loss_that_is_not_the_authors_fails(monkeypatch: pytest.MonkeyPatch) -> None:
     original = AuthorsStep.__call__
     monkeypatch.setattr(AuthorsStep, "__call__", lambda self, batch: original(self, batch) * 1.001)

@@ -21,7 +21,7 @@ from bench.experiment.protocols import Part, Standard, standard, standards
 from bench.experiment.select import Selection
 from bench.report import ledger
 from bench.report.boards import Board
-from bench.report.site.names import recipe_text
+from bench.report.site.names import Names, recipe_text
 from bench.store import derived, flags
 from bench.store.database import Database
 
@@ -302,7 +302,9 @@ def test_a_training_in_tf32_is_complete_and_one_in_bfloat16_is_not(hand: Hand, l
     derived.refresh(hand.db, standards(loaded))
     assert {method for _, method, _ in places(board_of(hand.db, loaded))} == {"trs"}
     assert {method for _, method, _ in places(board_of(hand.db, loaded, "reduced"))} == {"ece", "adp"}
-    assert "training.precision=tf32" in recipe_text(board_of(hand.db, loaded).entries[0].run)
+    (entry,) = board_of(hand.db, loaded).entries
+    assert "training.precision=tf32" in recipe_text(entry.run)
+    assert Names(loaded).run(entry.run) == "TRS, tf32"
 
 
 def test_a_recipe_that_is_only_claimed_stands_among_the_reduced(hand: Hand, loaded: Loaded) -> None:

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from in_process import bench
+from in_process import TINY, bench
 from site_records import Writer, new_database
 
 from bench.core import config, registry
@@ -131,3 +131,10 @@ def test_show_says_how_many_images_each_attack_of_autoattack_broke(tmp_path: Pat
     shown = bench("show", found, "--results", tmp_path)
     assert re.search(r"broken by +apgd_ce 3, square 1\n", re.sub(r" +\n", "\n", shown))
     assert "AA==" not in shown
+
+
+def test_a_column_says_that_its_ensemble_was_trained_in_another_precision(tmp_path: Path) -> None:
+    where = ("--set", "training.precision=tf32", *TINY, "--results", tmp_path, "--threads", 1)
+    bench("run", "-m", "ece", "-d", "digits", "--attack", "fgsm", "--eps", 0.1, *where, "-q")
+    table = bench("table", "core", "-m", "ece", "-d", "digits", *where[:-2], "--format", "markdown")
+    assert "| ECE, tf32 |" in table

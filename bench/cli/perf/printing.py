@@ -110,6 +110,7 @@ def step(one: Step, out: Console) -> None:
     if one.exact is not None:
         word = ("PASS", "green") if one.equal else ("FAIL", "red")
         ratio = f", theirs / ours {one.authors}" if one.authors else ""
+        ratio += f", as torch runs it by default (TF32 convolutions) {one.by_default}" if one.by_default else ""
         ours, authors = one.exact
         out.print(
             Text.assemble(

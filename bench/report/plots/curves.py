@@ -8,6 +8,7 @@ from bench.core.config import Loaded
 from bench.experiment.select import Selection
 from bench.report.plots import style
 from bench.report.results import CurrentIds, run_specs
+from bench.report.titles import ensemble_title
 from bench.store import queries
 from bench.store.database import Database
 
@@ -34,7 +35,7 @@ def read(loaded: Loaded, selection: Selection, db: Database, *, seeds: tuple[int
                 continue
             for epoch in queries.curve(db, run.run_id):
                 told = {
-                    "method": name, "title": loaded.title_of(name), "seed": run.seed,
+                    "method": name, "title": ensemble_title(loaded, name, spec.training.precision), "seed": run.seed,
                     "run_id": run.run_id, "phase": epoch.phase, "epoch": epoch.epoch, "step": epoch.position + 1,
                     "accuracy_on": epoch.accuracy_on,
                 }  # fmt: skip

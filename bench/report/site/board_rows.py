@@ -52,7 +52,7 @@ def _apart(entries: Iterable[Entry], names: Names) -> list[str]:
     alike: dict[Any, list[int]] = defaultdict(list)
     for index, entry in enumerate(entries):
         run = entry.run
-        alike[names.method(run.method), run.model, run.members, recipe_text(run)].append(index)
+        alike[names.run(run), run.model, run.members, recipe_text(run)].append(index)
     marks = [""] * len(entries)
     for indices in alike.values():
         if len(indices) > 1:
@@ -84,7 +84,7 @@ def _row(board: Board, entry: Entry, about: About, mark: str) -> dict[str, Any]:
         "stale": not ledger.standings.of(run.run_id).is_current,
         "family_id": entry.family_id,
         "method": run.method,
-        "title": names.method(run.method),
+        "title": names.run(run),
         "href": f"../{names.page(run.method)}",
         "mark": mark,
         "worst": {
@@ -169,7 +169,7 @@ def _verdict(entry: Entry, board: Board, names: Names) -> dict[str, Any] | None:
         "lead": f"{lead:+.1f}",
         "p": p_text(p),
         "beside": "not over seeds" if by_seeds else f"p\u00a0{p_text(p)}",
-        "words": f"{told} {names.method(other.run.method)}: {lead:+.1f} points, {doubt} (paired, {seeds_told}, Holm)",
+        "words": f"{told} {names.run(other.run)}: {lead:+.1f} points, {doubt} (paired, {seeds_told}, Holm)",
         "doubt": doubt,
         "significant": entry.lead.is_significant,
         "csv": exact(lead),

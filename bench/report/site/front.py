@@ -99,7 +99,7 @@ def transfers(db: Database, boards: Iterable[Board], ledger: Ledger, loaded: Loa
             picture, row = matrix(db, ledger, loaded, run_ids)
             if picture is not None and row is not None and len(matrices) < SHOWN:
                 href = names.page(entry.run.method)
-                matrices.append({"title": names.method(entry.run.method), "href": href, **picture})
+                matrices.append({"title": names.run(entry.run), "href": href, **picture})
                 titles[f"{names.attack(row)}, {budget_text(row.budget_name, row.budget)}"] = None
         if matrices:
             population = heatmaps.POPULATIONS[loaded.config.matrix.population]

@@ -12,7 +12,7 @@ from bench.core.config import Loaded
 from bench.core.identity import safe_name
 from bench.experiment.spec import OUTSIDE, EvaluationSpec
 from bench.report.recipes import recipe_label
-from bench.report.titles import Titles
+from bench.report.titles import Titles, ensemble_title
 from bench.store.scores import norm
 from bench.store.typed_rows import EvaluationRow, RunRow
 
@@ -30,6 +30,10 @@ class Names:
     def method(self, name: str) -> str:
         """The title of a configured method."""
         return self.loaded.title_of(name)
+
+    def run(self, run: RunRow) -> str:
+        """The title of a training: of its method, and of another precision than float32."""
+        return ensemble_title(self.loaded, run.method, run.precision)
 
     def page(self, name: str) -> str:
         """Where the page of a method lies."""

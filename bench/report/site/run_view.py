@@ -54,7 +54,7 @@ def run_view(run: RunRow, details: Details, about: PageContext, pictures: list[P
     titles = {row["id"]: row["title"] for row in evaluations}
     return {
         "run": run,
-        "title": about.names.method(run.method),
+        "title": about.names.run(run),
         "short": short(run.run_id),
         "stale": not about.ledger.standings.of(run.run_id).is_current,
         "why": about.ledger.standings.of(run.run_id).why,

@@ -18,7 +18,7 @@ def run_row(run: RunRow, ledger: Ledger, names: Names) -> dict[str, Any]:
     value = None if clean is None or clean.share is None else 100 * clean.share
     outside = run.plugin == OUTSIDE
     return {
-        "href": f"runs/{run.run_id}.html", "id": run.run_id[:12], "title": names.method(run.method),
+        "href": f"runs/{run.run_id}.html", "id": run.run_id[:12], "title": names.run(run),
         "dataset": run.dataset, "seed": run.seed, "model": run.model, "members": run.members,
         "recipe": recipe_text(run), "clean": percent(value), "value": value, "evaluations": len(rows),
         "started": run.started, "seconds": "" if outside else exact(run.seconds),
