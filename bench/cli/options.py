@@ -6,6 +6,7 @@ import contextlib
 import tempfile
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
+from functools import cache, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar, get_args
 
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
     from click.shell_completion import CompletionItem
 
     from bench.core.config import Loaded
+    from bench.experiment.protocols import Standard
     from bench.experiment.select import Selection
     from bench.store.database import Database
 
@@ -364,19 +366,24 @@ def open_database(db: str | None, results: Path, *, create: bool = False) -> Dat
     from bench.experiment import naming
 
     base = Database(db if db is not None else results / "bench.db")
-    base.derive = bring_up
+    base.derive = partial(bring_up, standards=cache(_standards))  # as a command begins, and as it ends
     with contextlib.suppress(BenchError):  # whoever needs a sound bench.toml says what is wrong with it
         base.names = naming.configured()
     return base.open(create=create)
 
 
-def bring_up(base: Database) -> None:
-    """Standings and scores as they follow from the rows, the installed versions and the protocols of bench.toml."""
+def _standards() -> list[Standard]:
     from bench.core import config
     from bench.experiment import protocols
+
+    return protocols.standards(config.load())
+
+
+def bring_up(base: Database, standards: Callable[[], list[Standard]] = _standards) -> None:
+    """Standings and scores as they follow from the rows, the installed versions and the protocols of bench.toml."""
     from bench.store import derived
 
-    derived.refresh(base, protocols.standards(config.load()))
+    derived.refresh(base, standards())
 
 
 @contextlib.contextmanager

@@ -570,3 +570,15 @@ def test_weights_of_another_precision_are_converted(kind: torch.dtype, trained: 
     outside.load(network, dict(state), "x")
     assert {parameter.dtype for parameter in network.parameters()} == {torch.float32}
     assert torch.equal(network.weight.detach(), state["weight"].float())
+
+
+def test_protocols_are_read_once_while_a_database_is_open(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from bench.cli.options import at_work
+    from bench.experiment import protocols
+
+    calls: list[object] = []
+    original = protocols.standards
+    monkeypatch.setattr(protocols, "standards", lambda loaded: calls.append(loaded) or original(loaded))
+    with at_work(None, tmp_path):  # a new one: standings are brought up to date as it opens, and as it closes
+        pass
+    assert len(calls) == 1
