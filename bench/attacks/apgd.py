@@ -36,23 +36,47 @@ def checkpoints(steps: int) -> list[int]:
 def momentum_step(
     problem: Problem, x: Tensor, old: Tensor, gradient: Tensor, length: Tensor | float, share: float
 ) -> Tensor:
-    """z = P(x + length·sign ∇), then P(x + share·(z − x) + (1 − share)·(x − old)); P projects into the ball."""
-    z = problem.project(x + length * gradient.sign())
+    """z = P(x + length·d), then P(x + share·(z − x) + (1 − share)·(x − old)); P projects into the ball.
+
+    The direction d is the sign of the gradient in the ℓ∞ ball, the gradient over its norm in the ℓ2 ball.
+    """
+    direction = gradient / _norms(gradient) if problem.norm == "l2" else gradient.sign()
+    z = _inside(problem, x + length * direction)
     if share == 1:
         return z
-    return problem.project(x + share * (z - x) + (1 - share) * (x - old))
+    return _inside(problem, x + share * (z - x) + (1 - share) * (x - old))
 
 
 def surface_start(problem: Problem, name: object = "start") -> Tensor:
-    """Uniform noise scaled to reach the surface of the ℓ∞ ball, clipped to [0, 1]; `name` of the random numbers."""
+    """Noise scaled to reach the surface of the ball, clipped to [0, 1]; `name` of the random numbers.
+
+    Uniform noise in the ℓ∞ ball, normal noise in the ℓ2 ball.
+    """
+    if problem.norm == "l2":
+        noise = problem.normal(name)
+        return (problem.images + problem.budget * noise / _norms(noise)).clamp(0, 1)
     noise = problem.uniform(name)
     reach = noise.flatten(1).abs().amax(1).clamp_min(1e-12)
     return problem.project(problem.images + problem.budget * noise / reach.view(-1, 1, 1, 1))
 
 
+def _inside(problem: Problem, x: Tensor) -> Tensor:
+    """`x` in the ball; in ℓ2 clipped to [0, 1] last, as in AutoAttack's code, where other attacks clip first."""
+    if problem.norm != "l2":
+        return problem.project(x)
+    change = x - problem.images
+    length = _norms(change)
+    return (problem.images + change / length * length.clamp_max(problem.budget)).clamp(0, 1)
+
+
+def _norms(change: Tensor) -> Tensor:
+    """ℓ2 norm of each image, [b, 1, 1, 1], never 0."""
+    return change.flatten(1).norm(dim=1).view(-1, 1, 1, 1) + 1e-12
+
+
 @dataclass(frozen=True, kw_only=True)
 class APGD(Attack):
-    """Auto-PGD, Croce and Hein 2020, Algorithm 1, in the ℓ∞ ball.
+    """Auto-PGD, Croce and Hein 2020, Algorithm 1.
 
     The step starts at 2ε. At each checkpoint it is halved for an image, and the image goes back to its best point,
     where at most `rho` of the steps since the last checkpoint raised the loss, or where neither step size nor best loss
@@ -135,7 +159,7 @@ class APGD(Attack):
 
 @dataclass(frozen=True, kw_only=True)
 class APGDCE(APGD):
-    """Auto-PGD on the cross-entropy, Croce and Hein 2020.
+    """Auto-PGD on the cross-entropy in the ℓ∞ ball, Croce and Hein 2020.
 
     Official settings (AutoAttack's code, which the TRS paper used): 100 steps, first step 2ε, momentum .75, ρ .75.
     """
@@ -144,8 +168,18 @@ class APGDCE(APGD):
 
 
 @dataclass(frozen=True, kw_only=True)
+class APGDCEL2(APGDCE):
+    """Auto-PGD on the cross-entropy in the ℓ2 ball, Croce and Hein 2020.
+
+    Official settings (AutoAttack's code): as for the ℓ∞ ball.
+    """
+
+    norm: ClassVar[str | None] = "l2"
+
+
+@dataclass(frozen=True, kw_only=True)
 class APGDDLR(APGD):
-    """Auto-PGD on the difference of logits ratio of the fused output, Croce and Hein 2020.
+    """Auto-PGD on the difference of logits ratio of the fused output in the ℓ∞ ball, Croce and Hein 2020.
 
     Official settings (AutoAttack's code, which the TRS paper used): 100 steps, first step 2ε, momentum .75, ρ .75.
 
@@ -159,7 +193,7 @@ class APGDDLR(APGD):
 
 @dataclass(frozen=True, kw_only=True)
 class APGDT(APGD):
-    """Auto-PGD on the targeted DLR loss, led to the nine likeliest wrong classes in turn (APGD-T), Croce and Hein 2020.
+    """Auto-PGD on targeted DLR in the ℓ∞ ball, led to nine likely wrong classes in turn (APGD-T), Croce and Hein 2020.
 
     Official settings (AutoAttack's code): nine targets, those ranked 2 to 10 by the scores of the clean image, with one
     run of 100 steps each, as `apgd_dlr` otherwise. An image is done as soon as any wrong class is given. Needs four
@@ -187,3 +221,13 @@ class APGDT(APGD):
     def run(self, problem: Problem) -> Tensor:
         """An ascent for each target; images that break leave for good."""
         return each_rival(problem, self.target_classes, lambda name: self.climb(problem, ("start", name), name))
+
+
+@dataclass(frozen=True, kw_only=True)
+class APGDTL2(APGDT):
+    """Auto-PGD on targeted DLR in the ℓ2 ball, led to nine likely wrong classes in turn (APGD-T), Croce and Hein 2020.
+
+    Official settings (AutoAttack's code): as for the ℓ∞ ball.
+    """
+
+    norm: ClassVar[str | None] = "l2"

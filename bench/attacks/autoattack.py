@@ -5,11 +5,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
 
-from bench.attacks.apgd import APGDCE, APGDDLR, APGDT
+from bench.attacks.apgd import APGDCE, APGDCEL2, APGDDLR, APGDT, APGDTL2
 from bench.attacks.base import Attack
-from bench.attacks.fab import FABT
+from bench.attacks.fab import FABT, FABTL2
 from bench.attacks.rivals import TARGETS
-from bench.attacks.square import Square
+from bench.attacks.square import Square, SquareL2
 from bench.core.errors import BenchError
 
 if TYPE_CHECKING:
@@ -57,6 +57,22 @@ class AutoAttack(Attack):
             if len(x):
                 (x,) = problem.drop_broken(attack.run(problem))
         return x
+
+
+@dataclass(frozen=True, kw_only=True)
+class AutoAttackL2(AutoAttack):
+    """AutoAttack (standard) in the ℓ2 ball, Croce and Hein 2020 (ICML): APGD-CE, APGD-T, FAB-T, Square.
+
+    Official settings (AutoAttack's code, fra31/auto-attack a392200): the same list, each attack in its ℓ2 form.
+    """
+
+    norm: ClassVar[str | None] = "l2"
+    attacks: ClassVar[tuple[tuple[str, Attack], ...]] = (
+        ("apgd_ce_l2", APGDCEL2()),
+        ("apgd_t_l2", APGDTL2()),
+        ("fab_t_l2", FABTL2()),
+        ("square_l2", SquareL2()),
+    )
 
 
 @dataclass(frozen=True, kw_only=True)

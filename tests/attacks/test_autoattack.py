@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -11,7 +12,7 @@ from attacking import attack
 from torch import Tensor, nn
 
 from bench.attacks.apgd import APGDCE, APGDDLR, APGDT
-from bench.attacks.autoattack import AutoAttack, AutoAttackRand
+from bench.attacks.autoattack import AutoAttack, AutoAttackL2, AutoAttackRand
 from bench.attacks.base import Attack
 from bench.attacks.conditions import Conditions
 from bench.attacks.draws import Draws
@@ -120,14 +121,17 @@ def library() -> Any:
     return importlib.import_module("pyautoattack.autoattack")
 
 
-def test_the_whole_leaves_what_the_authors_code_leaves(digits, digits_ensemble, library, monkeypatch):
+@pytest.mark.parametrize(("which", "norm", "budget"), [(AutoAttack, "Linf", 0.1), (AutoAttackL2, "L2", 0.5)])
+def test_the_whole_leaves_what_the_authors_code_leaves(
+    digits, digits_ensemble, library, monkeypatch, which, norm, budget
+):
     images = digits.test.take(slice(0, 60))
-    fewer = (APGDCE(steps=10), APGDT(steps=10), FABT(steps=10), Square(queries=300))
-    names = [name for name, _ in AutoAttack.attacks]
-    monkeypatch.setattr(AutoAttack, "attacks", tuple(zip(names, fewer, strict=True)))
-    ours = attack(AutoAttack(), digits_ensemble, images, 0.1)
-    theirs = library.AutoAttack(digits_ensemble, norm="Linf", eps=0.1, seed=0, version="standard", device="cpu")
-    shared: dict[str, Any] = {"n_iter": 10, "eps": 0.1, "seed": 0, "device": "cpu"}
+    less: list[dict[str, Any]] = [{"steps": 10}, {"steps": 10}, {"steps": 10}, {"queries": 300}]
+    fewer = [(name, replace(part, **short)) for (name, part), short in zip(which.attacks, less, strict=True)]
+    monkeypatch.setattr(which, "attacks", tuple(fewer))
+    ours = attack(which(), digits_ensemble, images, budget)
+    theirs = library.AutoAttack(digits_ensemble, norm=norm, eps=budget, seed=0, version="standard", device="cpu")
+    shared: dict[str, Any] = {"n_iter": 10, "eps": budget, "norm": norm, "seed": 0, "device": "cpu"}
     theirs.apgd = library.APGDAttack(digits_ensemble, **shared)
     theirs.apgd_targeted = library.APGDAttack_targeted(digits_ensemble, **shared)
     theirs.fab.n_iter, theirs.square.n_queries = 10, 300
