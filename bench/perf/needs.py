@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from bench.baselines.adaboost import AdaBoost
 from bench.baselines.adp import Adp
+from bench.baselines.adv_oap import AdvOap
 from bench.baselines.adversarial import AtEnsemble, AtPgdLinf
 from bench.baselines.ckae import Ckae
 from bench.baselines.dverge import Dverge
@@ -66,6 +67,9 @@ def needs(method: Method, *, members: int, size: int, coupled: bool) -> list[Nee
     if isinstance(method, Dverge):
         targets = n * method.steps if public else n
         return [Need(targets, "target", b), Need(n * method.steps, "features", b), Need(n * (n - 1), "train", b)]
+    if isinstance(method, AdvOap):  # and the clean batch, for the running statistics
+        clean = [Need(n, "forward", b)] if public else []
+        return [Need(n * method.steps, "images", b), Need(n, "train", b), *clean]
     if isinstance(method, AtEnsemble):
         return [Need(n * method.steps, "images", b), Need(n, "train", b)]
     if isinstance(method, AtPgdLinf):
