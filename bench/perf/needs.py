@@ -19,6 +19,7 @@ from bench.baselines.dverge import Dverge
 from bench.baselines.ece import Ece
 from bench.baselines.gal import Gal
 from bench.baselines.gradientboost import GradientBoost
+from bench.baselines.mrboost import MrBoost
 from bench.methods.trs import CosOnly, Trs
 from bench.methods.trs_at import TrsAt
 from bench.methods.trs_report import TrsReport
@@ -72,6 +73,9 @@ def needs(method: Method, *, members: int, size: int, coupled: bool) -> list[Nee
         return [Need(n * method.steps, "images", b), Need(n, "train", b), *clean]
     if isinstance(method, AtEnsemble):
         return [Need(n * method.steps, "images", b), Need(n, "train", b)]
+    if isinstance(method, MrBoost):  # its last member
+        others = [Need(n - 1, "forward", b)] if method.trained == "mean" else []
+        return [Need(n * method.steps, "images", b), Need(1, "train", b), *others]
     if isinstance(method, AtPgdLinf):
         return [Need(n * method.steps, "images", max(1, round(method.share * b))), Need(n, "train", b)]
     if isinstance(method, GradientBoost):  # its last member

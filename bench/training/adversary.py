@@ -46,8 +46,8 @@ def pgd(
         noise: the batch whose generator draws the start, uniform in the ball; None starts at the image.
         start: radius within which the start is drawn, as a share of `radius`.
         evaluated: whether the members are in eval mode meanwhile.
-        objective: what is raised, where it is not that cross-entropy: (logits [N, B, classes], labels) → the sum over
-            the batch.
+        objective: what is raised, where it is not that cross-entropy: (logits [N, B, classes], labels) → its mean or
+            sum over the batch.
     """
     from bench.attacks.judge import evaluation_mode
 

@@ -436,6 +436,24 @@ def test_along_a_cosine_it_falls_towards_its_end(images, end, expected):
     assert_rates(images, {"epochs": 3, "schedule": "cosine", "lr_end": end}, expected)
 
 
+def test_what_comes_before_an_epoch_is_told_its_number_and_left_out_with_it(images, tmp_path):
+    called: list[tuple[str, int]] = []
+
+    def phases(epochs: int) -> Trainer:
+        training = Training(epochs=epochs, batch_size=32, optimizer="sgd", lr=0.01)
+        trainer = make_trainer(images, training=training, folder=tmp_path)
+        for name in ("first", "second")[: 1 if epochs == 1 else 2]:
+            trainer.train(name, Ece().loss, before=lambda epoch, name=name: called.append((name, epoch)))
+        return trainer
+
+    phases(1)
+    assert called == [("first", 0)]
+    phases(2)  # goes on with the first phase
+    assert called == [("first", 0), ("first", 1), ("second", 0), ("second", 1)]
+    phases(2)  # all is done
+    assert len(called) == 4
+
+
 def assert_rates(images: ImageSet, recipe: dict[str, Any], expected: list[float]) -> None:
     """The rate that each epoch of the recipe really used, and says that it did."""
     training = Training(batch_size=25, optimizer="sgd", lr=0.01, momentum=0, **recipe)
