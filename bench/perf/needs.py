@@ -14,6 +14,7 @@ from bench.baselines.adaboost import AdaBoost
 from bench.baselines.adp import Adp
 from bench.baselines.adv_oap import AdvOap
 from bench.baselines.adversarial import AtEnsemble, AtPgdLinf
+from bench.baselines.aute import Aute
 from bench.baselines.ckae import Ckae
 from bench.baselines.dverge import Dverge
 from bench.baselines.ece import Ece
@@ -71,7 +72,7 @@ def needs(method: Method, *, members: int, size: int, coupled: bool) -> list[Nee
     if isinstance(method, AdvOap):  # and the clean batch, for the running statistics
         clean = [Need(n, "forward", b)] if public else []
         return [Need(n * method.steps, "images", b), Need(n, "train", b), *clean]
-    if isinstance(method, AtEnsemble):
+    if isinstance(method, (AtEnsemble, Aute)):
         return [Need(n * method.steps, "images", b), Need(n, "train", b)]
     if isinstance(method, MrBoost):  # its last member
         others = [Need(n - 1, "forward", b)] if method.trained == "mean" else []
