@@ -15,6 +15,7 @@ from bench.baselines.adp import Adp
 from bench.baselines.adv_oap import AdvOap
 from bench.baselines.adversarial import AtEnsemble, AtPgdLinf
 from bench.baselines.aute import Aute
+from bench.baselines.barre import Barre
 from bench.baselines.ckae import Ckae
 from bench.baselines.dverge import Dverge
 from bench.baselines.ece import Ece
@@ -79,6 +80,8 @@ def needs(method: Method, *, members: int, size: int, coupled: bool) -> list[Nee
     if isinstance(method, MrBoost):  # its last member
         others = [Need(n - 1, "forward", b)] if method.trained == "mean" else []
         return [Need(n * method.steps, "images", b), Need(1, "train", b), *others]
+    if isinstance(method, Barre):  # its last member, but for the odds, which are found between epochs
+        return [Need(n * method.steps, "images", b), Need(1, "train", b)]
     if isinstance(method, Parl):
         return [Need(n, "layers", b, method.layers)]
     if isinstance(method, AtPgdLinf):

@@ -18,7 +18,7 @@ from bench.jobs.workplace import Workplace
 
 PAPER = ["adaboost", "gradientboost", "ckae", "adp", "gal", "dverge", "cos_only", "cos_l2", "trs"]
 DATASETS = ["digits", "mnist", "fashion_mnist", "cifar10", "cifar100"]
-MEMBERS = {"adv_oap": 8, "mrboost": 5, "mrboost_mce": 5}  # of their authors' codes on CIFAR
+MEMBERS = {"adv_oap": 8, "mrboost": 5, "mrboost_mce": 5, "barre": 5}  # of their authors' codes on CIFAR
 TINY = ["training.epochs=1", "training.limit=64"]
 
 
