@@ -78,7 +78,7 @@ def responses(member: nn.Module, images: Tensor, layers: int) -> tuple[Tensor, S
 
     seen: list[tuple[Tensor, Tensor]] = []
 
-    def keep(layer: nn.Module, _: Any, output: Tensor) -> None:
+    def keep(layer: Any, _: Any, output: Tensor) -> None:
         seen.append((layer.weight, output))
 
     wide = [part for part in member.modules() if isinstance(part, torch.nn.Conv2d) and max(part.kernel_size) > 1]
