@@ -55,15 +55,26 @@ def entropy(logits: Tensor) -> Tensor:
 
 
 def log_det(logits: Tensor, labels: Tensor) -> Tensor:
-    """[B], float64: log det(MᵀM + 1e-6·I) from logits [N, B, C] and labels int64 [B].
+    """[B], float64: log det(MᵀM + 1e-6·I) from logits [N, B, C] and labels int64 [B]."""
+    return volume(torch.nn.functional.normalize(wrong_classes(logits, labels), dim=2))
 
-    In float64: members that agree give eigenvalues near the offset, far below the rounding of float32. A softmax over
-    the other classes points the same way as the probabilities without the true class and cannot vanish.
+
+def wrong_classes(logits: Tensor, labels: Tensor) -> Tensor:
+    """[N, B, C], float64: the members' probabilities of the wrong classes, of sum 1; 0 at the true class.
+
+    A softmax over these classes points the same way as the probabilities without the true class and cannot vanish.
     """
     true = labels.unsqueeze(1) == torch.arange(logits.shape[2], device=labels.device)  # `one_hot` reads values
-    others = logits.double().masked_fill(true, -torch.inf).softmax(2)
-    unit = torch.nn.functional.normalize(others, dim=2).transpose(0, 1)
-    gram = unit @ unit.transpose(1, 2)
-    offset = OFFSET * torch.eye(len(logits), dtype=gram.dtype, device=gram.device)
+    return logits.double().masked_fill(true, -torch.inf).softmax(2)
+
+
+def volume(rows: Tensor) -> Tensor:
+    """[B]: log det(RRᵀ + 1e-6·I) of each image's rows, one a member, from [N, B, C].
+
+    For float64: members that agree give eigenvalues near the offset, far below the rounding of float32.
+    """
+    rows = rows.transpose(0, 1)
+    gram = rows @ rows.transpose(1, 2)
+    offset = OFFSET * torch.eye(gram.shape[1], dtype=gram.dtype, device=gram.device)
     value: Tensor = torch.linalg.slogdet(gram + offset)[1]
     return value

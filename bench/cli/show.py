@@ -339,8 +339,8 @@ def _print_evaluation(row: dict[str, Any], out: Console) -> None:
         "source": _source(row),
     }
     if "expected_accuracy" in row:
-        told = f"{100 * row['expected_accuracy']:.1f} % after the attack, over {row['members']} equally probable draws"
-        lines["expected"] = told
+        draws = "draws of unequal odds" if row["measurements"].get("odds") else "equally probable draws"
+        lines["expected"] = f"{100 * row['expected_accuracy']:.1f} % after the attack, over {row['members']} {draws}"
     if "blackbox" in row:
         of_all, of_correct, unsuccessful = (100 * share for share in row["blackbox"].values())
         lines["black-box"] = (

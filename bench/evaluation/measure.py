@@ -96,14 +96,16 @@ def outcome_record(ensemble: Ensemble, images: ImageSet, outcome: AttackOutcome)
 def draws(ensemble: Ensemble, images: ImageSet, outcome: AttackOutcome, batch_size: int) -> dict[str, Any]:
     """Of an ensemble that draws a member for each prediction: bits [N, n], right after the attack with each draw.
 
-    All draws are equally probable and there are no others, so that the mean over them is the expected accuracy exactly.
+    There are no other draws, so that their mean is the expected accuracy exactly: the plain mean, or with the `odds` of
+    an ensemble whose weights say how probable each is.
     """
     if not ensemble.rule.draws_a_member:
         return {}
     assert outcome.adversarial is not None
     labels = images.labels.cpu()
     rows = _class_rows(ensemble, images, batch_size, outcome.adversarial)[:-1]
-    return {"draws": [to_text((row == labels).numpy()) for row in rows]}
+    odds = {} if ensemble.weights is None else {"odds": ensemble.weights.tolist()}
+    return {"draws": [to_text((row == labels).numpy()) for row in rows], **odds}
 
 
 def transferability(

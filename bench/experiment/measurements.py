@@ -56,15 +56,28 @@ class _Any(Open):
 
 
 class _Drawn(_Any):
-    """Of an ensemble that draws a member for each prediction: the bits of each draw, one a member."""
+    """Of an ensemble that draws a member for each prediction: the bits of each draw, one a member.
+
+    `odds` are how probable the draws are, where they are not all alike.
+    """
 
     draws: Annotated[list[str], Field(min_length=1, max_length=10_000)] | None = None
+    odds: Annotated[list[Share], Field(min_length=1, max_length=10_000)] | None = None
 
     def expected_accuracy(self, n: int) -> float | None:
-        """The mean over all draws of the share of `n` images that are right after the attack."""
+        """The mean over all draws of the share of `n` images that are right after the attack.
+
+        Raises:
+            BenchError: the bits are not those of `n` images, or the odds not those of the draws.
+        """
         if self.draws is None:
             return None
-        return sum(int(from_text(text, n).sum()) for text in self.draws) / (n * len(self.draws))
+        right = [int(from_text(text, n).sum()) for text in self.draws]
+        if self.odds is None:
+            return sum(right) / (n * len(right))
+        if len(self.odds) != len(right) or abs(sum(self.odds) - 1) > 1e-3:
+            raise BenchError(f"odds of {len(right)} draws are as many shares that sum to 1")
+        return sum(share * count for share, count in zip(self.odds, right, strict=True)) / n
 
 
 class Attacked(_Drawn):
@@ -147,7 +160,7 @@ KINDS: dict[str, type[_Any]] = {
 def expected_accuracy(kind: str, measurements: dict[str, Any], n: int) -> float | None:
     """What an attack leaves of an ensemble that draws a member for each prediction; None for any other.
 
-    It is exact: each member is one draw, and all are equally probable.
+    It is exact: each member is one draw, and how probable each is is known.
     """
     found = KINDS[kind].model_validate(measurements)
     return found.expected_accuracy(n) if isinstance(found, _Drawn) else None

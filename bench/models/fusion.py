@@ -29,9 +29,9 @@ class FusionRule:
         is_log_probability: whether it gives log-probabilities; logits otherwise.
         is_vote: whether members vote with their classes alone, however sure they are.
         draws_a_member: whether each prediction is that of one member drawn at random, every one with the same
-            probability. `fuse` stays without randomness: its largest class is the most probable prediction. Attacks on
-            such an ensemble go on to their last step, and leave the outcome of each draw, from which the expected
-            accuracy follows.
+            probability unless weights say otherwise. `fuse` stays without randomness: its largest class is the most
+            probable prediction. Attacks on such an ensemble go on to their last step, and leave the outcome of each
+            draw, from which the expected accuracy follows.
         told: what `bench evaluate` says of it, as in "fused by …".
     """
 
@@ -143,18 +143,20 @@ class MajorityVote(FusionRule):
 
 @dataclass(frozen=True, kw_only=True)
 class RandomMember(FusionRule):
-    """One member, drawn for each prediction, every one with the same probability.
+    """One member, drawn for each prediction, every one with the same probability or with its weight's share.
 
     The most probable class is the majority vote's. Attacks get the gradient of the expected softmax over the draw: it
     is exact and needs no samples, since each member is one outcome of the draw.
     """
 
+    takes_weights: ClassVar[TakesWeights] = "may"
+    weights_are_shares: ClassVar[bool] = True
     draws_a_member: ClassVar[bool] = True
     told: ClassVar[str] = "drawing one member"
 
     def fuse(self, logits: Tensor, weights: Tensor | None) -> Tensor:
         """The log of the expected softmax with the most probable class on top."""
-        return _vote(logits, None)
+        return _vote(logits, weights)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -12,12 +12,17 @@ from torch import Tensor, nn
 
 from bench.baselines.adaboost import AdaBoost
 from bench.baselines.adp import Adp
+from bench.baselines.adv_oap import AdvOap
 from bench.baselines.adversarial import AtEnsemble, AtPgdLinf
+from bench.baselines.aute import Aute
+from bench.baselines.barre import Barre
 from bench.baselines.ckae import Ckae
 from bench.baselines.dverge import Dverge
 from bench.baselines.ece import Ece
 from bench.baselines.gal import Gal
 from bench.baselines.gradientboost import GradientBoost
+from bench.baselines.mrboost import MrBoost
+from bench.baselines.parl import Parl, responses
 from bench.methods.trs import CosOnly, Trs
 from bench.methods.trs_at import TrsAt
 from bench.methods.trs_report import TrsReport
@@ -27,16 +32,17 @@ from bench.perf.roofline import Work, count
 from bench.training.gradients import loss_and_gradient
 from bench.training.method import Batch, Method
 
-PassKind = Literal["forward", "images", "train", "curvature", "second", "target", "features"]
+PassKind = Literal["forward", "images", "train", "curvature", "second", "target", "features", "layers"]
 
 
 @dataclass(frozen=True)
 class Need:
-    """`count` passes of one kind through one member, with `images` images each."""
+    """`count` passes of one kind through one member, with `images` images each; `depth`: of how many "layers"."""
 
     count: int
     kind: PassKind
     images: int
+    depth: int = 1
 
     def __str__(self) -> str:
         return f"{self.count} × {self.kind}({self.images})"
@@ -66,8 +72,18 @@ def needs(method: Method, *, members: int, size: int, coupled: bool) -> list[Nee
     if isinstance(method, Dverge):
         targets = n * method.steps if public else n
         return [Need(targets, "target", b), Need(n * method.steps, "features", b), Need(n * (n - 1), "train", b)]
-    if isinstance(method, AtEnsemble):
+    if isinstance(method, AdvOap):  # and the clean batch, for the running statistics
+        clean = [Need(n, "forward", b)] if public else []
+        return [Need(n * method.steps, "images", b), Need(n, "train", b), *clean]
+    if isinstance(method, (AtEnsemble, Aute)):
         return [Need(n * method.steps, "images", b), Need(n, "train", b)]
+    if isinstance(method, MrBoost):  # its last member
+        others = [Need(n - 1, "forward", b)] if method.trained == "mean" else []
+        return [Need(n * method.steps, "images", b), Need(1, "train", b), *others]
+    if isinstance(method, Barre):  # its last member, but for the odds, which are found between epochs
+        return [Need(n * method.steps, "images", b), Need(1, "train", b)]
+    if isinstance(method, Parl):
+        return [Need(n, "layers", b, method.layers)]
     if isinstance(method, AtPgdLinf):
         return [Need(n * method.steps, "images", max(1, round(method.share * b))), Need(n, "train", b)]
     if isinstance(method, GradientBoost):  # its last member
@@ -146,6 +162,9 @@ class Bare:
             return None
         if need.kind == "train":
             return grad(cross_entropy(member(images), labels), parameters)
+        if need.kind == "layers":
+            logits, _, slopes = responses(member, images, need.depth)
+            return grad(cross_entropy(logits, labels) + torch.cat(slopes).square().sum(), parameters)
         frozen = need.kind != "second"
         x = images.clone().requires_grad_()
         for parameter in parameters:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING
 
 from bench.attacks.ball import project
@@ -29,11 +29,14 @@ def pgd(
     steps: int,
     noise: Batch | None,
     norm: Norm = "linf",
+    start: float = 1.0,
+    evaluated: bool = False,
+    objective: Callable[[Tensor, Tensor], Tensor] | None = None,
 ) -> Tensor:
     """Images [B, C, H, W] that raise the cross-entropy of the members' mean probability (Madry et al. 2018).
 
-    The members stay in the mode they are in; in training mode BatchNorm uses the batch's own statistics and leaves the
-    running ones alone.
+    The members stay in the mode they are in, unless they are to be `evaluated`; in training mode BatchNorm uses the
+    batch's own statistics and leaves the running ones alone.
 
     Args:
         members: one or more networks, from images in [0, 1] to logits.
@@ -41,20 +44,30 @@ def pgd(
         radius: of the ball around each image, in units of the [0, 1] pixel range.
         step: length of a step: of its sign for ℓ∞, along the normalised gradient for ℓ2.
         noise: the batch whose generator draws the start, uniform in the ball; None starts at the image.
+        start: radius within which the start is drawn, as a share of `radius`.
+        evaluated: whether the members are in eval mode meanwhile.
+        objective: what is raised, where it is not that cross-entropy: (logits [N, B, classes], labels) → its mean or
+            sum over the batch.
     """
+    from bench.attacks.judge import evaluation_mode
+
+    objective = _mean_probability if objective is None else objective
     points = images.detach()
     if noise is not None:
-        points = project(points + _start(points, radius, norm, noise), images, radius, norm)
-    with search_mode(members):
+        points = project(points + _start(points, start * radius, norm, noise), images, radius, norm)
+    with evaluation_mode(torch.nn.ModuleList(members)) if evaluated else search_mode(members):
         for _ in range(steps):
             points = points.detach().requires_grad_()
-            # The fused log-probability but for log N, which moves no gradient.
-            fused = torch.stack([member(points).log_softmax(1) for member in members]).logsumexp(0)
-            loss = torch.nn.functional.cross_entropy(fused, labels, reduction="sum")
+            loss = objective(torch.stack([member(points) for member in members]), labels)
             (gradient,) = torch.autograd.grad(loss, points)
             direction = gradient.sign() if norm == "linf" else gradient / _lengths(gradient)
             points = project(points.detach() + step * direction, images, radius, norm)
     return points.detach()
+
+
+def _mean_probability(logits: Tensor, labels: Tensor) -> Tensor:
+    fused = logits.log_softmax(2).logsumexp(0)  # but for log N, which moves no gradient
+    return torch.nn.functional.cross_entropy(fused, labels, reduction="sum")
 
 
 def _start(images: Tensor, radius: float | Tensor, norm: Norm, noise: Batch) -> Tensor:

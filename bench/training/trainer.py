@@ -127,10 +127,15 @@ class Trainer:
         members: Sequence[int] | None = None,
         epochs: int | None = None,
         training: Training | None = None,
+        before: Callable[[int], None] | None = None,
     ) -> bool:
         """One phase: minimise the sum of `loss`'s terms over the parameters of `members` (all by default).
 
         A phase that an earlier process finished is skipped, one that it began is continued.
+
+        Args:
+            before: is called before each epoch with its 0-based number, to set members or `memory` from what they are
+                then; a resumed run calls it for the epochs that are left.
 
         Returns:
             Whether anything was trained in this process.
@@ -170,6 +175,8 @@ class Trainer:
         )
         for epoch in range(first, epochs):
             started = time.perf_counter()
+            if before is not None:
+                before(epoch)
             rate = rate_at(training, epoch, epochs)
             set_rate(optimizer, rate)
             terms = self._epoch(step, modules, phase, epoch, epochs, training)

@@ -197,6 +197,14 @@ def test_an_ensemble_that_draws_a_member_has_an_expected_accuracy(
     card = bench(results, "show", row["evaluation_id"]).out
     assert f"{100 * shown['expected_accuracy']:.1f} % after the attack, over 3 equally probable draws" in card
     assert shown["measurements"]["draws"][0] not in card
+    odds = ("--fusion", "random_member", "--weights", "3,0,1")
+    evaluate(results, files, "--model", "digits_cnn", "--name", "odd", *odds)
+    (row,) = [row for row in bench_frames.Frames(results / "bench.db").evaluations.to_dict("records")
+              if (row["method"], row["attack"]) == ("odd", "pgd")]  # fmt: skip
+    shown = json.loads(bench(results, "show", row["evaluation_id"], "--json").out)
+    first, _, last = (int(from_text(text, 60).sum()) for text in shown["measurements"]["draws"])
+    assert shown["expected_accuracy"] == pytest.approx((0.75 * first + 0.25 * last) / 60)
+    assert "after the attack, over 3 draws of unequal odds" in bench(results, "show", row["evaluation_id"]).out
 
 
 @pytest.mark.parametrize("fusion", ["majority_vote", "max_probability", "crossmax"])

@@ -20,7 +20,7 @@ from bench.core.errors import JobError
 from bench.core.numbers import ENSEMBLE
 from bench.data.base import ImageSet
 from bench.evaluation import measure
-from bench.experiment.measurements import expected_accuracy
+from bench.experiment.measurements import check, expected_accuracy
 from bench.models.ensemble import Ensemble
 from bench.store.rates import transfer_rates
 
@@ -272,3 +272,12 @@ def test_the_expected_accuracy_of_two_linear_members_reaches_its_known_value() -
     assert expected == pytest.approx(float(left.mean()))
     plain = measure.robust_accuracy(Ensemble(ensemble.members), images, PGD(steps=20), under(eps, stop="last"))
     assert expected_accuracy("attack", plain["measurements"], len(grid)) is None
+    odd = Ensemble(ensemble.members, fusion="random_member", weights=[3.0, 1.0])
+    measured = measure.robust_accuracy(odd, images, PGD(steps=20), under(eps, stop="last"))["measurements"]
+    assert measured["odds"] == [0.75, 0.25]
+    expected = expected_accuracy("attack", measured, len(grid))
+    assert expected == pytest.approx(float(left.mean(0) @ torch.tensor([0.75, 0.25], dtype=torch.float64)))
+    check("attack", measured, len(grid))
+    for wrong in ([0.75, 0.2], [1.0]):
+        with pytest.raises(ValueError, match="odds of 2 draws"):
+            check("attack", {**measured, "odds": wrong}, len(grid))

@@ -13,6 +13,8 @@ from bench.core.progress import Progress
 from bench.core.specs import Training
 from bench.data.augment import Augmentation
 from bench.data.base import ImageSet
+from bench.data.digits import Digits
+from bench.models.build import build_member
 from bench.models.ensemble import Ensemble
 from bench.training.method import Batch
 from bench.training.trainer import Trainer
@@ -118,10 +120,28 @@ def _assert_resumes(tmp_path, method, epochs: int, *, fusion="mean_probability",
             assert [line["terms"] for line in resumed.curve] == [line["terms"] for line in whole.curve]
 
 
+def _assert_learns(method, digits, *, epochs: int = 4, members: int = 3) -> Trainer:
+    """On 192 digits every phase ends with a smaller loss than it began with, and the ensemble is better than chance."""
+    with seeds.isolated("learners"):
+        members_of = [build_member("digits_cnn", {}, dataset=Digits()) for _ in range(members)]
+    ensemble = Ensemble(members_of, fusion=method.fusion)
+    training = Training(epochs=epochs, batch_size=32, optimizer="adam", lr=2e-3)
+    trainer = Trainer(ensemble=ensemble, images=digits.train.take(slice(192)), training=training, seed_axes=("test", 1))
+    method.fit(trainer)
+    phases = dict.fromkeys(record["phase"] for record in trainer.curve)
+    for phase in phases:
+        losses = [record["loss"] for record in trainer.curve if record["phase"] == phase]
+        assert len(losses) == epochs
+        assert losses[-1] < losses[0], phase
+    assert trainer.curve[-1]["ensemble_accuracy"] > 0.3
+    return trainer
+
+
 @pytest.fixture
 def small() -> SimpleNamespace:
     """Builders of small things, by name."""
     return SimpleNamespace(
         batch=_batch, lookup=_lookup, one_hot_images=_one_hot_images, images=_noisy_set, network=_network,
         ensemble=_ensemble, trainer=_trainer, numbers=_numbers, assert_resumes=_assert_resumes,
+        assert_learns=_assert_learns,
     )  # fmt: skip

@@ -103,6 +103,24 @@ def test_the_gradient_of_a_count_is_that_of_the_mean_softmax(fusion):
     assert torch.allclose(*found, atol=1e-12)
 
 
+def test_a_weight_is_the_odds_of_drawing_a_member():
+    """By hand: two members of small odds are outvoted by the third, and the softmax is expected over the odds."""
+    torch.manual_seed(3)
+    z = 3 * torch.randn(3, 50, 4, dtype=torch.float64)
+    drawn = ensemble("random_member", weights=[1.0, 1.0, 3.0])
+    assert drawn.weights.tolist() == pytest.approx([0.2, 0.2, 0.6])
+    out = drawn.fuse(z)
+    assert torch.equal(out.argmax(1), z[2].argmax(1))
+    soft = (torch.tensor([0.2, 0.2, 0.6])[:, None, None] * softmax(z)).sum(0)
+    agree = soft.argmax(1) == z[2].argmax(1)
+    assert 0 < int(agree.sum()) < 50
+    assert torch.allclose(out[agree].exp(), soft[agree], atol=1e-6)
+    never = ensemble("random_member", weights=[1.0, 0.0, 0.0]).fuse(z.requires_grad_())
+    (gradient,) = torch.autograd.grad(never[:, 0].sum(), z)
+    assert gradient.isfinite().all()
+    assert not gradient[1:].any()
+
+
 def test_the_most_confident_member_decides_by_its_largest_probability():
     z = torch.tensor([[[0.0, 1.0, 0.0]], [[0.0, 1.0, 0.0]], [[9.0, 0.0, 0.0]]])
     assert [int(ensemble(name).fuse(z).argmax()) for name in ("max_probability", "majority_vote")] == [0, 1]

@@ -32,7 +32,7 @@ pytestmark = pytest.mark.usefixtures("_one_thread")
 METHODS = [
     "ece", "adaboost", "gradientboost", "ckae", "adp", "gal", "dverge", "cos_only", "cos_l2", "trs", "trs_printed",
     "trs_official", "trs_at", "at_ensemble", "at_fgsm", "at_pgd_l2", "at_pgd_linf", "trs_report",
-    "trs_report_pretrained",
+    "trs_report_pretrained", "adv_oap", "mrboost", "mrboost_mce", "aute", "parl", "barre",
 ]  # fmt: skip
 SIZE = 20
 ON_DIGITS = {"dataset": "digits", "model": "digits_cnn", "members": 3}
@@ -183,14 +183,14 @@ def test_the_authors_step_takes_three_members() -> None:
         AuthorsStep(list(two), torch.optim.SGD(two.parameters(), 0.1), Trs(terms="official"))
 
 
-@pytest.mark.parametrize("kind", ["forward", "images", "train", "curvature", "second", "target", "features"])
+@pytest.mark.parametrize("kind", ["forward", "images", "train", "curvature", "second", "target", "features", "layers"])
 def test_bare_passes_leave_gradients_only_where_the_formula_has_them(kind: Any) -> None:
     members = networks("digits_cnn", {}, "digits")
     before = [parameter.clone() for parameter in members.parameters()]
     optimizer = torch.optim.SGD(members.parameters(), lr=0.1)
     Bare(list(members), optimizer, batch_of((1, 8, 8), 8), [Need(3, kind, 5)], "logits")()
     moved = [not torch.equal(a, b) for a, b in zip(members.parameters(), before, strict=True)]
-    assert any(moved) == (kind in ("train", "second"))
+    assert any(moved) == (kind in ("train", "second", "layers"))
     assert all(parameter.requires_grad and parameter.grad is None for parameter in members.parameters())
 
 

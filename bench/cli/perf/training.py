@@ -48,6 +48,7 @@ def command(
       second      forward, gradient of the images, gradient of both with respect to the parameters
       target      forward up to a layer
       features    forward up to a layer, gradient of the images
+      layers      forward, gradients of convolutions' outputs, gradient of all with respect to the parameters
 
     \b
     Examples:
