@@ -56,10 +56,9 @@ class Dverge(Method):
         if self.eps < 0 or self.steps < 1:
             raise BenchError(f"eps is at least 0 and steps at least 1, not {self.eps} and {self.steps}")
 
-    def fit(self, trainer: Trainer) -> None:
-        """One phase, from the weights of the plain ensemble."""
+    def begin(self, trainer: Trainer) -> None:
+        """From the weights of the plain ensemble."""
         trainer.start_from(trainer.prerequisites["ece"].members)
-        trainer.train("joint", self.loss)
 
     def loss(self, members: Sequence[nn.Module], batch: Batch) -> dict[str, Tensor]:
         """`distilled`: the sum over members of the cross-entropy on every other member's distilled images."""

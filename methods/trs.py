@@ -95,6 +95,10 @@ class CosOnly(Method):
             terms["norm"] = weight * smooth
         return terms
 
+    def over_members(self, losses: Tensor) -> Tensor:
+        """Their mean; in official terms their sum."""
+        return losses.sum() if self.terms == "official" else losses.mean()
+
     def cosine(self, gradients: Sequence[Tensor]) -> Tensor:
         """[pairs, B]: the signed cosine of each pair's gradients, N × [B, D]; in official terms with torch's floor."""
         if self.terms == "official":

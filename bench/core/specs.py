@@ -10,6 +10,7 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, field_validator, model_validator
 
+from bench.core.errors import unknown_name
 from bench.core.numbers import BATCH, BUDGET, EPOCHS, IMAGES, MEMBERS, MOST, parse_number
 from bench.core.precision import OfPasses, Precision
 from bench.core.settings import explain
@@ -83,6 +84,7 @@ class PublicationSpec(Spec):
     year: int = Field(ge=1900, le=3000)
     url: str = ""
     code: str = Field("", description="address of the authors' code")
+    licence: str = Field("", description='of that code; "none" where it names none')
 
 
 class MethodSpec(_WithSettings):
@@ -98,6 +100,7 @@ class MethodSpec(_WithSettings):
     published: str | None = Field(None, description="column of the published table to stand beside; own name if paper")
     publication: str | None = Field(None, description="a name in [publications]: the paper that it is from")
     adversarial: bool = Field(False, description="it trains on attacked images (a fact for readers, no setting)")
+    on: str | None = Field(None, description="the configured method that this one is on, of a `Compound`")
     datasets: dict[str, Settings] = Field(default_factory=dict)
 
     @field_validator("datasets")
@@ -117,6 +120,21 @@ class MethodSpec(_WithSettings):
         own = dict(self.datasets.get(dataset, {}))
         by_members = own.pop(BY_MEMBERS, {})
         return {**self.settings, **own, **by_members.get(str(members), {})}
+
+    def placed_on(self, other: MethodSpec) -> MethodSpec:
+        """With all that the file says of the method it is on as its own setting `on`, wherever that differs."""
+
+        def at(own: Settings, settings: Settings) -> Settings:
+            return {**own, "on": {"method": self.on, "plugin": other.plugin, "settings": settings}}
+
+        datasets = {}
+        for name in {**self.datasets, **other.datasets}:
+            own = self.datasets.get(name, {})
+            mine = own.get(BY_MEMBERS, {})
+            numbers = {**mine, **other.datasets.get(name, {}).get(BY_MEMBERS, {})}
+            tables = {n: at(mine.get(n, {}), other.settings_on(name, int(n))) for n in numbers}
+            datasets[name] = at({**own, **({BY_MEMBERS: tables} if tables else {})}, other.settings_on(name, 0))
+        return self.model_copy(update={"settings": at(self.settings, other.settings), "datasets": datasets})
 
     def published_as(self, name: str) -> str | None:
         """The column of the published tables that this method, configured as `name`, is compared with."""
@@ -320,6 +338,20 @@ class Config(Spec):
     protocols: dict[str, ProtocolSpec] = Field(default_factory=dict)
     publications: dict[str, PublicationSpec] = Field(default_factory=dict)
     statements: dict[str, StatementSpec] = Field(default_factory=dict)
+
+    @field_validator("methods")
+    @classmethod
+    def _on_others(cls, methods: dict[str, MethodSpec]) -> dict[str, MethodSpec]:
+        placed = {}
+        for name, method in methods.items():
+            if method.on is not None and method.on not in methods:
+                raise ValueError(f"{name}.on: {unknown_name('method', method.on, methods)}")
+            if method.on is not None and methods[method.on].on is not None:
+                raise ValueError(
+                    f"{name} is on {method.on}, which is itself on {methods[method.on].on}: one is allowed"
+                )
+            placed[name] = method if method.on is None else method.placed_on(methods[method.on])
+        return placed
 
     @property
     def fusions(self) -> dict[str, Any]:

@@ -101,10 +101,11 @@ def run_spec(
     own = {key: value for step in chain for key, value in step.methods.get(method, {}).items()}
     fixed = own.pop("members", None)
     members = (None if required_by and fixed else selection.members) or fixed or recipe.members or 3
-    if type(members) is not int or not plugin.minimum_members <= members <= MEMBERS:
-        least = plugin.minimum_members
+    fits = type(members) is int and 1 <= members <= MEMBERS
+    instance = settings.build(plugin, spec.settings_on(selection.dataset, members if fits else 1), f"methods.{method}")
+    if not fits or members < instance.minimum_members:
+        least = instance.minimum_members
         raise BenchError(f"{method} needs at least {least} members, at most {MEMBERS:,}, not {shown(members)}")
-    instance = settings.build(plugin, spec.settings_on(selection.dataset, members), f"methods.{method}")
     table = {**recipe.training, **own, **loaded.training}
     try:
         training = Training.model_validate(table)
@@ -134,6 +135,7 @@ def run_spec(
             "model": model_version,
             "dataset": dataset_class.version,
             "trainer": versions.TRAINER,
+            **instance.part_versions,
         },
         requires={
             name: run_spec(loaded, selection, name, seed, required_by=(*required_by, method))
@@ -227,7 +229,9 @@ def model_spec(loaded: Loaded, name: str) -> tuple[str, dict[str, Any], int]:
 
 def changes_of(loaded: Loaded, method: str, model: str, dataset: str) -> tuple[str, ...]:
     """What the command line changed in what decides a run; stored with it and named wherever it is shown."""
-    touched = ("training.", "data.", "recipes.", f"methods.{method}.", f"models.{model}.", f"datasets.{dataset}.")
+    spec = loaded.config.methods.get(method)
+    own = [f"methods.{name}." for name in (method, spec.on if spec else None) if name]
+    touched = ("training.", "data.", "recipes.", *own, f"models.{model}.", f"datasets.{dataset}.")
     return tuple(change for change in loaded.changes if change.strip().startswith(touched))
 
 
@@ -367,7 +371,8 @@ def _draws_a_member(run: RunSpec) -> bool:
     if run.plugin == OUTSIDE:
         rule = run.settings.get("fusion_rule")
     else:
-        rule = registry.load("methods", run.plugin).fusion if run.plugin else None
+        plugin = registry.load("methods", run.plugin) if run.plugin else None
+        rule = plugin and settings.build(plugin, run.settings, f"methods.{run.method}").fusion
     return rule in registry.entries("fusions") and registry.load("fusions", str(rule)).draws_a_member
 
 

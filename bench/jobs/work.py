@@ -89,7 +89,7 @@ def train(run: RunSpec, place: Workplace, progress: Progress) -> Path:
     plugin, method = method_of(run)
     # Initialisation depends on the method and the number of members, unlike the data order and the attacks.
     with seeds.isolated(*initialisation_axes(run)):
-        ensemble = fresh_ensemble(run, plugin, place).to(place.device)
+        ensemble = fresh_ensemble(run, method, place).to(place.device)
     dataset = dataset_of(run)
     trainer = Trainer(
         ensemble=ensemble,
@@ -109,9 +109,9 @@ def train(run: RunSpec, place: Workplace, progress: Progress) -> Path:
     tensors = weights_of(ensemble)
     weights_digest = checkpoint.digest(tensors)
     _refuse_others(run, place, weights_digest)
-    metadata = weights_metadata(run, fusion=ensemble.fusion, activation=plugin.activation)
+    metadata = weights_metadata(run, fusion=ensemble.fusion, activation=method.activation)
     checkpoint.save(folder.weights, tensors, metadata)
-    shared = trained(run, ensemble, place, activation=plugin.activation, digest=weights_digest)
+    shared = trained(run, ensemble, place, activation=method.activation, digest=weights_digest)
     notes = [*_notes(trainer, dataset.classes), *trainer.notes]
     if folder.imported.exists() and not folder.record.exists():
         provenance.note_attempt(folder, shared["attempt_id"])

@@ -18,12 +18,13 @@ from bench.baselines.dverge import Dverge
 from bench.baselines.ece import Ece
 from bench.baselines.gal import Gal
 from bench.baselines.gradientboost import GradientBoost
+from bench.baselines.igat import Igat
 from bench.methods.trs import CosOnly, Trs
-from bench.methods.trs_at import TrsAt
 from bench.methods.trs_report import TrsReport
 from bench.models.features import features_at
 from bench.models.passes import passes_on
 from bench.perf.roofline import Work, count
+from bench.training.compound import AtJoint
 from bench.training.gradients import loss_and_gradient
 from bench.training.method import Batch, Method
 
@@ -52,6 +53,13 @@ def needs(method: Method, *, members: int, size: int, coupled: bool) -> list[Nee
     """
     n, b = members, size
     public = coupled and getattr(method, "running_statistics", "needed") == "public"
+    if isinstance(method, AtJoint):
+        inner = needs(method.inner, members=n, size=b, coupled=coupled)
+        return inner and [*inner, Need(n * method.attack_steps, "images", b), Need(n, "train", b)]
+    if isinstance(method, Igat):
+        attacked = b - b // 2
+        inner = needs(method.inner, members=n, size=b if method.rest == "mixed" else b // 2, coupled=coupled)
+        return inner and [Need(n * method.steps, "images", attacked), *inner, Need(n, "train", b)]
     if isinstance(method, TrsReport):
         attacked = b - b // 2
         return [
@@ -85,8 +93,6 @@ def _trs(method: Trs, n: int, b: int, coupled: bool) -> list[Need]:
     visits = n if method.support == "shared" else 2 * comb(n, 2)  # members asked about support points, over all groups
     found = [Need(visits * method.steps, "curvature", searched), Need(n, "second", b)]
     found.append(Need(visits, "second", b if official and coupled else searched))
-    if isinstance(method, TrsAt):
-        found += [Need(n * method.attack_steps, "images", b), Need(n, "train", b)]
     return found
 
 

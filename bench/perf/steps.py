@@ -6,7 +6,7 @@ from typing import Any
 
 import torch
 
-from bench.core import registry, seeds
+from bench.core import seeds
 from bench.core.config import Loaded
 from bench.core.progress import Progress
 from bench.data.base import ImageSet
@@ -34,9 +34,8 @@ def images_of(run: RunSpec, count: int, device: torch.device | str) -> ImageSet:
 
 def ensemble_of(run: RunSpec, device: torch.device | str) -> Ensemble:
     """Fresh members of a run, in eval mode."""
-    plugin = registry.load("methods", run.plugin)
     with seeds.isolated("perf", run.method):
-        return fresh_ensemble(run, plugin).to(device).eval()
+        return fresh_ensemble(run, method_of(run)[1]).to(device).eval()
 
 
 class Short(Trainer):
