@@ -84,7 +84,7 @@ class PublicationSpec(Spec):
     year: int = Field(ge=1900, le=3000)
     url: str = ""
     code: str = Field("", description="address of the authors' code")
-    licence: str = Field("", description='of that code; "none" where it names none')
+    licence: str = Field("", description='of that code, by its usual short name; "none" where it has none')
 
 
 class MethodSpec(_WithSettings):
@@ -271,7 +271,10 @@ class StatementSpec(Spec):
 
 
 class Training(Spec):
-    """How members are trained. Rates are multiplied by `decay` at each of `decay_at` (shares of the epochs)."""
+    """How members are trained. Rates are multiplied by `decay` at each of `decay_at` (shares of the epochs).
+
+    With `schedule = "cosine"` they fall from `lr` towards `lr_end` along half a cosine instead.
+    """
 
     epochs: int = Field(ge=1, le=EPOCHS)
     batch_size: int = Field(128, ge=4, le=BATCH)
@@ -285,6 +288,16 @@ class Training(Spec):
     augment: bool = True
     limit: int | None = Field(None, ge=4, le=IMAGES, description="train on this many images only")
     precision: OfPasses = Field("float32", description="of the members' passes; evaluations are in float32")
+    schedule: Literal["steps", "cosine"] = added("steps", description="how the learning rate falls")
+    lr_end: float = added(0.0, ge=0, allow_inf_nan=False, description="where a cosine leads to")
+
+    @model_validator(mode="after")
+    def _one_schedule(self) -> Self:
+        if self.schedule == "cosine" and self.decay_at:
+            raise ValueError('schedule = "cosine" has no steps: set decay_at = [] beside it')
+        if self.schedule == "steps" and self.lr_end:
+            raise ValueError('lr_end is where a cosine leads to: set schedule = "cosine" beside it')
+        return self
 
 
 class RecipeSpec(Spec):

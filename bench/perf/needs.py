@@ -14,6 +14,7 @@ from bench.baselines.adaboost import AdaBoost
 from bench.baselines.adp import Adp
 from bench.baselines.adversarial import AtEnsemble, AtPgdLinf
 from bench.baselines.ckae import Ckae
+from bench.baselines.deg import Deg, DegPdd
 from bench.baselines.dverge import Dverge
 from bench.baselines.ece import Ece
 from bench.baselines.gal import Gal
@@ -69,7 +70,9 @@ def needs(method: Method, *, members: int, size: int, coupled: bool) -> list[Nee
         ]
     if isinstance(method, Trs):
         return _trs(method, n, b, coupled) + ([Need(n, "forward", b)] if public else [])
-    if isinstance(method, (CosOnly, Gal)):  # and Cos-ℓ2: the norms are those of the cosine's gradients
+    if isinstance(method, DegPdd):  # all features are known before any mask
+        return [Need(n, "forward", b), Need(n, "second", b)]
+    if isinstance(method, (CosOnly, Gal, Deg)):  # and Cos-ℓ2: the norms are those of the cosine's gradients
         return [Need(n, "second", b)] + ([Need(n, "forward", b)] if public else [])
     if isinstance(method, Dverge):
         targets = n * method.steps if public else n

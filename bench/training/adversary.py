@@ -90,9 +90,18 @@ def dropout(members: Iterable[nn.Module], rate: float) -> Iterator[None]:
 
     with contextlib.ExitStack() as stack:
         for member in members if rate else ():
-            layers = [part for part in member.modules() if isinstance(part, torch.nn.Linear)]
-            if not layers:
-                raise BenchError("dropout needs a linear layer, and this network has none; set dropout = 0")
-            handle = layers[-1].register_forward_pre_hook(drop)
+            handle = last_linear(member, "dropout", "; set dropout = 0").register_forward_pre_hook(drop)
             stack.callback(handle.remove)
         yield
+
+
+def last_linear(member: nn.Module, wanted_by: str, remedy: str = "") -> nn.Module:
+    """The last linear layer of a member.
+
+    Raises:
+        BenchError: it has none; the message says what needed it, and the remedy.
+    """
+    layers = [part for part in member.modules() if isinstance(part, torch.nn.Linear)]
+    if not layers:
+        raise BenchError(f"{wanted_by} needs a linear layer, and this network has none{remedy}")
+    return layers[-1]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable
 
 import torch
@@ -25,7 +26,10 @@ def make_optimizer(parameters: Iterable[nn.Parameter], training: Training) -> to
 def rate_at(training: Training, epoch: int, epochs: int) -> float:
     """Learning rate in 0-based `epoch` of `epochs`: `lr`, times `decay` for each share of `decay_at` that has passed.
 
-    A function of the epoch alone: a resumed run needs no scheduler state.
+    Of a cosine: lr_end + (lr − lr_end)·(1 + cos(π·epoch/epochs))/2. A function of the epoch alone: a resumed run needs
+    no scheduler state.
     """
+    if training.schedule == "cosine":
+        return training.lr_end + (training.lr - training.lr_end) * (1 + math.cos(math.pi * epoch / epochs)) / 2
     passed = sum(epoch >= round(share * epochs) for share in training.decay_at)
     return training.lr * training.decay**passed

@@ -193,7 +193,11 @@ def test_the_nearest_file_above_the_working_folder_holds(tmp_path: Path, monkeyp
 
 
 def test_training_refuses_nonsense() -> None:
-    for table in ({"epochs": 0}, {"epochs": 1, "lr": 0}, {"epochs": 1, "decay_at": [2.0]}, {"epochs": 1, "lr": "nan"}):
+    tables = (
+        {"epochs": 0}, {"epochs": 1, "lr": 0}, {"epochs": 1, "decay_at": [2.0]}, {"epochs": 1, "lr": "nan"},
+        {"epochs": 1, "schedule": "cosine", "decay_at": [0.5]}, {"epochs": 1, "lr_end": 1e-4},
+    )  # fmt: skip
+    for table in tables:
         with pytest.raises(ValueError, match="validation error"):
             Training.model_validate(table)
 

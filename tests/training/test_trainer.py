@@ -427,7 +427,18 @@ def test_an_epoch_equals_a_plain_torch_loop(images, recipe):
     ],
 )
 def test_the_learning_rate_is_multiplied_at_its_shares_of_the_epochs(images, epochs, decay_at, expected):
-    training = Training(epochs=epochs, batch_size=25, optimizer="sgd", lr=0.01, momentum=0, decay_at=decay_at)
+    assert_rates(images, {"epochs": epochs, "decay_at": decay_at}, [0.01 * factor for factor in expected])
+
+
+@pytest.mark.parametrize(("end", "expected"), [(0.0, [0.01, 0.0075, 0.0025]), (0.002, [0.01, 0.008, 0.004])])
+def test_along_a_cosine_it_falls_towards_its_end(images, end, expected):
+    """By hand: the cosines of 0, 60 and 120 degrees are 1, ½ and −½."""
+    assert_rates(images, {"epochs": 3, "schedule": "cosine", "lr_end": end}, expected)
+
+
+def assert_rates(images: ImageSet, recipe: dict[str, Any], expected: list[float]) -> None:
+    """The rate that each epoch of the recipe really used, and says that it did."""
+    training = Training(batch_size=25, optimizer="sgd", lr=0.01, momentum=0, **recipe)
     trainer = make_trainer(images, training=training)
     bias = trainer.ensemble.members[0][-1].bias
     values = [float(bias[0].detach())]
@@ -438,7 +449,7 @@ def test_the_learning_rate_is_multiplied_at_its_shares_of_the_epochs(images, epo
     )
     for record in trainer.curve:
         values.append(values[-1] - 4 * record["lr"])
-    assert [record["lr"] for record in trainer.curve] == pytest.approx([0.01 * factor for factor in expected])
+    assert [record["lr"] for record in trainer.curve] == pytest.approx(expected)
     assert float(bias[0].detach()) == pytest.approx(values[-1], abs=1e-6)
 
 
