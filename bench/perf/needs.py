@@ -17,6 +17,7 @@ from bench.baselines.ckae import Ckae
 from bench.baselines.deg import Deg, DegPdd
 from bench.baselines.dverge import Dverge
 from bench.baselines.ece import Ece
+from bench.baselines.fasten import AdvFasten, Fasten
 from bench.baselines.gal import Gal
 from bench.baselines.gradientboost import GradientBoost
 from bench.baselines.igat import Igat
@@ -77,6 +78,9 @@ def needs(method: Method, *, members: int, size: int, coupled: bool) -> list[Nee
     if isinstance(method, Dverge):
         targets = n * method.steps if public else n
         return [Need(targets, "target", b), Need(n * method.steps, "features", b), Need(n * (n - 1), "train", b)]
+    if isinstance(method, Fasten):
+        own = [Need(2, "target", b), Need(2, "features", b), Need(n, "forward", b), Need(n, "train", b)]
+        return own + ([Need(n, "images", b), Need(n, "train", b)] if isinstance(method, AdvFasten) else [])
     if isinstance(method, AtEnsemble):
         return [Need(n * method.steps, "images", b), Need(n, "train", b)]
     if isinstance(method, AtPgdLinf):

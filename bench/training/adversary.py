@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import random
 from collections.abc import Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING
 
@@ -105,3 +106,15 @@ def last_linear(member: nn.Module, wanted_by: str, remedy: str = "") -> nn.Modul
     if not layers:
         raise BenchError(f"{wanted_by} needs a linear layer, and this network has none{remedy}")
     return layers[-1]
+
+
+def layer_of_epoch(member: nn.Module, batch: Batch) -> str:
+    """A point where features are read (`bench.models.features`): one of those before a nonlinearity, or the logits.
+
+    It is drawn, the same one for a whole epoch: the generator's seed is the epoch's, whatever was drawn from it since.
+    """
+    from bench.models.features import pre_activation_points
+
+    channels, height, width = batch.images.shape[1:]
+    points = pre_activation_points(member, (channels, height, width))
+    return random.Random(batch.generator.initial_seed()).choice(points)
