@@ -181,6 +181,7 @@ class SuiteSpec(Spec):
     attacks: tuple[str | AttackRows, ...] = ()
     matrix: bool | Literal["targeted"] = True
     blackbox: tuple[str, ...] | bool = Field(False, description="the black-box suite; or the attacks to use in it")
+    certify: bool = Field(False, description="certified accuracy, as [certify] says")
     published: str | None = Field(None, description="file in results/published with the paper's values")
 
 
@@ -203,6 +204,17 @@ class BlackboxSpec(Spec):
     restarts: int = Field(ge=1, le=MOST)
     limit: int | None = Field(None, ge=1, le=IMAGES, description="test images used where there are more")
     budgets: dict[str, Budgets]
+
+
+class CertifySpec(Spec):
+    """`[certify]`: certified accuracy at ℓ2 radii by randomised smoothing (Cohen et al. 2019)."""
+
+    n0: int = Field(100, ge=1, le=IMAGES, description="draws of noise by which the class is chosen")
+    n: int = Field(10_000, ge=1, le=IMAGES, description="draws by which its probability is bounded")
+    alpha: float = Field(0.001, gt=0, lt=1, description="how probable a wrong certificate may be")
+    limit: int | None = Field(None, ge=1, le=IMAGES, description="test images used where there are more")
+    sigma: dict[str, Annotated[float, Field(gt=0, le=BUDGET)]] = Field(description="deviation of the noise")
+    radii: dict[str, Budgets]
 
 
 class ProtocolSpec(Spec):
@@ -347,6 +359,7 @@ class Config(Spec):
     attacks: dict[str, AttackSpec]
     matrix: MatrixSpec
     blackbox: BlackboxSpec | None = None
+    certify: CertifySpec | None = None
     suites: dict[str, SuiteSpec]
     protocols: dict[str, ProtocolSpec] = Field(default_factory=dict)
     publications: dict[str, PublicationSpec] = Field(default_factory=dict)

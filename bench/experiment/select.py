@@ -297,6 +297,8 @@ def evaluations(loaded: Loaded, selection: Selection, run: RunSpec) -> list[Eval
     if suite.blackbox:
         names = suite.blackbox if isinstance(suite.blackbox, tuple) else loaded.blackbox.attacks
         rows += blackbox_rows(loaded, selection, run, names)
+    if suite.certify:
+        rows += certify_rows(loaded, selection, run)
     if suite.matrix and run.members > 1:
         rows.append(matrix_row(loaded, selection, run, targeted=suite.matrix == "targeted"))
     return rows
@@ -406,10 +408,7 @@ def blackbox_rows(loaded: Loaded, selection: Selection, run: RunSpec, names: tup
         run_spec(loaded, replace(selection, members=members), spec.method, SURROGATE_SEEDS + members)
         for members in spec.members
     )
-    limit = test_limit(loaded, selection)
-    size = registry.load("datasets", loaded.config.datasets[selection.dataset].plugin).test_images
-    if selection.split == "test" and spec.limit is not None and (limit or size or spec.limit + 1) > spec.limit:
-        limit = spec.limit
+    limit = _at_most(loaded, selection, spec.limit)
     return [
         EvaluationSpec(
             kind="blackbox",
@@ -430,6 +429,42 @@ def blackbox_rows(loaded: Loaded, selection: Selection, run: RunSpec, names: tup
             versions={"attack": version, "evaluator": versions.EVALUATOR},
         )
         for budget in budgets
+    ]
+
+
+def _at_most(loaded: Loaded, selection: Selection, most: int | None) -> int | None:
+    """How many test images are used where they are no more than `most`; held-out images are all used."""
+    limit = test_limit(loaded, selection)
+    size = registry.load("datasets", loaded.config.datasets[selection.dataset].plugin).test_images
+    more = selection.split == "test" and most is not None and (limit or size or most + 1) > most
+    return most if more else limit
+
+
+def certify_rows(loaded: Loaded, selection: Selection, run: RunSpec) -> list[EvaluationSpec]:
+    """Certified accuracy as `[certify]` says: one evaluation a radius.
+
+    Raises:
+        BenchError: nothing is configured for the data set.
+    """
+    spec, dataset = loaded.config.certify, selection.dataset
+    if spec is None or dataset not in spec.sigma or dataset not in spec.radii:
+        raise BenchError(f"bench.toml gives no noise and radii for {dataset}; add certify.sigma and certify.radii")
+    limit = _at_most(loaded, selection, spec.limit)
+    return [
+        EvaluationSpec(
+            kind="certify",
+            run=run,
+            attack="certify",
+            plugin="certify",
+            settings={"sigma": spec.sigma[dataset], "n0": spec.n0, "n": spec.n, "alpha": spec.alpha},
+            budget_name="eps",
+            budget=radius,
+            stop="last",
+            limit=limit,
+            split=selection.split,
+            versions={"attack": 1, "evaluator": versions.EVALUATOR},
+        )
+        for radius in spec.radii[dataset]
     ]
 
 

@@ -206,6 +206,7 @@ class EvaluationSpec(Asked):
             "craft": "images of black-box attacks",
             "blackbox": "black-box",
             "judged": f"images {self.attack}",
+            "certify": "certified, ℓ2",
         }
         return titled(f"{kinds.get(self.kind, self.attack)} {budget}", self.precision)
 

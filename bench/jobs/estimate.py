@@ -204,6 +204,8 @@ def _passes(evaluation: EvaluationSpec) -> int:
     """Passes that the attack makes for an image that stands."""
     from bench.core import registry, settings
 
+    if evaluation.kind == "certify":  # forwards, a third of a pass each; further radii cost nothing
+        return int(evaluation.settings["n0"] + evaluation.settings["n"]) // 3
     if evaluation.kind not in ("attack", "transfer"):
         return int(evaluation.settings.get("restarts", 1))
     plugin = registry.load("attacks", evaluation.plugin)

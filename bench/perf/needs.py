@@ -21,6 +21,7 @@ from bench.baselines.fasten import AdvFasten, Fasten
 from bench.baselines.gal import Gal
 from bench.baselines.gradientboost import GradientBoost
 from bench.baselines.igat import Igat
+from bench.methods.drt import Drt
 from bench.methods.trs import CosOnly, Trs
 from bench.methods.trs_report import TrsReport
 from bench.models.features import features_at
@@ -78,6 +79,8 @@ def needs(method: Method, *, members: int, size: int, coupled: bool) -> list[Nee
     if isinstance(method, Dverge):
         targets = n * method.steps if public else n
         return [Need(targets, "target", b), Need(n * method.steps, "features", b), Need(n * (n - 1), "train", b)]
+    if isinstance(method, Drt):
+        return [Need(n * method.draws, "second", b)]
     if isinstance(method, Fasten):
         own = [Need(2, "target", b), Need(2, "features", b), Need(n, "forward", b), Need(n, "train", b)]
         return own + ([Need(n, "images", b), Need(n, "train", b)] if isinstance(method, AdvFasten) else [])

@@ -120,10 +120,12 @@ class Trainer:
         members: Sequence[int] | None = None,
         epochs: int | None = None,
         training: Training | None = None,
+        after: Callable[[int], None] | None = None,
     ) -> bool:
         """One phase: minimise the sum of `loss`'s terms over the parameters of `members` (all by default).
 
-        A phase that an earlier process finished is skipped, one that it began is continued.
+        A phase that an earlier process finished is skipped, one that it began is continued. `after` is called after each
+        step of the optimiser with the number of steps made, from 1 on, and may change weights.
 
         Returns:
             Whether anything was trained in this process.
@@ -162,7 +164,7 @@ class Trainer:
             rate = rate_at(training, epoch, epochs)
             for group in optimizer.param_groups:
                 group["lr"] = rate
-            terms = self._epoch(loss, modules, parameters, optimizer, phase, epoch, epochs, training)
+            terms = self._epoch(loss, modules, parameters, optimizer, phase, epoch, epochs, training, after)
             if epoch == first and any(dual.refused(module) for module in modules):
                 self._progress.note(dual.REFUSED)
             record = {
@@ -189,6 +191,7 @@ class Trainer:
         epoch: int,
         epochs: int,
         training: Training,
+        after: Callable[[int], None] | None,
     ) -> dict[str, float]:
         """One epoch; the mean of each term over its steps."""
         order = seeds.generator("order", *self._axes, phase, epoch)
@@ -223,6 +226,8 @@ class Trainer:
                 for parameter, gradient in zip(parameters, gradients, strict=True):
                     parameter.grad = gradient
                 optimizer.step()
+                if after is not None:
+                    after(epoch * steps + step + 1)
                 watch.add(terms, epoch, step)
                 if step % CHECK_EVERY == 0:
                     self._progress.step(epoch=epoch, epochs=epochs, share=(step + 1) / steps)
