@@ -26,8 +26,9 @@ class Drt(Method):
     Σ_k CE_k − λr · mean of m_k over members and noisy images that they have right
     + λl · mean of ‖∇m_i + ∇m_j‖₂² over pairs and noisy images that both have right.
 
-    Official settings: σ .25, 2 draws (public port, in a fork of hydra); no λ is given there. λr .5, λl .1 are ours,
-    from images held out of digits' training set. SGD .1, momentum .9, weight decay 1e-4, the rate along a cosine.
+    Official settings: σ .25, 2 draws (public port, in a fork of hydra); no λ is given there. λr .5, λl .1 are ours: of
+    six pairs the largest mean radius on 100 images held out of digits' training set, .417 (.411 with neither). SGD .1,
+    momentum .9, weight decay 1e-4, the rate along a cosine.
 
     Args:
         sigma: σ, in units of the [0, 1] pixel range.

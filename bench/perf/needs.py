@@ -21,6 +21,7 @@ from bench.baselines.fasten import AdvFasten, Fasten
 from bench.baselines.gal import Gal
 from bench.baselines.gradientboost import GradientBoost
 from bench.baselines.igat import Igat
+from bench.baselines.lotos import Lotos
 from bench.methods.drt import Drt
 from bench.methods.trs import CosOnly, Trs
 from bench.methods.trs_report import TrsReport
@@ -92,7 +93,7 @@ def needs(method: Method, *, members: int, size: int, coupled: bool) -> list[Nee
         return [Need(n - 1, "forward", b), Need(1, "train", b)]
     if isinstance(method, AdaBoost):
         return [Need(1, "train", b)]
-    if isinstance(method, (Ece, Adp, Ckae)):
+    if isinstance(method, (Ece, Adp, Ckae, Lotos)):
         return [Need(n, "train", b)]
     return None
 

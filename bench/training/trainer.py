@@ -124,8 +124,8 @@ class Trainer:
     ) -> bool:
         """One phase: minimise the sum of `loss`'s terms over the parameters of `members` (all by default).
 
-        A phase that an earlier process finished is skipped, one that it began is continued. `after` is called after each
-        step of the optimiser with the number of steps made, from 1 on, and may change weights.
+        A phase that an earlier process finished is skipped, one that it began is continued. `after` is called after
+        each step of the optimiser with the number of steps made, from 1 on, and may change weights.
 
         Returns:
             Whether anything was trained in this process.

@@ -33,7 +33,7 @@ METHODS = [
     "ece", "adaboost", "gradientboost", "ckae", "adp", "gal", "dverge", "cos_only", "cos_l2", "trs", "trs_printed",
     "trs_official", "trs_at", "at_ensemble", "at_fgsm", "at_pgd_l2", "at_pgd_linf", "trs_report",
     "trs_report_pretrained", "igat_adp", "igat_dverge", "deg", "deg_pdd",
-    "fasten", "adv_fasten", "drt",
+    "fasten", "adv_fasten", "drt", "lotos",
 ]  # fmt: skip
 SIZE = 20
 ON_DIGITS = {"dataset": "digits", "model": "digits_cnn", "members": 3}
