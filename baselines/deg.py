@@ -96,7 +96,7 @@ class DegPdd(Deg):
 
     def fit(self, trainer: Trainer) -> None:
         """One phase, with the masks."""
-        with heads(trainer.ensemble.members) as masked:
+        with heads(list(trainer.ensemble.members)) as masked:
             trainer.train("joint", partial(self.loss, masked=masked))
 
     def loss(self, members: Sequence[nn.Module], batch: Batch, masked: _Heads | None = None) -> dict[str, Tensor]:

@@ -103,7 +103,8 @@ def mapped(layer: nn.Module, x: Tensor) -> Tensor:
     if isinstance(layer, torch.nn.Linear):
         return torch.nn.functional.linear(x, layer.weight)
     assert isinstance(layer, torch.nn.Conv2d)
-    return layer._conv_forward(x, layer.weight, None)
+    found: Tensor = layer._conv_forward(x, layer.weight, None)
+    return found
 
 
 def iterated(layer: nn.Module, vector: Tensor, count: int) -> Tensor:

@@ -88,7 +88,7 @@ def votes(
     for start in range(0, count, DRAWN):
         size = (min(DRAWN, count - start), *x.shape[1:])
         noisy = x + sigma * torch.randn(size, generator=generator, device=x.device)
-        found = torch.cat([ensemble(part) for part in noisy.split(max(batch_size, 1))])
+        found = torch.cat([ensemble(noisy[at : at + batch_size]) for at in range(0, len(noisy), batch_size)])
         if not bool(found.isfinite().all()):
             raise JobError(f"the output for images with noise of deviation {sigma:g} is not finite")
         counts = found.argmax(1).bincount(minlength=found.shape[1])

@@ -170,11 +170,11 @@ def _along(
         with forward_ad.dual_level(), pair_passes([member]):
             scores, change = parts(member(paired(x, direction.view_as(x))))
     if objective is not None:
-        total = scores.new_zeros(()) if share is None else (share * scores).sum()
+        along: Tensor = scores.new_zeros(()) if share is None else (share * scores).sum()
         if change is not None:
             (slope,) = torch.autograd.grad(objective(scores).sum(), scores, create_graph=True)
-            total = total + (change * slope).sum()
-        return total
+            along = along + (change * slope).sum()
+        return along
     logs: Tensor = scores.log_softmax(1)
     total = logs.new_zeros(())
     if share is not None:
