@@ -37,6 +37,10 @@ class Ckae(Method):
 
     strength: float = 1.0
 
+    def over_members(self, losses: Tensor) -> Tensor:
+        """Their mean."""
+        return losses.mean()
+
     def loss(self, members: Sequence[nn.Module], batch: Batch) -> dict[str, Tensor]:
         """`ce`, and `cka` times λ."""
         from bench.models.features import PENULTIMATE, capture
@@ -51,7 +55,7 @@ class Ckae(Method):
         with torch.autocast(batch.images.device.type, enabled=False):
             kernels = [centred_kernel(each.to(batch.images.dtype)) for each in penultimate]
             pairs = [cka(a, b).clamp_min(0) for a, b in combinations(kernels, 2)]
-        return {"ce": torch.stack(losses).mean(), "cka": self.strength * torch.stack(pairs).mean()}
+        return {"ce": self.over_members(torch.stack(losses)), "cka": self.strength * torch.stack(pairs).mean()}
 
 
 def centred_kernel(features: Tensor) -> Tensor:

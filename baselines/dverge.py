@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import random
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar, Literal
@@ -10,6 +9,7 @@ from typing import TYPE_CHECKING, ClassVar, Literal
 from bench.core.errors import BenchError
 from bench.core.lazy import torch
 from bench.core.settings import added
+from bench.training.adversary import layer_of_epoch
 from bench.training.gradients import search_mode, tracks_statistics
 from bench.training.method import Batch, Method
 
@@ -57,10 +57,9 @@ class Dverge(Method):
         if self.eps < 0 or self.steps < 1:
             raise BenchError(f"eps is at least 0 and steps at least 1, not {self.eps} and {self.steps}")
 
-    def fit(self, trainer: Trainer) -> None:
-        """One phase, from the weights of the plain ensemble."""
+    def begin(self, trainer: Trainer) -> None:
+        """From the weights of the plain ensemble."""
         trainer.start_from(trainer.prerequisites["ece"].members)
-        trainer.train("joint", self.loss)
 
     def loss(self, members: Sequence[nn.Module], batch: Batch) -> dict[str, Tensor]:
         """`distilled`: the sum over members of the cross-entropy on every other member's distilled images."""
@@ -76,12 +75,8 @@ class Dverge(Method):
         return {"distilled": torch.stack(losses).sum()}
 
     def layer(self, member: nn.Module, batch: Batch) -> str:
-        """The layer of this epoch: the generator's seed is the epoch's, whatever was drawn from it since."""
-        from bench.models.features import pre_activation_points
-
-        channels, height, width = batch.images.shape[1:]
-        points = pre_activation_points(member, (channels, height, width))
-        return random.Random(batch.generator.initial_seed()).choice(points)
+        """The layer of this epoch."""
+        return layer_of_epoch(member, batch)
 
     def distil(self, member: nn.Module, layer: str, images: Tensor, targets: Tensor) -> Tensor:
         """[B, C, H, W] within eps of `images` and in [0, 1], whose features at `layer` come near those of `targets`."""

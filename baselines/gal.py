@@ -61,9 +61,13 @@ class Gal(Method):
         if self.running_statistics == "public":
             pass_again(members, images)
         return {
-            "ce": torch.stack(losses).mean() / len(batch.labels),
+            "ce": self.over_members(torch.stack(losses)) / len(batch.labels),
             "coherence": self.strength * self.cosine(gradients).logsumexp(0).mean(),
         }
+
+    def over_members(self, losses: Tensor) -> Tensor:
+        """Their mean."""
+        return losses.mean()
 
     def cosine(self, gradients: Sequence[Tensor]) -> Tensor:
         """[pairs, B]: the signed cosine of each pair's gradients, N × [B, D]."""

@@ -99,6 +99,10 @@ class CosOnly(Method):
         """The share of their weights that the terms have by now."""
         return min(1.0, batch.progress / self.ramp) if self.ramp else 1.0
 
+    def over_members(self, losses: Tensor) -> Tensor:
+        """Their mean; in official terms their sum."""
+        return losses.sum() if self.terms == "official" else losses.mean()
+
     def cosine(self, gradients: Sequence[Tensor]) -> Tensor:
         """[pairs, B]: the signed cosine of each pair's gradients, N × [B, D]; in official terms with torch's floor."""
         if self.terms == "official":

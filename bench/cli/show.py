@@ -322,7 +322,7 @@ def _print_evaluation(row: dict[str, Any], out: Console) -> None:
     grid = Table.grid(padding=(0, 2))
     name = f"images {row['attack']}" if row["kind"] == "judged" else row["attack"]
     title = f"{name} {budget_text(row['budget_name'], row['budget'])}".strip()
-    long = ("loss_curve", "loss_stages", "sources", "files", "images", "stages", "draws")
+    long = ("loss_curve", "loss_stages", "sources", "files", "images", "stages", "draws", "radii")
     stages = row["measurements"].get("stages", ())
     measured = {key: value for key, value in row["measurements"].items() if key not in long}
     lines: dict[str, str | Text] = {

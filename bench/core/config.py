@@ -368,6 +368,9 @@ def _check_names(config: Config, path: Path) -> None:
             check("attack", name, config.attacks, "blackbox")
         for name in config.blackbox.budgets:
             check("data set", name, config.datasets, "blackbox.budgets")
+    if config.certify is not None:
+        for name in {**config.certify.sigma, **config.certify.radii}:
+            check("data set", name, config.datasets, "certify")
     for name, suite in config.suites.items():
         for black in suite.blackbox if isinstance(suite.blackbox, tuple) else ():
             check("attack", black, config.attacks, f"suites.{name}")

@@ -10,6 +10,7 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, field_validator, model_validator
 
+from bench.core.errors import unknown_name
 from bench.core.numbers import BATCH, BUDGET, EPOCHS, IMAGES, MEMBERS, MOST, parse_number
 from bench.core.precision import OfPasses, Precision
 from bench.core.settings import explain
@@ -99,6 +100,7 @@ class MethodSpec(_WithSettings):
     published: str | None = Field(None, description="column of the published table to stand beside; own name if paper")
     publication: str | None = Field(None, description="a name in [publications]: the paper that it is from")
     adversarial: bool = Field(False, description="it trains on attacked images (a fact for readers, no setting)")
+    on: str | None = Field(None, description="the configured method that this one is on, of a `Compound`")
     datasets: dict[str, Settings] = Field(default_factory=dict)
 
     @field_validator("datasets")
@@ -118,6 +120,21 @@ class MethodSpec(_WithSettings):
         own = dict(self.datasets.get(dataset, {}))
         by_members = own.pop(BY_MEMBERS, {})
         return {**self.settings, **own, **by_members.get(str(members), {})}
+
+    def placed_on(self, other: MethodSpec) -> MethodSpec:
+        """With all that the file says of the method it is on as its own setting `on`, wherever that differs."""
+
+        def at(own: Settings, settings: Settings) -> Settings:
+            return {**own, "on": {"method": self.on, "plugin": other.plugin, "settings": settings}}
+
+        datasets = {}
+        for name in {**self.datasets, **other.datasets}:
+            own = self.datasets.get(name, {})
+            mine = own.get(BY_MEMBERS, {})
+            numbers = {**mine, **other.datasets.get(name, {}).get(BY_MEMBERS, {})}
+            tables = {n: at(mine.get(n, {}), other.settings_on(name, int(n))) for n in numbers}
+            datasets[name] = at({**own, **({BY_MEMBERS: tables} if tables else {})}, other.settings_on(name, 0))
+        return self.model_copy(update={"settings": at(self.settings, other.settings), "datasets": datasets})
 
     def published_as(self, name: str) -> str | None:
         """The column of the published tables that this method, configured as `name`, is compared with."""
@@ -164,6 +181,7 @@ class SuiteSpec(Spec):
     attacks: tuple[str | AttackRows, ...] = ()
     matrix: bool | Literal["targeted"] = True
     blackbox: tuple[str, ...] | bool = Field(False, description="the black-box suite; or the attacks to use in it")
+    certify: bool = Field(False, description="certified accuracy, as [certify] says")
     published: str | None = Field(None, description="file in results/published with the paper's values")
 
 
@@ -186,6 +204,17 @@ class BlackboxSpec(Spec):
     restarts: int = Field(ge=1, le=MOST)
     limit: int | None = Field(None, ge=1, le=IMAGES, description="test images used where there are more")
     budgets: dict[str, Budgets]
+
+
+class CertifySpec(Spec):
+    """`[certify]`: certified accuracy at ℓ2 radii by randomised smoothing (Cohen et al. 2019)."""
+
+    n0: int = Field(100, ge=1, le=IMAGES, description="draws of noise by which the class is chosen")
+    n: int = Field(10_000, ge=1, le=IMAGES, description="draws by which its probability is bounded")
+    alpha: float = Field(0.001, gt=0, lt=1, description="how probable a wrong certificate may be")
+    limit: int | None = Field(None, ge=1, le=IMAGES, description="test images used where there are more")
+    sigma: dict[str, Annotated[float, Field(gt=0, le=BUDGET)]] = Field(description="deviation of the noise")
+    radii: dict[str, Budgets]
 
 
 class ProtocolSpec(Spec):
@@ -330,10 +359,25 @@ class Config(Spec):
     attacks: dict[str, AttackSpec]
     matrix: MatrixSpec
     blackbox: BlackboxSpec | None = None
+    certify: CertifySpec | None = None
     suites: dict[str, SuiteSpec]
     protocols: dict[str, ProtocolSpec] = Field(default_factory=dict)
     publications: dict[str, PublicationSpec] = Field(default_factory=dict)
     statements: dict[str, StatementSpec] = Field(default_factory=dict)
+
+    @field_validator("methods")
+    @classmethod
+    def _on_others(cls, methods: dict[str, MethodSpec]) -> dict[str, MethodSpec]:
+        placed = {}
+        for name, method in methods.items():
+            if method.on is not None and method.on not in methods:
+                raise ValueError(f"{name}.on: {unknown_name('method', method.on, methods)}")
+            if method.on is not None and methods[method.on].on is not None:
+                raise ValueError(
+                    f"{name} is on {method.on}, which is itself on {methods[method.on].on}: one is allowed"
+                )
+            placed[name] = method if method.on is None else method.placed_on(methods[method.on])
+        return placed
 
     @property
     def fusions(self) -> dict[str, Any]:

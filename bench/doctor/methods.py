@@ -13,7 +13,6 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from bench.core import registry
 from bench.core.config import Loaded
 from bench.core.errors import BenchError, JobError, cause
 from bench.core.files import read_json
@@ -71,8 +70,8 @@ class MethodTrials:
         images = load_splits("digits", folder=Path(), training_limit=IMAGES).train.copy()
         digest = images.digest
         with world(*ensembles.initialisation_axes(run)):
-            ensemble = ensembles.fresh_ensemble(run, type(self.method))
-            others = {name: ensembles.fresh_ensemble(needed, registry.load("methods", needed.plugin)).eval()
+            ensemble = ensembles.fresh_ensemble(run, self.method)
+            others = {name: ensembles.fresh_ensemble(needed, ensembles.method_of(needed)[1]).eval()
                       for name, needed in run.requires.items()}  # fmt: skip
         before = {name: tensor.clone() for name, tensor in checkpoint.member_tensors(ensemble.members).items()}
         trainer = Watched(
@@ -94,7 +93,7 @@ class MethodTrials:
 
 def _any_number(trials: MethodTrials) -> str:
     """A BenchError is a clear word about a number that a method is not made for; anything else is a fault."""
-    minimum = type(trials.method).minimum_members
+    minimum = trials.method.minimum_members
     refused: dict[int, str] = {}
     counts = {count for count in COUNTS if count >= minimum} | {trials.run.members}
     for count in sorted(counts):
@@ -193,7 +192,7 @@ def _job(run: RunSpec) -> Checks:
     """Trained, stored and read back as `bench run` does it."""
     with tempfile.TemporaryDirectory() as folder:
         place = Workplace(results=Path(folder), data=Path(folder))
-        for needed in run.requires.values():
+        for needed in run.prerequisites:
             _done(Job(run=needed), place)
         record = _done(Job(run=run), place)
         yield Check("runs", True, f"{record['seconds']:.1f} s for one epoch of 128 images")

@@ -147,6 +147,13 @@ class OfJudged(_Drawn):
     distances: Distances | None = None
 
 
+class OfCertify(_Any):
+    """Of randomised smoothing: the certified ℓ2 radius of each image, 0 without one."""
+
+    radii: Annotated[list[Positive], Field(max_length=LONGEST)]
+    abstained: Small | None = None
+
+
 KINDS: dict[str, type[_Any]] = {
     "clean": OfClean,
     "attack": Attacked,
@@ -154,6 +161,7 @@ KINDS: dict[str, type[_Any]] = {
     "craft": OfCraft,
     "blackbox": OfBlackbox,
     "judged": OfJudged,
+    "certify": OfCertify,
 }
 
 
@@ -190,6 +198,8 @@ def check(kind: str, measurements: dict[str, Any], n: int, members: int | None =
         raise ValueError(f"unmoved is more than {n} images")
     if isinstance(found, OfClean) and (found.random_output or 0) > n:
         raise ValueError(f"random_output is more than {n} images")
+    if isinstance(found, OfCertify) and (len(found.radii) != n or (found.abstained or 0) > n):
+        raise ValueError(f"radii or abstained are not of {n} images")
     for part in parts:
         if name := part.over(n):
             raise ValueError(f"{name} is more than {n} images")

@@ -17,7 +17,12 @@ from bench.experiment.names import RunNames, claimed, recipe_today, unmarked
 from bench.experiment.select import Selection
 from bench.experiment.spec import OUTSIDE, EvaluationSpec, RunSpec
 
-FIXED = {"clean": "clean", "craft": "blackbox", "blackbox": "blackbox"}  # kinds whose attack has no name of its own
+FIXED = {
+    "clean": "clean",
+    "craft": "blackbox",
+    "blackbox": "blackbox",
+    "certify": "certify",
+}  # kinds whose attack has no name of its own
 
 
 def configured() -> Configured:

@@ -281,7 +281,7 @@ class EvaluationRecord(_Record):
             _counted("robust_bits", self.robust_bits, self.n, self.n_robust)
             if (_bits("robust_bits", self.robust_bits, self.n) & ~_bits("clean_bits", self.clean_bits, self.n)).any():
                 raise ValueError("robust_bits: an image that is wrong when clean counts as robust")
-        if self.kind in (*MEASURED, "craft") and self.robust_bits is None:
+        if self.kind in (*MEASURED, "craft", "certify") and self.robust_bits is None:
             raise ValueError(f"{self.kind} without robust_bits")
         if self.kind in ("craft", "blackbox") and not self.attempts:
             raise ValueError(f"{self.kind} without attempts")

@@ -101,10 +101,11 @@ def run_spec(
     own = {key: value for step in chain for key, value in step.methods.get(method, {}).items()}
     fixed = own.pop("members", None)
     members = (None if required_by and fixed else selection.members) or fixed or recipe.members or 3
-    if type(members) is not int or not plugin.minimum_members <= members <= MEMBERS:
-        least = plugin.minimum_members
+    fits = type(members) is int and 1 <= members <= MEMBERS
+    instance = settings.build(plugin, spec.settings_on(selection.dataset, members if fits else 1), f"methods.{method}")
+    if not fits or members < instance.minimum_members:
+        least = instance.minimum_members
         raise BenchError(f"{method} needs at least {least} members, at most {MEMBERS:,}, not {shown(members)}")
-    instance = settings.build(plugin, spec.settings_on(selection.dataset, members), f"methods.{method}")
     table = {**recipe.training, **own, **loaded.training}
     try:
         training = Training.model_validate(table)
@@ -134,6 +135,7 @@ def run_spec(
             "model": model_version,
             "dataset": dataset_class.version,
             "trainer": versions.TRAINER,
+            **instance.part_versions,
         },
         requires={
             name: run_spec(loaded, selection, name, seed, required_by=(*required_by, method))
@@ -227,7 +229,9 @@ def model_spec(loaded: Loaded, name: str) -> tuple[str, dict[str, Any], int]:
 
 def changes_of(loaded: Loaded, method: str, model: str, dataset: str) -> tuple[str, ...]:
     """What the command line changed in what decides a run; stored with it and named wherever it is shown."""
-    touched = ("training.", "data.", "recipes.", f"methods.{method}.", f"models.{model}.", f"datasets.{dataset}.")
+    spec = loaded.config.methods.get(method)
+    own = [f"methods.{name}." for name in (method, spec.on if spec else None) if name]
+    touched = ("training.", "data.", "recipes.", *own, f"models.{model}.", f"datasets.{dataset}.")
     return tuple(change for change in loaded.changes if change.strip().startswith(touched))
 
 
@@ -293,6 +297,8 @@ def evaluations(loaded: Loaded, selection: Selection, run: RunSpec) -> list[Eval
     if suite.blackbox:
         names = suite.blackbox if isinstance(suite.blackbox, tuple) else loaded.blackbox.attacks
         rows += blackbox_rows(loaded, selection, run, names)
+    if suite.certify:
+        rows += certify_rows(loaded, selection, run)
     if suite.matrix and run.members > 1:
         rows.append(matrix_row(loaded, selection, run, targeted=suite.matrix == "targeted"))
     return rows
@@ -367,7 +373,8 @@ def _draws_a_member(run: RunSpec) -> bool:
     if run.plugin == OUTSIDE:
         rule = run.settings.get("fusion_rule")
     else:
-        rule = registry.load("methods", run.plugin).fusion if run.plugin else None
+        plugin = registry.load("methods", run.plugin) if run.plugin else None
+        rule = plugin and settings.build(plugin, run.settings, f"methods.{run.method}").fusion
     return rule in registry.entries("fusions") and registry.load("fusions", str(rule)).draws_a_member
 
 
@@ -401,10 +408,7 @@ def blackbox_rows(loaded: Loaded, selection: Selection, run: RunSpec, names: tup
         run_spec(loaded, replace(selection, members=members), spec.method, SURROGATE_SEEDS + members)
         for members in spec.members
     )
-    limit = test_limit(loaded, selection)
-    size = registry.load("datasets", loaded.config.datasets[selection.dataset].plugin).test_images
-    if selection.split == "test" and spec.limit is not None and (limit or size or spec.limit + 1) > spec.limit:
-        limit = spec.limit
+    limit = _at_most(loaded, selection, spec.limit)
     return [
         EvaluationSpec(
             kind="blackbox",
@@ -425,6 +429,42 @@ def blackbox_rows(loaded: Loaded, selection: Selection, run: RunSpec, names: tup
             versions={"attack": version, "evaluator": versions.EVALUATOR},
         )
         for budget in budgets
+    ]
+
+
+def _at_most(loaded: Loaded, selection: Selection, most: int | None) -> int | None:
+    """How many test images are used where they are no more than `most`; held-out images are all used."""
+    limit = test_limit(loaded, selection)
+    size = registry.load("datasets", loaded.config.datasets[selection.dataset].plugin).test_images
+    more = selection.split == "test" and most is not None and (limit or size or most + 1) > most
+    return most if more else limit
+
+
+def certify_rows(loaded: Loaded, selection: Selection, run: RunSpec) -> list[EvaluationSpec]:
+    """Certified accuracy as `[certify]` says: one evaluation a radius.
+
+    Raises:
+        BenchError: nothing is configured for the data set.
+    """
+    spec, dataset = loaded.config.certify, selection.dataset
+    if spec is None or dataset not in spec.sigma or dataset not in spec.radii:
+        raise BenchError(f"bench.toml gives no noise and radii for {dataset}; add certify.sigma and certify.radii")
+    limit = _at_most(loaded, selection, spec.limit)
+    return [
+        EvaluationSpec(
+            kind="certify",
+            run=run,
+            attack="certify",
+            plugin="certify",
+            settings={"sigma": spec.sigma[dataset], "n0": spec.n0, "n": spec.n, "alpha": spec.alpha},
+            budget_name="eps",
+            budget=radius,
+            stop="last",
+            limit=limit,
+            split=selection.split,
+            versions={"attack": 1, "evaluator": versions.EVALUATOR},
+        )
+        for radius in spec.radii[dataset]
     ]
 
 

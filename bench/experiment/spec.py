@@ -72,6 +72,12 @@ class RunSpec(Spec):
         identity = {"family": self.family_id, "seed": self.seed, "versions": self.versions, "requires": requires}
         return content_id(identity if self.weights is None else {**identity, "weights": self.weights})
 
+    @property
+    def prerequisites(self) -> tuple[RunSpec, ...]:
+        """All runs that come first, and what these require before them."""
+        chain = (one for run in self.requires.values() for one in (*run.prerequisites, run))
+        return tuple({run.run_id: run for run in chain}.values())
+
     def described(self) -> dict[str, Any]:
         """The names and settings that its record says for people, as JSON."""
         return self.model_dump(mode="json", include=set(DESCRIBED))
@@ -200,6 +206,7 @@ class EvaluationSpec(Asked):
             "craft": "images of black-box attacks",
             "blackbox": "black-box",
             "judged": f"images {self.attack}",
+            "certify": "certified, ℓ2",
         }
         return titled(f"{kinds.get(self.kind, self.attack)} {budget}", self.precision)
 

@@ -38,7 +38,7 @@ def initialisation_axes(run: RunSpec) -> tuple[object, ...]:
     return ("initialisation", run.plugin, run.model_plugin, run.model_settings, run.members, *data_axes(run))
 
 
-def fresh_ensemble(run: RunSpec, plugin: type[Method], place: Workplace | None = None) -> Ensemble:
+def fresh_ensemble(run: RunSpec, method: Method, place: Workplace | None = None) -> Ensemble:
     """Untrained members of a run, on the CPU; initialised from the global generator.
 
     Args:
@@ -47,11 +47,11 @@ def fresh_ensemble(run: RunSpec, plugin: type[Method], place: Workplace | None =
     Raises:
         BenchError: members are made by a function that nobody here has asked for.
     """
-    members = _members(run, plugin.activation, place)
+    members = _members(run, method.activation, place)
     # The weights of a soft vote are the method's to find; until then every member counts the same.
-    needed = registry.load("fusions", plugin.fusion).takes_weights == "must"
+    needed = registry.load("fusions", method.fusion).takes_weights == "must"
     weights = [1.0] * run.members if needed else None
-    return Ensemble(members, fusion=plugin.fusion, weights=weights)
+    return Ensemble(members, fusion=method.fusion, weights=weights)
 
 
 def load_ensemble(run: RunSpec, place: Workplace) -> Ensemble:

@@ -135,15 +135,14 @@ class Probe:
     """Times single steps on an untrained ensemble of a run."""
 
     def __init__(self, run: RunSpec, place: Workplace) -> None:
-        from bench.core import registry, seeds, settings
+        from bench.core import seeds
         from bench.jobs import ensembles
 
         self._run = run
         self._place = place
-        self._plugin = registry.load("methods", run.plugin)
-        self._method = settings.build(self._plugin, run.settings, f"methods.{run.method}")
+        self._plugin, self._method = ensembles.method_of(run)
         with seeds.isolated("probe"):
-            self._ensemble = ensembles.fresh_ensemble(run, self._plugin, place).to(place.device)
+            self._ensemble = ensembles.fresh_ensemble(run, self._method, place).to(place.device)
         self._splits = ensembles.splits_of(run, place, limit=None)
         self._train = self._splits.train
         self._training: float | None = None
@@ -214,6 +213,8 @@ def _passes(evaluation: EvaluationSpec) -> int:
     """Passes that the attack makes for an image that stands."""
     from bench.core import registry, settings
 
+    if evaluation.kind == "certify":  # forwards, a third of a pass each; further radii cost nothing
+        return int(evaluation.settings["n0"] + evaluation.settings["n"]) // 3
     if evaluation.kind not in ("attack", "transfer"):
         return int(evaluation.settings.get("restarts", 1))
     plugin = registry.load("attacks", evaluation.plugin)

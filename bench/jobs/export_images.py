@@ -71,6 +71,8 @@ def find(db: Database, place: Workplace, evaluation_id: str) -> Stored:
             f"evaluation {short(evaluation_id)} is a transferability matrix, with images of its own for each member; "
             "only attacks on the ensemble can be exported"
         )
+    if row.kind == "certify":
+        raise BenchError(f"evaluation {short(evaluation_id)} certifies by random noise: it has no adversarial images")
     if row.kind == "craft":
         folder = place.run(row.run_id).crafted(evaluation_id)
         raise BenchError(f"the images of evaluation {short(evaluation_id)} lie in {folder}, as safetensors already")

@@ -23,7 +23,7 @@ from bench.core.identity import source_digest
 from bench.core.progress import Progress
 from bench.data import base
 from bench.data.base import ImageSet
-from bench.evaluation import blackbox, judged, measure
+from bench.evaluation import blackbox, certify, judged, measure
 from bench.evaluation.judged import GivenImages
 from bench.experiment.records import EvaluationRecord, write_record
 from bench.experiment.spec import FORMAT, EvaluationSpec
@@ -78,9 +78,11 @@ def evaluate(
     crafted = {craft.evaluation_id: Crafted.of_record(craft, place) for craft in evaluation.crafts}
     surroundings = environment.describe(place.device)
     under_way = _under_way(evaluation, images, place, surroundings)
+    radii = _known_radii(evaluation, images, place) if evaluation.kind == "certify" else None
     made = make(
-        evaluation, ensemble, images, place, progress, clean=known, crafted=crafted, given=given, unfinished=under_way
-    )
+        evaluation, ensemble, images, place, progress, clean=known, crafted=crafted, given=given, unfinished=under_way,
+        radii=radii,
+    )  # fmt: skip
     path = place.run(run.run_id).evaluation(evaluation.evaluation_id)
     if made.samples is not None:
         checkpoint.save(
@@ -143,7 +145,7 @@ def subject(evaluation: EvaluationSpec, place: Workplace) -> tuple[Ensemble, Ima
 def make(
     evaluation: EvaluationSpec, ensemble: Ensemble, images: ImageSet, place: Workplace, progress: Progress, *,
     clean: Tensor | None = None, crafted: Mapping[str, Crafted] = MappingProxyType({}),
-    given: GivenImages | None = None, unfinished: Unfinished | None = None,
+    given: GivenImages | None = None, unfinished: Unfinished | None = None, radii: list[float] | None = None,
 ) -> Made:  # fmt: skip
     """The measurement itself; nothing is written but the images of a surrogate, into its folder in `place`.
 
@@ -152,6 +154,7 @@ def make(
         crafted: the images that a black-box evaluation tries, by the id of what made them.
         given: the images that somebody else made, where these are judged.
         unfinished: keeps an attack on the ensemble batch by batch.
+        radii: what an earlier certification found, which differs in the radius alone.
 
     Raises:
         BenchError: these images are not of the threat.
@@ -167,6 +170,13 @@ def make(
             assert evaluation.budget is not None
             norm = evaluation.settings["norm"]
             return judged.judge(ensemble, images, given, evaluation.budget, norm, batch_size=batch_size)
+        if evaluation.kind == "certify":
+            assert evaluation.budget is not None
+            sources.append(certify)
+            return certify.certified(
+                ensemble, images, evaluation.budget, **evaluation.settings, seed_axes=data_axes(evaluation.run),
+                batch_size=batch_size, known=radii, progress=progress,
+            )  # fmt: skip
         if evaluation.kind == "blackbox":
             return _blackbox(evaluation, ensemble, images, crafted, batch_size)
         return _attacked(evaluation, ensemble, images, place, progress, batch_size, sources, clean, unfinished)
@@ -222,6 +232,19 @@ def _known_clean(evaluation: EvaluationSpec, images: ImageSet, place: Workplace)
     if measured_on != (images.digest, recorded_weights(evaluation.run, place)):
         return None
     return torch.from_numpy(from_text(record["clean_bits"], record["n"]))
+
+
+def _known_radii(evaluation: EvaluationSpec, images: ImageSet, place: Workplace) -> list[float] | None:
+    """The certified radii that were found on the same weights for another radius; None before any were."""
+    wanted = {"kind": "certify", "settings": evaluation.settings, "split": evaluation.split,
+              "images_digest": images.digest, "weights_digest": recorded_weights(evaluation.run, place),
+              "evaluator_version": evaluation.versions["evaluator"]}  # fmt: skip
+    for path in place.run(evaluation.run.run_id).evaluation(evaluation.evaluation_id).parent.glob("*.json"):
+        record = read_json(path)
+        if wanted.items() <= {key: record.get(key) for key in wanted}.items():
+            found: list[float] = record["measurements"]["radii"]
+            return found
+    return None
 
 
 def _attack(plugin: str, values: dict[str, Any], name: str, sources: list[Any]) -> Attack:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Literal
 
@@ -12,7 +12,7 @@ from bench.core.identity import content_id
 from bench.experiment import select
 from bench.experiment.records import ForcedPassRecord, read_record
 from bench.experiment.select import Selection
-from bench.experiment.spec import Job, RunSpec
+from bench.experiment.spec import Job
 from bench.jobs.executors.task import lost
 from bench.jobs.workplace import Workplace
 from bench.store import queries, standing
@@ -127,7 +127,7 @@ def jobs_of(loaded: Loaded, selection: Selection) -> list[Job]:
     """
     jobs: dict[str, Job] = {}
     for run in select.runs(loaded, selection):
-        for needed in _with_prerequisites(run):
+        for needed in (*run.prerequisites, run):
             jobs.setdefault(needed.run_id, Job(run=needed))
         for evaluation in select.evaluations(loaded, selection, run):
             for craft in evaluation.crafts:
@@ -135,12 +135,6 @@ def jobs_of(loaded: Loaded, selection: Selection) -> list[Job]:
                 jobs.setdefault(craft.evaluation_id, Job(run=craft.run, evaluation=craft))
             jobs.setdefault(evaluation.evaluation_id, Job(run=run, evaluation=evaluation))
     return list(jobs.values())
-
-
-def _with_prerequisites(run: RunSpec) -> Iterable[RunSpec]:
-    for needed in run.requires.values():
-        yield from _with_prerequisites(needed)
-    yield run
 
 
 def _join(jobs: list[Job], db: Database, place: Workplace) -> Plan:

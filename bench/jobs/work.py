@@ -90,7 +90,7 @@ def train(run: RunSpec, place: Workplace, progress: Progress) -> Path:
     plugin, method = method_of(run)
     # Initialisation depends on the method and the number of members, unlike the data order and the attacks.
     with seeds.isolated(*initialisation_axes(run)):
-        ensemble = fresh_ensemble(run, plugin, place).to(place.device)
+        ensemble = fresh_ensemble(run, method, place).to(place.device)
     dataset = dataset_of(run)
     recorder = usual_recorder(place.device)
     can_capture = recorder is not None
@@ -115,9 +115,9 @@ def train(run: RunSpec, place: Workplace, progress: Progress) -> Path:
     tensors = weights_of(ensemble)
     weights_digest = checkpoint.digest(tensors)
     _refuse_others(run, place, weights_digest)
-    metadata = weights_metadata(run, fusion=ensemble.fusion, activation=plugin.activation)
+    metadata = weights_metadata(run, fusion=ensemble.fusion, activation=method.activation)
     checkpoint.save(folder.weights, tensors, metadata)
-    shared = trained(run, ensemble, place, activation=plugin.activation, digest=weights_digest)
+    shared = trained(run, ensemble, place, activation=method.activation, digest=weights_digest)
     if can_capture:
         shared["environment"]["captured"] = trainer.captured
     notes = [*_notes(trainer, dataset.classes), *trainer.notes]

@@ -66,7 +66,7 @@ def subject(
     images = min(1000, len(splits.test)) if images is None else images
     if images > len(splits.test):
         raise BenchError(f"{run.dataset} has {len(splits.test):,} test images; --images {images} is more")
-    for needed in (*run.requires.values(), run):
+    for needed in (*run.prerequisites, run):
         if place.run(needed.run_id).weights.is_file():
             continue
         tell(f"training {needed.method} × {needed.members} {needed.model} on {needed.dataset} ({needed.recipe}) first")

@@ -17,18 +17,23 @@ from bench.baselines.adversarial import AtEnsemble, AtPgdLinf
 from bench.baselines.aute import Aute
 from bench.baselines.barre import Barre
 from bench.baselines.ckae import Ckae
+from bench.baselines.deg import Deg, DegPdd
 from bench.baselines.dverge import Dverge
 from bench.baselines.ece import Ece
+from bench.baselines.fasten import AdvFasten, Fasten
 from bench.baselines.gal import Gal
 from bench.baselines.gradientboost import GradientBoost
+from bench.baselines.igat import Igat
+from bench.baselines.lotos import Lotos
 from bench.baselines.mrboost import MrBoost
 from bench.baselines.parl import Parl, responses
+from bench.methods.drt import Drt
 from bench.methods.trs import CosOnly, Trs
-from bench.methods.trs_at import TrsAt
 from bench.methods.trs_report import TrsReport
 from bench.models.features import features_at
 from bench.models.passes import passes_on
 from bench.perf.roofline import Work, count
+from bench.training.compound import AtJoint
 from bench.training.gradients import loss_and_gradient
 from bench.training.method import Batch, Method
 
@@ -58,6 +63,13 @@ def needs(method: Method, *, members: int, size: int, coupled: bool) -> list[Nee
     """
     n, b = members, size
     public = coupled and getattr(method, "running_statistics", "needed") == "public"
+    if isinstance(method, AtJoint):
+        inner = needs(method.inner, members=n, size=b, coupled=coupled)
+        return inner and [*inner, Need(n * method.attack_steps, "images", b), Need(n, "train", b)]
+    if isinstance(method, Igat):
+        attacked = b - b // 2
+        inner = needs(method.inner, members=n, size=b if method.rest == "mixed" else b // 2, coupled=coupled)
+        return inner and [Need(n * method.steps, "images", attacked), *inner, Need(n, "train", b)]
     if isinstance(method, TrsReport):
         attacked = b - b // 2
         return [
@@ -67,7 +79,9 @@ def needs(method: Method, *, members: int, size: int, coupled: bool) -> list[Nee
         ]
     if isinstance(method, Trs):
         return _trs(method, n, b, coupled) + ([Need(n, "forward", b)] if public else [])
-    if isinstance(method, (CosOnly, Gal)):  # and Cos-ℓ2: the norms are those of the cosine's gradients
+    if isinstance(method, DegPdd):  # all features are known before any mask
+        return [Need(n, "forward", b), Need(n, "second", b)]
+    if isinstance(method, (CosOnly, Gal, Deg)):  # and Cos-ℓ2: the norms are those of the cosine's gradients
         return [Need(n, "second", b)] + ([Need(n, "forward", b)] if public else [])
     if isinstance(method, Dverge):
         targets = n * method.steps if public else n
@@ -75,6 +89,11 @@ def needs(method: Method, *, members: int, size: int, coupled: bool) -> list[Nee
     if isinstance(method, AdvOap):  # and the clean batch, for the running statistics
         clean = [Need(n, "forward", b)] if public else []
         return [Need(n * method.steps, "images", b), Need(n, "train", b), *clean]
+    if isinstance(method, Drt):
+        return [Need(n * method.draws, "second", b)]
+    if isinstance(method, Fasten):
+        own = [Need(2, "target", b), Need(2, "features", b), Need(n, "forward", b), Need(n, "train", b)]
+        return own + ([Need(n, "images", b), Need(n, "train", b)] if isinstance(method, AdvFasten) else [])
     if isinstance(method, (AtEnsemble, Aute)):
         return [Need(n * method.steps, "images", b), Need(n, "train", b)]
     if isinstance(method, MrBoost):  # its last member
@@ -90,7 +109,7 @@ def needs(method: Method, *, members: int, size: int, coupled: bool) -> list[Nee
         return [Need(n - 1, "forward", b), Need(1, "train", b)]
     if isinstance(method, AdaBoost):
         return [Need(1, "train", b)]
-    if isinstance(method, (Ece, Adp, Ckae)):
+    if isinstance(method, (Ece, Adp, Ckae, Lotos)):
         return [Need(n, "train", b)]
     return None
 
@@ -101,8 +120,6 @@ def _trs(method: Trs, n: int, b: int, coupled: bool) -> list[Need]:
     visits = n if method.support == "shared" else 2 * comb(n, 2)  # members asked about support points, over all groups
     found = [Need(visits * method.steps, "curvature", searched), Need(n, "second", b)]
     found.append(Need(visits, "second", b if official and coupled else searched))
-    if isinstance(method, TrsAt):
-        found += [Need(n * method.attack_steps, "images", b), Need(n, "train", b)]
     return found
 
 

@@ -6,7 +6,7 @@ from typing import Any
 
 import torch
 
-from bench.core import registry, seeds
+from bench.core import seeds
 from bench.core.config import Loaded
 from bench.core.progress import Progress
 from bench.data.base import ImageSet
@@ -35,14 +35,13 @@ def images_of(run: RunSpec, count: int, device: torch.device | str) -> ImageSet:
 
 def ensemble_of(run: RunSpec, device: torch.device | str) -> Ensemble:
     """Fresh members of a run, in eval mode."""
-    plugin = registry.load("methods", run.plugin)
     with seeds.isolated("perf", run.method):
-        return fresh_ensemble(run, plugin).to(device).eval()
+        return fresh_ensemble(run, method_of(run)[1]).to(device).eval()
 
 
 def recorder_of(run: RunSpec, device: torch.device | str) -> Recorder | None:
     """What `bench run` records the training steps of a run with."""
-    return usual_recorder(device) if registry.load("methods", run.plugin).is_replayable() else None
+    return usual_recorder(device) if method_of(run)[0].is_replayable() else None
 
 
 class Short(Trainer):

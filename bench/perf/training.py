@@ -19,13 +19,13 @@ from bench.experiment.spec import RunSpec
 from bench.jobs.ensembles import method_of
 from bench.methods.trs import Trs
 from bench.models.ensemble import Ensemble
-from bench.models.features import pre_activation_points
 from bench.models.passes import passes_on
 from bench.perf.authors import AuthorsStep
 from bench.perf.needs import Bare, Need, needs
 from bench.perf.roofline import Bound, Rates, bound
 from bench.perf.steps import STILL, ensemble_of, recorder_of
 from bench.perf.timing import Clock, Spread, alternate, spread
+from bench.training.adversary import layer_of_epoch
 from bench.training.captured import WARM, Recorder, Replayed
 from bench.training.method import Batch, Method
 from bench.training.optim import make_optimizer
@@ -201,10 +201,8 @@ class _Measured(_Phases):
         return make_optimizer(parameters, self.training, recordable=recordable)
 
     def _layer(self, modules: list[nn.Module]) -> str:
-        """The layer that DVERGE draws in this step; the logits for other methods."""
-        drawn = getattr(self._method, "layer", None)
-        points = pre_activation_points(modules[0], tuple(self.images.images.shape[1:]))  # type: ignore[arg-type]
-        return str(drawn(modules[0], self.batch())) if drawn is not None else points[-1]
+        """The layer that a method which reads features draws in this step."""
+        return layer_of_epoch(modules[0], self.batch())
 
 
 def _total(modules: list[nn.Module], loss: Loss, batch: Batch) -> Tensor:

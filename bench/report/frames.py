@@ -81,7 +81,7 @@ class Frames:
     def evaluations(self) -> pd.DataFrame:
         """One row a clean pass, attack, matrix or black-box suite on one run.
 
-        `kind`: clean, attack, transfer, blackbox, craft (the images of a surrogate), judged (somebody else's images, by
+        `kind`: clean, attack, transfer, certify (smoothing), blackbox, craft (the images of a surrogate), judged (by
         `bench judge`; `attack` is what they are called). `n`, `n_clean`, `n_robust`
         are images; `clean_accuracy` and `robust_accuracy` are shares of all n images (robust: right after the attack;
         missing where nothing is counted). `steps` of an iterative attack. `precision` that the attack asked in: a mean

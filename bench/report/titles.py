@@ -66,6 +66,8 @@ class Titles:
         """The title of the attack of a planned or stored evaluation; of others' images what they are called."""
         if made.kind == "judged":
             return f"images {made.attack}"
+        if made.kind == "certify":
+            return f"certified ℓ2 (σ = {_text(made.settings.get('sigma'))})"
         targets = {} if made.targets is None else {"targets": made.targets}
         title = self.attack(made.attack, made.plugin, {**made.settings, **targets})
         return title + self._fewer(made, made.dataset if isinstance(made, EvaluationRow) else made.run.dataset)

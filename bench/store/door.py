@@ -79,6 +79,15 @@ class _Images(Strict):
     norm: Norm | None
 
 
+class _Smoothing(Strict):
+    """The settings of a certification."""
+
+    sigma: Annotated[float, Field(gt=0, allow_inf_nan=False)]
+    n0: Annotated[int, Field(ge=1, lt=2**31)]
+    n: Annotated[int, Field(ge=1, lt=2**31)]
+    alpha: Annotated[float, Field(gt=0, lt=1)]
+
+
 class _Suite(Strict):
     """The settings of a black-box suite."""
 
@@ -303,6 +312,8 @@ def _check_attack(spec: EvaluationSpec, where: str) -> None:
             _check_settings("attacks", part.plugin, None, part.settings, where)
     elif spec.kind == "judged":
         parse_record(_Images, spec.settings, f"{where}: settings")
+    elif spec.kind == "certify":
+        parse_record(_Smoothing, spec.settings, f"{where}: settings")
     elif spec.kind == "clean":
         if spec.settings:
             raise refused(where, "a clean pass has no settings")

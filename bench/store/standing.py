@@ -100,6 +100,10 @@ def run_versions(config: Mapping[str, Any], trainer: int, method: int) -> dict[s
     for kind, plugin in (("model", "model_plugin"), ("dataset", "dataset_plugin")):
         if kind in told and config.get(plugin):
             found[f"{kind}s/{config[plugin]}"] = int(told[kind])
+    on = (config.get("settings") or {}).get("on")
+    if "on" in told and isinstance(on, dict):  # the method that it is on
+        part = f"methods/{on.get('plugin')}"
+        found[part] = min(int(told["on"]), found.get(part, int(told["on"])))
     rule = (config.get("settings") or {}).get("fusion_rule") if config["plugin"] == OUTSIDE else None
     if isinstance(rule, str):  # that of a method is its own
         found[f"fusions/{rule}"] = int(told.get("fusion", 1))

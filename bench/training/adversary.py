@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import random
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING
 
@@ -106,9 +107,30 @@ def dropout(members: Iterable[nn.Module], rate: float) -> Iterator[None]:
 
     with contextlib.ExitStack() as stack:
         for member in members if rate else ():
-            layers = [part for part in member.modules() if isinstance(part, torch.nn.Linear)]
-            if not layers:
-                raise BenchError("dropout needs a linear layer, and this network has none; set dropout = 0")
-            handle = layers[-1].register_forward_pre_hook(drop)
+            handle = last_linear(member, "dropout", "; set dropout = 0").register_forward_pre_hook(drop)
             stack.callback(handle.remove)
         yield
+
+
+def last_linear(member: nn.Module, wanted_by: str, remedy: str = "") -> nn.Module:
+    """The last linear layer of a member.
+
+    Raises:
+        BenchError: it has none; the message says what needed it, and the remedy.
+    """
+    layers = [part for part in member.modules() if isinstance(part, torch.nn.Linear)]
+    if not layers:
+        raise BenchError(f"{wanted_by} needs a linear layer, and this network has none{remedy}")
+    return layers[-1]
+
+
+def layer_of_epoch(member: nn.Module, batch: Batch) -> str:
+    """A point where features are read (`bench.models.features`): one of those before a nonlinearity, or the logits.
+
+    It is drawn, the same one for a whole epoch: the generator's seed is the epoch's, whatever was drawn from it since.
+    """
+    from bench.models.features import pre_activation_points
+
+    channels, height, width = batch.images.shape[1:]
+    points = pre_activation_points(member, (channels, height, width))
+    return random.Random(batch.generator.initial_seed()).choice(points)

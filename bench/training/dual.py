@@ -37,27 +37,40 @@ REFUSED = (
 )
 
 Derivatives = Callable[[nn.Module, Tensor, Tensor], tuple[Tensor, Tensor]]
+Objective = Callable[[Tensor], Tensor]
+"""From logits [B, C] to a value an image, [B]."""
 _agreeing: WeakKeyDictionary[nn.Module, dict[bool, bool]] = WeakKeyDictionary()
 
 
-def by_torch(member: nn.Module, images: Tensor, labels: Tensor, *, create_graph: bool = True) -> tuple[Tensor, Tensor]:
-    """`bench.training.gradients.loss_and_gradient` with torch's graph of the gradient."""
+def by_torch(
+    member: nn.Module, images: Tensor, labels: Tensor, objective: Objective | None = None, *, create_graph: bool = True
+) -> tuple[Tensor, Tensor]:
+    """`bench.training.gradients.loss_and_gradient` with torch's graph of the gradient.
+
+    With an objective: its gradient, and the logits in the place of the loss.
+    """
     with fast_passes([member], twice=create_graph):
         logits = member(images)
-    loss = torch.nn.functional.cross_entropy(logits, labels, reduction="sum")
-    (gradient,) = torch.autograd.grad(loss, images, create_graph=create_graph)
-    return loss, gradient.flatten(1)
+    if objective is None:
+        first = total = torch.nn.functional.cross_entropy(logits, labels, reduction="sum")
+    else:
+        first, total = logits, objective(logits).sum()
+    (gradient,) = torch.autograd.grad(total, images, create_graph=create_graph)
+    return first, gradient.flatten(1)
 
 
-def by_pairs(member: nn.Module, images: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
-    """`bench.training.gradients.loss_and_gradient`, to be differentiated by a pass of pairs.
+def by_pairs(
+    member: nn.Module, images: Tensor, labels: Tensor, objective: Objective | None = None
+) -> tuple[Tensor, Tensor]:
+    """As `by_torch`, to be differentiated by a pass of pairs.
 
     That pass is made when it is asked for: with the same random numbers, in the same autocast, and without moving
     running statistics a second time. Until then `member` has to stay as it is.
     """
     parameters = [parameter for parameter in member.parameters() if parameter.requires_grad]
-    loss, gradient = _ByPairs.apply(images.view_as(images), member, labels, *parameters)  # type: ignore[no-untyped-call]
-    return loss, gradient
+    given = images.view_as(images), member, labels, objective, *parameters
+    first, gradient = _ByPairs.apply(*given)  # type: ignore[no-untyped-call]
+    return first, gradient
 
 
 def serves(member: nn.Module, images: Tensor, labels: Tensor) -> bool:
@@ -114,16 +127,19 @@ def _second(way: Derivatives, member: nn.Module, images: Tensor, labels: Tensor)
 
 
 class _ByPairs(torch.autograd.Function):
-    """Summed loss and image gradient [B, D] of a network; towards images and parameters by a pass of pairs."""
+    """Summed loss, or logits, and image gradient [B, D]; towards images and parameters by a pass of pairs."""
 
     @staticmethod
-    def forward(ctx: Any, images: Tensor, member: nn.Module, labels: Tensor, *parameters: Tensor) -> Any:
+    def forward(
+        ctx: Any, images: Tensor, member: nn.Module, labels: Tensor, objective: Objective | None, *parameters: Tensor
+    ) -> Any:
         ctx.set_materialize_grads(False)
         ctx.save_for_backward(images, labels, *parameters)  # torch raises where one has changed in between
-        ctx.member = member
+        ctx.member, ctx.objective = member, objective
         with _Again(images.device) as ctx.again, torch.enable_grad():
-            loss, gradient = by_torch(member, images.detach().requires_grad_(), labels, create_graph=False)
-        return loss.detach(), gradient
+            x = images.detach().requires_grad_()
+            first, gradient = by_torch(member, x, labels, objective, create_graph=False)
+        return first.detach(), gradient
 
     @staticmethod
     @once_differentiable
@@ -133,21 +149,33 @@ class _ByPairs(torch.autograd.Function):
         x = images.detach().requires_grad_(towards_images)
         towards = [x] * towards_images + parameters
         if not towards:
-            return None, None, None
+            return None, None, None, None
         with ctx.again.as_before(), frozen_statistics([ctx.member]), torch.enable_grad():
-            total = _along(ctx.member, x, labels, share, direction)
+            total = _along(ctx.member, x, labels, ctx.objective, share, direction)
         found = list(torch.autograd.grad(total, towards, allow_unused=True))
-        return (found.pop(0) if towards_images else None), None, None, *found
+        return (found.pop(0) if towards_images else None), None, None, None, *found
 
 
-def _along(member: nn.Module, x: Tensor, labels: Tensor, share: Tensor | None, direction: Tensor | None) -> Tensor:
-    """`share` · ℓ + the derivative of ℓ along `direction`, ℓ the summed cross-entropy."""
+def _along(
+    member: nn.Module, x: Tensor, labels: Tensor, objective: Objective | None, share: Tensor | None,
+    direction: Tensor | None,
+) -> Tensor:  # fmt: skip
+    """`share` · ℓ + the derivative of ℓ along `direction`, ℓ the summed cross-entropy.
+
+    With an objective: `share` · logits + the derivative of the summed objective.
+    """
     change = None
     if direction is None:
         scores = member(x)
     else:
         with forward_ad.dual_level(), pair_passes([member]):
             scores, change = parts(member(paired(x, direction.view_as(x))))
+    if objective is not None:
+        along: Tensor = scores.new_zeros(()) if share is None else (share * scores).sum()
+        if change is not None:
+            (slope,) = torch.autograd.grad(objective(scores).sum(), scores, create_graph=True)
+            along = along + (change * slope).sum()
+        return along
     logs: Tensor = scores.log_softmax(1)
     total = logs.new_zeros(())
     if share is not None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from itertools import combinations
 from typing import TYPE_CHECKING
 
@@ -45,6 +45,22 @@ def loss_and_gradient(
     if create_graph and dual.serves(member, images, labels):
         return dual.by_pairs(member, images, labels)
     return dual.by_torch(member, images, labels, create_graph=create_graph)
+
+
+def scores_and_gradient(
+    member: nn.Module, images: Tensor, labels: Tensor, objective: Callable[[Tensor], Tensor]
+) -> tuple[Tensor, Tensor]:
+    """Logits [B, C], and the gradient of a function of them with respect to the images, [B, D]; as `loss_and_gradient`.
+
+    Args:
+        labels: int64 [B]; on them it is tried which way serves the network.
+        objective: from logits to a value an image, [B]; it is twice differentiable.
+    """
+    from bench.training import dual
+
+    if dual.serves(member, images, labels):
+        return dual.by_pairs(member, images, labels, objective)
+    return dual.by_torch(member, images, labels, objective)
 
 
 def coupled(member: nn.Module) -> bool:

@@ -18,8 +18,9 @@ if TYPE_CHECKING:
 class Method:
     """Base of all methods; a subclass is a frozen dataclass whose fields are its settings.
 
-    The first line of a subclass's docstring is what `bench list methods` shows. A joint method defines `loss`; one
-    whose members come one after another defines `fit` and calls `trainer.train` once a member.
+    The first line of a subclass's docstring is what `bench list methods` shows. A joint method defines `loss`, and
+    `begin` if its members start from others; one whose members come one after another defines `fit` and calls
+    `trainer.train` once a member. One that changes another method is a `bench.training.compound.Compound`.
 
     Class attributes:
         version: raised whenever results change; results of an older version are shown as stale.
@@ -50,6 +51,11 @@ class Method:
         """`requires`, for a method where that depends on its settings; found in `trainer.prerequisites`."""
         return self.requires
 
+    @property
+    def part_versions(self) -> dict[str, int]:
+        """Versions that decide its results beside its own, by what they are of."""
+        return {}
+
     def loss(self, members: Sequence[nn.Module], batch: Batch) -> dict[str, Tensor]:
         """The named terms, already weighted, whose sum is minimised; each is a scalar.
 
@@ -57,6 +63,14 @@ class Method:
         """
         raise TypeError(f"{type(self).__name__} defines neither loss(members, batch) nor fit(trainer)")
 
+    def over_members(self, losses: Tensor) -> Tensor:
+        """The cross-entropies of the members [N] as its `ce` counts them: their sum, or their mean."""
+        return losses.sum()
+
+    def begin(self, trainer: Trainer) -> None:
+        """What a joint method does before its training: start from other weights, say."""
+
     def fit(self, trainer: Trainer) -> None:
         """Train `trainer.ensemble`; by default all members together on `loss`."""
+        self.begin(trainer)
         trainer.train("joint", self.loss)

@@ -128,10 +128,12 @@ class Trainer:
         epochs: int | None = None,
         training: Training | None = None,
         before: Callable[[int], None] | None = None,
+        after: Callable[[int], None] | None = None,
     ) -> bool:
         """One phase: minimise the sum of `loss`'s terms over the parameters of `members` (all by default).
 
-        A phase that an earlier process finished is skipped, one that it began is continued.
+        A phase that an earlier process finished is skipped, one that it began is continued. `after` is called after
+        each step of the optimiser with the number of steps made, from 1 on, and may change weights.
 
         Args:
             before: is called before each epoch with its 0-based number, to set members or `memory` from what they are
@@ -179,7 +181,7 @@ class Trainer:
                 before(epoch)
             rate = rate_at(training, epoch, epochs)
             set_rate(optimizer, rate)
-            terms = self._epoch(step, modules, phase, epoch, epochs, training)
+            terms = self._epoch(step, modules, phase, epoch, epochs, training, after)
             self.captured &= not step.refused
             if epoch == first and any(dual.refused(module) for module in modules):
                 self._progress.note(dual.REFUSED)
@@ -205,6 +207,7 @@ class Trainer:
         epoch: int,
         epochs: int,
         training: Training,
+        after: Callable[[int], None] | None,
     ) -> dict[str, float]:
         """One epoch; the mean of each term over its steps."""
         order = seeds.generator("order", *self._axes, phase, epoch)
@@ -232,6 +235,8 @@ class Trainer:
                     others=partial(self._others, len(labels), phase, epoch, step),
                 )
                 watch.add(train(batch), epoch, step)
+                if after is not None:
+                    after(epoch * steps + step + 1)
                 if step % CHECK_EVERY == 0:
                     self._progress.step(epoch=epoch, epochs=epochs, share=(step + 1) / steps)
         return watch.means()

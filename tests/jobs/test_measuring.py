@@ -10,7 +10,7 @@ from typing import Any
 import in_process
 import pytest
 import torch
-from in_process import bench
+from in_process import bench, command
 from safetensors.torch import load_file
 
 from bench.attacks.batched import BatchedAttack
@@ -326,3 +326,47 @@ def test_a_killed_evaluation_goes_on_after_its_last_batch(
         spoil()
         assert record()["robust_bits"] == whole["robust_bits"]
         assert len(batches) == in_one_go
+
+
+def test_further_radii_are_certified_by_the_draws_of_the_first(tmp_path: Path) -> None:
+    changes = ("certify.n=200", "certify.n0=20", "certify.limit=10", *TINY)
+    loaded = config.load(changes=changes)
+    selection = Selection(methods=("ece",), suite="certify")
+    run = select.run_spec(loaded, selection, "ece", 0)
+    specs = [spec for spec in select.evaluations(loaded, selection, run) if spec.kind == "certify"]
+    assert [spec.budget for spec in specs] == [0.1, 0.25, 0.5]
+    assert len({spec.evaluation_id for spec in specs}) == len({spec.attack_key for spec in specs}) == 3
+    place = Workplace(results=tmp_path, data=tmp_path)
+    records = []
+    for job in (Job(run=run), *(Job(run=run, evaluation=spec) for spec in specs)):
+        ok, path = work.perform(job, place)
+        assert ok, path.read_text()
+        records.append(json.loads(path.read_text()))
+    first, *others = records[1:]
+    assert (first["n"], first["forwards"], first["stop"]) == (10, 2200, "last")
+    assert all(record["forwards"] == 0 for record in others)
+    assert all(record["measurements"]["radii"] == first["measurements"]["radii"] for record in others)
+    assert first["n_clean"] >= first["n_robust"] >= others[0]["n_robust"] >= others[1]["n_robust"]
+    # Other noise, other draws.
+    louder = specs[0].model_copy(update={"settings": {**specs[0].settings, "sigma": 0.5}})
+    ok, path = work.perform(Job(run=run, evaluation=louder), place)
+    assert ok
+    assert json.loads(path.read_text())["forwards"] == 2200
+
+
+def test_certified_accuracy_is_a_row_of_the_table_and_of_pages(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    texts = ("certify.n=200", "certify.limit=10", "certify.radii.digits=[0.1, 0.3]", *TINY)
+    asked = ("run", "-m", "ece", "-d", "digits", "--suite", "certify", *(f"--set={text}" for text in texts))
+    assert all(text in bench(*asked) for text in ("certified ℓ2 (σ = 0.25)", "ε = 0.3"))
+    (row,) = json.loads(bench("list", "runs", "--json"))
+    assert "certify" in bench("show", row["id"])
+    made = json.loads(bench("show", row["id"], "--json"))["evaluations"]
+    identifier = next(each["evaluation_id"] for each in made if each["kind"] == "certify")
+    assert "sigma 0.25" in bench("show", identifier)
+    exported = command("show", identifier, "--export", "x.safetensors")
+    assert (exported.code, "has no adversarial images" in exported.text) == (2, True)
+    bench("db", "verify", row["id"])
+    bench("report", "-o", "site")
+    bench("db", "rebuild")
+    assert "ε = 0.3" in bench("table", "certify", "-d", "digits", *(f"--set={text}" for text in texts))

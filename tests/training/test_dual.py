@@ -29,7 +29,7 @@ pytestmark = pytest.mark.usefixtures("_one_thread", "_fresh")
 GPU = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
 LOADED = config.load()
 MODELS = [name for name, spec in LOADED.config.models.items() if spec.plugin != "factory"]
-BY_GRADIENTS = ["trs", "trs_printed", "trs_official", "trs_at", "trs_report", "cos_only", "cos_l2", "gal"]
+BY_GRADIENTS = ["trs", "trs_printed", "trs_official", "trs_at", "trs_report", "cos_only", "cos_l2", "gal", "deg"]
 GREY, COLOUR = (1, 8, 8), (3, 16, 16)
 
 

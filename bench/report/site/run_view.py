@@ -29,7 +29,7 @@ from bench.store.flags import Raised, unchecked
 from bench.store.scores import norm_of
 from bench.store.typed_rows import EvaluationRow, Provenance, RunRow
 
-LONG = {"loss_curve", "loss_stages", "sources", "draws"}  # measurements drawn or shown elsewhere
+LONG = {"loss_curve", "loss_stages", "sources", "draws", "radii"}  # measurements drawn or shown elsewhere
 
 
 @dataclass(frozen=True)
@@ -163,7 +163,7 @@ def _number(value: Any) -> bool:
 def _evaluation(run: RunRow, row: EvaluationRow, base: Command, about: PageContext) -> dict[str, Any]:
     name = about.names.attack(row)
     kinds = {"clean": "clean accuracy", "transfer": f"transferability, {name}", "blackbox": "black-box suite"}
-    title = kinds.get(row.kind, name)
+    title = kinds.get(row.kind, "certified by smoothing, ℓ2" if row.kind == "certify" else name)
     norm = norm_of(row) if row.kind in MEASURED else "?"
     right = row.n_right
     expected = expected_accuracy(row.kind, row.measurements, row.n)

@@ -13,7 +13,7 @@ from bench.report.results import Results
 from bench.report.tables.words import budget_text, footnotes, heading, number
 
 BESIDE = 3  # at most so many methods have their published values in columns of their own unless asked for
-RANKED = ("clean", "attack", "blackbox", "worst")  # rows in which more is better, and methods compete
+RANKED = ("clean", "attack", "blackbox", "worst", "certify")  # rows in which more is better, and methods compete
 
 CellState = Literal["value", "missing", "failed", "stale"]
 
