@@ -98,7 +98,7 @@ def _print(
             table.add_column(name)
         for row in rows:
             for item in found.get(row.evaluation_id, ()):
-                style = "red" if item.flag.severity == "invalid" else "yellow"
+                style = {"invalid": "red", "suspect": "yellow", "note": "dim"}[item.flag.severity]
                 attack = titled(f"{row.attack} {budget_text(row.budget_name, row.budget)}", row.precision)
                 table.add_row(
                     short(row.evaluation_id), row.method, row.dataset, str(row.seed),

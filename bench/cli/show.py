@@ -298,7 +298,7 @@ def _print_run(run: dict[str, Any], out: Console, results: Path) -> None:
             table.add_row(
                 titles.get(row["kind"], "{}").format(row["attack"]),
                 budget_text(row["budget_name"], row["budget"]),
-                _result(row) + ("†" if row["evaluation_id"] in run["flags"] else ""),
+                _result(row) + ("†" if _doubted(run["flags"].get(row["evaluation_id"], [])) else ""),
                 str(row["n"]),
                 row["stop"] or "",
                 _settings(row),
@@ -306,11 +306,18 @@ def _print_run(run: dict[str, Any], out: Console, results: Path) -> None:
                 short(row["evaluation_id"]),
             )
         out.print(table)
-    raised = dict.fromkeys(flag for many in run["flags"].values() for flag in many)
+    raised = dict.fromkeys(flag for many in run["flags"].values() for flag in _doubted(many))
     if raised:
         out.print(f"† {', '.join(raised)}; `bench audit {short(run['run_id'])}` has the evidence", style="yellow")
     for failure in run["failures"]:
         out.print(f"✗ {failure['kind']}: {failure['error']}", style="red")
+
+
+def _doubted(names: list[str]) -> list[str]:
+    """Those of the flags that cast doubt."""
+    from bench.store.flags import FLAGS
+
+    return [name for name in names if FLAGS[name].severity != "note"]
 
 
 def _print_evaluation(row: dict[str, Any], out: Console) -> None:

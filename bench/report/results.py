@@ -21,6 +21,7 @@ from bench.report.titles import Titles
 from bench.report.worst import with_worst_case
 from bench.store import queries, standing
 from bench.store.database import Database
+from bench.store.flags import doubts
 from bench.store.standing import Standings
 from bench.store.typed_rows import EvaluationRow
 
@@ -178,7 +179,7 @@ def cell_of(rows: Iterable[EvaluationRow], standings: Standings) -> Cell:
         seeds,
         stale=bool(seeds) and not current,
         failed="" if seeds or not told else f"invalid: {told[0].flag.when} ({told[0].evidence})",
-        flags=tuple(dict.fromkeys(item.flag.id for item in (*shown, *told))),
+        flags=tuple(dict.fromkeys(item.flag.id for item in doubts((*shown, *told)))),
     )
 
 

@@ -58,6 +58,8 @@ class Standings:
     evaluations: Mapping[str, Standing]
     raised: flags.Flagged = field(default_factory=dict)
     """The flags of the evaluations, those that only cast doubt included."""
+    verdicts: Mapping[str, flags.AuditVerdict] = field(default_factory=dict)
+    """By run: whether its robust accuracy is to be believed."""
 
     def of(self, identifier: str) -> Standing:
         """The standing of a run or an evaluation."""
@@ -153,7 +155,13 @@ def judge(runs: Iterable[RunRow], evaluations: Iterable[EvaluationRow] = ()) -> 
                 found[row.evaluation_id] = Standing("superseded", told)
     for identifier, more in flags.together(row for row in rows if found[row.evaluation_id].is_current).items():
         raised[identifier] += more
-    return Standings(of_runs, found, {identifier: told for identifier, told in raised.items() if told})
+    raised = {identifier: told for identifier, told in raised.items() if told}
+    of_run: dict[str, list[EvaluationRow]] = {run_id: [] for run_id in of_runs}
+    for row in rows:
+        if found[row.evaluation_id].state in ("current", "invalid"):
+            of_run.setdefault(row.run_id, []).append(row)
+    verdicts = {run_id: flags.verdict(group, raised) for run_id, group in of_run.items()}
+    return Standings(of_runs, found, raised, verdicts)
 
 
 @dataclass(frozen=True)

@@ -23,6 +23,7 @@ from bench.core.identity import content_id
 from bench.evaluation import measure
 from bench.models.ensemble import Ensemble
 from bench.store import flags, standing
+from bench.store.rules.base import NEEDS
 from bench.store.typed_rows import EvaluationRow
 
 counter = iter(range(10_000))
@@ -250,6 +251,35 @@ def test_black_box_stronger_than_white_box() -> None:
     part = {"images_digest": "part", "n": 200, "n_clean": 190} | blackbox
     assert raised(strong, row(74, **part)) == [set(), set()]  # 37 %
     assert raised(strong, row(72, **part)) == [{"black-box-stronger"}] * 2  # 36 %: 12 points are more than 11.2 + .5
+
+
+def test_every_check_is_data_and_what_it_needs_can_be_lacking() -> None:
+    for flag in flags.FLAGS.values():
+        assert flag.when
+        assert flag.explanation
+        assert flag.source
+        assert set(flag.needs) <= set(NEEDS)
+    told = " ".join(flags.unchecked([]))
+    assert all(flag.id in told for flag in flags.FLAGS.values() if flag.needs)
+
+
+def test_a_spread_over_seeds_is_a_note_and_no_doubt() -> None:
+    wide = [row(400, seed=0), row(500, seed=1, run_id="b" * 24)]
+    judged = standing.judge((), wide)
+    (found,) = judged.raised[wide[0].evaluation_id]
+    assert found.flag.severity == "note"
+    assert flags.doubts([found]) == []
+    assert judged.verdicts[wide[0].run_id].opinion == "not checked enough"
+
+
+def test_a_run_is_doubtful_by_a_flag_on_an_attack_in_a_ball() -> None:
+    masked = measured(zero_gradients=10)
+    (verdict,) = standing.judge((), [row(measurements=masked)]).verdicts.values()
+    assert verdict.opinion == "doubtful"
+    assert verdict.why == ("zero-gradient: 10 of 950 attacked images",)
+    distance = row(plugin="cw", attack="cw", budget_name="c", budget=1.0, measurements=masked)
+    (verdict,) = standing.judge((), [distance]).verdicts.values()
+    assert verdict.opinion == "not checked enough"
 
 
 def test_random_output_speaks_of_the_whole_run() -> None:
