@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import Literal
 
-Kind = Literal["clean", "attack", "transfer", "craft", "blackbox", "judged"]
+Kind = Literal["clean", "attack", "transfer", "craft", "blackbox", "judged", "audit"]
 """What an evaluation measures; `craft` makes the images of a surrogate, `blackbox` judges them on a victim, `judged` is
-of images that somebody else made."""
+of images that somebody else made, `audit` a look at the gradients of a network (`bench.core.versions.PROBES`)."""
 MEASURED = ("attack", "blackbox", "judged")
 """Kinds that find images that do not withstand a threat."""
 JobKind = Literal["train", Kind]

@@ -134,6 +134,14 @@ class OfJudged(_Drawn):
     distances: Distances | None = None
 
 
+class OfAudit(_Any):
+    """Of a look at the gradients of a network: counts of the images looked at, and means over them."""
+
+    images: Small = 0
+    counts: Annotated[dict[Name, Small], Field(max_length=LONGEST)] = {}
+    means: Annotated[dict[Name, Number], Field(max_length=LONGEST)] = {}
+
+
 KINDS: dict[str, type[_Any]] = {
     "clean": OfClean,
     "attack": Attacked,
@@ -141,6 +149,7 @@ KINDS: dict[str, type[_Any]] = {
     "craft": OfCraft,
     "blackbox": OfBlackbox,
     "judged": OfJudged,
+    "audit": OfAudit,
 }
 
 
@@ -177,6 +186,8 @@ def check(kind: str, measurements: dict[str, Any], n: int, members: int | None =
         raise ValueError(f"unmoved is more than {n} images")
     if isinstance(found, OfClean) and (found.random_output or 0) > n:
         raise ValueError(f"random_output is more than {n} images")
+    if isinstance(found, OfAudit) and (over := [name for name, n in found.counts.items() if n > found.images]):
+        raise ValueError(f"{over[0]} is more than {found.images} images")
     for part in parts:
         if name := part.over(n):
             raise ValueError(f"{name} is more than {n} images")

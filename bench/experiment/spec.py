@@ -138,6 +138,14 @@ class EvaluationSpec(Asked):
         )  # fmt: skip
 
     @classmethod
+    def of_audit(cls, run: RunSpec, probe: str, settings: Settings, *, eps: float, limit: int | None) -> EvaluationSpec:
+        """A look at the gradients of a run, one of `bench.core.versions.PROBES`, in the ℓ∞ ball of radius `eps`."""
+        return cls(
+            kind="audit", run=run, attack=probe, plugin=probe, settings=settings, budget_name="eps", budget=eps,
+            stop="last", limit=limit, versions={"attack": versions.PROBES[probe], "evaluator": versions.EVALUATOR},
+        )  # fmt: skip
+
+    @classmethod
     def of_record(cls, record: Mapping[str, Any], run: RunSpec) -> EvaluationSpec:
         """What an evaluation's record on `run` is of.
 
@@ -200,6 +208,7 @@ class EvaluationSpec(Asked):
             "craft": "images of black-box attacks",
             "blackbox": "black-box",
             "judged": f"images {self.attack}",
+            "audit": f"audit of {self.attack.replace('_', ' ')}",
         }
         return titled(f"{kinds.get(self.kind, self.attack)} {budget}", self.precision)
 

@@ -79,6 +79,15 @@ class _Images(Strict):
     norm: Norm | None
 
 
+class _Probe(Strict):
+    """The settings of a look at gradients."""
+
+    count: Annotated[int, Field(ge=1, lt=2**31)]
+    steps: Annotated[int, Field(ge=1, lt=2**31)] | None = None
+    points: Annotated[int, Field(ge=1, lt=2**31)] | None = None
+    attack: _Part | None = None
+
+
 class _Suite(Strict):
     """The settings of a black-box suite."""
 
@@ -303,6 +312,8 @@ def _check_attack(spec: EvaluationSpec, where: str) -> None:
             _check_settings("attacks", part.plugin, None, part.settings, where)
     elif spec.kind == "judged":
         parse_record(_Images, spec.settings, f"{where}: settings")
+    elif spec.kind == "audit":
+        parse_record(_Probe, spec.settings, f"{where}: settings")
     elif spec.kind == "clean":
         if spec.settings:
             raise refused(where, "a clean pass has no settings")

@@ -13,9 +13,11 @@ from dataclasses import dataclass
 from typing import Literal, NamedTuple
 
 from bench.store.rules import compared as _compared  # noqa: F401 - its rules join the tables below
+from bench.store.rules import deep as _deep  # noqa: F401
 from bench.store.rules import single as _single  # noqa: F401
 from bench.store.rules.base import CELL, NEEDS, ONE, RUN, Flag, Rows
 from bench.store.rules.base import FLAGS as FLAGS
+from bench.store.rules.deep import is_gradient_free as is_gradient_free
 from bench.store.typed_rows import EvaluationRow
 
 Opinion = Literal["believed", "doubtful", "not checked enough"]

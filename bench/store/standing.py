@@ -47,6 +47,7 @@ WORDS = {
     "datasets": "data set",
     "attacks": "attack",
     "fusions": "fusion rule",
+    "probes": "audit of",
 }
 
 
@@ -122,6 +123,8 @@ def evaluation_versions(row: EvaluationRow) -> dict[str, int]:
     found = {"evaluator": row.evaluator_version}
     if row.kind in ("attack", "transfer"):
         found[f"attacks/{row.plugin}"] = row.attack_version
+    if row.kind == "audit":
+        found[f"probes/{row.plugin}"] = row.attack_version
     return found
 
 
@@ -248,6 +251,8 @@ def _told(part: str) -> str:
 
 
 def _installed(kind: str, name: str) -> int | None:
+    if kind == "probes":
+        return versions.PROBES.get(name)
     if name in ("clean", "blackbox"):  # no plug-ins: the evaluator's own
         return None
     if kind not in WORDS or name not in registry.entries(kind):

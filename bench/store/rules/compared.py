@@ -16,6 +16,7 @@ from bench.store.typed_rows import EvaluationRow
 
 NOISE = 0.005  # of all images: robust accuracy may rise by this much with ε
 MASKING = 0.02  # of all images: by how much an iterative attack may be weaker than FGSM
+AHEAD = 0.01  # of all images: the black-box suite is the worst of many attempts, a white-box attack is one
 CHANCE = 3.0  # standard errors that a share may differ by where one side is measured on a part of the images
 SPREAD, POINTS = 0.1, 0.01  # standard deviation over seeds: share of the mean, and of all images
 
@@ -91,7 +92,8 @@ def _weaker_than_fgsm(rows: Rows) -> Iterator[tuple[EvaluationRow, str]]:
 
 
 @rule(
-    RUN, "black-box-stronger", "suspect", "images made on other networks do more harm than any white-box attack",
+    RUN, "black-box-stronger", "suspect",
+    "images made on other networks break over 1 % of all images more than any white-box attack",
     "White-box attacks know more and must be stronger: their gradients are masked.",
     needs=("blackbox",), source="Athalye et al. 2018",
 )  # fmt: skip
@@ -103,7 +105,7 @@ def _black_box_stronger(rows: Rows) -> Iterator[tuple[EvaluationRow, str]]:
         if row.kind != "blackbox" or (row.budget, row.precision) not in white:
             continue
         best = min(white[row.budget, row.precision], key=robust)
-        if robust(row) < robust(best) - NOISE - _chance(row, best):
+        if robust(row) < robust(best) - AHEAD - _chance(row, best):
             on = "" if row.n == best.n else f", on {row.n:,} and on {best.n:,} images"
             evidence = f"{told(row)}, {told(best)}{on}"
             yield row, evidence
