@@ -67,6 +67,7 @@ def run_view(run: RunRow, details: Details, about: PageContext, pictures: list[P
         "tiles": tiles.tiles(run, details, about.places.get(run.run_id, [])),
         "flags": [_flag(row, item, titles) for row, item in about.ledger.flags(run.run_id)],
         "unchecked": unchecked(details.evaluations),
+        "verdict": about.ledger.standings.verdicts.get(run.run_id),
         "notes": [str(note) for note in run.notes],
         "siblings": [
             {"seed": other.seed, "href": f"{other.run_id}.html", "here": other.run_id == run.run_id,
