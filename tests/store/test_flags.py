@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import json
+import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
@@ -261,6 +262,14 @@ def test_every_check_is_data_and_what_it_needs_can_be_lacking() -> None:
         assert set(flag.needs) <= set(NEEDS)
     told = " ".join(flags.unchecked([]))
     assert all(flag.id in told for flag in flags.FLAGS.values() if flag.needs)
+
+
+def test_the_page_of_the_audit_lists_every_check() -> None:
+    text = (Path(__file__).parents[2] / "docs" / "audit.md").read_text()
+    listed = re.findall(r"^\| `([a-z0-9-]+)`( \*)? \| (\w+) \| (.*) \| (.*) \|$", text, re.MULTILINE)
+    assert listed == [
+        (flag.id, " *" if flag.decisive else "", flag.severity, flag.when, flag.source) for flag in flags.FLAGS.values()
+    ]
 
 
 def test_a_spread_over_seeds_is_a_note_and_no_doubt() -> None:
