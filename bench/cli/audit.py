@@ -2,50 +2,84 @@
 
 from __future__ import annotations
 
+from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
-from bench.cli.options import RunId, reading, where
-from bench.cli.parameters import Once
+from bench.cli.options import RunId, allow_factory, at_work, machine, reading, where, workplace
+from bench.cli.parameters import IMAGES, Number, Once
 from bench.cli.say import say_json
+from bench.core.errors import BenchError
 from bench.core.identity import short
 from bench.core.precision import titled
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping
+
     from rich.console import Console
 
-    from bench.store.flags import Flagged
-    from bench.store.typed_rows import EvaluationRow, FailureRow
+    from bench.jobs.driver import Summary
+    from bench.jobs.workplace import Workplace
+    from bench.store.flags import AuditVerdict, Flagged
+    from bench.store.typed_rows import EvaluationRow, FailureRow, RunRow
 
 
 @click.command("audit", cls=Once)
 @click.argument("identifier", metavar="[ID]", required=False, type=RunId())
+@click.option("--deep", is_flag=True, help="Run what the checks of a run still lack, and store it: minutes.")
+@click.option("--eps", type=Number(), help="For --deep: radius of the ℓ∞ ball; unless given, that of most attacks.")
+@click.option("--limit", type=IMAGES, help="For --deep: test images that are attacked; as many as before unless given.")
 @click.option("--json", "as_json", is_flag=True, help="Print everything as JSON.")
+@machine(only="For --deep: ")
+@allow_factory
 @where
-def command(identifier: str | None, as_json: bool, results: Path, db: str | None) -> int:
-    """Flags of the run or evaluation whose id begins with ID, with their evidence; without ID of everything.
+def command(
+    identifier: str | None, deep: bool, eps: float | None, limit: int | None, as_json: bool, data: Path,
+    device: str | None, threads: int | None, batch: int | None, factories: tuple[str, ...], results: Path,
+    db: str | None,
+) -> int:  # fmt: skip
+    """Flags of the run or evaluation whose id begins with ID, with their evidence, and the verdict on each run.
 
     A flag follows from what was stored: gradients that are zero, robust accuracy that rises with the radius, an
-    iterative attack that is weaker than FGSM. `invalid` results enter no mean; `suspect` ones are shown with †. The
-    exit code is 1 if a result is invalid or a job failed.
+    iterative attack that is weaker than FGSM. `invalid` results enter no mean; `suspect` ones are shown with †; a
+    `note` casts no doubt. The verdict on a run is *believed*, *doubtful*, or *not checked enough*.
+
+    With --deep the run ID is looked at closely: its gradients, an attack's way step by step, planted adversarial
+    images, attacks on its members and without gradients, more steps, a radius of 1. These evaluations are stored like
+    any other; the same command again runs only what is missing. docs/audit.md explains each check.
+
+    The exit code is 1 if a result is invalid or a job failed.
 
     \b
     Examples:
       bench audit
       bench audit 4f0c1a
+      bench audit 4f0c1a --deep
+      bench audit 4f0c1a --deep --eps 8/255 --limit 200
       bench audit 4f0c1a --json
     """
     from bench.report.console import console
     from bench.store import flags, ids, queries, standing
 
+    if not deep and (eps is not None or limit is not None):
+        raise BenchError("--eps and --limit go with --deep")
+    if deep:
+        if identifier is None:
+            raise BenchError("--deep takes one run: bench audit RUN --deep")
+        place = workplace(results, data, batch_size=batch, factories=factories)
+        summary = _deep(identifier, place, db, device, threads, eps, limit, console(stderr=as_json))
+        if summary is None:
+            return 130
     with reading(db, results) as base:
         chosen = None if identifier is None else ids.find(base, identifier)
         family = None if chosen is None else queries.find_run(base, chosen.run_id).family_id
         measured = standing.read(base, family_ids=family)
         failures = [row for row in queries.failures(base, family_ids=family) if not row.done]
     rows, found = list(measured.rows), measured.standings.raised
+    verdicts = {key: told for key, told in measured.standings.verdicts.items() if _competes(measured.runs, key)}
     if chosen is not None:
         rows = [row for row in rows if row.run_id == chosen.run_id]
         unchecked = flags.unchecked(rows)
@@ -53,19 +87,74 @@ def command(identifier: str | None, as_json: bool, results: Path, db: str | None
             rows = [row for row in rows if row.evaluation_id == chosen.id]
             failures = []
         failures = [row for row in failures if row.run_id == chosen.run_id]
+        verdicts = {key: told for key, told in verdicts.items() if key == chosen.run_id}
     else:
         unchecked = []
     found = {row.evaluation_id: found[row.evaluation_id] for row in rows if row.evaluation_id in found}
     if as_json:
-        say_json(_record(rows, found, failures, unchecked))
+        say_json(_record(rows, found, failures, unchecked, verdicts))
     else:
-        _print(rows, found, failures, unchecked, console())
+        _print(rows, found, failures, unchecked, verdicts, console())
     return int(bool(failures) or any(flags.is_invalid(raised) for raised in found.values()))
 
 
+def _competes(runs: Iterable[RunRow], run_id: str) -> bool:
+    """Whether a run is no surrogate, which only lends its images."""
+    from bench.experiment.spec import SURROGATE_SEEDS
+
+    return any(run.run_id == run_id and run.seed < SURROGATE_SEEDS for run in runs)
+
+
+def _deep(
+    identifier: str, place: Workplace, db: str | None, device: str | None, threads: int | None, eps: float | None,
+    limit: int | None, out: Console,
+) -> Summary | None:  # fmt: skip
+    """Run what the checks of a run lack; None where Ctrl-C ended it."""
+    from bench.cli.device import pick
+    from bench.cli.executor import Interrupts, setting_of
+    from bench.cli.progress import Display
+    from bench.core import config
+    from bench.jobs import audit, ensembles
+    from bench.jobs.driver import Driver
+    from bench.jobs.estimate import estimate, from_earlier, spoken
+    from bench.jobs.executors.inline import Inline
+    from bench.store import ids
+
+    with reading(db, place.results) as base:
+        run_id = ids.find(base, identifier, ("run",)).id
+    place = replace(place, device=pick(device, threads))
+    with at_work(db, place.results) as base:
+        plan = audit.make_plan(config.load(), base, place, run_id, eps=eps, limit=limit)
+        if not plan.missing:
+            out.print(f"Nothing to run: all {len(plan.planned)} results of this audit are there.")
+            return _nothing()
+        ensembles.splits_of(plan.missing[0].run, place, limit=None)  # missing data is said before anything starts
+        expected = estimate(plan, from_earlier(plan, base), place)
+        out.print(
+            f"{len(plan.missing)} of {len(plan.planned)} evaluations of this audit to run, at most about "
+            f"{spoken(expected.total)} ({place.device})"
+        )
+        options = {"gpus": (), "per_gpu": 1, "workers": None, "address": None, "chunk": None, "executor_option": ()}
+        with Display(len(plan.missing), out) as display, Interrupts(quiet=False) as interrupts:
+            executor = Inline(setting_of(place, display, interrupts, threads=threads, **options))
+            driver = Driver(plan, executor, base, place, watcher=display, stopping=lambda: interrupts.asked)
+            summary = driver.drive()
+        if interrupts.asked:
+            out.print("Stopped; the same command goes on.", style="yellow")
+            return None
+    return summary
+
+
+def _nothing() -> Summary:
+    from bench.jobs.driver import Summary
+
+    return Summary()
+
+
 def _record(
-    rows: list[EvaluationRow], found: Flagged, failures: list[FailureRow], unchecked: list[str]
-) -> dict[str, Any]:
+    rows: list[EvaluationRow], found: Flagged, failures: list[FailureRow], unchecked: list[str],
+    verdicts: Mapping[str, AuditVerdict],
+) -> dict[str, Any]:  # fmt: skip
     return {
         "evaluations": len(rows),
         "flags": [
@@ -80,12 +169,14 @@ def _record(
         ],
         "failures": [{"job": row.job_id, "kind": row.kind, **row.describe, "error": row.error} for row in failures],
         "unchecked": unchecked,
+        "verdicts": [{"run": key, "verdict": told.opinion, "why": [*told.why]} for key, told in verdicts.items()],
     }  # fmt: skip
 
 
 def _print(
-    rows: list[EvaluationRow], found: Flagged, failures: list[FailureRow], unchecked: list[str], out: Console
-) -> None:
+    rows: list[EvaluationRow], found: Flagged, failures: list[FailureRow], unchecked: list[str],
+    verdicts: Mapping[str, AuditVerdict], out: Console,
+) -> None:  # fmt: skip
     from rich.table import Table
     from rich.text import Text
 
@@ -98,7 +189,7 @@ def _print(
             table.add_column(name)
         for row in rows:
             for item in found.get(row.evaluation_id, ()):
-                style = "red" if item.flag.severity == "invalid" else "yellow"
+                style = {"invalid": "red", "suspect": "yellow", "note": "dim"}[item.flag.severity]
                 attack = titled(f"{row.attack} {budget_text(row.budget_name, row.budget)}", row.precision)
                 table.add_row(
                     short(row.evaluation_id), row.method, row.dataset, str(row.seed),
@@ -114,8 +205,27 @@ def _print(
     out.print(
         f"{len(found)} of {len(rows)} evaluations flagged"
         + (f", {len(failures)} failed jobs" if failures else "")
-        + ("." if found or failures else "; nothing speaks against them.")
+        + ("; nothing speaks against them." if _nothing_speaks(rows, found, failures, verdicts) else ".")
     )
     out.print(f"looked for: {', '.join(flags.FLAGS)}", style="dim")
     for reason in unchecked:
         out.print(f"not checked: {reason}", style="dim")
+    if len(verdicts) > 1:
+        opinions = Counter(told.opinion for told in verdicts.values())
+        out.print("verdicts: " + ", ".join(f"{count} {opinion}" for opinion, count in opinions.items()))
+        out.print("`bench audit RUN` says why; `bench audit RUN --deep` runs what a verdict lacks", style="dim")
+    for run_id, told in verdicts.items() if len(verdicts) == 1 else ():
+        style = {"believed": "green", "doubtful": "red", "not checked enough": "yellow"}[told.opinion]
+        out.print(Text.assemble(f"verdict on run {short(run_id)}: ", (told.opinion, f"bold {style}")))
+        for why in told.why:
+            out.print(f"  {why}", soft_wrap=True)
+
+
+def _nothing_speaks(
+    rows: list[EvaluationRow], found: Flagged, failures: list[FailureRow], verdicts: Mapping[str, AuditVerdict]
+) -> bool:
+    """Nothing was found, and where it had to show, in attacks without gradients, somebody looked."""
+    from bench.store import flags
+
+    looked = {row.run_id for row in rows if flags.is_gradient_free(row)}
+    return bool(rows) and not failures and not any(map(flags.doubts, found.values())) and looked >= verdicts.keys()

@@ -117,6 +117,7 @@ def _run(base: Database, run_id: str, place: Workplace) -> dict[str, Any]:
     run = queries.find_run(base, run_id)
     measured = standing.read(base, family_ids=run.family_id)
     rows, raised = measured.rows, measured.standings.raised
+    verdict = measured.standings.verdicts.get(run_id)
     # Of a training elsewhere nothing is known: what the record has there only fills its place.
     unknown = {"recipe": ELSEWHERE, "training": None} if run.plugin == OUTSIDE else {}
     return {
@@ -141,6 +142,7 @@ def _run(base: Database, run_id: str, place: Workplace) -> dict[str, Any]:
             for row in rows
             if row.run_id == run_id and row.evaluation_id in raised
         },
+        "verdict": None if verdict is None else asdict(verdict),
         "failures": [asdict(row) for row in queries.failures(base, run_ids=run_id) if not row.done],
     }
 
@@ -276,6 +278,7 @@ def _print_run(run: dict[str, Any], out: Console, results: Path) -> None:
         **_came(run["imported"]),
         **_files(run["given"]),
         **_claimed(run["facts"] or {}),
+        **_judged(run),
         "folder": str(results / RUNS / run["run_id"]),
         "again": run["again"],
     }
@@ -293,12 +296,12 @@ def _print_run(run: dict[str, Any], out: Console, results: Path) -> None:
         table = Table(header_style="bold")
         for name in ("evaluation", "budget", "result", "images", "stop", "settings", "seconds", "id"):
             table.add_column(name, justify="right" if name in ("result", "images", "seconds") else "left")
-        titles = {"transfer": "transfer {}", "craft": "black-box images", "judged": "images {}"}
+        titles = {"transfer": "transfer {}", "craft": "black-box images", "judged": "images {}", "audit": "audit of {}"}
         for row in run["evaluations"]:
             table.add_row(
                 titles.get(row["kind"], "{}").format(row["attack"]),
                 budget_text(row["budget_name"], row["budget"]),
-                _result(row) + ("†" if row["evaluation_id"] in run["flags"] else ""),
+                _result(row) + ("†" if _doubted(run["flags"].get(row["evaluation_id"], [])) else ""),
                 str(row["n"]),
                 row["stop"] or "",
                 _settings(row),
@@ -306,11 +309,32 @@ def _print_run(run: dict[str, Any], out: Console, results: Path) -> None:
                 short(row["evaluation_id"]),
             )
         out.print(table)
-    raised = dict.fromkeys(flag for many in run["flags"].values() for flag in many)
+    raised = dict.fromkeys(flag for many in run["flags"].values() for flag in _doubted(many))
     if raised:
         out.print(f"† {', '.join(raised)}; `bench audit {short(run['run_id'])}` has the evidence", style="yellow")
     for failure in run["failures"]:
         out.print(f"✗ {failure['kind']}: {failure['error']}", style="red")
+
+
+def _judged(run: dict[str, Any]) -> dict[str, str]:
+    """The line of the verdict of the audit, with its evidence; none for a surrogate, which competes nowhere."""
+    from bench.experiment.spec import SURROGATE_SEEDS
+
+    verdict = run["verdict"]
+    if verdict is None or run["seed"] >= SURROGATE_SEEDS:
+        return {}
+    if verdict["opinion"] == "doubtful":
+        more = f" and {len(verdict['why']) - 3} more" if len(verdict["why"]) > 3 else ""
+        return {"audit": f"doubtful ({'; '.join(verdict['why'][:3])}{more})"}
+    advice = f": `bench audit {short(run['run_id'])} --deep`" if verdict["opinion"] != "believed" else ""
+    return {"audit": f"{verdict['opinion']}{advice}"}
+
+
+def _doubted(names: list[str]) -> list[str]:
+    """Those of the flags that cast doubt."""
+    from bench.store.flags import FLAGS
+
+    return [name for name in names if FLAGS[name].severity != "note"]
 
 
 def _print_evaluation(row: dict[str, Any], out: Console) -> None:
@@ -376,6 +400,8 @@ def _settings(row: dict[str, Any]) -> str:
 def _result(row: dict[str, Any]) -> str:
     if row["kind"] == "transfer":
         return "matrix"
+    if row["kind"] == "audit":
+        return "–"
     right = row["n_clean"] if row["kind"] == "clean" else row["n_robust"]
     return f"{100 * right / row['n']:.1f} %"
 

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from typing import Literal
 
-Kind = Literal["clean", "attack", "transfer", "craft", "blackbox", "judged", "certify"]
-"""What an evaluation measures; `craft` makes the images of a surrogate, `blackbox` judges them on a victim, `judged` is
-of images that somebody else made, `certify` of what randomised smoothing certifies."""
+Kind = Literal["clean", "attack", "transfer", "craft", "blackbox", "judged", "certify", "audit"]
+"""What an evaluation measures; `craft` makes the images of a surrogate, `blackbox` judges them on a victim, `judged`
+is of images that somebody else made, `certify` of what randomised smoothing certifies, `audit` a look at the gradients
+of a network (`bench.core.versions.PROBES`)."""
 MEASURED = ("attack", "blackbox", "judged")
 """Kinds that find images that do not withstand a threat."""
 JobKind = Literal["train", Kind]

@@ -4,4 +4,5 @@ Another order of sums does not change results: it changes the last bits, as anot
 """
 
 TRAINER = 1  # bench.training: the loop, the optimisers, the data order
+PROBES = {"gradients": 1, "planted": 1, "loss_terms": 1}  # what evaluations of kind `audit` measure
 EVALUATOR = 1  # bench.attacks.judge and bench.evaluation: which images are attacked, how outcomes are judged

@@ -154,6 +154,14 @@ class OfCertify(_Any):
     abstained: Small | None = None
 
 
+class OfAudit(_Any):
+    """Of a look at the gradients of a network: counts of the images looked at, and means over them."""
+
+    images: Small = 0
+    counts: Annotated[dict[Name, Small], Field(max_length=LONGEST)] = {}
+    means: Annotated[dict[Name, Number], Field(max_length=LONGEST)] = {}
+
+
 KINDS: dict[str, type[_Any]] = {
     "clean": OfClean,
     "attack": Attacked,
@@ -162,6 +170,7 @@ KINDS: dict[str, type[_Any]] = {
     "blackbox": OfBlackbox,
     "judged": OfJudged,
     "certify": OfCertify,
+    "audit": OfAudit,
 }
 
 
@@ -200,6 +209,8 @@ def check(kind: str, measurements: dict[str, Any], n: int, members: int | None =
         raise ValueError(f"random_output is more than {n} images")
     if isinstance(found, OfCertify) and (len(found.radii) != n or (found.abstained or 0) > n):
         raise ValueError(f"radii or abstained are not of {n} images")
+    if isinstance(found, OfAudit) and (over := [name for name, n in found.counts.items() if n > found.images]):
+        raise ValueError(f"{over[0]} is more than {found.images} images")
     for part in parts:
         if name := part.over(n):
             raise ValueError(f"{name} is more than {n} images")

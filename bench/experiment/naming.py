@@ -67,7 +67,7 @@ class Configured:
         """
         if spec.kind in FIXED:
             return FIXED[spec.kind]
-        if spec.kind == "judged":  # what somebody called the images: of no configuration
+        if spec.kind in ("judged", "audit"):  # what somebody called the images, or a probe: of no configuration
             return spec.attack
         known, name = self._base.config.attacks, unmarked(spec.attack)
         content = _content("attacks", spec.plugin, spec.settings)

@@ -346,7 +346,7 @@ def attack_rows(
                 f"attacks.{name}.budgets.{selection.dataset}, or give one with --eps or --c"
             )
     instance = settings.build(plugin, spec.settings, f"attacks.{name}")
-    stop: Stop = "last" if _draws_a_member(run) else "first_success"
+    stop: Stop = "last" if draws_a_member(run) else "first_success"
     limit = test_limit(loaded, selection)
     asked = spec.asked() | {"precision": possible(spec.precision, "first_success", asks_members=plugin.asks_members)}
     return [
@@ -368,7 +368,7 @@ def attack_rows(
     ]
 
 
-def _draws_a_member(run: RunSpec) -> bool:
+def draws_a_member(run: RunSpec) -> bool:
     """Whether an ensemble draws a member for each prediction: an image of it is broken more or less, not once."""
     if run.plugin == OUTSIDE:
         rule = run.settings.get("fusion_rule")

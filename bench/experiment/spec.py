@@ -144,6 +144,14 @@ class EvaluationSpec(Asked):
         )  # fmt: skip
 
     @classmethod
+    def of_audit(cls, run: RunSpec, probe: str, settings: Settings, *, eps: float, limit: int | None) -> EvaluationSpec:
+        """A look at the gradients of a run, one of `bench.core.versions.PROBES`, in the ℓ∞ ball of radius `eps`."""
+        return cls(
+            kind="audit", run=run, attack=probe, plugin=probe, settings=settings, budget_name="eps", budget=eps,
+            stop="last", limit=limit, versions={"attack": versions.PROBES[probe], "evaluator": versions.EVALUATOR},
+        )  # fmt: skip
+
+    @classmethod
     def of_record(cls, record: Mapping[str, Any], run: RunSpec) -> EvaluationSpec:
         """What an evaluation's record on `run` is of.
 
@@ -207,6 +215,7 @@ class EvaluationSpec(Asked):
             "blackbox": "black-box",
             "judged": f"images {self.attack}",
             "certify": "certified, ℓ2",
+            "audit": f"audit of {self.attack.replace('_', ' ')}",
         }
         return titled(f"{kinds.get(self.kind, self.attack)} {budget}", self.precision)
 

@@ -206,7 +206,8 @@ class Probe:
 
             self._gradient = _seconds(step, self._place.device) / size
             self._ensemble.requires_grad_(True)
-        return self._gradient * _passes(evaluation) * (evaluation.limit or len(self._splits.test))
+        looked_at = evaluation.settings.get("count") if evaluation.kind == "audit" else None
+        return self._gradient * _passes(evaluation) * (looked_at or evaluation.limit or len(self._splits.test))
 
 
 def _passes(evaluation: EvaluationSpec) -> int:
@@ -215,6 +216,11 @@ def _passes(evaluation: EvaluationSpec) -> int:
 
     if evaluation.kind == "certify":  # forwards, a third of a pass each; further radii cost nothing
         return int(evaluation.settings["n0"] + evaluation.settings["n"]) // 3
+    if evaluation.kind == "audit":  # a pass forwards is about a third of one with its gradient
+        asked = evaluation.settings
+        return {"gradients": asked.get("steps", 0) + asked.get("points", 0) // 3 + 20, "planted": 450}.get(
+            evaluation.plugin, 5
+        )
     if evaluation.kind not in ("attack", "transfer"):
         return int(evaluation.settings.get("restarts", 1))
     plugin = registry.load("attacks", evaluation.plugin)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import uuid
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
@@ -23,12 +23,12 @@ from bench.core.identity import source_digest
 from bench.core.progress import Progress
 from bench.data import base
 from bench.data.base import ImageSet
-from bench.evaluation import blackbox, certify, judged, measure
+from bench.evaluation import blackbox, certify, gradients, judged, loss_terms, measure, planted
 from bench.evaluation.judged import GivenImages
 from bench.experiment.records import EvaluationRecord, write_record
 from bench.experiment.spec import FORMAT, EvaluationSpec
 from bench.jobs import batches, ensembles
-from bench.jobs.ensembles import data_axes, measured_ensemble, now, recorded_weights, splits_of
+from bench.jobs.ensembles import data_axes, measured_ensemble, method_of, now, recorded_weights, splits_of
 from bench.jobs.unfinished import InFile
 from bench.jobs.workplace import Workplace
 from bench.models.ensemble import Ensemble
@@ -177,6 +177,8 @@ def make(
                 ensemble, images, evaluation.budget, **evaluation.settings, seed_axes=data_axes(evaluation.run),
                 batch_size=batch_size, known=radii, progress=progress,
             )  # fmt: skip
+        if evaluation.kind == "audit":
+            return _audited(evaluation, ensemble, images, place, progress, batch_size, sources)
         if evaluation.kind == "blackbox":
             return _blackbox(evaluation, ensemble, images, crafted, batch_size)
         return _attacked(evaluation, ensemble, images, place, progress, batch_size, sources, clean, unfinished)
@@ -206,6 +208,33 @@ def _attacked(
     return measure.robust_accuracy(
         ensemble, images, attack, conditions, clean=clean, progress=progress, unfinished=unfinished
     )
+
+
+def _audited(
+    evaluation: EvaluationSpec, ensemble: Ensemble, images: ImageSet, place: Workplace, progress: Progress,
+    batch_size: int, sources: list[Any],
+) -> Measured:  # fmt: skip
+    """A look at the gradients of the ensemble, or of its training."""
+    asked, axes = evaluation.settings, data_axes(evaluation.run)
+    conditions = conditions_of(evaluation, batch_size)
+    if evaluation.plugin == "gradients":
+        sources.append(gradients)
+        return gradients.measure(
+            ensemble, images, conditions.budget, axes, count=asked["count"], steps=asked["steps"],
+            points=asked["points"], batch_size=batch_size, progress=progress,
+        )  # fmt: skip
+    if evaluation.plugin == "planted":
+        sources.append(planted)
+        part = asked["attack"]
+        attack = _attack(part["plugin"], part["settings"], part["plugin"], sources)
+        conditions = replace(conditions, stop="first_success")
+        return planted.measure(ensemble, images, attack, conditions, count=asked["count"], progress=progress)
+    if evaluation.plugin == "loss_terms":
+        plugin, method = method_of(evaluation.run)
+        sources += [loss_terms, plugin]
+        train = splits_of(evaluation.run, place, limit=None).train
+        return loss_terms.measure(ensemble, images, method, train, axes, count=asked["count"], batch_size=batch_size)
+    raise JobError(f"this version of bench knows no audit of {evaluation.plugin}")
 
 
 def conditions_of(evaluation: EvaluationSpec, batch_size: int) -> Conditions:

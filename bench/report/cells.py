@@ -54,7 +54,7 @@ class Cell:
     Attributes:
         stale: the outcomes are of an older version; there is no current one.
         failed: why there is none, where something failed.
-        flags: ids of `bench.store.flags`; results that one of them calls invalid are not among the outcomes.
+        flags: ids of those of `bench.store.flags` that cast doubt; what one of them calls invalid is no outcome.
     """
 
     seeds: Mapping[int, SeedOutcome] = field(default_factory=dict)

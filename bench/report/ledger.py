@@ -16,13 +16,14 @@ from bench.report import boards
 from bench.report.boards import Board
 from bench.store import queries, standing
 from bench.store.database import Database
-from bench.store.flags import Raised
+from bench.store.flags import AuditVerdict, Raised
 from bench.store.provenance import together
 from bench.store.schema import Evaluation, Job, Reference, Run
 from bench.store.scores import Score, light, scores
 from bench.store.standing import Standing, Standings
 from bench.store.typed_rows import EvaluationRow, FailureRow, Provenance, RunRow
 
+SEVERITIES = ("invalid", "suspect", "note")
 TOGETHER = 300  # runs looked at together, so that many thousands fit into memory
 
 
@@ -49,13 +50,13 @@ class Ledger:
         return (row for rows in self.of_run.values() for row in rows)
 
     def flags(self, run_id: str, rows: Iterable[EvaluationRow] | None = None) -> list[tuple[EvaluationRow, Raised]]:
-        """The flags of a run, or of some of its evaluations, invalid ones first."""
+        """The flags of a run, or of some of its evaluations, invalid ones first, notes last."""
         found = [
             (row, item)
             for row in (self.of_run[run_id] if rows is None else rows)
             for item in self.standings.raised.get(row.evaluation_id, ())
         ]
-        return sorted(found, key=lambda each: (each[1].flag.severity != "invalid", each[1].flag.id))
+        return sorted(found, key=lambda each: (SEVERITIES.index(each[1].flag.severity), each[1].flag.id))
 
     def source(self, run_id: str) -> Provenance:
         """Where the numbers of a run come from: those that count, or where none does all."""
@@ -73,6 +74,7 @@ def read(db: Database, loaded: Loaded) -> Ledger:
     of_runs: dict[str, Standing] = {}
     of_evaluations: dict[str, Standing] = {}
     raised: dict[str, tuple[Raised, ...]] = {}
+    verdicts: dict[str, AuditVerdict] = {}
     scored: list[Score] = []
     for part in _portions(list(families)):
         measured = standing.read(db, family_ids=part)
@@ -84,6 +86,7 @@ def read(db: Database, loaded: Loaded) -> Ledger:
         of_runs |= {run.run_id: measured.standings.of(run.run_id) for run in measured.runs}
         of_evaluations |= measured.standings.evaluations
         raised |= measured.standings.raised
+        verdicts |= measured.standings.verdicts
         scored += scores(db, declared, measured.runs, rows, measured.standings)
     order = sorted(runs, key=lambda key: (runs[key].dataset, runs[key].method, runs[key].seed, key))
     failures: dict[str, list[FailureRow]] = {}
@@ -93,7 +96,7 @@ def read(db: Database, loaded: Loaded) -> Ledger:
     return Ledger(
         runs={key: runs[key] for key in order},
         of_run={key: of_run[key] for key in order},
-        standings=Standings(of_runs, of_evaluations, raised),
+        standings=Standings(of_runs, of_evaluations, raised, verdicts),
         failures=failures,
         boards=boards.boards(scored, declared),
     )

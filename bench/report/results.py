@@ -21,6 +21,7 @@ from bench.report.titles import Titles, ensemble_title
 from bench.report.worst import with_worst_case
 from bench.store import queries, standing
 from bench.store.database import Database
+from bench.store.flags import Opinion, doubts
 from bench.store.standing import Standings
 from bench.store.typed_rows import EvaluationRow
 
@@ -49,6 +50,8 @@ class Results:
     notes: tuple[str, ...]
     recipes: Mapping[str, str] = field(default_factory=dict)
     """The recipe of each method."""
+    verdicts: Mapping[str, Mapping[int, Opinion]] = field(default_factory=dict)
+    """Of the audit, by method and seed."""
 
     def cell(self, row: Row, method: str) -> Cell:
         """The cell; empty when nothing was measured."""
@@ -109,7 +112,23 @@ def collect(
         cells=cells,
         published=published_beside(loaded, selection, rows, shown, db),
         notes=(*run_notes(shown, db, seeds), *lost),
+        verdicts=_verdicts(shown, db, seeds),
     )
+
+
+def _verdicts(
+    specs: Mapping[str, RunSpec], db: Database, seeds: tuple[int, ...] | None
+) -> dict[str, dict[int, Opinion]]:
+    """The verdicts of the audit on the runs of a table that count, by method and seed."""
+    found: dict[str, dict[int, Opinion]] = {}
+    measured = standing.read(db, family_ids=[run.family_id for run in specs.values()])
+    for name, spec in specs.items():
+        for run in measured.runs:
+            told = measured.standings.verdicts.get(run.run_id)
+            shown = run.family_id == spec.family_id and (seeds is None or run.seed in seeds)
+            if shown and told and measured.standings.of(run.run_id).is_current:
+                found.setdefault(name, {})[run.seed] = told.opinion
+    return found
 
 
 def run_specs(loaded: Loaded, selection: Selection) -> dict[str, RunSpec]:
@@ -178,7 +197,7 @@ def cell_of(rows: Iterable[EvaluationRow], standings: Standings) -> Cell:
         seeds,
         stale=bool(seeds) and not current,
         failed="" if seeds or not told else f"invalid: {told[0].flag.when} ({told[0].evidence})",
-        flags=tuple(dict.fromkeys(item.flag.id for item in (*shown, *told))),
+        flags=tuple(dict.fromkeys(item.flag.id for item in doubts((*shown, *told)))),
     )
 
 

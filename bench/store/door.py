@@ -88,6 +88,15 @@ class _Smoothing(Strict):
     alpha: Annotated[float, Field(gt=0, lt=1)]
 
 
+class _Probe(Strict):
+    """The settings of a look at gradients."""
+
+    count: Annotated[int, Field(ge=1, lt=2**31)]
+    steps: Annotated[int, Field(ge=1, lt=2**31)] | None = None
+    points: Annotated[int, Field(ge=1, lt=2**31)] | None = None
+    attack: _Part | None = None
+
+
 class _Suite(Strict):
     """The settings of a black-box suite."""
 
@@ -314,6 +323,8 @@ def _check_attack(spec: EvaluationSpec, where: str) -> None:
         parse_record(_Images, spec.settings, f"{where}: settings")
     elif spec.kind == "certify":
         parse_record(_Smoothing, spec.settings, f"{where}: settings")
+    elif spec.kind == "audit":
+        parse_record(_Probe, spec.settings, f"{where}: settings")
     elif spec.kind == "clean":
         if spec.settings:
             raise refused(where, "a clean pass has no settings")

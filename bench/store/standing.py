@@ -47,6 +47,7 @@ WORDS = {
     "datasets": "data set",
     "attacks": "attack",
     "fusions": "fusion rule",
+    "probes": "audit of",
 }
 
 
@@ -58,6 +59,8 @@ class Standings:
     evaluations: Mapping[str, Standing]
     raised: flags.Flagged = field(default_factory=dict)
     """The flags of the evaluations, those that only cast doubt included."""
+    verdicts: Mapping[str, flags.AuditVerdict] = field(default_factory=dict)
+    """By run: whether its robust accuracy is to be believed."""
 
     def of(self, identifier: str) -> Standing:
         """The standing of a run or an evaluation."""
@@ -124,6 +127,8 @@ def evaluation_versions(row: EvaluationRow) -> dict[str, int]:
     found = {"evaluator": row.evaluator_version}
     if row.kind in ("attack", "transfer"):
         found[f"attacks/{row.plugin}"] = row.attack_version
+    if row.kind == "audit":
+        found[f"probes/{row.plugin}"] = row.attack_version
     return found
 
 
@@ -157,7 +162,13 @@ def judge(runs: Iterable[RunRow], evaluations: Iterable[EvaluationRow] = ()) -> 
                 found[row.evaluation_id] = Standing("superseded", told)
     for identifier, more in flags.together(row for row in rows if found[row.evaluation_id].is_current).items():
         raised[identifier] += more
-    return Standings(of_runs, found, {identifier: told for identifier, told in raised.items() if told})
+    raised = {identifier: told for identifier, told in raised.items() if told}
+    of_run: dict[str, list[EvaluationRow]] = {run_id: [] for run_id in of_runs}
+    for row in rows:
+        if found[row.evaluation_id].state in ("current", "invalid"):
+            of_run.setdefault(row.run_id, []).append(row)
+    verdicts = {run_id: flags.verdict(group, raised) for run_id, group in of_run.items()}
+    return Standings(of_runs, found, raised, verdicts)
 
 
 @dataclass(frozen=True)
@@ -244,6 +255,8 @@ def _told(part: str) -> str:
 
 
 def _installed(kind: str, name: str) -> int | None:
+    if kind == "probes":
+        return versions.PROBES.get(name)
     if name in ("clean", "blackbox"):  # no plug-ins: the evaluator's own
         return None
     if kind not in WORDS or name not in registry.entries(kind):

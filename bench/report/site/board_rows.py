@@ -18,6 +18,7 @@ from bench.report.site import charts
 from bench.report.site.facts import Paper, facts_of
 from bench.report.site.names import Names, differences, exact, mean_std, percent, plus_minus, recipe_text, seconds
 from bench.report.tables import budget_text
+from bench.store.flags import AuditVerdict, doubts
 from bench.store.provenance import together
 from bench.store.scores import Score, norm_of
 from bench.store.typed_rows import EvaluationRow, Provenance, ReferenceRow
@@ -69,7 +70,7 @@ def _row(board: Board, entry: Entry, about: About, mark: str) -> dict[str, Any]:
     low, high = (100 * ranked.low, 100 * ranked.high) if ranked else (min(entry.values), max(entry.values))
     parts = {part: [score.parts[part] for score in entry.scores if part in score.parts] for part in columns(board)}
     raised = [pair for score in entry.scores for pair in ledger.flags(score.run.run_id, score.parts.values())]
-    doubtful = {row.evaluation_id for row, _ in raised}
+    doubtful = {row.evaluation_id for row, item in raised if doubts([item])}
     took = [score.run.seconds for score in entry.scores]
     blackbox = [_blackbox(board, ledger, score.run.run_id) for score in entry.scores]
     parameters = about.parameters.get(run.run_id)
@@ -115,9 +116,18 @@ def _row(board: Board, entry: Entry, about: About, mark: str) -> dict[str, Any]:
         "recipe": recipe_text(run),
         "seconds": "" if run.plugin == OUTSIDE else exact(sum(took) / len(took)),
         "time": "–" if run.plugin == OUTSIDE else seconds(sum(took) / len(took)),
-        "flags": sorted({item.flag.id for _, item in raised}),
+        "audit": _audited([ledger.standings.verdicts.get(score.run.run_id) for score in entry.scores]),
+        "flags": sorted({item.flag.id for item in doubts(item for _, item in raised)}),
         "published": _published(board, run.method, mean, about),
     }  # fmt: skip
+
+
+def _audited(verdicts: list[AuditVerdict | None]) -> str:
+    """The verdict of the audit on an entry: the worst of its seeds, with how many where not all share it."""
+    found = [verdict.opinion if verdict else "not checked enough" for verdict in verdicts]
+    worst = next(each for each in ("doubtful", "not checked enough", "believed") if each in found)
+    count = found.count(worst)
+    return worst if count == len(found) else f"{worst} ({count} of {len(found)} seeds)"
 
 
 def _source(score: Score) -> Provenance:

@@ -78,6 +78,7 @@ def board_view(board: Board, about: About) -> dict[str, Any]:
         "ranked": len(board.ranked),
         "runs": sum(len(entry.scores) for entry in board.entries),
         "has_blackbox": any(row["blackbox"]["mean"] is not None for row in made),
+        "has_audit": any(row["audit"] != "not checked enough" for row in made),
         "has_flags": any(row["flags"] for row in made),
         "has_published": any(row["published"] for row in made),
         "published": beside(
@@ -176,5 +177,6 @@ def _record(view: dict[str, Any], row: dict[str, Any]) -> dict[str, Any]:
         "training_seconds": float(row["seconds"]) if row["seconds"] else None,
         "provenance": row["provenance"],
         "stale": row["stale"],
+        "audit": row["audit"],
         "flags": row["flags"],
     }

@@ -194,6 +194,7 @@ class _Site:
                 [[other.run_id, self._worth(other.run_id)] for other in siblings[run.family_id]],
                 [key in self.ledger.runs for _, key in sorted(run.requires.items())],
                 [[row.evaluation_id, item.flag.id, item.evidence] for row, item in self.ledger.flags(run.run_id)],
+                self._opinion(run.run_id),
                 places.get(run.run_id, []), samples.fingerprint(pictures), self.sizes[run.dataset],
             ]  # fmt: skip
             digest = fingerprint([self.common, ingredients])
@@ -244,6 +245,10 @@ class _Site:
         }
         self._page("index.html", values, "index.html", **values)
         self._step("done")
+
+    def _opinion(self, run_id: str) -> list[Any]:
+        verdict = self.ledger.standings.verdicts.get(run_id)
+        return [] if verdict is None else [verdict.opinion, verdict.why]
 
     def _worth(self, identifier: str) -> list[Any]:
         worth = self.ledger.standings.of(identifier)

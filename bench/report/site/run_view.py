@@ -25,7 +25,7 @@ from bench.report.site.names import Names, exact, percent, plain, recipe_text, s
 from bench.report.site.threats import NORMS, Threat, threat_of
 from bench.report.site.training import training_charts, training_table
 from bench.report.tables import budget_text
-from bench.store.flags import Raised, unchecked
+from bench.store.flags import Raised, doubts, unchecked
 from bench.store.scores import norm_of
 from bench.store.typed_rows import EvaluationRow, Provenance, RunRow
 
@@ -67,6 +67,7 @@ def run_view(run: RunRow, details: Details, about: PageContext, pictures: list[P
         "tiles": tiles.tiles(run, details, about.places.get(run.run_id, [])),
         "flags": [_flag(row, item, titles) for row, item in about.ledger.flags(run.run_id)],
         "unchecked": unchecked(details.evaluations),
+        "verdict": about.ledger.standings.verdicts.get(run.run_id),
         "notes": [str(note) for note in run.notes],
         "siblings": [
             {"seed": other.seed, "href": f"{other.run_id}.html", "here": other.run_id == run.run_id,
@@ -137,7 +138,7 @@ def _share(count: int, n: int) -> dict[str, Any]:
 
 
 def _attack(row: EvaluationRow, about: PageContext) -> dict[str, Any]:
-    flag = next((item for _, item in about.ledger.flags(row.run_id, [row])), None)
+    flag = next(iter(doubts(item for _, item in about.ledger.flags(row.run_id, [row]))), None)
     loss = row.measurements.get("loss_curve")
     passes = None if row.forwards is None else (row.forwards + (row.backwards or 0)) / row.n
     return {
@@ -270,6 +271,7 @@ def _flag(row: EvaluationRow, item: Raised, titles: Mapping[str, str]) -> dict[s
         "seen": item.evidence,
         "meaning": f"Raised when {flag.when}. {flag.explanation}",
         "invalid": flag.severity == "invalid",
+        "note": flag.severity == "note",
         "where": titles.get(row.evaluation_id, ""),
         "id": row.evaluation_id,
     }

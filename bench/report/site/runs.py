@@ -8,6 +8,7 @@ from bench.core.identity import safe_name, short
 from bench.experiment.spec import OUTSIDE, SURROGATE_SEEDS
 from bench.report.ledger import Ledger
 from bench.report.site.names import Names, exact, percent, plain, recipe_text, seconds
+from bench.store.flags import doubts
 from bench.store.typed_rows import RunRow
 
 
@@ -27,7 +28,7 @@ def run_row(run: RunRow, ledger: Ledger, names: Names) -> dict[str, Any]:
         "provenance": ledger.source(run.run_id),
         "kind": "surrogate" if run.seed >= SURROGATE_SEEDS else "competitor",
         "failures": len(ledger.failures.get(run.run_id, ())),
-        "flags": sorted({item.flag.id for _, item in ledger.flags(run.run_id)}),
+        "flags": sorted({item.flag.id for item in doubts(item for _, item in ledger.flags(run.run_id))}),
     }  # fmt: skip
 
 

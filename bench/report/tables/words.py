@@ -10,6 +10,7 @@ from bench.report.matrices import Matrix
 from bench.report.recipes import phrase
 from bench.report.results import Results, joined
 from bench.store import flags
+from bench.store.flags import Opinion
 
 
 def budget_text(name: str | None, budget: float | None) -> str:
@@ -70,9 +71,25 @@ def footnotes(results: Results, *, published: bool, tied: bool) -> list[str]:
         lines.append("(…) was made by an older version of the method or attack; run the same command to renew it.")
     raised = dict.fromkeys(flag for cell in values for flag in cell.flags)
     lines += [f"† {flag}: {flags.FLAGS[flag].when}; `bench audit` has the evidence." for flag in raised]
+    lines += _audited(results)
     failures = {cell.failed for cell in results.cells.values() if cell.mean is None and cell.failed}
     lines += [f"✗ {failure}" for failure in sorted(failures)]
     return lines + [f"Note: {note}" for note in results.notes]
+
+
+def _audited(results: Results) -> list[str]:
+    """What the audit says of the methods, where it said anything of one: `Audit: believed TRS (2 of 3 seeds); …`."""
+    opinions: dict[Opinion, list[str]] = {"believed": [], "doubtful": [], "not checked enough": []}
+    for method, by_seed in results.verdicts.items():
+        for opinion, names in opinions.items():
+            count = sum(each == opinion for each in by_seed.values())
+            if count:
+                part = "" if count == len(by_seed) else f" ({count} of {len(by_seed)} seeds)"
+                names.append(results.titles[method] + part)
+    if not opinions["believed"] and not opinions["doubtful"]:
+        return []
+    told = "; ".join(f"{opinion} {', '.join(names)}" for opinion, names in opinions.items() if names)
+    return [f"Audit: {told}. `bench audit RUN` says why."]
 
 
 def is_foreign(line: str) -> bool:

@@ -1,0 +1,65 @@
+"""Whether every term of a method's loss still pulls at the weights when training ends."""
+
+from __future__ import annotations
+
+import copy
+import time
+from typing import Any
+
+import torch
+
+from bench.core import seeds
+from bench.core.bits import to_text
+from bench.data.base import ImageSet
+from bench.models.ensemble import Ensemble
+from bench.training.batch import Batch
+from bench.training.method import Method
+
+
+def measure(
+    ensemble: Ensemble, images: ImageSet, method: Method, train: ImageSet, seed_axes: tuple[object, ...], *, count: int,
+    batch_size: int,
+) -> dict[str, Any]:  # fmt: skip
+    """The length of each term's gradient over all weights, as a share of the longest, on one batch of training images.
+
+    The loss is that of the last epoch, on a copy of the ensemble in training mode. `measurements.means` holds the share
+    of each term by its name; nothing where the method trains its members one after another, or has one term alone.
+    """
+    started = time.perf_counter()
+    clean = torch.zeros(len(images), dtype=torch.bool)
+    with torch.no_grad():
+        for start in range(0, len(images), batch_size):
+            part = slice(start, start + batch_size)
+            clean[part] = (ensemble(images.floats(part)).argmax(1) == images.labels[part]).cpu()
+    size = min(count, len(train))
+    shares: dict[str, float] = {}
+    if type(method).loss is not Method.loss:
+        members = list(copy.deepcopy(ensemble).train().requires_grad_(True).members)
+        x = train.floats(slice(0, size))
+        batch = Batch(
+            images=x, labels=train.labels[:size], indices=torch.arange(size, device=x.device), epoch=0, epochs=1,
+            progress=1.0, generator=seeds.generator(*seed_axes, "terms", device=x.device), others=lambda: x.flip(0),
+        )  # fmt: skip
+        parameters = [parameter for member in members for parameter in member.parameters()]
+        lengths = {}
+        with torch.enable_grad():
+            terms = method.loss(members, batch)
+            for name, term in terms.items():
+                found = (None,) * len(parameters)
+                if term.requires_grad:
+                    found = torch.autograd.grad(term, parameters, retain_graph=True, allow_unused=True)
+                lengths[name] = sum(float(each.double().square().sum()) for each in found if each is not None) ** 0.5
+        longest = max(lengths.values(), default=0.0)
+        if len(lengths) > 1 and longest > 0:
+            shares = {name: length / longest for name, length in lengths.items()}
+    return {
+        "n": len(images),
+        "n_clean": int(clean.sum()),
+        "n_robust": None,
+        "clean_bits": to_text(clean.numpy()),
+        "robust_bits": None,
+        "measurements": {"images": size, "counts": {}, "means": shares},
+        "forwards": len(images) + size,
+        "backwards": size,
+        "seconds": time.perf_counter() - started,
+    }
