@@ -4,9 +4,13 @@ from __future__ import annotations
 
 from typing import Literal
 
-Kind = Literal["clean", "attack", "transfer", "craft", "blackbox", "judged"]
+Kind = Literal["clean", "attack", "transfer", "craft", "blackbox", "judged", "diversity", "theory"]
 """What an evaluation measures; `craft` makes the images of a surrogate, `blackbox` judges them on a victim, `judged` is
-of images that somebody else made."""
+of images that somebody else made; `diversity` is how unlike the members are, `theory` what bounds their transfer."""
+MATRICES = ("transfer", "theory")
+"""Kinds that try the images crafted on each member on all of them."""
+UNATTACKED = ("clean", "diversity")
+"""Kinds without an attack, its budget and its stop rule."""
 MEASURED = ("attack", "blackbox", "judged")
 """Kinds that find images that do not withstand a threat."""
 JobKind = Literal["train", Kind]

@@ -19,7 +19,7 @@ from pydantic import Field, ValidationError
 from bench.core import registry, settings, strict_json
 from bench.core.errors import BenchError
 from bench.core.identity import canonical, short
-from bench.core.terms import Norm
+from bench.core.terms import MATRICES, Norm
 from bench.experiment.fields import Digest, Id, Name, Strict, Table, clean, fault_of
 from bench.experiment.records import (
     CheckpointRecord,
@@ -223,7 +223,7 @@ def check_evaluation(value: dict[str, Any], where: str, evaluation_id: str, run:
     if record.limit is not None and record.n > record.limit:
         raise refused(where, f"{record.n} images under a limit of {record.limit}")
     members = run.spec.members
-    if record.kind == "transfer" and len(record.clean_rows) != members + 1:
+    if record.kind in MATRICES and len(record.clean_rows) != members + 1:
         raise refused(where, f"a matrix of {len(record.clean_rows) - 1} networks, the run has {members}")
     if any(row.target >= members for row in record.clean_rows):
         raise refused(where, f"clean_rows of a member that a run of {members} has not")
