@@ -368,6 +368,8 @@ def _check_names(config: Config, path: Path) -> None:
             check("attack", name, config.attacks, "blackbox")
         for name in config.blackbox.budgets:
             check("data set", name, config.datasets, "blackbox.budgets")
+    for name in config.theory.budgets:
+        check("data set", name, config.datasets, "theory.budgets")
     for name, suite in config.suites.items():
         for black in suite.blackbox if isinstance(suite.blackbox, tuple) else ():
             check("attack", black, config.attacks, f"suites.{name}")

@@ -9,6 +9,8 @@ Kind = Literal["clean", "attack", "transfer", "craft", "blackbox", "judged", "di
 of images that somebody else made; `diversity` is how unlike the members are, `theory` what bounds their transfer."""
 MATRICES = ("transfer", "theory")
 """Kinds that try the images crafted on each member on all of them."""
+SUITES = ("craft", "blackbox", "theory")
+"""Kinds whose settings name the attacks that are used."""
 UNATTACKED = ("clean", "diversity")
 """Kinds without an attack, its budget and its stop rule."""
 MEASURED = ("attack", "blackbox", "judged")

@@ -46,7 +46,7 @@ class Terms:
 
 
 @dataclass(frozen=True)
-class Bound:
+class TransferBound:
     """A bound of a probability.
 
     Attributes:
@@ -60,18 +60,18 @@ class Bound:
     why: str = ""
 
 
-def lower_bound(terms: Terms) -> Bound:
+def lower_bound(terms: Terms) -> TransferBound:
     """Theorem 1: transferability is at least this; the untargeted form is the same with −c_F and −c_G.
 
     The theorem needs c_G > −ε (untargeted: c_G < ε), which the paper does not print: its proof divides by c_G + ε as
     the mean of a variable that is at least 0 (Markov).
     """
     if terms.c_f is None or terms.c_g is None:
-        return Bound(None, False, "a gradient is exactly 0, so that c is not defined")
+        return TransferBound(None, False, "a gradient is exactly 0, so that c is not defined")
     sign = 1 if terms.targeted else -1
     c_f, c_g = sign * terms.c_f, sign * terms.c_g
     if c_g + terms.eps <= 0:
-        return Bound(None, False, NO_CONDITION if terms.targeted else "c_G ≥ ε")
+        return TransferBound(None, False, NO_CONDITION if terms.targeted else "c_G ≥ ε")
     own = terms.eps * (1 + terms.alpha) + c_f * (1 - terms.alpha)
     unlike = terms.eps * (1 - terms.alpha) * math.sqrt(max(0.0, 2 - 2 * terms.lower))
     parts = {
@@ -81,10 +81,14 @@ def lower_bound(terms: Terms) -> Bound:
         "the lower similarity": unlike / (c_g + terms.eps),
     }
     value = 1 - sum(parts.values())
-    return Bound(value, True) if value > 0 else Bound(value, False, max(parts, key=lambda name: parts[name]))
+    return (
+        TransferBound(value, True)
+        if value > 0
+        else TransferBound(value, False, max(parts, key=lambda name: parts[name]))
+    )
 
 
-def upper_bound(terms: Terms) -> Bound:
+def upper_bound(terms: Terms) -> TransferBound:
     """Theorem 2: transferability is at most this, where ℓ_min − εB(1 + √((1 + S̄)/2)) − βε² is above 0.
 
     The untargeted form is the same, ℓ_min then being the smallest loss towards any wrong class.
@@ -95,11 +99,11 @@ def upper_bound(terms: Terms) -> Bound:
     }
     left = terms.l_min - sum(parts.values())
     if left > 0 and terms.loss < left:
-        return Bound(terms.loss / left, True)
+        return TransferBound(terms.loss / left, True)
     value = terms.loss / left if left > 0 else None
     if terms.loss >= terms.l_min:  # no ε, however small, would help
-        return Bound(value, False, "ℓ_min")
-    return Bound(value, False, max(parts, key=lambda name: parts[name]))
+        return TransferBound(value, False, "ℓ_min")
+    return TransferBound(value, False, max(parts, key=lambda name: parts[name]))
 
 
 def unseen(n: int) -> float:

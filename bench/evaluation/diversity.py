@@ -95,7 +95,7 @@ def diversity(
 
 
 def _gradients(members: list[nn.Module], images: ImageSet, batch_size: int) -> tuple[Tensor, Tensor, Tensor]:
-    """Losses and gradient norms [N, n] at the true class, and cosines [pairs, n], NaN where a gradient is 0; float64."""
+    """Losses and gradient norms [N, n] at the true class, cosines [pairs, n], NaN where a gradient is 0."""
     losses, sizes, cosines = [], [], []
     for start in range(0, len(images), batch_size):
         part = slice(start, start + batch_size)

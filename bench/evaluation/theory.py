@@ -7,10 +7,10 @@ of nearly equal numbers. Classes are those that the float32 members give, as eve
 from __future__ import annotations
 
 import copy
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from itertools import permutations
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -20,7 +20,6 @@ from bench.attacks.base import Attack
 from bench.attacks.conditions import Conditions
 from bench.attacks.draws import Draws
 from bench.attacks.judge import evaluation_mode, target_classes
-from bench.core.identity import content_id
 from bench.core.progress import Progress
 from bench.data.base import ImageSet
 from bench.evaluation import measure
@@ -30,6 +29,7 @@ from bench.training import checkpoint
 LEVELS = (0.0, 0.05, 0.25, 0.5, 0.75, 0.95, 1.0)
 """Of the quantiles that stand for a distribution."""
 NUMBERS = 4_000_000  # of gradients that are held at once
+M = TypeVar("M")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -37,14 +37,14 @@ class Search:
     """How the smoothness β is looked for: pairs of points within ε of a test image, and in [0, 1].
 
     Args:
-        pairs: drawn for each image; every class is looked at.
+        pairs: drawn, each around another image, or round after round; every class is looked at.
         searched: pairs with a class, those with the largest quotients, that gradient ascent goes on from.
         steps: of the ascent.
         floor: how far two points of a pair are apart, at least, as a share of ε. Without one the quotient of a network
             with ReLUs has no largest value: across a kink the gradient jumps, however close the points are.
     """
 
-    pairs: int = 1
+    pairs: int = 200
     searched: int = 32
     steps: int = 15
     floor: float = 0.1
@@ -74,9 +74,14 @@ def theory(
     record = measure.transferability(ensemble, images, attack, conditions, keep=crafted, progress=progress)
     wanted = target_classes(ensemble, images, conditions)
     members = [copy.deepcopy(member).double() for member in ensemble.members]
+    weights = checkpoint.digest({name: tensor.cpu() for name, tensor in ensemble.state_dict().items()})
+    measured = weights, images.digest
     with evaluation_mode(nn.ModuleList(members)):
-        passed = _Passed.of(members, images, crafted)
-        found = _looked_for(ensemble, members, images, conditions, search, passed.loss.shape[2])
+        passed = _Passed.of(members, images, crafted, measured)
+        key = *measured, conditions.budget, repr(conditions.seed_axes), search
+        found = _remembered(
+            "smoothness", key, lambda: [_smoothness(member, images, conditions, search) for member in members]
+        )
     targeted = wanted is not None
     led = (images.labels if wanted is None else wanted).cpu()
     pairs = [
@@ -126,8 +131,10 @@ class _Passed:
     curvature: Tensor
 
     @classmethod
-    def of(cls, members: Sequence[nn.Module], images: ImageSet, crafted: Sequence[Tensor]) -> _Passed:
-        """By as many images at once as memory should hold."""
+    def of(
+        cls, members: Sequence[nn.Module], images: ImageSet, crafted: Sequence[Tensor], measured: tuple[str, str]
+    ) -> _Passed:
+        """By as many images at once as memory should hold; `measured`: digests of the weights and of the images."""
         with torch.no_grad():
             classes = members[0](images.floats(slice(0, 1)).double()).shape[1]
         size = max(1, NUMBERS // (len(members) * classes * images.images[0].numel()))
@@ -139,7 +146,13 @@ class _Passed:
         for start in range(0, len(images), size):
             part = slice(start, start + size)
             x = images.floats(part).double()
-            losses, gradients = zip(*(losses_and_gradients(member, x) for member in members), strict=True)
+
+            def passes(x: Tensor = x) -> list[tuple[Tensor, Tensor]]:
+                return [losses_and_gradients(member, x) for member in members]
+
+            # All of a small set are held, and are the same for each radius.
+            found = _remembered("gradients", measured, passes) if size >= len(images) else passes()
+            losses, gradients = zip(*found, strict=True)
             lengths = [gradient.norm(dim=2) for gradient in gradients]
             loss.append(torch.stack(losses).cpu())
             norm.append(torch.stack(lengths).cpu())
@@ -167,57 +180,49 @@ class _Passed:
 
 @dataclass(frozen=True)
 class _Smoothness:
-    """The largest quotient of Definition 5 among drawn pairs, and after ascent; the largest gradient norm on the way."""
+    """The largest quotient of Definition 5 among drawn pairs, and after ascent; the largest gradient norm met."""
 
     drawn: float
     searched: float
     gradient: float
 
 
-_last: dict[str, list[_Smoothness]] = {}  # of one ensemble and radius: attacks that lead elsewhere ask for it again
+_last: dict[str, tuple[object, Any]] = {}  # what was measured last: other radii and attacks ask for it again
 
 
-def _looked_for(
-    ensemble: Ensemble, members: Sequence[nn.Module], images: ImageSet, conditions: Conditions, search: Search,
-    classes: int,
-) -> list[_Smoothness]:  # fmt: skip
-    weights = checkpoint.digest({name: tensor.cpu() for name, tensor in ensemble.state_dict().items()})
-    key = content_id([weights, images.digest, conditions.budget, list(conditions.seed_axes), asdict(search)])
-    if key not in _last:
-        found = [_smoothness(member, images, conditions, search, classes) for member in members]
-        _last.clear()
-        _last[key] = found
-    return _last[key]
+def _remembered(name: str, key: object, make: Callable[[], M]) -> M:
+    """What `make` gives, or gave for this key the last time that there was one of this name."""
+    if name not in _last or _last[name][0] != key:
+        _last[name] = key, make()
+    found: M = _last[name][1]
+    return found
 
 
-def _smoothness(
-    member: nn.Module, images: ImageSet, conditions: Conditions, search: Search, classes: int
-) -> _Smoothness:
+def _smoothness(member: nn.Module, images: ImageSet, conditions: Conditions, search: Search) -> _Smoothness:
     """Of one float64 member; what is drawn for an image does not depend on the others."""
     draws = Draws((*conditions.seed_axes, "smoothness"), tuple(images.images.shape[1:]))
-    size = max(1, NUMBERS // (2 * classes * images.images[0].numel()))
-    gradient = 0.0
-    quotients, firsts, seconds, places = [], [], [], []
-    for number in range(search.pairs):
-        for rows in torch.arange(len(images), device=images.device).split(size):
+    least, gradient = _least(conditions.budget, search.floor), 0.0
+    size = max(1, NUMBERS // (20 * images.images[0].numel()))
+    quotients, firsts, seconds, centres = [], [], [], []
+    for number in range(-(-search.pairs // len(images))):
+        here = torch.arange(min(len(images), search.pairs - number * len(images)), device=images.device)
+        for rows in here.split(size):
             x = images.floats(rows).double()
             first, second = _drawn(x, conditions.budget, draws, number, rows, search.floor)
-            distance = (first - second).flatten(1).norm(dim=1)
+            distance = (first - second).flatten(1).norm(dim=1, keepdim=True)
             _, one = losses_and_gradients(member, first)
             _, other = losses_and_gradients(member, second)
             gradient = max(gradient, float(one.norm(dim=2).max()), float(other.norm(dim=2).max()))
-            found = (one - other).norm(dim=2) / distance[:, None]
-            quotients.append(torch.where(distance[:, None] >= _least(conditions.budget, search.floor), found, 0.0))
+            quotients.append(torch.where(distance >= least, (one - other).norm(dim=2) / distance, 0.0))
             firsts.append(first)
             seconds.append(second)
-            places.append(rows)
+            centres.append(x)
     drawn = torch.cat(quotients)
     best = drawn.flatten().topk(min(search.searched, drawn.numel())).indices
-    chosen, label = best // classes, best % classes
-    centres = images.floats(torch.cat(places)[chosen]).double()
-    first, second = torch.cat(firsts)[chosen], torch.cat(seconds)[chosen]
+    chosen, label = best // drawn.shape[1], best % drawn.shape[1]
+    points = (torch.cat(each)[chosen] for each in (centres, firsts, seconds))
+    searched, seen = _ascent(member, *points, label, conditions.budget, search)
     largest = float(drawn.max())
-    searched, seen = _ascent(member, centres, first, second, label, conditions.budget, search)
     return _Smoothness(largest, max(largest, searched), max(gradient, seen))
 
 

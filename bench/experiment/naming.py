@@ -17,7 +17,9 @@ from bench.experiment.names import RunNames, claimed, recipe_today, unmarked
 from bench.experiment.select import Selection
 from bench.experiment.spec import OUTSIDE, EvaluationSpec, RunSpec
 
-FIXED = {"clean": "clean", "craft": "blackbox", "blackbox": "blackbox"}  # kinds whose attack has no name of its own
+FIXED = {  # kinds whose attack has no name of its own
+    "clean": "clean", "craft": "blackbox", "blackbox": "blackbox", "diversity": "diversity", "theory": "theory",
+}  # fmt: skip
 
 
 def configured() -> Configured:

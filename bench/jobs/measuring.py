@@ -23,7 +23,7 @@ from bench.core.identity import source_digest
 from bench.core.progress import Progress
 from bench.data import base
 from bench.data.base import ImageSet
-from bench.evaluation import blackbox, judged, measure
+from bench.evaluation import blackbox, diversity, judged, measure, theory
 from bench.evaluation.judged import GivenImages
 from bench.experiment.records import EvaluationRecord, write_record
 from bench.experiment.spec import FORMAT, EvaluationSpec
@@ -160,6 +160,8 @@ def make(
     sources: list[Any] = [measure]
 
     def measured(batch_size: int) -> Measured:
+        if evaluation.kind in ("diversity", "theory"):
+            return _of_pairs(evaluation, ensemble, images, progress, batch_size, sources)
         if evaluation.kind == "clean":
             return measure.clean(ensemble, images, batch_size=batch_size)
         if evaluation.kind == "judged":
@@ -196,6 +198,23 @@ def _attacked(
     return measure.robust_accuracy(
         ensemble, images, attack, conditions, clean=clean, progress=progress, unfinished=unfinished
     )
+
+
+def _of_pairs(
+    evaluation: EvaluationSpec, ensemble: Ensemble, images: ImageSet, progress: Progress, batch_size: int,
+    sources: list[Any],
+) -> Measured:  # fmt: skip
+    """How unlike the members are, or what the theorems on their transferability are made of."""
+    own = dict(evaluation.settings)
+    if evaluation.kind == "diversity":
+        sources.append(diversity)
+        axes = (*data_axes(evaluation.run), "diversity")
+        return diversity.diversity(ensemble, images, **own, seed_axes=axes, batch_size=batch_size)
+    sources.append(theory)
+    ((name, part),) = own.pop("attacks").items()
+    attack = _attack(part["plugin"], part["settings"], name, sources)
+    search, conditions = theory.Search(**own), conditions_of(evaluation, batch_size)
+    return theory.theory(ensemble, images, attack, conditions, search, progress=progress)
 
 
 def conditions_of(evaluation: EvaluationSpec, batch_size: int) -> Conditions:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
 
@@ -116,7 +116,7 @@ class ForcedPass:
 
 def make_plan(loaded: Loaded, selection: Selection, db: Database, place: Workplace) -> Plan:
     """The jobs of a selection, joined with what the store has."""
-    return _join(jobs_of(loaded, selection), db, place)
+    return plan_of(jobs_of(loaded, selection), db, place)
 
 
 def jobs_of(loaded: Loaded, selection: Selection) -> list[Job]:
@@ -143,7 +143,8 @@ def _with_prerequisites(run: RunSpec) -> Iterable[RunSpec]:
     yield run
 
 
-def _join(jobs: list[Job], db: Database, place: Workplace) -> Plan:
+def plan_of(jobs: Sequence[Job], db: Database, place: Workplace) -> Plan:
+    """Jobs, each after those it needs, joined with what the store has."""
     run_ids = {job.run.run_id for job in jobs}
     families = {job.run.family_id for job in jobs}
     runs = queries.runs(db, family_ids=families)

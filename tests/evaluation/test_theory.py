@@ -89,7 +89,7 @@ def points() -> ImageSet:
 @pytest.mark.parametrize("targets", ["random", None])
 @pytest.mark.parametrize("eps", [0.02, 0.15])
 def test_two_lines_have_the_terms_of_their_closed_forms(lines, points, targets, eps):
-    record = theory(lines, points, PGDL2(steps=300), under(eps, targets), Search(pairs=4, steps=200, searched=64))
+    record = theory(lines, points, PGDL2(steps=300), under(eps, targets), Search(pairs=240, steps=200, searched=64))
     x, y = points.floats().double().numpy().reshape(-1, 2), points.labels.numpy()
     sign = 1 - 2 * y  # the lead of class 0 over 1 is 2z
     slopes, offsets = np.array([[6.0, 2.0], [4.0, 6.0]]), np.array([-4.0, -5.2])
@@ -175,11 +175,11 @@ def patches() -> ImageSet:
 def test_softmax_models_have_the_terms_of_their_closed_forms(patches, targets):
     models = [Softmax(1), Softmax(2), Softmax(3)]
     ensemble, conditions = Ensemble(models), under(0.3, targets)
-    record = theory(ensemble, patches, PGDL2(steps=20), conditions, Search(pairs=2))
+    record = theory(ensemble, patches, PGDL2(steps=20), conditions, Search(pairs=150))
     x, rows = patches.floats().double().flatten(1), torch.arange(50)
     gradients, losses = [], []
     for model in models:
-        weight, bias = model.linear.weight.double(), model.linear.bias.double()
+        weight, bias = (part.detach().double() for part in model.linear.parameters())
         probabilities = (x @ weight.T + bias).softmax(1)
         # ∇ℓ(x, y) = Wᵀ(p − e_y)
         gradients.append(torch.stack([(probabilities - torch.eye(5)[y]) @ weight for y in range(5)], 1).detach())
@@ -277,7 +277,7 @@ def test_estimates_err_on_their_side_of_what_a_grid_finds(seed, targets):
     crafted: list[Tensor] = []
     ensemble = Ensemble(networks)
     measure.transferability(ensemble, images, PGDL2(steps=20), conditions, keep=crafted)
-    record = theory(ensemble, images, PGDL2(steps=20), conditions, Search(pairs=2))
+    record = theory(ensemble, images, PGDL2(steps=20), conditions, Search(pairs=150))
     true = on_a_grid(networks)
     for m, told in enumerate(record["measurements"]["members"]):
         assert told["gradient"] <= told["gradient_ball"] <= true["gradient"][m] * 1.01
