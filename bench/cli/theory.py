@@ -21,8 +21,8 @@ if TYPE_CHECKING:
 
     from bench.jobs.plan import Plan
     from bench.jobs.workplace import Workplace
+    from bench.report.theory import Panel, Reading
     from bench.store.database import Database
-    from bench.store.typed_rows import EvaluationRow, RunRow
 
 
 @click.command("theory", cls=Once)
@@ -120,75 +120,45 @@ def _work(plan: Plan, base: Database, place: Workplace, out: Console, interrupts
         return driver.drive().ok
 
 
-def _tell(base: Database, run_ids: list[str], wanted: set[str], which: Any, as_json: bool, out: Console) -> None:
+def _tell(base: Database, run_ids: list[str], wanted: set[str], which: Reading, as_json: bool, out: Console) -> None:
     from bench.report import theory
     from bench.store import queries
 
     records = []
     for run_id in run_ids:
-        run = queries.find_run(base, run_id)
         rows = [row for row in queries.evaluations(base, run_ids=run_id) if row.evaluation_id in wanted]
-        if not as_json:
-            print_theory(run, rows, base, which, out)
-            continue
-        unlike = theory.measured_diversity(rows)
-        records.append(
-            {
-                "run": run_id, "method": run.method, "dataset": run.dataset, "seed": run.seed,
-                "diversity": None if unlike is None else {**unlike.measurements, "means": theory.pair_means(unlike)},
-                "bounds": [pair.record for pair in theory.bounds(base, rows)],
-            }
-        )  # fmt: skip
+        panel = theory.panel(base, queries.find_run(base, run_id), rows)
+        if as_json:
+            names = {name: getattr(panel.run, name) for name in ("run_id", "method", "dataset", "seed")}
+            records.append({**names, **as_record(panel)})
+        else:
+            run = panel.run
+            out.print(f"{short(run_id)}  {run.method} on {run.dataset}, seed {run.seed}", style="bold")
+            print_panel(panel, out, which)
+            out.print(f"every pair, term and interval: bench theory {short(run_id)} --json", style="dim")
     if as_json:
         say_json(records)
 
 
-def print_theory(run: RunRow, rows: list[EvaluationRow], base: Database, which: Any, out: Console) -> None:
-    """The panel of a run, also that of `bench show`; nothing where neither was measured."""
-    from rich.table import Table
-
+def as_record(panel: Panel) -> dict[str, Any]:
+    """A panel for machines: `diversity` with its means over pairs, and the bounds of each pair at each radius."""
     from bench.report import theory
 
-    unlike, found = theory.measured_diversity(rows), theory.bounds(base, rows)
-    name = f"{run.method} on {run.dataset}, seed {run.seed}"
-    if unlike is not None:
-        table = Table(title=f"{name}: diversity on {unlike.n:,} images", header_style="bold", title_justify="left")
-        for head in ("pair", "cosine", "absolute", "size ratio", "loss variance", "CKA", "disagree", "double fault",
-                     "DVERGE's"):  # fmt: skip
-            table.add_column(head, justify="left" if head == "pair" else "right")
-        for pair in unlike.measurements["pairs"]:
-            table.add_row(
-                f"{pair['first'] + 1}, {pair['second'] + 1}",
-                *(_number(pair[key]) for key in ("cosine", "absolute_cosine", "gradient_ratio", "loss_variance",
-                                                 "cka")),
-                *(f"{100 * pair[key] / unlike.n:.1f} %" for key in ("disagreement", "double_fault")),
-                _number(pair["feature_distillation"]),
-            )  # fmt: skip
+    unlike = panel.unlike
+    means = None if unlike is None else {**unlike.measurements, "means": theory.pair_means(unlike)}
+    return {"diversity": means, "bounds": [pair.record for pair in panel.found]}
+
+
+def print_panel(panel: Panel, out: Console, which: Reading = "seen") -> None:
+    """The tables of a run, also in `bench show`."""
+    from rich.table import Table
+
+    for shown in panel.tables(which):
+        table = Table(title=shown.title, title_justify="left", header_style="bold")
+        for position, head in enumerate(shown.heads):
+            table.add_column(head, justify="left" if not position or head.startswith("at ") else "right")
+        for row in shown.rows:
+            table.add_row(*row)
         out.print(table)
-        if unlike.measurements["loss_variance"] is not None:
-            out.print(f"variance of the loss over all members: {unlike.measurements['loss_variance']:.3g}")
-    if not found:
-        return
-    table = Table(
-        title=f"{name}: transferability between {run.members} members and its bounds ({which})", header_style="bold",
-        title_justify="left",
-    )  # fmt: skip
-    for head in ("ε (ℓ2)", "led to", "measured", "β ≥", "similarity", "at least", "at most"):
-        table.add_column(head, justify="right" if head in ("ε (ℓ2)", "β ≥") else "left")
-    for line in theory.lines(found, which):
-        mean, least, most = (100 * share for share in line.transfer)
-        table.add_row(
-            f"{line.eps:g}", line.attack, f"{mean:.1f} % ({least:.1f} to {most:.1f})", f"{line.smoothness:.3g}",
-            f"{line.similarity[0]:.2f} to {line.similarity[1]:.2f}", line.lower, line.upper,
-        )  # fmt: skip
-    out.print(table)
-    out.print(theory.ERRS, style="dim")
-    out.print(
-        f"{found[0].row.n} images: at most {100 * theory.unseen(found[0].row.n):.1f} % of all lie beyond an extreme of "
-        f"theirs (95 %). Every pair, term and interval: bench theory {short(run.run_id)} --json",
-        style="dim",
-    )
-
-
-def _number(value: float | None) -> str:
-    return "–" if value is None else f"{value:.3g}"
+    for note in panel.notes():
+        out.print(note, style="dim")

@@ -9,15 +9,15 @@ from functools import cached_property
 from itertools import groupby
 from typing import Any, Literal, get_args
 
-from bench.core.numbers import ENSEMBLE
 from bench.core.statistics import Interval, proportion
 from bench.core.theorems import Terms, TransferBound, lower_bound, unseen, upper_bound
 from bench.store import queries
 from bench.store.database import Database
-from bench.store.typed_rows import CellRow, EvaluationRow
+from bench.store.typed_rows import EvaluationRow, RunRow
 
 Reading = Literal["seen", "least"]
 """Of Definitions 4 and 5: the most extreme values seen; or no more than the proofs need on these very images."""
+READINGS: tuple[Reading, ...] = get_args(Reading)
 MEANS = ("cosine", "absolute_cosine", "cka", "feature_distillation", "loss_variance", "disagreement", "double_fault")
 ERRS = (
     "B, β, the upper similarity and c_F are the largest, ℓ_min, the lower similarity and c_G the smallest values seen "
@@ -104,25 +104,35 @@ def bounds(db: Database, rows: Iterable[EvaluationRow]) -> list[PairBounds]:
         return []
     run_ids = sorted({row.run_id for row in chosen})
     clean = queries.clean_counts(db, run_ids=run_ids)
-    cells: dict[str, dict[tuple[int, int], CellRow]] = {}
+    cells: dict[str, list[dict[str, Any]]] = {}
     for cell in queries.cells(db, run_ids=run_ids):
-        cells.setdefault(cell.evaluation_id, {})[cell.source, cell.target] = cell
+        cells.setdefault(cell.evaluation_id, []).append(vars(cell))
+    return bounds_of(chosen, clean, cells)
+
+
+def bounds_of(
+    rows: Iterable[EvaluationRow], clean: Mapping[str, Mapping[int, int]],
+    cells: Mapping[str, Iterable[Mapping[str, Any]]],
+) -> list[PairBounds]:  # fmt: skip
+    """The same, from counts of correct clean images and cells (columns of `CellRow`) by evaluation id."""
+    chosen = [row for row in rows if row.kind == "theory" and row.evaluation_id in cells and row.evaluation_id in clean]
     chosen.sort(key=lambda row: (row.run_id, row.budget or 0.0, row.targets is None, row.targets or ""))
     return [
         found
         for row in chosen
-        if row.evaluation_id in cells and row.evaluation_id in clean
-        for found in _pairs(row, clean[row.evaluation_id], cells[row.evaluation_id])
+        for found in _pairs(
+            row, clean[row.evaluation_id], {(c["source"], c["target"]): c for c in cells[row.evaluation_id]}
+        )
     ]
 
 
 def _pairs(
-    row: EvaluationRow, clean: Mapping[int, int], cells: Mapping[tuple[int, int], CellRow]
+    row: EvaluationRow, clean: Mapping[int, int], cells: Mapping[tuple[int, int], Mapping[str, Any]]
 ) -> Iterable[PairBounds]:
     members, n = row.measurements["members"], row.n
     for pair in row.measurements["pairs"]:
         source, target = pair["source"], pair["target"]
-        failed = n - cells[source, source].n_missed
+        failed = n - cells[source, source]["n_missed"]
         wrong = n - clean[source], n - clean[target]
         terms = {
             reading: Terms(
@@ -131,10 +141,9 @@ def _pairs(
                 targeted=row.targets is not None,
                 **{name: pair[reading][name] for name in ("smoothness", "gradient", "lower", "upper", "c_f", "c_g")},
             )
-            for reading in get_args(Reading)
+            for reading in READINGS
         }  # fmt: skip
-        transferred = cells[source, target].n_definition6
-        yield PairBounds(row, source, target, transferred, failed, wrong, terms)
+        yield PairBounds(row, source, target, cells[source, target]["n_definition6"], failed, wrong, terms)
 
 
 @dataclass(frozen=True)
@@ -212,6 +221,81 @@ def words(means: Mapping[str, float]) -> str:
     return ", ".join(text.format(means[name]) for name, text in names.items() if name in means)
 
 
-def risk_of(clean: Mapping[int, int], n: int) -> list[float]:
-    """η of each member, from counts of correct clean images."""
-    return [1 - count / n for target, count in clean.items() if target != ENSEMBLE]
+@dataclass(frozen=True)
+class TextTable:
+    """A table for people; the first column is of words."""
+
+    title: str
+    heads: tuple[str, ...]
+    rows: tuple[tuple[str, ...], ...]
+
+
+@dataclass(frozen=True)
+class Panel:
+    """What is shown of one run: its diversity, and the bounds beside measured transferability; either may lack."""
+
+    run: RunRow
+    unlike: EvaluationRow | None
+    found: Sequence[PairBounds]
+
+    def __bool__(self) -> bool:
+        return self.unlike is not None or bool(self.found)
+
+    def tables(self, reading: Reading = "seen") -> list[TextTable]:
+        """Those that there is something for."""
+        return [*self._diversity(), *self._bounds(reading)]
+
+    def notes(self) -> list[str]:
+        """What a reader of the tables must know."""
+        told = []
+        if self.unlike is not None and self.unlike.measurements["loss_variance"] is not None:
+            told.append(f"Variance of the loss over all members: {self.unlike.measurements['loss_variance']:.3g}.")
+        if self.found:
+            n = self.found[0].row.n
+            beyond = f"at most {100 * unseen(n):.1f} % of all images lie beyond an extreme of these (95 %)"
+            told += [ERRS, f"Of {n:,} images: {beyond}. The theorems are about balls in ℓ2."]
+        return told
+
+    def _diversity(self) -> Iterable[TextTable]:
+        if self.unlike is None:
+            return
+        n = self.unlike.n
+        heads = ("pair", "cosine", "absolute", "size ratio", "loss variance", "CKA", "disagree", "double fault",
+                 "DVERGE's")  # fmt: skip
+        numbers = ("cosine", "absolute_cosine", "gradient_ratio", "loss_variance", "cka")
+        rows = tuple(
+            (
+                f"{pair['first'] + 1}, {pair['second'] + 1}",
+                *(_number(pair[name]) for name in numbers),
+                *(f"{100 * pair[name] / n:.1f} %" for name in ("disagreement", "double_fault")),
+                _number(pair["feature_distillation"]),
+            )
+            for pair in self.unlike.measurements["pairs"]
+        )
+        yield TextTable(f"diversity of each pair of members, {n:,} images", heads, rows)
+
+    def _bounds(self, reading: Reading) -> Iterable[TextTable]:
+        if not self.found:
+            return
+        rows = []
+        for line in lines(self.found, reading):
+            mean, least, most = (100 * share for share in line.transfer)
+            rows.append(
+                (
+                    line.attack, f"{line.eps:g}", f"{mean:.1f} ({least:.1f} to {most:.1f})", f"{line.smoothness:.3g}",
+                    f"{line.similarity[0]:.2f} to {line.similarity[1]:.2f}", line.lower, line.upper,
+                )
+            )  # fmt: skip
+        heads = ("led to", "ε (ℓ2)", "measured, %", "β ≥", "similarity", "at least", "at most")
+        told = "as seen" if reading == "seen" else "the least that the proofs need"
+        title = f"transferability between members over all pairs, and its bounds (terms: {told})"
+        yield TextTable(title, heads, tuple(rows))
+
+
+def panel(db: Database, run: RunRow, rows: Sequence[EvaluationRow]) -> Panel:
+    """Of a run, from those of its evaluations that count."""
+    return Panel(run, measured_diversity(rows), bounds(db, rows))
+
+
+def _number(value: float | None) -> str:
+    return "–" if value is None else f"{value:.3g}"
