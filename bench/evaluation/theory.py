@@ -171,7 +171,7 @@ class _Passed:
                     bend = torch.where(square > 0, 2 * gap.abs() / square, 0.0)
                     curvature[source, m] = max(float(curvature[source, m]), float(bend.max()))
                     at.append(there.cpu())
-            attacked.append(torch.stack(at).unflatten(0, (len(crafted), len(members))))
+            attacked.append(torch.stack(at).reshape(len(crafted), len(members), *at[0].shape))
         return cls(
             torch.cat(loss, 1), torch.cat(norm, 1), {key: torch.cat(rows) for key, rows in cosine.items()},
             torch.cat(attacked, 2), curvature,
@@ -206,7 +206,7 @@ def _smoothness(member: nn.Module, images: ImageSet, conditions: Conditions, sea
     quotients, firsts, seconds, centres = [], [], [], []
     for number in range(-(-search.pairs // len(images))):
         here = torch.arange(min(len(images), search.pairs - number * len(images)), device=images.device)
-        for rows in here.split(size):
+        for rows in torch.split(here, size):
             x = images.floats(rows).double()
             first, second = _drawn(x, conditions.budget, draws, number, rows, search.floor)
             distance = (first - second).flatten(1).norm(dim=1, keepdim=True)
@@ -220,8 +220,8 @@ def _smoothness(member: nn.Module, images: ImageSet, conditions: Conditions, sea
     drawn = torch.cat(quotients)
     best = drawn.flatten().topk(min(search.searched, drawn.numel())).indices
     chosen, label = best // drawn.shape[1], best % drawn.shape[1]
-    points = (torch.cat(each)[chosen] for each in (centres, firsts, seconds))
-    searched, seen = _ascent(member, *points, label, conditions.budget, search)
+    centre, first, second = (torch.cat(each)[chosen] for each in (centres, firsts, seconds))
+    searched, seen = _ascent(member, centre, first, second, label, conditions.budget, search)
     largest = float(drawn.max())
     return _Smoothness(largest, max(largest, searched), max(gradient, seen))
 
@@ -235,7 +235,8 @@ def _drawn(x: Tensor, budget: float, draws: Draws, number: int, rows: Tensor, fl
 
     def normal(name: str) -> Tensor:
         drawn = draws.take("normal", (name, number), rows).double().flatten(1)
-        return (drawn / drawn.norm(dim=1, keepdim=True).clamp_min(1e-300)).view_as(x)
+        unit: Tensor = (drawn / drawn.norm(dim=1, keepdim=True).clamp_min(1e-300)).view_as(x)
+        return unit
 
     def share(name: str) -> Tensor:
         drawn = draws.take("uniform", (name, number), rows).double().flatten(1)[:, 0]

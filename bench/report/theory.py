@@ -162,7 +162,7 @@ class RadiusLine:
 
 
 def lines(found: Sequence[PairBounds], reading: Reading) -> list[RadiusLine]:
-    """One line for each evaluation: over its pairs the best bound, or the terms that make all of them say nothing."""
+    """One line for each evaluation: the bounds of its pairs that say something, or why none does."""
     told = []
     for _, group in groupby(found, key=lambda pair: pair.row.evaluation_id):
         pairs = list(group)
@@ -176,21 +176,20 @@ def lines(found: Sequence[PairBounds], reading: Reading) -> list[RadiusLine]:
                 transfer=(sum(shares) / len(shares), min(shares), max(shares)),
                 similarity=(min(each.lower for each in terms), max(each.upper for each in terms)),
                 smoothness=max(each.smoothness for each in terms),
-                lower=_best([pair.lower[reading] for pair in pairs], "above 0", max),
-                upper=_best([pair.upper[reading] for pair in pairs], "below 1", min),
+                lower=_told([pair.lower[reading] for pair in pairs], "≥"),
+                upper=_told([pair.upper[reading] for pair in pairs], "≤"),
             )
         )
     return told
 
 
-def _best(found: Sequence[TransferBound], side: str, best: Any) -> str:
-    """`≤ 12.7 % (6 of 6 pairs)`, or `nothing: ℓ_min (4), B (2)`."""
-    limiting = [bound.value for bound in found if bound.limits and bound.value is not None]
+def _told(found: Sequence[TransferBound], sign: str) -> str:
+    """`≤ 3.5 to 54.1 % (4 of 6 pairs)`, or `nothing: ℓ_min (4), B (2)`."""
+    limiting = [100 * bound.value for bound in found if bound.limits and bound.value is not None]
     if limiting:
-        sign = "≥" if side == "above 0" else "≤"
         pairs = "" if len(limiting) == len(found) else f" ({len(limiting)} of {len(found)} pairs)"
-        low, high = min(limiting), max(limiting)
-        return f"{sign} {100 * best(low, high):.1f} %{pairs}"
+        low, high = f"{min(limiting):.1f}", f"{max(limiting):.1f}"
+        return f"{sign} {low if low == high else f'{low} to {high}'} %{pairs}"
     why = Counter(bound.why for bound in found)
     return "nothing: " + ", ".join(f"{name} ({count})" if len(why) > 1 else name for name, count in why.most_common())
 

@@ -177,7 +177,10 @@ def _interval(drawn: Callable[[np.random.Generator], float] | None) -> dict[str,
 
 def draw(frame: pd.DataFrame, *titles: str) -> Figure:
     """A panel a data set; for each predictor its correlation across and within methods, with intervals."""
-    looks = {"across": {"color": "#0173b2", "marker": "o"}, "within": {"color": "#de8f05", "marker": "s"}}
+    looks: dict[str, dict[str, Any]] = {
+        "across": {"color": "#0173b2", "marker": "o"},
+        "within": {"color": "#de8f05", "marker": "s"},
+    }
     with style.sheet():
         datasets = list(dict.fromkeys(frame["dataset"]))
         figure, axes = style.panels(len(datasets), width=5.2, height=3.9)

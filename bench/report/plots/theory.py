@@ -53,7 +53,7 @@ def read(loaded: Loaded, selection: Selection, db: Database, *, seeds: tuple[int
         for pair in theory.bounds(db, rows)
         for name in families[pair.row.family_id]
     ]  # fmt: skip
-    records.sort(key=lambda row: (order.index(row["method"]), row["seed"], row["attack"], row["eps"]))
+    records.sort(key=lambda row: (order.index(str(row["method"])), row["seed"], row["attack"], row["eps"]))
     return pd.DataFrame(records, columns=list(COLUMNS))
 
 
@@ -86,7 +86,10 @@ def draw(frame: pd.DataFrame, *titles: str) -> Figure:
             if (part["least"] > 0).any():
                 x, least = style.grouped(part, "eps", "least")
                 axis.plot(x, [max(each) for each in least], color=style.INK, linewidth=1.1, linestyle=":")
+            radii = sorted(set(part["eps"]))
             axis.set_xscale("log")
+            axis.set_xticks(radii, [f"{eps:g}" for eps in radii])
+            axis.minorticks_off()
             told = "" if (part["least"] > 0).any() else "; every lower bound says nothing"
             axis.set(title=f"led to: {attack}{told}" if attack != "untargeted" else f"untargeted{told}")
             axis.set(xlabel="ε (ℓ2)", ylim=(-2, 103), ylabel="transferability, % of all images")
