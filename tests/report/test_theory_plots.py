@@ -11,6 +11,7 @@ import pandas as pd
 import pytest
 from in_process import TINY, bench, refused
 from scipy.stats import spearmanr
+from small_results import QUICK
 
 import bench as package
 from bench.report.plots import predict
@@ -59,12 +60,27 @@ def test_no_interval_is_claimed_where_a_method_has_one_ensemble() -> None:
 
 @pytest.fixture(scope="module")
 def results(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Four ensembles of two members with matrices and what `bench theory` measures, on 20 images."""
+    """Four ensembles of two members with matrices and what `bench theory` measures, on a few images."""
     folder = tmp_path_factory.mktemp("theory plots")
     where = ("--results", folder, "--threads", 1)
-    bench("run", "-m", "ece", "-m", "cos_only", "--seeds", "0-1", "--members", 2, *TINY, "-q", *where)
+    bench(
+        "run",
+        "-m",
+        "ece",
+        "-m",
+        "cos_only",
+        "--seeds",
+        "0-1",
+        "--members",
+        2,
+        *QUICK,
+        "--set",
+        'suites.core.attacks=["fgsm"]',
+        "-q",
+        *where,
+    )
     runs = sorted(path.name for path in folder.glob("runs/*"))
-    bench("theory", *runs, "--eps", "0.1", "--limit", 20, *where)
+    bench("theory", *runs, "--eps", "0.1", "--limit", 8, *where)
     return folder
 
 
@@ -74,7 +90,7 @@ def rows_of(path: Path) -> list[dict[str, str]]:
 
 
 def test_the_figures_are_drawn_from_the_frames(results: Path, tmp_path: Path) -> None:
-    shared = ("-d", "digits", "--members", 2, *TINY, "--results", results)
+    shared = ("-d", "digits", "--members", 2, *QUICK, "--results", results)
     bench("plot", "theory", "-m", "ece", "-m", "cos_only", *shared, "-o", tmp_path / "t.svg")
     frame = package.load(results / "bench.db").bounds
     seen = frame[frame["reading"] == "seen"]
@@ -103,7 +119,7 @@ def test_the_figures_are_drawn_from_the_frames(results: Path, tmp_path: Path) ->
 
 
 def test_compare_tells_the_diversity_of_both(results: Path) -> None:
-    text = bench("compare", "ece", "cos_only", "-d", "digits", "--members", 2, *TINY, "--results", results)
+    text = bench("compare", "ece", "cos_only", "-d", "digits", "--members", 2, *QUICK, "--results", results)
     assert "Diversity of ECE: gradient cosine" in text
     assert "Diversity of Cos-only: gradient cosine" in text
 
