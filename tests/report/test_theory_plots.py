@@ -17,6 +17,11 @@ import bench as package
 from bench.report.plots import predict
 
 
+@pytest.fixture(autouse=True)
+def _few_replicates(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(predict, "REPLICATES", 100)
+
+
 def planted(*, methods: int, ensembles: int, slope: float, offset: float) -> pd.DataFrame:
     """Six pairs an ensemble; within a method transfer rises with similarity by `slope`, across by `offset`."""
     generator = np.random.default_rng(3)

@@ -34,7 +34,7 @@ PREDICTORS = {
 PAIR_COLUMNS = ("dataset", "method", "seed", "run_id", "eps", "source", "target", "transfer", *PREDICTORS)
 COLUMNS = ("dataset", "scope", "predictor", "correlation", "low", "high", "ensembles", "methods")
 LEAST = 4  # points that a rank correlation is computed of
-REPLICATES = 2_000
+REPLICATES = 1_000
 
 
 def read(db: Database, *, dataset: str | None = None) -> pd.DataFrame:
