@@ -221,7 +221,7 @@ def words(means: Mapping[str, float]) -> str:
 
 
 @dataclass(frozen=True)
-class TextTable:
+class PanelTable:
     """A table for people; the first column is of words."""
 
     title: str
@@ -240,7 +240,7 @@ class Panel:
     def __bool__(self) -> bool:
         return self.unlike is not None or bool(self.found)
 
-    def tables(self, reading: Reading = "seen") -> list[TextTable]:
+    def tables(self, reading: Reading = "seen") -> list[PanelTable]:
         """Those that there is something for."""
         return [*self._diversity(), *self._bounds(reading)]
 
@@ -255,7 +255,7 @@ class Panel:
             told += [ERRS, f"Of {n:,} images: {beyond}. The theorems are about balls in ℓ2."]
         return told
 
-    def _diversity(self) -> Iterable[TextTable]:
+    def _diversity(self) -> Iterable[PanelTable]:
         if self.unlike is None:
             return
         n = self.unlike.n
@@ -271,9 +271,9 @@ class Panel:
             )
             for pair in self.unlike.measurements["pairs"]
         )
-        yield TextTable(f"diversity of each pair of members, {n:,} images", heads, rows)
+        yield PanelTable(f"diversity of each pair of members, {n:,} images", heads, rows)
 
-    def _bounds(self, reading: Reading) -> Iterable[TextTable]:
+    def _bounds(self, reading: Reading) -> Iterable[PanelTable]:
         if not self.found:
             return
         rows = []
@@ -288,7 +288,7 @@ class Panel:
         heads = ("led to", "ε (ℓ2)", "measured, %", "β ≥", "similarity", "at least", "at most")
         told = "as seen" if reading == "seen" else "the least that the proofs need"
         title = f"transferability between members over all pairs, and its bounds (terms: {told})"
-        yield TextTable(title, heads, tuple(rows))
+        yield PanelTable(title, heads, tuple(rows))
 
 
 def panel(db: Database, run: RunRow, rows: Sequence[EvaluationRow]) -> Panel:
