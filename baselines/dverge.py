@@ -10,7 +10,7 @@ from bench.core.errors import BenchError
 from bench.core.lazy import torch
 from bench.core.settings import added
 from bench.training.adversary import layer_of_epoch
-from bench.training.gradients import search_mode, tracks_statistics
+from bench.training.gradients import tracks_statistics
 from bench.training.method import Batch, Method
 
 if TYPE_CHECKING:
@@ -80,26 +80,10 @@ class Dverge(Method):
 
     def distil(self, member: nn.Module, layer: str, images: Tensor, targets: Tensor) -> Tensor:
         """[B, C, H, W] within eps of `images` and in [0, 1], whose features at `layer` come near those of `targets`."""
-        from bench.models.features import features_at
+        from bench.training.distillation import distilled
 
-        low, high = (images - self.eps).clamp_min(0), (images + self.eps).clamp_max(1)
-        points, direction = images.detach(), torch.zeros_like(images)
         again = self.running_statistics == "public" and tracks_statistics(member)
-
-        def target() -> Tensor:
-            with torch.no_grad():
-                return features_at(member, layer, targets)
-
-        with search_mode([member], statistics=True):
-            wanted = None if again else target()
-            for _ in range(self.steps):
-                points.requires_grad_()
-                found = features_at(member, layer, points)
-                if again or wanted is None:  # the same features each time; it is for the statistics
-                    wanted = target()
-                distance = torch.nn.functional.mse_loss(found, wanted)
-                (gradient,) = torch.autograd.grad(distance, points)
-                length = gradient.flatten(1).abs().sum(1).clamp_min(1e-12).view(-1, 1, 1, 1)
-                direction = self.momentum * direction + gradient / length
-                points = (points.detach() - self.eps / self.steps * direction.sign()).clamp(low, high)
-        return points.detach()
+        return distilled(
+            member, layer, images, targets,
+            eps=self.eps, steps=self.steps, momentum=self.momentum, pass_targets=again,
+        )  # fmt: skip

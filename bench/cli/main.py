@@ -25,6 +25,7 @@ COMMANDS = {
     "show": ("bench.cli.show", "Everything about one run or evaluation."),
     "table": ("bench.cli.table", "Print a suite's table beside the published values."),
     "audit": ("bench.cli.audit", "Which results should not be believed, and why."),
+    "theory": ("bench.cli.theory", "How unlike members are, and what bounds their transferability."),
     "compare": ("bench.cli.compare", "Which of two methods is better, and how sure that is."),
     "heatmap": ("bench.cli.heatmap", "Draw transferability matrices."),
     "plot": ("bench.cli.plot", "Draw curves, robustness against budget and steps, decision boundaries."),

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import click
 
 from bench.cli.device import pick
-from bench.cli.options import Chosen, RunId, allow_factory, choose, machine, reading, selectors, where, workplace
+from bench.cli.options import Chosen, Named, RunId, allow_factory, choose, machine, reading, selectors, where, workplace
 from bench.cli.parameters import Once, Real, Seeds
 from bench.core import numbers
 from bench.core.errors import BenchError
@@ -267,6 +267,73 @@ def boundary(
     )
     name = "boundary-" + "-".join(short(subject.run_id) for subject in subjects[:4])
     _save(plot.draw(frame, *head), frame, output, results, name)
+
+
+@command.command("theory", cls=Once, short_help="Measured transfer between its two bounds.")
+@selectors
+@output
+@where
+def theory(output: Path | None, results: Path, db: str | None, **given: Any) -> None:
+    """Transferability between members, measured, and dashed the bounds of Theorems 1 and 2, against the radius ε.
+
+    A line a method, mean over its pairs of members and seeds: one panel for attacks that lead to a class, one for those
+    that do not. A bound that says nothing is drawn as 0 or 1. `bench theory ID` measures what is drawn.
+
+    \b
+    Examples:
+      bench plot theory -m paper --dataset digits
+      bench plot theory -m trs -m ece -d digits -o theory.pdf
+    """
+    from bench.report.plots import theory as plot
+
+    chosen = choose(**given)
+    if chosen.selection.attacks:
+        raise BenchError("the attack is that of [theory] in bench.toml: leave --attack out")
+    with reading(db, results) as base:
+        frame = plot.read(chosen.loaded, chosen.selection, base, seeds=chosen.seeds)
+    if frame.empty:
+        raise BenchError("no bounds with these selectors; `bench theory ID` measures those of a run")
+    head = _heading(
+        "Transferability between members and its bounds", chosen, frame.drop(columns="attack"), images=False
+    )
+    images = ", ".join(f"{n:,}" for n in sorted(set(frame["n"])))
+    _save(plot.draw(frame, head[0], f"{images} test images; dashed: upper bound; {head[1]}"), frame, output, results,
+          f"theory-{chosen.selection.dataset}")  # fmt: skip
+
+
+@command.command("predict", cls=Once, short_help="Whether gradients, smoothness, CKA … predict transfer.")
+@click.option("-d", "--dataset", type=Named("datasets"), help="Only ensembles on this data set.")
+@output
+@where
+def predict(dataset: str | None, output: Path | None, results: Path, db: str | None) -> None:
+    """Rank correlation of gradient similarity, smoothness, both, CKA and diversity with measured transfer.
+
+    Over all stored ensembles that have a transferability matrix and what `bench theory` measures. Across methods a
+    point is an ensemble, within methods a pair of members; lines are 95 % intervals (bootstrap over ensembles). The
+    pairs themselves lie in a second CSV.
+
+    \b
+    Examples:
+      bench plot predict
+      bench plot predict --dataset digits -o predict.pdf
+    """
+    from bench.core.files import write_text
+    from bench.report.plots import predict as plot
+    from bench.report.plots import style
+
+    with reading(db, results) as base:
+        pairs = plot.read(base, dataset=dataset)
+    ensembles = pairs["run_id"].nunique()
+    if ensembles < plot.LEAST:
+        raise BenchError(
+            f"{ensembles} ensembles have a transferability matrix and diversity; a rank correlation takes "
+            f"{plot.LEAST} or more. `bench run` measures the one, `bench theory ID` the other"
+        )
+    frame = plot.correlations(pairs)
+    picture = output or results / "figures" / f"{safe_name(f'predict-{dataset}' if dataset else 'predict')}.png"
+    head = "Does it predict the heatmap? Spearman's rank correlation with measured transfer between members"
+    _save(plot.draw(frame, head, "lines: 95 % bootstrap over ensembles"), frame, picture, results, picture.stem)
+    write_text(picture.with_suffix(".pairs.csv"), style.csv_text(pairs))
 
 
 def _save(figure: Figure, frame: pd.DataFrame, output: Path | None, results: Path, name: str) -> None:

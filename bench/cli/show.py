@@ -14,16 +14,20 @@ from bench.cli.failure import show_failure
 from bench.cli.options import RunId, allow_factory, machine, reading, where, workplace
 from bench.cli.parameters import Once
 from bench.cli.say import say_json
+from bench.cli.theory import as_record, print_panel
 from bench.core.errors import BenchError
 from bench.core.identity import short
 from bench.core.precision import titled
+from bench.core.terms import SUITES, UNSHARED
 from bench.experiment.folder import RUNS
 
 if TYPE_CHECKING:
     from rich.console import Console
 
     from bench.jobs.workplace import Workplace
+    from bench.report.theory import Panel
     from bench.store.database import Database
+    from bench.store.typed_rows import Match
 
 
 @click.command("show", cls=Once)
@@ -73,12 +77,31 @@ def command(
             return
         at = workplace(results, data)
         record = _run(base, found.run_id, at) if found.kind == "run" else _evaluation(base, found.id, at)
+        panel = _panel(base, found)
+        if panel:
+            record |= as_record(panel)
     if as_json:
         say_json(record)
     elif found.kind == "run":
         _print_run(record, console(), results)
+        print_panel(panel, console())
     else:
         _print_evaluation(record, console())
+        print_panel(panel, console())
+
+
+def _panel(base: Database, found: Match) -> Panel:
+    """Diversity and bounds of transfer: of a run, from what is current; of one evaluation."""
+    from bench.report import theory
+    from bench.store import queries, standing
+
+    run = queries.find_run(base, found.run_id)
+    if found.kind == "run":
+        measured = standing.read(base, family_ids=run.family_id)
+        rows = [row for row in measured.standings.current(measured.rows) if row.run_id == run.run_id]
+    else:
+        rows = queries.evaluations(base, evaluation_ids=found.id)
+    return theory.panel(base, run, rows)
 
 
 def _export(
@@ -346,7 +369,9 @@ def _print_evaluation(row: dict[str, Any], out: Console) -> None:
     grid = Table.grid(padding=(0, 2))
     name = f"images {row['attack']}" if row["kind"] == "judged" else row["attack"]
     title = f"{name} {budget_text(row['budget_name'], row['budget'])}".strip()
-    long = ("loss_curve", "loss_stages", "sources", "files", "images", "stages", "draws", "radii")
+    long = (
+        "loss_curve", "loss_stages", "sources", "files", "images", "stages", "draws", "radii", "members", "pairs",
+    )  # fmt: skip
     stages = row["measurements"].get("stages", ())
     measured = {key: value for key, value in row["measurements"].items() if key not in long}
     lines: dict[str, str | Text] = {
@@ -388,20 +413,20 @@ def _count(number: int | None) -> str:
 
 
 def _settings(row: dict[str, Any]) -> str:
-    if row["kind"] in ("blackbox", "craft"):
+    if row["kind"] in SUITES:
         settings = row["settings"]
         attacks, surrogates = settings.get("attacks"), settings.get("surrogates")
         named = ", ".join(attacks) if isinstance(attacks, dict) else str(attacks)
+        if row["kind"] == "theory":
+            return f"{named}, {row['targets'] or 'untargeted'}"
         text = f"{named}, {settings.get('restarts', '?')} starts each"
         return text + (f", {len(surrogates)} surrogates" if isinstance(surrogates, list | dict) else "")
     return ", ".join(f"{name} {value}" for name, value in row["settings"].items())
 
 
 def _result(row: dict[str, Any]) -> str:
-    if row["kind"] == "transfer":
-        return "matrix"
-    if row["kind"] == "audit":
-        return "–"
+    if row["kind"] in UNSHARED:
+        return UNSHARED[row["kind"]]
     right = row["n_clean"] if row["kind"] == "clean" else row["n_robust"]
     return f"{100 * right / row['n']:.1f} %"
 

@@ -371,6 +371,8 @@ def _check_names(config: Config, path: Path) -> None:
     if config.certify is not None:
         for name in {**config.certify.sigma, **config.certify.radii}:
             check("data set", name, config.datasets, "certify")
+    for name in config.theory.budgets:
+        check("data set", name, config.datasets, "theory.budgets")
     for name, suite in config.suites.items():
         for black in suite.blackbox if isinstance(suite.blackbox, tuple) else ():
             check("attack", black, config.attacks, f"suites.{name}")

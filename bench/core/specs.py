@@ -11,7 +11,7 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from bench.core.errors import unknown_name
-from bench.core.numbers import BATCH, BUDGET, EPOCHS, IMAGES, MEMBERS, MOST, parse_number
+from bench.core.numbers import BATCH, BUDGET, EPOCHS, IMAGES, MEMBERS, MOST, WHOLE, parse_number
 from bench.core.precision import OfPasses, Precision
 from bench.core.settings import explain
 from bench.core.terms import Norm, Population, Stop, Targets
@@ -217,6 +217,20 @@ class CertifySpec(Spec):
     radii: dict[str, Budgets]
 
 
+class TheorySpec(Spec):
+    """`[theory]`: how diversity and the terms of the transfer theorems are measured (`bench theory`)."""
+
+    budgets: dict[str, Budgets] = Field({}, description="radii ε of the ℓ2 ball on each data set")
+    targets: Targets = "least_likely"
+    steps: int = Field(20, ge=1, le=WHOLE, description="of PGD in the ℓ2 ball, for attacks with and without targets")
+    limit: int = Field(500, ge=4, le=IMAGES, description="test images used where there are more")
+    pairs: int = Field(200, ge=1, le=WHOLE, description="of points, drawn around images to find the smoothness β")
+    searched: int = Field(32, ge=1, le=MOST, description="of these that gradient ascent goes on from")
+    ascent: int = Field(15, ge=0, le=WHOLE, description="its steps")
+    floor: float = Field(0.1, gt=0, le=1, description="least distance of two points, as a share of ε")
+    distillation: int = Field(10, ge=1, le=WHOLE, description="steps to images with distilled features")
+
+
 class ProtocolSpec(Spec):
     """`[protocols.NAME]`: what a board ranks by: a data set, a threat, attacks, images. One board for each ε.
 
@@ -360,6 +374,7 @@ class Config(Spec):
     matrix: MatrixSpec
     blackbox: BlackboxSpec | None = None
     certify: CertifySpec | None = None
+    theory: TheorySpec = TheorySpec()
     suites: dict[str, SuiteSpec]
     protocols: dict[str, ProtocolSpec] = Field(default_factory=dict)
     publications: dict[str, PublicationSpec] = Field(default_factory=dict)

@@ -158,6 +158,16 @@ def bootstrap(lead: NDArray[np.int64], *, seeds: int = 1) -> Interval:
     return Interval(float(low), float(high))
 
 
+def proportion(count: int, n: int) -> Interval:
+    """Exact interval (Clopper and Pearson) of a share of which `count` of `n` independent images were found."""
+    from scipy.special import betaincinv
+
+    tail = (1 - LEVEL) / 2
+    low = float(betaincinv(count, n - count + 1, tail)) if count else 0.0
+    high = float(betaincinv(count + 1, n - count, 1 - tail)) if count < n else 1.0
+    return Interval(low, high)
+
+
 def t_interval(values: Sequence[float] | NDArray[np.float64]) -> Interval:
     """Student's interval of the mean of two or more values."""
     from scipy.special import stdtrit

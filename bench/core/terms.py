@@ -4,10 +4,19 @@ from __future__ import annotations
 
 from typing import Literal
 
-Kind = Literal["clean", "attack", "transfer", "craft", "blackbox", "judged", "certify", "audit"]
+Kind = Literal["clean", "attack", "transfer", "craft", "blackbox", "judged", "certify", "audit", "diversity", "theory"]
 """What an evaluation measures; `craft` makes the images of a surrogate, `blackbox` judges them on a victim, `judged`
 is of images that somebody else made, `certify` of what randomised smoothing certifies, `audit` a look at the gradients
-of a network (`bench.core.versions.PROBES`)."""
+of a network (`bench.core.versions.PROBES`); `diversity` is how unlike the members are, `theory` what bounds their
+transfer."""
+MATRICES = ("transfer", "theory")
+"""Kinds that try the images crafted on each member on all of them."""
+SUITES = ("craft", "blackbox", "theory")
+"""Kinds whose settings name the attacks that are used."""
+UNATTACKED = ("clean", "diversity")
+"""Kinds without an attack, its budget and its stop rule."""
+UNSHARED = {"transfer": "matrix", "theory": "pairs", "diversity": "pairs", "audit": "–"}
+"""Kinds that give no single share of right images, and what stands in its place."""
 MEASURED = ("attack", "blackbox", "judged")
 """Kinds that find images that do not withstand a threat."""
 JobKind = Literal["train", Kind]

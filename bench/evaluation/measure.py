@@ -38,16 +38,23 @@ def clean(ensemble: Ensemble, images: ImageSet, *, batch_size: int = 500) -> dic
     count = [int(row.sum()) for row in rows]
     random = _random_outputs(ensemble, images, batch_size)
     return {
-        "n": len(images),
-        "n_clean": count[-1],
-        "n_robust": None,
-        "clean_bits": to_text(rows[-1].numpy()),
-        "robust_bits": None,
-        "clean_rows": _target_rows(rows),
+        **clean_record(rows),
         "measurements": {"member_accuracy": [value / len(images) for value in count[:-1]], "random_output": random},
         "forwards": 2 * len(images),
         "backwards": 0,
         "seconds": time.perf_counter() - started,
+    }
+
+
+def clean_record(rows: list[Tensor]) -> dict[str, Any]:
+    """The outcomes of a pass over clean images; `rows`: of each member, then the ensemble, bool [n], is it right."""
+    return {
+        "n": len(rows[-1]),
+        "n_clean": int(rows[-1].sum()),
+        "n_robust": None,
+        "clean_bits": to_text(rows[-1].numpy()),
+        "robust_bits": None,
+        "clean_rows": _target_rows(rows),
     }
 
 
@@ -103,7 +110,7 @@ def draws(ensemble: Ensemble, images: ImageSet, outcome: AttackOutcome, batch_si
         return {}
     assert outcome.adversarial is not None
     labels = images.labels.cpu()
-    rows = _class_rows(ensemble, images, batch_size, outcome.adversarial)[:-1]
+    rows = class_rows(ensemble, images, batch_size, outcome.adversarial)[:-1]
     odds = {} if ensemble.weights is None else {"odds": ensemble.weights.tolist()}
     return {"draws": [to_text((row == labels).numpy()) for row in rows], **odds}
 
@@ -114,6 +121,7 @@ def transferability(
     attack: Attack,
     conditions: Conditions,
     *,
+    keep: list[Tensor] | None = None,
     progress: Progress | None = None,
 ) -> dict[str, Any]:
     """The transferability matrix: images crafted on each member, evaluated on each member and on the ensemble.
@@ -121,7 +129,8 @@ def transferability(
     Every image is attacked and the last iterate is used (`stop = last`), whatever the conditions say. Bits of cell
     (source, target) say that the target misclassifies the images crafted on the source; rates for any population follow
     from them and from the clean rows (`bench.store.rates`). With targets, chosen on the ensemble, they say that the
-    target outputs the class that the images were led to: the targeted transferability of Definition 6.
+    target outputs the class that the images were led to: the targeted transferability of Definition 6. `keep` takes the
+    images crafted on each member, float32 [n, C, H, W] on the CPU.
     """
     wanted = target_classes(ensemble, images, conditions)
     started = time.perf_counter()
@@ -133,7 +142,9 @@ def transferability(
         last = replace(conditions, stop="last")
         outcome = attack_images(attack, member, images, last, targets=wanted, keep_images=True, progress=progress)
         assert outcome.adversarial is not None
-        classes = _class_rows(ensemble, images, conditions.batch_size, outcome.adversarial)
+        if keep is not None:
+            keep.append(outcome.adversarial)
+        classes = class_rows(ensemble, images, conditions.batch_size, outcome.adversarial)
         labels = images.labels.cpu()
         hits = [row != labels if wanted is None else row == wanted.cpu() for row in classes]
         cells += [
@@ -144,12 +155,7 @@ def transferability(
         backwards += outcome.backwards
         per_source.append({"source": source, **outcome.measurements})
     return {
-        "n": len(images),
-        "n_clean": int(rows[-1].sum()),
-        "n_robust": None,
-        "clean_bits": to_text(rows[-1].numpy()),
-        "robust_bits": None,
-        "clean_rows": _target_rows(rows),
+        **clean_record(rows),
         "cells": cells,
         "measurements": {"sources": per_source},
         "forwards": forwards,
@@ -196,11 +202,11 @@ def _correct_rows(ensemble: Ensemble, images: ImageSet, batch_size: int) -> list
         JobError: an output is not finite.
     """
     labels = images.labels.cpu()
-    return [row == labels for row in _class_rows(ensemble, images, batch_size)]
+    return [row == labels for row in class_rows(ensemble, images, batch_size)]
 
 
 @torch.no_grad()
-def _class_rows(ensemble: Ensemble, images: ImageSet, batch_size: int, replaced: Tensor | None = None) -> list[Tensor]:
+def class_rows(ensemble: Ensemble, images: ImageSet, batch_size: int, replaced: Tensor | None = None) -> list[Tensor]:
     """For each member, then the ensemble: int64 [n] on the CPU, the predicted class.
 
     `replaced` are float images [n, C, H, W] to classify in place of the set's own.

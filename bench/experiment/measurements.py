@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import combinations, permutations
 from typing import Annotated, Any
 
 from pydantic import Field, ValidationError
@@ -162,6 +163,82 @@ class OfAudit(_Any):
     means: Annotated[dict[Name, Number], Field(max_length=LONGEST)] = {}
 
 
+Similarity = Annotated[float, Field(ge=-1.000001, le=1.000001, allow_inf_nan=False)]
+"""A cosine, rounded."""
+Levels = Annotated[list[Similarity], Field(max_length=100)] | None
+
+
+class MemberTerms(Open):
+    """Of one member (`bench.evaluation.theory`)."""
+
+    loss: Positive
+    loss_deviation: Positive
+    gradient: Positive
+    gradient_ball: Positive
+    drawn: Positive
+    searched: Positive
+
+
+class PairReading(Open):
+    """What the theorems take of a pair beside shares and losses."""
+
+    smoothness: Positive
+    gradient: Positive
+    lower: Similarity
+    upper: Similarity
+    c_f: Number | None
+    c_g: Number | None
+
+
+class PairTerms(Open):
+    """Of one ordered pair."""
+
+    source: Small
+    target: Small
+    l_min: Positive
+    similarity: Levels
+    seen: PairReading
+    least: PairReading
+
+
+class OfTheory(OfTransfer):
+    """Of the terms of the theorems: one for each member, and each ordered pair."""
+
+    members: Annotated[list[MemberTerms], Field(max_length=1_000)]
+    pairs: Annotated[list[PairTerms], Field(max_length=LONGEST)]
+
+
+class MemberDiversity(Open):
+    """Of one member: means over images."""
+
+    loss: Positive
+    gradient: Positive
+
+
+class PairDiversity(Open):
+    """Of one pair (`bench.evaluation.diversity`); None where something is not defined."""
+
+    first: Small
+    second: Small
+    cosine: Similarity | None
+    absolute_cosine: Similarity | None
+    cosine_levels: Levels
+    gradient_ratio: Positive | None
+    loss_variance: Positive
+    cka: Number | None
+    disagreement: Small
+    double_fault: Small
+    feature_distillation: Positive
+
+
+class OfDiversity(_Any):
+    """Of how unlike members are: one for each member, and each pair."""
+
+    members: Annotated[list[MemberDiversity], Field(max_length=1_000)]
+    loss_variance: Positive | None
+    pairs: Annotated[list[PairDiversity], Field(max_length=LONGEST)]
+
+
 KINDS: dict[str, type[_Any]] = {
     "clean": OfClean,
     "attack": Attacked,
@@ -171,6 +248,8 @@ KINDS: dict[str, type[_Any]] = {
     "judged": OfJudged,
     "certify": OfCertify,
     "audit": OfAudit,
+    "diversity": OfDiversity,
+    "theory": OfTheory,
 }
 
 
@@ -211,6 +290,8 @@ def check(kind: str, measurements: dict[str, Any], n: int, members: int | None =
         raise ValueError(f"radii or abstained are not of {n} images")
     if isinstance(found, OfAudit) and (over := [name for name, n in found.counts.items() if n > found.images]):
         raise ValueError(f"{over[0]} is more than {found.images} images")
+    if isinstance(found, OfTheory | OfDiversity):
+        _check_pairs(found, n, members or 0)
     for part in parts:
         if name := part.over(n):
             raise ValueError(f"{name} is more than {n} images")
@@ -221,3 +302,21 @@ def check(kind: str, measurements: dict[str, Any], n: int, members: int | None =
                 raise ValueError(f"stages: {stage.attack}: {error}") from error
             if broken != stage.broken:
                 raise ValueError(f"stages: {stage.attack}: {stage.broken} broken, {broken} in the bits")
+
+
+def _check_pairs(found: OfTheory | OfDiversity, n: int, members: int) -> None:
+    """That there is each member and each pair, once.
+
+    Raises:
+        ValueError: there is not.
+    """
+    if isinstance(found, OfTheory):
+        told = [(pair.source, pair.target) for pair in found.pairs]
+        wanted = list(permutations(range(members), 2))
+    else:
+        told = [(pair.first, pair.second) for pair in found.pairs]
+        wanted = list(combinations(range(members), 2))
+        if any(max(pair.disagreement, pair.double_fault) > n for pair in found.pairs):
+            raise ValueError(f"a pair disagrees on, or gets wrong, more than {n} images")
+    if len(found.members) != members or sorted(told) != wanted:
+        raise ValueError(f"members and pairs are not those of {members} networks")

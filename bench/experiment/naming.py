@@ -17,12 +17,10 @@ from bench.experiment.names import RunNames, claimed, recipe_today, unmarked
 from bench.experiment.select import Selection
 from bench.experiment.spec import OUTSIDE, EvaluationSpec, RunSpec
 
-FIXED = {
-    "clean": "clean",
-    "craft": "blackbox",
-    "blackbox": "blackbox",
-    "certify": "certify",
-}  # kinds whose attack has no name of its own
+FIXED = {  # kinds whose attack has no name of its own
+    "clean": "clean", "craft": "blackbox", "blackbox": "blackbox", "certify": "certify", "diversity": "diversity",
+    "theory": "theory",
+}  # fmt: skip
 
 
 def configured() -> Configured:

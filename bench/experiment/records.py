@@ -16,7 +16,19 @@ from bench.core.errors import BenchError
 from bench.core.files import read_json, write_json
 from bench.core.numbers import ENSEMBLE
 from bench.core.precision import Precision
-from bench.core.terms import MEASURED, BudgetName, JobKind, Kind, NamedBy, Normalisation, Split, Stop, Targets
+from bench.core.terms import (
+    MATRICES,
+    MEASURED,
+    UNATTACKED,
+    BudgetName,
+    JobKind,
+    Kind,
+    NamedBy,
+    Normalisation,
+    Split,
+    Stop,
+    Targets,
+)
 from bench.experiment import measurements
 from bench.experiment.fields import (
     LONGEST,
@@ -285,9 +297,9 @@ class EvaluationRecord(_Record):
             raise ValueError(f"{self.kind} without robust_bits")
         if self.kind in ("craft", "blackbox") and not self.attempts:
             raise ValueError(f"{self.kind} without attempts")
-        if self.kind != "clean" and None in (self.budget_name, self.budget, self.stop):
+        if self.kind not in UNATTACKED and None in (self.budget_name, self.budget, self.stop):
             raise ValueError("an attack without its budget or stop rule")
-        if self.kind == "transfer":
+        if self.kind in MATRICES:
             members = len(self.clean_rows) - 1
             targets = [*range(members), ENSEMBLE]
             if members < 1 or sorted(row.target for row in self.clean_rows) != sorted(targets):

@@ -12,7 +12,7 @@ from bench.core import versions
 from bench.core.identity import content_id
 from bench.core.precision import USUAL, titled
 from bench.core.specs import Asked, Settings, Spec, Training, added_to
-from bench.core.terms import JobKind, Kind, Norm, Split, Stop
+from bench.core.terms import UNATTACKED, JobKind, Kind, Norm, Split, Stop
 
 OUTSIDE = "outside"  # plug-in and recipe of ensembles that were trained elsewhere
 SURROGATE_SEEDS = 1_000_000  # a surrogate of N members has this seed plus N: no member, nor data order, is shared
@@ -206,8 +206,8 @@ class EvaluationSpec(Asked):
     @property
     def label(self) -> str:
         """For people: `pgd ε=0.1`; another precision than float32 is named."""
-        if self.kind == "clean":
-            return "clean accuracy"
+        if self.kind in UNATTACKED:
+            return {"clean": "clean accuracy"}.get(self.kind, self.kind)
         budget = f"{'ε' if self.budget_name == 'eps' else self.budget_name}={self.budget:g}"
         kinds = {
             "transfer": f"transferability, {self.attack}",
@@ -216,6 +216,7 @@ class EvaluationSpec(Asked):
             "judged": f"images {self.attack}",
             "certify": "certified, ℓ2",
             "audit": f"audit of {self.attack.replace('_', ' ')}",
+            "theory": f"theory, {'targeted' if self.targets else 'untargeted'},",
         }
         return titled(f"{kinds.get(self.kind, self.attack)} {budget}", self.precision)
 

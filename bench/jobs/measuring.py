@@ -23,7 +23,17 @@ from bench.core.identity import source_digest
 from bench.core.progress import Progress
 from bench.data import base
 from bench.data.base import ImageSet
-from bench.evaluation import blackbox, certify, gradients, judged, loss_terms, measure, planted
+from bench.evaluation import (
+    blackbox,
+    certify,
+    diversity,
+    gradients,
+    judged,
+    loss_terms,
+    measure,
+    planted,
+    theory,
+)
 from bench.evaluation.judged import GivenImages
 from bench.experiment.records import EvaluationRecord, write_record
 from bench.experiment.spec import FORMAT, EvaluationSpec
@@ -163,6 +173,8 @@ def make(
     sources: list[Any] = [measure]
 
     def measured(batch_size: int) -> Measured:
+        if evaluation.kind in ("diversity", "theory"):
+            return _of_pairs(evaluation, ensemble, images, progress, batch_size, sources)
         if evaluation.kind == "clean":
             return measure.clean(ensemble, images, batch_size=batch_size)
         if evaluation.kind == "judged":
@@ -235,6 +247,23 @@ def _audited(
         train = splits_of(evaluation.run, place, limit=None).train
         return loss_terms.measure(ensemble, images, method, train, axes, count=asked["count"], batch_size=batch_size)
     raise JobError(f"this version of bench knows no audit of {evaluation.plugin}")
+
+
+def _of_pairs(
+    evaluation: EvaluationSpec, ensemble: Ensemble, images: ImageSet, progress: Progress, batch_size: int,
+    sources: list[Any],
+) -> Measured:  # fmt: skip
+    """How unlike the members are, or what the theorems on their transferability are made of."""
+    own = dict(evaluation.settings)
+    if evaluation.kind == "diversity":
+        sources.append(diversity)
+        axes = (*data_axes(evaluation.run), "diversity")
+        return diversity.diversity(ensemble, images, **own, seed_axes=axes, batch_size=batch_size)
+    sources.append(theory)
+    ((name, part),) = own.pop("attacks").items()
+    attack = _attack(part["plugin"], part["settings"], name, sources)
+    search, conditions = theory.Search(**own), conditions_of(evaluation, batch_size)
+    return theory.theory(ensemble, images, attack, conditions, search, progress=progress)
 
 
 def conditions_of(evaluation: EvaluationSpec, batch_size: int) -> Conditions:

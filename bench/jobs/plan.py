@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
 
@@ -137,7 +137,7 @@ def jobs_of(loaded: Loaded, selection: Selection) -> list[Job]:
     return list(jobs.values())
 
 
-def plan_of(jobs: list[Job], db: Database, place: Workplace) -> Plan:
+def plan_of(jobs: Sequence[Job], db: Database, place: Workplace) -> Plan:
     """Jobs, each after those it needs, joined with what the store has."""
     run_ids = {job.run.run_id for job in jobs}
     families = {job.run.family_id for job in jobs}

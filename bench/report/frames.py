@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 from bench.core.errors import BenchError
 from bench.experiment import naming
 from bench.experiment.spec import OUTSIDE
+from bench.report import theory
 from bench.report.recipes import recipe_label
 from bench.store import queries, standing
 from bench.store.database import Database
@@ -38,6 +39,15 @@ CURVE_COLUMNS = (*RUN_NAMES, "phase", "epoch", "position", "lr", "seconds", "acc
 BLACKBOX_COLUMNS = (
     "evaluation_id", *RUN_NAMES, "budget_name", "budget", "stale", "surrogate", "attack", "restart", "n", "n_missed",
     "missed",
+)  # fmt: skip
+DIVERSITY_COLUMNS = (
+    "evaluation_id", *RUN_NAMES, "stale", "n", "first", "second", "cosine", "absolute_cosine", "gradient_ratio",
+    "loss_variance", "cka", "disagreement", "double_fault", "feature_distillation",
+)  # fmt: skip
+BOUND_COLUMNS = (
+    "evaluation_id", *RUN_NAMES, "stale", "eps", "targets", "n", "source", "target", "n_transferred", "transferability",
+    "low", "high", "reading", "alpha", "risk", "loss", "l_min", "smoothness", "gradient", "lower", "upper", "c_f",
+    "c_g", "lower_bound", "lower_why", "upper_bound", "upper_why",
 )  # fmt: skip
 PUBLISHED_COLUMNS = (*(field.name for field in fields(ReferenceRow)), "accuracy")
 
@@ -82,7 +92,8 @@ class Frames:
         """One row a clean pass, attack, matrix or black-box suite on one run.
 
         `kind`: clean, attack, transfer, certify (smoothing), blackbox, craft (the images of a surrogate), judged (by
-        `bench judge`; `attack` is what they are called). `n`, `n_clean`, `n_robust`
+        `bench judge`; `attack` is what they are called), audit (what `bench audit --deep` looked at), diversity and
+        theory (by `bench theory`; they have frames of their own). `n`, `n_clean`, `n_robust`
         are images; `clean_accuracy` and `robust_accuracy` are shares of all n images (robust: right after the attack;
         missing where nothing is counted). `steps` of an iterative attack. `precision` that the attack asked in: a mean
         is over one. `flags`: ids of `bench audit`, space-separated; `invalid`: one of them says that the number means
@@ -190,6 +201,43 @@ class Frames:
         return _frame(rows, BLACKBOX_COLUMNS)
 
     @cached_property
+    def diversity(self) -> pd.DataFrame:
+        """One row a pair of members, from 1, of each evaluation of diversity (docs/theory.md says what each number is).
+
+        `disagreement` and `double_fault` are shares of the n images.
+        """
+        rows = []
+        for about in self._about("diversity").values():
+            for pair in about["measurements"]["pairs"]:
+                shares = {name: _share(pair[name], about["n"]) for name in ("disagreement", "double_fault")}
+                rows.append({**about, **pair, **shares, "first": pair["first"] + 1, "second": pair["second"] + 1})
+        return _frame(rows, DIVERSITY_COLUMNS)
+
+    @cached_property
+    def bounds(self) -> pd.DataFrame:
+        """One row an ordered pair of members, from 1, a radius, an attack and a `reading` of the terms.
+
+        `transferability` is measured (Definition 6; targeted where `targets` says how classes are chosen) with its 95 %
+        interval `low` to `high`; `lower_bound` and `upper_bound` are as the theorems have them (missing where a
+        condition fails), `…_why` the term that makes one say nothing. `reading` and the other terms: docs/theory.md.
+        """
+        about = self._about("theory")
+        with self._open() as db, db.snapshot():
+            found = theory.bounds(db, queries.evaluations(db, evaluation_ids=list(about))) if about else []
+        rows = [
+            {
+                **about[pair.row.evaluation_id], "source": pair.source + 1, "target": pair.target + 1,
+                "n_transferred": pair.transferred, "transferability": pair.share, "low": pair.interval.low,
+                "high": pair.interval.high, "reading": reading, **vars(pair.terms[reading]),
+                "lower_bound": pair.lower[reading].value, "lower_why": pair.lower[reading].why,
+                "upper_bound": pair.upper[reading].value, "upper_why": pair.upper[reading].why,
+            }
+            for pair in found
+            for reading in theory.READINGS
+        ]  # fmt: skip
+        return _frame(rows, BOUND_COLUMNS)
+
+    @cached_property
     def published(self) -> pd.DataFrame:
         """One row a published value: source, dataset, method, attack, budget, metric; `accuracy` is a share.
 
@@ -206,9 +254,14 @@ class Frames:
         return db.open()
 
     def _about(self, kind: str) -> dict[str, dict[str, Any]]:
-        """What the evaluations of a kind are, by id."""
+        """What the evaluations of a kind are, by id; of diversity with what was measured."""
         rows = self.evaluations[self.evaluations["kind"] == kind].to_dict("records")
-        return {row["evaluation_id"]: {str(name): value for name, value in row.items()} for row in rows}
+        about = {row["evaluation_id"]: {str(name): value for name, value in row.items()} for row in rows}
+        if kind == "diversity" and about:
+            with self._open() as db, db.snapshot():
+                for row in queries.evaluations(db, evaluation_ids=list(about)):
+                    about[row.evaluation_id]["measurements"] = row.measurements
+        return about
 
 
 def _frame(rows: Iterable[Mapping[str, Any]], columns: Iterable[str], **types: Any) -> pd.DataFrame:

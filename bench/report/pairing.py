@@ -16,9 +16,10 @@ from bench.core.precision import USUAL, Precision
 from bench.core.statistics import ALPHA, Comparison
 from bench.experiment import command
 from bench.experiment.select import Selection
+from bench.report import theory
 from bench.report.cells import Bits, Cell, Row, outcome_of
 from bench.report.recipes import phrase, recipe_label
-from bench.report.results import collect, joined, row_of
+from bench.report.results import collect, joined, row_of, run_specs
 from bench.report.tables import budget_text, heading
 from bench.report.titles import Titles, ensemble_title
 from bench.report.worst import asks_members, with_worst_case
@@ -77,6 +78,8 @@ class Paired:
     heading: str
     pairs: tuple[Pair, ...]
     notes: tuple[str, ...]
+    diversity: tuple[Mapping[str, float], ...] = ()
+    """Of A and of B, means over pairs of members (`bench.report.theory.MEANS`); empty where it was not measured."""
 
     @property
     def families(self) -> dict[Precision, list[Pair]]:
@@ -101,7 +104,18 @@ def of_methods(loaded: Loaded, selection: Selection, db: Database, *, seeds: tup
             again = command.of_selection(loaded, replace(selection, methods=(name,)))
             raise BenchError(f"nothing of {name} has been measured with these selectors; `{again}` would")
     titles = results.titles[first], results.titles[second]
-    return _paired(loaded, titles, heading(results), results.rows, results.cells, (first, second), db)
+    found = _paired(loaded, titles, heading(results), results.rows, results.cells, (first, second), db)
+    families = {name: run.family_id for name, run in run_specs(loaded, selection).items()}
+    measured = standing.read(db, family_ids=list(families.values()))
+    of = {
+        name: [
+            run.run_id
+            for run in measured.runs
+            if run.family_id == families[name] and (seeds is None or run.seed in seeds)
+        ]
+        for name in selection.methods
+    }
+    return replace(found, diversity=tuple(_unlike(measured, of[name]) for name in selection.methods))
 
 
 def of_runs(loaded: Loaded, first: str, second: str, db: Database) -> Paired:
@@ -145,7 +159,8 @@ def of_runs(loaded: Loaded, first: str, second: str, db: Database) -> Paired:
             *(f"{short(r.run_id)} {r.method}, seed {r.seed}, {how}" for r, how in zip(runs, made, strict=True)),
         ]
     )
-    return _paired(loaded, _names(loaded, runs), head, together, filled, (runs[0].run_id, runs[1].run_id), db)
+    found = _paired(loaded, _names(loaded, runs), head, together, filled, (runs[0].run_id, runs[1].run_id), db)
+    return replace(found, diversity=tuple(_unlike(measured, [run.run_id]) for run in runs))
 
 
 def as_records(paired: Paired) -> dict[str, Any]:
@@ -156,7 +171,17 @@ def as_records(paired: Paired) -> dict[str, Any]:
         "heading": paired.heading,
         "rows": [_record(paired, pair) for pair in paired.pairs],
         "notes": list(paired.notes),
+        "diversity": [dict(means) for means in paired.diversity],
     }
+
+
+def _unlike(measured: standing.Measured, run_ids: Sequence[str]) -> dict[str, float]:
+    """Means over the pairs of members of one run, or over several runs; of what was measured of all of them."""
+    current = measured.standings.current(measured.rows)
+    rows = [theory.measured_diversity(row for row in current if row.run_id == run_id) for run_id in run_ids]
+    means = [theory.pair_means(row) for row in rows if row is not None]
+    return {name: sum(each[name] for each in means) / len(means) for name in theory.MEANS
+            if means and all(name in each for each in means)}  # fmt: skip
 
 
 def summary(paired: Paired) -> list[str]:
@@ -171,7 +196,11 @@ def summary(paired: Paired) -> list[str]:
         for verdict, names in groups.items()
         if names
     ]
-    return lines + [f"Not counted: {_rows_in(precision, pairs)}." for precision, pairs in others]
+    lines += [f"Not counted: {_rows_in(precision, pairs)}." for precision, pairs in others]
+    if any(paired.diversity):
+        told = zip((paired.a, paired.b), paired.diversity, strict=True)
+        lines += [f"Diversity of {name}: {theory.words(means) or 'not measured'}" for name, means in told]
+    return lines
 
 
 def footnotes(paired: Paired) -> list[str]:

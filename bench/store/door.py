@@ -19,8 +19,8 @@ from pydantic import Field, ValidationError
 from bench.core import registry, settings, strict_json
 from bench.core.errors import BenchError
 from bench.core.identity import canonical, short
-from bench.core.terms import Norm
-from bench.experiment.fields import Digest, Id, Name, Strict, Table, clean, fault_of
+from bench.core.terms import MATRICES, SUITES, Norm
+from bench.experiment.fields import Digest, Id, Name, Positive, Share, Small, Strict, Table, clean, fault_of
 from bench.experiment.records import (
     CheckpointRecord,
     EpochRecord,
@@ -97,10 +97,31 @@ class _Probe(Strict):
     attack: _Part | None = None
 
 
-class _Suite(Strict):
-    """The settings of a black-box suite."""
+class _Attacks(Strict):
+    """The attacks that a measurement uses."""
 
     attacks: Annotated[dict[Name, _Part], Field(min_length=1, max_length=1_000)]
+
+
+class _Theory(_Attacks):
+    """How the terms of the theorems were measured (`bench.evaluation.theory.Search`)."""
+
+    pairs: Small
+    searched: Small
+    steps: Small
+    floor: Share
+
+
+class _Diversity(Strict):
+    """How features were distilled."""
+
+    eps: Positive
+    steps: Small
+
+
+class _Suite(_Attacks):
+    """The settings of a black-box suite."""
+
     restarts: Annotated[int, Field(ge=1, lt=2**31)]
     surrogates: Annotated[list[Id], Field(max_length=10_000)] = []
 
@@ -241,7 +262,7 @@ def check_evaluation(value: dict[str, Any], where: str, evaluation_id: str, run:
     if record.limit is not None and record.n > record.limit:
         raise refused(where, f"{record.n} images under a limit of {record.limit}")
     members = run.spec.members
-    if record.kind == "transfer" and len(record.clean_rows) != members + 1:
+    if record.kind in MATRICES and len(record.clean_rows) != members + 1:
         raise refused(where, f"a matrix of {len(record.clean_rows) - 1} networks, the run has {members}")
     if any(row.target >= members for row in record.clean_rows):
         raise refused(where, f"clean_rows of a member that a run of {members} has not")
@@ -315,8 +336,9 @@ def _check_plugins(spec: RunSpec, where: str) -> None:
 
 
 def _check_attack(spec: EvaluationSpec, where: str) -> None:
-    if spec.kind in ("craft", "blackbox"):
-        suite = parse_record(_Suite, spec.settings, f"{where}: settings")
+    if spec.kind in SUITES:
+        told = _Theory if spec.kind == "theory" else _Suite
+        suite: _Attacks = parse_record(told, spec.settings, f"{where}: settings")
         for part in suite.attacks.values():
             _check_settings("attacks", part.plugin, None, part.settings, where)
     elif spec.kind == "judged":
@@ -325,6 +347,8 @@ def _check_attack(spec: EvaluationSpec, where: str) -> None:
         parse_record(_Smoothing, spec.settings, f"{where}: settings")
     elif spec.kind == "audit":
         parse_record(_Probe, spec.settings, f"{where}: settings")
+    elif spec.kind == "diversity":
+        parse_record(_Diversity, spec.settings, f"{where}: settings")
     elif spec.kind == "clean":
         if spec.settings:
             raise refused(where, "a clean pass has no settings")

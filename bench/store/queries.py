@@ -204,6 +204,17 @@ def cells(db: Database, *, run_ids: OneOrMany = None) -> list[CellRow]:
     return sound(db, CellRow, rows, lambda row: f"a cell of evaluation {short(row['evaluation_id'])}")
 
 
+def clean_counts(db: Database, *, run_ids: OneOrMany = None) -> dict[str, dict[int, int]]:
+    """Correct clean images by evaluation id and target (−1 the ensemble), where an evaluation has them."""
+    query = select(CleanRow.evaluation_id, CleanRow.target, CleanRow.n_correct)
+    query = query.join(Evaluation, Evaluation.evaluation_id == CleanRow.evaluation_id).order_by(CleanRow.target)
+    found: dict[str, dict[int, int]] = {}
+    for row in db.rows(_among(query, Evaluation.run_id, run_ids)):
+        if type(row["n_correct"]) is int:
+            found.setdefault(row["evaluation_id"], {})[row["target"]] = row["n_correct"]
+    return found
+
+
 def blackbox(db: Database, evaluation_id: str) -> list[BlackboxRow]:
     """The attacks of a black-box evaluation, by surrogate, attack and restart.
 

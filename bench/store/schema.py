@@ -159,7 +159,7 @@ class Evaluation(Base):
     run_id: Mapped[str] = mapped_column(ForeignKey("run.run_id"))
     attempt_id: Mapped[str]
     kind: Mapped[str]
-    """`clean`, `attack`, `transfer` or `blackbox`."""
+    """As `bench.core.terms.Kind` lists them."""
     status: Mapped[str]
     attack: Mapped[str]
     """Configured name, a row of a table."""

@@ -16,6 +16,7 @@ from typing import Any, Literal
 
 from bench.core import registry, versions
 from bench.core.errors import BenchError
+from bench.core.terms import SUITES
 from bench.experiment.spec import OUTSIDE, RunSpec
 from bench.store import flags, queries
 from bench.store.database import Database
@@ -217,7 +218,7 @@ def age(row: EvaluationRow) -> tuple[Any, ...]:
 def outdated(row: EvaluationRow, installed: Installed) -> tuple[str, ...]:
     """A line for each part of an evaluation itself, its run apart, that would be of another version today."""
     told = installed.older(evaluation_versions(row))
-    if row.kind in ("blackbox", "craft"):
+    if row.kind in SUITES:
         today = max((installed.version(f"attacks/{name}") or 0 for name in suite_plugins(row.settings)), default=0)
         if today > row.attack_version:  # the record has the newest version among its attacks
             told = (*told, f"its attacks are version {row.attack_version}, today {today}")
@@ -230,7 +231,7 @@ def _own_reasons(
     yield from outdated(row, installed)
     if on_other_weights(row.weights_digest, weights.get(row.run_id)):
         yield "it was measured on other weights than the run has"
-    if row.kind in ("blackbox", "craft"):
+    if row.kind in SUITES:
         for surrogate in surrogates(row.settings):
             if not runs.get(surrogate, CURRENT).is_current:
                 yield f"surrogate {surrogate[:12]} is stale: {'; '.join(runs[surrogate].why)}"

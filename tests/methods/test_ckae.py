@@ -7,7 +7,8 @@ from itertools import combinations, permutations
 import pytest
 import torch
 
-from bench.baselines.ckae import Ckae, centred_kernel, cka
+from bench.baselines.ckae import Ckae
+from bench.models.alignment import centred_kernel, cka
 
 
 def draws(n: int, width: int, seed: int, dtype=torch.float64) -> torch.Tensor:

@@ -8,11 +8,12 @@ from typing import Any
 
 from sqlalchemy import func, select
 
+from bench.core.terms import MATRICES
 from bench.experiment.names import told_today
 from bench.store import queries
 from bench.store.database import Database, Query
 from bench.store.images import ImageOutcomes
-from bench.store.schema import CleanRow, Evaluation, Member, Run
+from bench.store.schema import Member, Run
 from bench.store.typed_rows import EvaluationRow
 
 
@@ -45,16 +46,10 @@ def read(db: Database, run_ids: list[str]) -> dict[str, Details]:
         "run_id", db, select(*Member.__table__.columns).where(Member.run_id.in_(run_ids)).order_by(Member.number)
     )
     curve = {run_id: [vars(row) for row in many] for run_id, many in queries.curves(db, run_ids=run_ids).items()}
-    clean_query = (
-        select(CleanRow.evaluation_id, CleanRow.target, CleanRow.n_correct)
-        .join(Evaluation, Evaluation.evaluation_id == CleanRow.evaluation_id)
-        .where(Evaluation.run_id.in_(run_ids))
-        .order_by(CleanRow.target)
-    )
     cells: dict[str, list[dict[str, Any]]] = defaultdict(list)
     for cell in queries.cells(db, run_ids=run_ids):
         cells[cell.evaluation_id].append(vars(cell))
-    clean = _by("evaluation_id", db, clean_query)
+    clean = queries.clean_counts(db, run_ids=run_ids)
     own: dict[str, list[EvaluationRow]] = defaultdict(list)
     for row in rows:
         own[row.run_id].append(row)
@@ -68,15 +63,9 @@ def read(db: Database, run_ids: list[str]) -> dict[str, Details]:
             cells={
                 r.evaluation_id: cells[r.evaluation_id]
                 for r in own[run_id]
-                if r.kind == "transfer" and len(cells[r.evaluation_id]) == r.members * (r.members + 1)
+                if r.kind in MATRICES and len(cells[r.evaluation_id]) == r.members * (r.members + 1)
             },
-            clean={
-                r.evaluation_id: {
-                    row["target"]: row["n_correct"] for row in clean[r.evaluation_id] if type(row["n_correct"]) is int
-                }
-                for r in own[run_id]
-                if r.evaluation_id in clean
-            },
+            clean={r.evaluation_id: clean[r.evaluation_id] for r in own[run_id] if r.evaluation_id in clean},
         )
         for run_id in run_ids
         if run_id in config

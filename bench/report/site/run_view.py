@@ -12,9 +12,10 @@ from typing import Any, get_args
 from bench.core.config import Loaded
 from bench.core.identity import short
 from bench.core.precision import USUAL, titled
-from bench.core.terms import MEASURED
+from bench.core.terms import MEASURED, UNSHARED
 from bench.experiment.measurements import expected_accuracy
 from bench.experiment.spec import OUTSIDE, SURROGATE_SEEDS
+from bench.report import theory
 from bench.report.ledger import Ledger
 from bench.report.recipes import phrase
 from bench.report.site import charts, heatmaps, samples, tiles
@@ -29,7 +30,7 @@ from bench.store.flags import Raised, doubts, unchecked
 from bench.store.scores import norm_of
 from bench.store.typed_rows import EvaluationRow, Provenance, RunRow
 
-LONG = {"loss_curve", "loss_stages", "sources", "draws", "radii"}  # measurements drawn or shown elsewhere
+LONG = {"loss_curve", "loss_stages", "sources", "draws", "radii", "members", "pairs"}  # drawn or shown elsewhere
 
 
 @dataclass(frozen=True)
@@ -52,6 +53,7 @@ def run_view(run: RunRow, details: Details, about: PageContext, pictures: list[P
     command = about.commands.run(run, details.config)
     evaluations = [_evaluation(run, row, command, about) for row in details.evaluations]
     titles = {row["id"]: row["title"] for row in evaluations}
+    current = about.ledger.standings.current(details.evaluations)
     return {
         "run": run,
         "title": about.names.run(run),
@@ -82,8 +84,13 @@ def run_view(run: RunRow, details: Details, about: PageContext, pictures: list[P
         "blackbox": [row for row in evaluations if row["kind"] == "blackbox"],
         "judged": [row for row in evaluations if row["kind"] == "judged"],
         "matrices": [
-            _matrix(run, row, details, about) for row in details.evaluations if row.evaluation_id in details.cells
+            _matrix(run, row, details, about)
+            for row in details.evaluations
+            if row.kind == "transfer" and row.evaluation_id in details.cells
         ],
+        "theory": theory.Panel(
+            run, theory.measured_diversity(current), theory.bounds_of(current, details.clean, details.cells)
+        ),
         "charts": training_charts(details.curve),
         "curve": training_table(details.curve),
         "samples": [{"title": titles.get(s.name, s.name), "set": s} for s in map(samples.read, pictures)],
@@ -163,8 +170,11 @@ def _number(value: Any) -> bool:
 
 def _evaluation(run: RunRow, row: EvaluationRow, base: Command, about: PageContext) -> dict[str, Any]:
     name = about.names.attack(row)
-    kinds = {"clean": "clean accuracy", "transfer": f"transferability, {name}", "blackbox": "black-box suite"}
-    title = kinds.get(row.kind, "certified by smoothing, ℓ2" if row.kind == "certify" else name)
+    kinds = {
+        "clean": "clean accuracy", "transfer": f"transferability, {name}", "blackbox": "black-box suite",
+        "certify": "certified by smoothing, ℓ2", "theory": f"bounds of transfer, {row.targets or 'untargeted'}",
+    }  # fmt: skip
+    title = kinds.get(row.kind, name)
     norm = norm_of(row) if row.kind in MEASURED else "?"
     right = row.n_right
     expected = expected_accuracy(row.kind, row.measurements, row.n)
@@ -187,7 +197,7 @@ def _evaluation(run: RunRow, row: EvaluationRow, base: Command, about: PageConte
         "short": short(row.evaluation_id),
         "kind": row.kind,
         "title": titled(f"{title} {budget_text(row.budget_name, row.budget)}".strip(), row.precision),
-        "result": "matrix" if row.kind == "transfer" or right is None else f"{percent(100 * right / row.n)} %",
+        "result": f"{percent(100 * right / row.n)} %" if right is not None else UNSHARED.get(row.kind, ""),
         "share": None if right is None else _share(right, row.n),
         "facts": {name: text for name, text in facts.items() if text},
         "measured": {k: plain(v) for k, v in sorted(row.measurements.items()) if k not in LONG},
