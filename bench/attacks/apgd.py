@@ -71,7 +71,8 @@ def _inside(problem: Problem, x: Tensor) -> Tensor:
 
 def _norms(change: Tensor) -> Tensor:
     """ℓ2 norm of each image, [b, 1, 1, 1], never 0."""
-    return change.flatten(1).norm(dim=1).view(-1, 1, 1, 1) + 1e-12
+    lengths: Tensor = change.flatten(1).norm(dim=1)
+    return lengths.view(-1, 1, 1, 1) + 1e-12
 
 
 @dataclass(frozen=True, kw_only=True)
