@@ -242,7 +242,7 @@ class Panel:
 
     def tables(self, reading: Reading = "seen") -> list[PanelTable]:
         """Those that there is something for."""
-        return [*self._diversity(), *self._bounds(reading)]
+        return [*self._diversity(), *self._members(), *self._bounds(reading)]
 
     def notes(self) -> list[str]:
         """What a reader of the tables must know."""
@@ -272,6 +272,20 @@ class Panel:
             for pair in self.unlike.measurements["pairs"]
         )
         yield PanelTable(f"diversity of each pair of members, {n:,} images", heads, rows)
+
+    def _members(self) -> Iterable[PanelTable]:
+        if not self.found:
+            return
+        row = self.found[0].row
+        wrong = {pair.source: pair.wrong[0] for pair in self.found}
+        rows = []
+        for number, told in enumerate(row.measurements["members"]):
+            low, high = (100 * end for end in proportion(wrong[number], row.n))
+            risk = f"{100 * wrong[number] / row.n:.1f} ({low:.1f} to {high:.1f})"
+            spread = 1.96 * told["loss_deviation"] / row.n**0.5
+            rows.append((str(number + 1), risk, f"{told['loss']:.3g} ± {spread:.2g}", f"{told['gradient']:.3g}"))
+        heads = ("member", "risk η, %", "loss ξ", "B ≥")
+        yield PanelTable(f"members on {row.n:,} images, with 95 % intervals", heads, tuple(rows))
 
     def _bounds(self, reading: Reading) -> Iterable[PanelTable]:
         if not self.found:

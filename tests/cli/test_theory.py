@@ -46,6 +46,7 @@ def test_what_is_there_is_not_measured_again(made):
     assert "diversity of each pair of members, 12 images" in text
     assert "least likely" in text
     assert "untargeted" in text
+    assert "risk η, %" in text
     assert "as loose or looser" in " ".join(text.split())
     assert len(records(made, "diversity")) == 1
     assert {(each["budget"], each.get("targets")) for each in records(made, "theory")} == {

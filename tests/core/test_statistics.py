@@ -99,3 +99,9 @@ def test_swapping_the_two_swaps_the_sign_and_keeps_p() -> None:
 def test_outcomes_of_other_shape_are_refused() -> None:
     with pytest.raises(ValueError, match="not both"):
         statistics.compare(np.ones((1, 3), bool), np.ones((1, 4), bool))
+
+
+@pytest.mark.parametrize(("count", "n"), [(0, 20), (20, 20), (1, 500), (250, 500), (3, 4)])
+def test_the_interval_of_a_share_is_clopper_and_pearsons(count: int, n: int) -> None:
+    wanted = stats.binomtest(count, n).proportion_ci(0.95, method="exact")
+    assert statistics.proportion(count, n) == pytest.approx((wanted.low, wanted.high))
