@@ -321,6 +321,22 @@ class FailureRecord(_Record):
     environment: Environment
 
 
+class MonitoredRecord(Strict):
+    """Robust accuracy after an epoch on held-out images, under an attack that is said completely."""
+
+    name: Name
+    """Its label among the monitors of the run."""
+    attack: Name
+    plugin: Name
+    settings: Table
+    budget_name: BudgetName
+    budget: Positive
+    targets: Targets | None = None
+    precision: Precision = "float32"
+    robust_accuracy: Share
+    images: ImageCount
+
+
 class EpochRecord(Strict):
     """One line of `train.jsonl`; None stands for what was no number."""
 
@@ -333,6 +349,9 @@ class EpochRecord(Strict):
     member_accuracy: Annotated[list[Share | None], Field(max_length=MEMBERS)] | None = None
     ensemble_accuracy: Share | None = None
     accuracy_on: Line | None = None
+    monitored: Annotated[list[MonitoredRecord], Field(max_length=LINES)] | None = None
+    kept: bool | None = None
+    """Whether it is the epoch of its phase whose weights the run has, where that is the best and not the last."""
 
 
 class CheckpointRecord(_Record):

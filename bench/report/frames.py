@@ -147,7 +147,8 @@ class Frames:
         """One row an epoch and quantity of a training, in order of `position`.
 
         `quantity`: `loss`; `term` (one of the loss, `part` is its name); `ensemble_accuracy`; `member_accuracy`
-        (`part` is the member, from 1). Accuracies are shares, on the images that `accuracy_on` names.
+        (`part` is the member, from 1); `robust_accuracy` (of the ensemble; `part` is the monitor's label). Accuracies
+        are shares, on the images that `accuracy_on` names.
         """
         with self._open() as db, db.snapshot():
             epochs = queries.curves(db)
@@ -237,3 +238,5 @@ def _quantities(epoch: CurveRow) -> Iterable[tuple[str, str | None, float | None
         yield "ensemble_accuracy", None, epoch.ensemble_accuracy
     for number, value in enumerate(epoch.member_accuracy or (), start=1):
         yield "member_accuracy", str(number), value
+    for each in epoch.monitored or ():
+        yield "robust_accuracy", each["name"], each["robust_accuracy"]

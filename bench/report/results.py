@@ -317,7 +317,8 @@ def _recipe(loaded: Loaded, recipe: str, shown: Mapping[str, RunSpec], changes: 
 def images_label(loaded: Loaded, selection: Selection) -> str:
     """`500 test images`, `1,000 of 10,000 test images`, `200 validation images`."""
     if selection.split == "validation":
-        return f"{loaded.data['validation']:,} validation images"
+        recipe, _ = select.resolved_recipe(loaded, selection.recipe, selection.dataset)
+        return f"{select.held_out(loaded, recipe):,} validation images"
     size = registry.load("datasets", loaded.config.datasets[selection.dataset].plugin).test_images
     limit = select.test_limit(loaded, selection)
     if limit is None:

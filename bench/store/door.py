@@ -292,6 +292,8 @@ def _check_plugins(spec: RunSpec, where: str) -> None:
     _check_settings("methods", spec.plugin, versions.get("method"), spec.settings, where)
     _check_settings("models", spec.model_plugin, versions.get("model"), spec.model_settings, where)
     _check_settings("datasets", spec.dataset_plugin, versions.get("dataset"), spec.dataset_settings, where)
+    for monitor in (*spec.monitor, *([spec.keep.monitor] if spec.keep and spec.keep.monitor else [])):
+        _check_settings("attacks", monitor.plugin, monitor.version, monitor.settings, where)
     for needed in spec.requires.values():
         _check_plugins(needed, where)
 

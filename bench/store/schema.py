@@ -11,7 +11,7 @@ from typing import Any
 from sqlalchemy import JSON, BigInteger, Float, ForeignKey, Index, Integer, LargeBinary, MetaData, Text
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 
-REVISIONS = ("0001", "0002", "0003")  # oldest first; stands here so that reading a database needs no alembic
+REVISIONS = ("0001", "0002", "0003", "0004")  # oldest first; stands here so that reading a database needs no alembic
 
 Json = JSON(none_as_null=True)
 
@@ -128,6 +128,10 @@ class Curve(Base):
     member_accuracy: Mapped[list[Any] | None]
     ensemble_accuracy: Mapped[float | None]
     accuracy_on: Mapped[str | None]
+    monitored: Mapped[list[Any] | None]
+    """Robust accuracy on held-out images, a table for each attack that watched the training."""
+    kept: Mapped[bool | None]
+    """Whether the run has the weights of this epoch because it was the best of its phase."""
 
 
 class Attack(Base):

@@ -103,6 +103,9 @@ def run_versions(config: Mapping[str, Any], trainer: int, method: int) -> dict[s
     rule = (config.get("settings") or {}).get("fusion_rule") if config["plugin"] == OUTSIDE else None
     if isinstance(rule, str):  # that of a method is its own
         found[f"fusions/{rule}"] = int(told.get("fusion", 1))
+    by = (config.get("keep") or {}).get("monitor")
+    if by:  # the epoch that is kept was chosen by it
+        found |= {f"attacks/{by['plugin']}": int(told.get("monitor", 1)), "evaluator": int(told.get("evaluator", 1))}
     for needed in (config.get("requires") or {}).values():
         own = needed["versions"]
         for part, version in run_versions(needed, own["trainer"], own["method"]).items():

@@ -166,6 +166,9 @@ class CurveRow:
     member_accuracy: list[float | None] | None
     ensemble_accuracy: float | None
     accuracy_on: str | None
+    monitored: list[dict[str, Any]] | None = None
+    """As `bench.experiment.records.MonitoredRecord`."""
+    kept: bool | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
