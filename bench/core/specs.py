@@ -181,6 +181,9 @@ class MatrixSpec(Spec):
     attack: str
     population: Population = "correct_all"
     budgets: dict[str, Budget]
+    surrogates: tuple[str, ...] = Field(
+        (), max_length=MOST, description="configured methods whose ensembles, of other seeds, are sources too"
+    )
 
 
 class BlackboxSpec(Spec):

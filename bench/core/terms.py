@@ -7,6 +7,8 @@ from typing import Literal
 Kind = Literal["clean", "attack", "transfer", "craft", "blackbox", "judged"]
 """What an evaluation measures; `craft` makes the images of a surrogate, `blackbox` judges them on a victim, `judged` is
 of images that somebody else made."""
+USING_SURROGATES = ("blackbox", "transfer")
+"""Kinds whose settings may name other ensembles that images were made on."""
 MEASURED = ("attack", "blackbox", "judged")
 """Kinds that find images that do not withstand a threat."""
 JobKind = Literal["train", Kind]
@@ -23,8 +25,10 @@ Norm = Literal["linf", "l2"]
 """Of a ball."""
 Population = Literal["correct_all", "correct_both", "all"]
 """Images that a rate of transfer is a share of: right when clean on all members, on source and target, or any."""
-Rate = Literal["misclassified", "definition6", "definition6_conditional"]
+Rate = Literal["misclassified", "same_class", "definition6", "definition6_conditional"]
 """Of transfer (`bench.store.rates`)."""
+WHOLE, NOISE = "ensemble", "noise"
+"""Sources of a matrix beside its members: the ensemble of them all, and random noise of an attack's size."""
 Normalisation = Literal["none", "dataset", "given", "file"]
 """Where the mean and the deviation before the members of an ensemble trained elsewhere are from."""
 NamedBy = Literal["own", "common", "mapped", "order"]

@@ -15,7 +15,7 @@ from bench.core.specs import AttackSpec, trained_and_watched
 from bench.experiment import monitors, select
 from bench.experiment.names import RunNames, claimed, recipe_today, unmarked
 from bench.experiment.select import Selection
-from bench.experiment.spec import OUTSIDE, EvaluationSpec, RunSpec
+from bench.experiment.spec import OUTSIDE, EvaluationSpec, RunSpec, of_attack
 
 FIXED = {"clean": "clean", "craft": "blackbox", "blackbox": "blackbox"}  # kinds whose attack has no name of its own
 
@@ -65,7 +65,7 @@ class Configured:
         if spec.kind == "judged":  # what somebody called the images: of no configuration
             return spec.attack
         known, name = self._base.config.attacks, unmarked(spec.attack)
-        content = _content("attacks", spec.plugin, spec.settings)
+        content = _content("attacks", spec.plugin, of_attack(spec.kind, spec.settings))
         same = self._attacks.get(content, [])
         names = [name, *same] if name in same else same
         for precise in (True, False):

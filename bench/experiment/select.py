@@ -420,10 +420,7 @@ def blackbox_rows(loaded: Loaded, selection: Selection, run: RunSpec, names: tup
         instance = settings.build(plugin, loaded.config.attacks[name].settings, f"attacks.{name}")
         attacks[name] = {"plugin": loaded.config.attacks[name].plugin, "settings": settings.plain(instance)}
         version = max(version, plugin.version)
-    surrogates = tuple(
-        run_spec(loaded, replace(selection, members=members), spec.method, SURROGATE_SEEDS + members)
-        for members in spec.members
-    )
+    surrogates = tuple(surrogate(loaded, selection, spec.method, members) for members in spec.members)
     limit = test_limit(loaded, selection)
     size = registry.load("datasets", loaded.config.datasets[selection.dataset].plugin).test_images
     if selection.split == "test" and spec.limit is not None and (limit or size or spec.limit + 1) > spec.limit:
@@ -454,8 +451,20 @@ def blackbox_rows(loaded: Loaded, selection: Selection, run: RunSpec, names: tup
 def matrix_row(loaded: Loaded, selection: Selection, run: RunSpec, *, targeted: bool = False) -> EvaluationSpec:
     """The transferability matrix of `[matrix]`; `targeted`: each image is led to a class drawn for it."""
     (row,) = attack_rows(loaded, selection, run, loaded.config.matrix.attack, (matrix_budget(loaded, selection),))
-    update = {"kind": "transfer", "stop": "last", "targets": "random" if targeted else None}
+    update: dict[str, Any] = {"kind": "transfer", "stop": "last", "targets": "random" if targeted else None}
+    others = tuple(surrogate(loaded, selection, name, run.members) for name in loaded.config.matrix.surrogates)
+    if others:
+        update |= {"surrogates": others, "settings": {**row.settings, "surrogates": [each.run_id for each in others]}}
     return row.model_copy(update=update | {"precision": possible(row.precision, "last")})
+
+
+def surrogate(loaded: Loaded, selection: Selection, method: str, members: int) -> RunSpec:
+    """An ensemble whose images are tried on others: its seed is one of surrogates, so that it shares nothing with them.
+
+    Raises:
+        BenchError: as `run_spec`.
+    """
+    return run_spec(loaded, replace(selection, members=members), method, SURROGATE_SEEDS + members)
 
 
 def matrix_budget(loaded: Loaded, selection: Selection) -> float:

@@ -137,11 +137,17 @@ class RunSpec(Spec):
         return f"{self.method} on {self.dataset}, seed {self.seed}"
 
 
+def of_attack(kind: str, settings: Mapping[str, Any]) -> dict[str, Any]:
+    """The settings of an evaluation that are its attack's; those of a matrix may name surrogates beside them."""
+    return {name: value for name, value in settings.items() if kind != "transfer" or name != "surrogates"}
+
+
 class EvaluationSpec(Asked):
     """One measurement on one run.
 
     `craft` makes the images of the black-box suite on a surrogate, `blackbox` judges them on a victim: there
-    `surrogates` are the runs whose images are used, and `settings` name them and their attacks.
+    `surrogates` are the runs whose images are used, and `settings` name them and their attacks. A matrix may have some
+    as sources beside the members; then their ids stand among its settings.
     """
 
     kind: Kind
@@ -225,6 +231,8 @@ class EvaluationSpec(Asked):
     @cached_property
     def crafts(self) -> tuple[EvaluationSpec, ...]:
         """What makes the images that a black-box evaluation uses: one piece of work a surrogate."""
+        if self.kind != "blackbox":
+            return ()
         return tuple(
             self.model_copy(
                 update={
@@ -277,7 +285,9 @@ class Job(Spec):
     def needs(self) -> tuple[str, ...]:
         """Ids of the jobs that come first."""
         if self.evaluation:
-            return (self.run.run_id, *(craft.evaluation_id for craft in self.evaluation.crafts))
+            crafts = (craft.evaluation_id for craft in self.evaluation.crafts)
+            sources = () if self.evaluation.crafts else (source.run_id for source in self.evaluation.surrogates)
+            return (self.run.run_id, *crafts, *sources)
         return tuple(run.run_id for run in self.run.requires.values())
 
     @property

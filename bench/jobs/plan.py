@@ -133,6 +133,9 @@ def jobs_of(loaded: Loaded, selection: Selection) -> list[Job]:
             for craft in evaluation.crafts:
                 jobs.setdefault(craft.run.run_id, Job(run=craft.run))
                 jobs.setdefault(craft.evaluation_id, Job(run=craft.run, evaluation=craft))
+            for source in evaluation.surrogates:
+                for needed in _with_prerequisites(source):
+                    jobs.setdefault(needed.run_id, Job(run=needed))
             jobs.setdefault(evaluation.evaluation_id, Job(run=run, evaluation=evaluation))
     return list(jobs.values())
 

@@ -11,7 +11,7 @@ from typing import Any
 from bench.core import registry, settings
 from bench.core.config import Loaded
 from bench.core.errors import BenchError
-from bench.experiment.spec import EvaluationSpec
+from bench.experiment.spec import EvaluationSpec, of_attack
 from bench.store.typed_rows import EvaluationRow
 
 LONGEST = 40  # letters of a value
@@ -57,7 +57,7 @@ class Titles:
         if made.kind == "judged":
             return f"images {made.attack}"
         targets = {} if made.targets is None else {"targets": made.targets}
-        title = self.attack(made.attack, made.plugin, {**made.settings, **targets})
+        title = self.attack(made.attack, made.plugin, {**of_attack(made.kind, made.settings), **targets})
         return title + self._fewer(made, made.dataset if isinstance(made, EvaluationRow) else made.run.dataset)
 
     def _fewer(self, made: EvaluationSpec | EvaluationRow, dataset: str) -> str:

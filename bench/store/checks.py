@@ -80,7 +80,14 @@ _NARROWER: Mapping[type, Mapping[str, Any]] = {
         "ensemble_accuracy": Share | None, "monitored": list[_KnownMonitored] | None,
     },
     typed_rows.MemberRow: {"parameters": Count, "weight": Number | None},
-    typed_rows.CellRow: {name: Count for name in typed_rows.CellRow.__dataclass_fields__ if name.startswith("n_")},
+    typed_rows.CellRow: {
+        name: Count | None if name == "n_same_class" else Count
+        for name in typed_rows.CellRow.__dataclass_fields__
+        if name.startswith("n_")
+    },
+    typed_rows.OtherCellRow: {
+        "source": Name, **dict.fromkeys(("n_missed", "n_correct_all", "n_missed_correct_all"), Count),
+    },
     typed_rows.FailureRow: {"seconds": Positive | None},
     typed_rows.ReferenceRow: {"budget": Positive | None, "value": Number},
 }  # fmt: skip

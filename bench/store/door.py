@@ -29,7 +29,7 @@ from bench.experiment.records import (
     RunRecord,
     parse_record,
 )
-from bench.experiment.spec import EvaluationSpec, RunSpec
+from bench.experiment.spec import EvaluationSpec, RunSpec, of_attack
 
 RECORD_BYTES = 16 << 20  # of one JSON file: a black-box suite on 50,000 images has under 1 MB
 
@@ -77,6 +77,12 @@ class _Images(Strict):
 
     images: Digest
     norm: Norm | None
+
+
+class _Surrogates(Strict):
+    """What the settings of a matrix name beside those of its attack."""
+
+    surrogates: Annotated[list[Id], Field(min_length=1, max_length=1_000)]
 
 
 class _Suite(Strict):
@@ -309,7 +315,10 @@ def _check_attack(spec: EvaluationSpec, where: str) -> None:
         if spec.settings:
             raise refused(where, "a clean pass has no settings")
     else:
-        _check_settings("attacks", spec.plugin, spec.versions.get("attack"), spec.settings, where)
+        own = of_attack(spec.kind, spec.settings)
+        if own != spec.settings:
+            parse_record(_Surrogates, spec.settings, f"{where}: settings")
+        _check_settings("attacks", spec.plugin, spec.versions.get("attack"), own, where)
 
 
 def _check_settings(kind: str, plugin: str, version: int | None, given: dict[str, Any], where: str) -> None:

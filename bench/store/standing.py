@@ -16,6 +16,7 @@ from typing import Any, Literal
 
 from bench.core import registry, versions
 from bench.core.errors import BenchError
+from bench.core.terms import USING_SURROGATES
 from bench.experiment.spec import OUTSIDE, RunSpec
 from bench.store import flags, queries
 from bench.store.database import Database
@@ -173,7 +174,7 @@ def read(db: Database, *, family_ids: queries.OneOrMany = None, run_ids: queries
     runs = queries.runs(db, family_ids=family_ids, run_ids=run_ids)
     rows = queries.evaluations(db, family_ids=family_ids, run_ids=run_ids)
     known = {run.run_id for run in runs}
-    needed = {each for row in rows if row.kind == "blackbox" for each in surrogates(row.settings)} - known
+    needed = {each for row in rows if row.kind in USING_SURROGATES for each in surrogates(row.settings)} - known
     others = queries.runs(db, run_ids=sorted(needed)) if needed else []
     return Measured(tuple(runs), tuple(rows), judge([*runs, *others], rows))
 
@@ -184,7 +185,10 @@ def on_other_weights(measured: str | None, own: str | None) -> bool:
 
 
 def surrogates(settings: Any) -> tuple[str, ...]:
-    """Ids of the runs that a black-box suite made its images on; none where another's hand put something else."""
+    """Ids of the runs that a black-box suite or a matrix made images on beside its own.
+
+    None where another's hand put something else.
+    """
     found = settings.get("surrogates") if isinstance(settings, dict) else None
     every = found.values() if isinstance(found, dict) else found if isinstance(found, list) else ()
     return tuple(each for each in every if isinstance(each, str))
@@ -218,7 +222,7 @@ def _own_reasons(
     yield from outdated(row, installed)
     if on_other_weights(row.weights_digest, weights.get(row.run_id)):
         yield "it was measured on other weights than the run has"
-    if row.kind in ("blackbox", "craft"):
+    if row.kind in (*USING_SURROGATES, "craft"):
         for surrogate in surrogates(row.settings):
             if not runs.get(surrogate, CURRENT).is_current:
                 yield f"surrogate {surrogate[:12]} is stale: {'; '.join(runs[surrogate].why)}"
