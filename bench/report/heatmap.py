@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from bench.core.errors import BenchError
 from bench.core.identity import safe_name
 from bench.core.precision import file_stem
+from bench.core.printable import visible
 from bench.report.matrices import Block, Matrix
 from bench.report.plots import style
 from bench.report.recipes import phrase
@@ -243,13 +244,19 @@ def _draw(axis: Any, panel: _Panel, *, vmin: float, vmax: float, cmap: str, sign
         axis.add_patch(Rectangle(corner, 0.9, 0.9, fill=False, edgecolor="#8c8c8c" if signed else "white", lw=1.5))
     axis.set(xlim=(0, edges[-1]), ylim=(places[-1] + 1, 0), aspect="equal")
     axis.set_xticks([left + 0.5 for left in beside], [*panel.sources[: panel.members], "all"])
-    axis.set_yticks([place + 0.5 for place in places], [textwrap.shorten(name, 16) for name in panel.sources])
+    axis.set_yticks([place + 0.5 for place in places], [_brief(name) for name in panel.sources])
     axis.set_title(panel.title, fontsize=10.5, pad=8)
     axis.set_xlabel("evaluated on" + (f"\n{panel.remark}" if panel.remark else ""))
     axis.set_ylabel("crafted on")
     axis.tick_params(length=0)
     for spine in axis.spines.values():
         spine.set_visible(False)
+
+
+def _brief(name: str) -> str:
+    """A name beside a row; ticks are written anew when a figure is drawn, so that letters must show from the start."""
+    shown = visible(name)
+    return shown if len(shown) <= 16 else f"{shown[:15]}…"
 
 
 def _remark(matrix: Matrix) -> str:

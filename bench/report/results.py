@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import TYPE_CHECKING
@@ -108,8 +108,23 @@ def collect(
         rows=tuple(rows),
         cells=cells,
         published=published_beside(loaded, selection, rows, shown, db),
-        notes=(*run_notes(shown, db, seeds), *lost),
+        notes=(*run_notes(shown, db, seeds), *_expected(rows, cells, loaded), *lost),
     )
+
+
+def _expected(rows: Iterable[Row], cells: Mapping[tuple[str, str], Cell], loaded: Loaded) -> Iterator[str]:
+    """A line for each method that answers with a member drawn at random: what its cells do not say."""
+    from bench.report.tables.words import budget_text
+
+    found: dict[str, list[str]] = {}
+    for row in rows:
+        for (key, method), cell in cells.items():
+            known = [each.expected for each in cell.seeds.values() if each.expected is not None]
+            if key == row.key and known and len(known) == len(cell.seeds):
+                told = f"{row.title}, {budget_text(row.budget_name, row.budget)}: {sum(known) / len(known):.1f} %"
+                found.setdefault(method, []).append(told)
+    for method, each in found.items():
+        yield f"{loaded.title_of(method)}, expected accuracy over the member drawn: {'; '.join(each)}"
 
 
 def run_specs(loaded: Loaded, selection: Selection) -> dict[str, RunSpec]:
