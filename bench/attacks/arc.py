@@ -196,7 +196,8 @@ class ARCL2(ARC):
         return [self.step * budget] * self.steps + [budget] * self.wide
 
     def _length(self, slope: Tensor) -> Tensor:
-        return slope.flatten(1).norm(dim=1)
+        length: Tensor = slope.flatten(1).norm(dim=1)
+        return length
 
     def _direction(self, slope: Tensor) -> Tensor:
         return slope / self._length(slope).clamp_min(TINY).view(-1, 1, 1, 1)
