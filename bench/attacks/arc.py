@@ -61,19 +61,22 @@ class ARC(Attack):
         order = shares.argsort(dim=0, descending=True, stable=True).tolist()
         change = torch.zeros_like(problem.images)
         value = self._accuracy(problem, change, shares)
-        for _ in range(self.steps):
+        for radius in self._radii(problem.budget):
             change, value = problem.drop_broken(change, value)
             if not len(change):
                 break
-            now, reached = change, value
+            # Moves as long as the ball is wide lead from image to image; shorter ones begin where the last round ended.
+            short = radius < problem.budget
+            centre, now = (change, torch.zeros_like(change)) if short else (None, change)
+            reached = value
             for place, number in enumerate(order):
-                moved = self._moved(problem, problem.members[number], now, first=place == 0)
-                accuracy = self._accuracy(problem, moved, shares)
+                moved = self._moved(problem, problem.members[number], centre, now, radius, first=place == 0)
+                accuracy = self._accuracy(problem, self._whole(problem, centre, moved), shares)
                 better = accuracy <= reached
                 now = torch.where(better.view(-1, 1, 1, 1), moved, now)
                 reached = torch.where(better, accuracy, reached)
             better = reached <= value
-            change = torch.where(better.view(-1, 1, 1, 1), now, change)
+            change = torch.where(better.view(-1, 1, 1, 1), self._whole(problem, centre, now), change)
             value = torch.where(better, reached, value)
         return problem.project(problem.images + change)
 
@@ -92,23 +95,47 @@ class ARC(Attack):
         right = problem.member_logits(problem.images + change).argmax(2) == problem.labels
         return (shares[:, None] * right).sum(0).double().round(decimals=6)
 
-    def _moved(self, problem: Problem, member: nn.Module, change: Tensor, *, first: bool) -> Tensor:
-        """The change that leads this member over its nearest border, where it can."""
-        slope, distance = self._nearest(problem, member, problem.images + change, counted=first)
-        radius = problem.budget
-        flat, length = slope.flatten(1), slope.flatten(1).abs().sum(1).clamp_min(TINY)
-        along = (flat * change.flatten(1)).sum(1) / length
-        from_clean = distance - along
-        least = radius * distance / (radius - from_clean).clamp_min(TINY) + self.margin * radius
-        share = torch.full_like(distance, radius) if first else torch.where(from_clean < radius, least, radius)
-        towards = change - share.view(-1, 1, 1, 1) * slope.sign()
-        reach = towards.flatten(1).abs().amax(1).view(-1, 1, 1, 1)
-        gone = reach <= 1e-4 * radius  # rounding is left, and no direction: the change before was the step back
-        towards, reach = torch.where(gone, -slope.sign(), towards), torch.where(gone, 1.0, reach)
-        return problem.project(problem.images + radius * towards / reach) - problem.images
+    def _radii(self, budget: float) -> list[float]:
+        """How long the moves of each round are."""
+        return [budget] * self.steps
+
+    def _whole(self, problem: Problem, centre: Tensor | None, move: Tensor) -> Tensor:
+        """The change that a move around a centre comes to; one without a centre is whole."""
+        return move if centre is None else problem.project(problem.images + centre + move) - problem.images
+
+    def _moved(
+        self, problem: Problem, member: nn.Module, centre: Tensor | None, move: Tensor, radius: float, *, first: bool
+    ) -> Tensor:
+        """The move that leads this member over its nearest border, where it can."""
+        whole = self._whole(problem, centre, move)
+        slope, distance = self._nearest(problem, member, problem.images + whole, counted=first)
+        flat, length = slope.flatten(1), self._length(slope).clamp_min(TINY)
+        along = (flat * move.flatten(1)).sum(1) / length
+        from_centre = distance - along
+        least = radius * distance / (radius - from_centre).clamp_min(TINY) + self.margin * problem.budget
+        share = torch.full_like(distance, radius) if first else torch.where(from_centre < radius, least, radius)
+        direction = self._direction(slope)
+        towards = move - share.view(-1, 1, 1, 1) * direction
+        reach = self._size(towards).view(-1, 1, 1, 1)
+        gone = reach <= 1e-4 * radius  # rounding is left, and no direction: the move before was the step back
+        towards, reach = torch.where(gone, -direction, towards), torch.where(gone, 1.0, reach)
+        moved = radius * towards / reach
+        return moved if centre is not None else problem.project(problem.images + moved) - problem.images
+
+    def _length(self, slope: Tensor) -> Tensor:
+        """Of slopes, [b], in the norm by which distances are measured along them."""
+        return slope.flatten(1).abs().sum(1)
+
+    def _direction(self, slope: Tensor) -> Tensor:
+        """The move of size 1 along which a lead rises most."""
+        return slope.sign()
+
+    def _size(self, move: Tensor) -> Tensor:
+        """Of moves, [b], in the norm of the ball."""
+        return move.flatten(1).abs().amax(1)
 
     def _nearest(self, problem: Problem, member: nn.Module, x: Tensor, *, counted: bool) -> tuple[Tensor, Tensor]:
-        """The slope of a member's lead over the class with the nearest border, and its distance [b], in ℓ∞."""
+        """The slope of a member's lead over the class with the nearest border, and its distance [b]."""
         ranks: Tensor | None = None
         slope, distance = torch.zeros_like(x), torch.full((len(x),), torch.inf, device=x.device)
         rank = 1
@@ -125,9 +152,55 @@ class ARC(Attack):
 
             # A pass through one member: counted once for all, as the passes of the whole ensemble are.
             gradient, value = problem.ascend(x, lead, passes=int(counted), curve=False)
-            found = value / gradient.flatten(1).abs().sum(1).clamp_min(TINY)
+            found = value / self._length(gradient).clamp_min(TINY)
             nearer = found < distance
             slope = torch.where(nearer.view(-1, 1, 1, 1), gradient, slope)
             distance = torch.where(nearer, found, distance)
             rank += 1
         return slope, distance
+
+
+@dataclass(frozen=True, kw_only=True)
+class ARCL2(ARC):
+    """Attacking Randomized ensembles of Classifiers, Dbouk and Shanbhag 2022, in the ℓ2 ball.
+
+    As ARC, with 2-norms throughout and −w/‖w‖₂ for the direction. A network is linear only near the point, so each
+    round moves by η = `step`·ε at most: its moves δ begin at 0, around the change that the rounds before have reached,
+    and with that are cut to the ball of ε and [0, 1]. The distance ζ is the border's from that centre, ζ + ⟨w, δ⟩/‖w‖₂
+    its from the point. Where members err in opposite directions such short moves cancel before one of them falls; so
+    `wide` rounds with η = ε follow, ours, which can only lower what is left.
+
+    Args:
+        step: length of a round's move, in units of ε.
+        wide: rounds that follow with moves as long as ε.
+    """
+
+    norm: ClassVar[str | None] = "l2"
+
+    step: float = 0.25
+    wide: int = 5
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not 0 < self.step <= 1:
+            raise BenchError(f"step is above 0 and at most 1, the whole radius, not {self.step}")
+        if self.wide < 0:
+            raise BenchError(f"wide is a number of rounds, not {self.wide}")
+
+    @property
+    def passes(self) -> int:
+        """As in the ℓ∞ ball, for both kinds of rounds."""
+        return (self.steps + self.wide) * (self.candidates + 2)
+
+    def _radii(self, budget: float) -> list[float]:
+        return [self.step * budget] * self.steps + [budget] * self.wide
+
+    def _length(self, slope: Tensor) -> Tensor:
+        length: Tensor = slope.flatten(1).norm(dim=1)
+        return length
+
+    def _direction(self, slope: Tensor) -> Tensor:
+        return slope / self._length(slope).clamp_min(TINY).view(-1, 1, 1, 1)
+
+    def _size(self, move: Tensor) -> Tensor:
+        return self._length(move)

@@ -30,14 +30,16 @@ def command(
 ) -> None:  # fmt: skip
     """Draw the transferability matrices (Figure 3 of the TRS paper), one panel a method.
 
-    Rows: the member that the images were crafted on. Columns: the member they are evaluated on, then the whole
-    ensemble. Colours always run from 0 to 100 %.
+    Rows: the member that the images were crafted on, then the whole ensemble, noise of the same size, and the
+    ensembles of matrix.surrogates. Columns: the member they are evaluated on, then the whole ensemble. Small in a cell:
+    the deviation over seeds, or of one seed the 95 % interval. Colours always run from 0 to 100 %.
 
     \b
     Examples:
       bench heatmap --method trs --dataset digits
       bench heatmap --dataset digits -o figure3.pdf              every method that has a matrix
       bench heatmap -m trs --dataset mnist --rate definition6
+      bench heatmap -m trs --dataset digits --rate same_class
       bench heatmap --diff trs ece --dataset digits              where attacks on trs transfer less
     """
     from bench.experiment.command import of_selection

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import tempfile
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
@@ -221,6 +222,9 @@ def selectors(function: F) -> F:
             precision_option("Of the passes that attacks ask for: tf32 (GPU) and bfloat16 are faster, mixed is "
                              "bfloat16 first and float32 on what stood; float32 judges all. The images of the "
                              "black-box suite are made in float32 always.", default=None),
+            click.option("--monitor", "monitors", multiple=True, metavar="ATTACK:SETTINGS",
+                         help="Robust accuracy on held-out images after each epoch, such as pgd:eps=0.03,steps=10; "
+                         "repeat for several."),
             click.option("--set", "changes", multiple=True, metavar="KEY=VALUE",
                          help="Change a setting: methods.trs.lambda_a=50, training.epochs=10, data.validation=200."),
         )
@@ -251,7 +255,7 @@ def choose(*, needs_method: bool = False, suite: str | None = None, **given: Any
     from bench.core import config
     from bench.experiment.select import Selection, method_names, suite_name, test_limit
 
-    loaded = config.load(changes=given["changes"]).with_outside(_outside())
+    loaded = config.load(changes=(*given["changes"], *_watching(given.get("monitors", ())))).with_outside(_outside())
     loaded = loaded.with_precision(given["precision"])
     suite = suite or given.get("suite")
     dataset = given["dataset"]
@@ -284,6 +288,11 @@ def choose(*, needs_method: bool = False, suite: str | None = None, **given: Any
         suite_name(loaded, selection)  # a wrong name is reported before anything is opened
     methods, refused = _usable(loaded, selection)
     return Chosen(loaded, replace(selection, methods=methods), given["seeds"], refused)
+
+
+def _watching(monitors: tuple[str, ...]) -> list[str]:
+    """`--monitor` as a `--set`."""
+    return [f"training.monitor={json.dumps(monitors, ensure_ascii=False)}"] if monitors else []
 
 
 def _check_attacks(loaded: Loaded, suite: str | None, attacks: tuple[str, ...], **budgets: tuple[float, ...]) -> None:

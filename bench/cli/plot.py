@@ -54,10 +54,13 @@ def command() -> None:
 def curves(output: Path | None, results: Path, db: str | None, **given: Any) -> None:
     """Accuracy of members and ensemble, and the terms of the loss, against epochs: one panel a method.
 
+    With what `--monitor` measured while they were trained: natural and robust accuracy on held-out images.
+
     \b
     Examples:
       bench plot curves -m trs --dataset digits
       bench plot curves --dataset digits -o curves.pdf          every method that was trained
+      bench plot curves -m trs -d digits --set data.validation=200
     """
     from bench.report.plots import curves as plot
 

@@ -127,9 +127,12 @@ class SlotLine(Progress):
         left = (time.monotonic() - self.started) / self._epochs_seen * (epochs - record["epoch"])
         terms = " ".join(f"{name} {value:.3f}" for name, value in record["terms"].items())
         members = "/".join(f"{100 * value:.1f}" for value in record["member_accuracy"])
+        robust = "".join(
+            f" {each['name']} {100 * each['robust_accuracy']:.1f} %" for each in record.get("monitored", ())
+        )
         text = (
             f"epoch {record['epoch']}/{epochs} · {terms} · members {members} ensemble "
-            f"{100 * record['ensemble_accuracy']:.1f} % ({record['accuracy_on']}) · {spoken(left)} left"
+            f"{100 * record['ensemble_accuracy']:.1f} % ({record['accuracy_on']}){robust} · {spoken(left)} left"
         )
         self._show(text, last=record["epoch"] == epochs)
 

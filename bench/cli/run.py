@@ -82,6 +82,7 @@ def command(
     \b
     Examples:
       bench run --method trs --dataset digits
+      bench run -m trs -d digits --set data.validation=200 --monitor pgd:eps=0.1,steps=10
       bench run -m trs -m ece --dataset mnist --recipe quick --data /scratch/data
       bench run -m trs --dataset cifar10 --attack pgd --eps 8/255        one attack on an existing run
       bench run -m trs -d digits --attack pgd,fgsm --eps .1,.2           each attack at each radius
@@ -94,7 +95,7 @@ def command(
         say(f"{' and '.join(given['methods']) or 'no method'}{' on ' + given['dataset'] if given['dataset'] else ''} …")
     from bench.jobs.estimate import from_earlier
     from bench.jobs.locks import Locks
-    from bench.jobs.plan import ForcedPass, make_plan
+    from bench.jobs.plan import ForcedPass, make_plan, unwatched
     from bench.report.console import console
     from bench.store import ingest
 
@@ -122,6 +123,10 @@ def command(
             plan = plan.forced(forced.superseded)
         if retry_failed:
             plan = plan.failures_only()
+        if unseen := unwatched(plan, base):
+            again = "--force without --attack" if chosen.selection.attacks else "--force"
+            told = f"{', '.join(unseen)}: trained already, without being watched so; {again} trains again, to the same"
+            out.print(f"Note: {told} weights", style="yellow", soft_wrap=True)
         if dry_run:
             earlier = from_earlier(plan, base)
             probed = _probed(plan, earlier, place, chosen, device, threads) if probe else None

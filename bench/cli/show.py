@@ -309,7 +309,9 @@ def _print_run(run: dict[str, Any], out: Console, results: Path) -> None:
         last = run["curve"][-1]
         terms = ", ".join(f"{name} {value:.3f}" for name, value in (last["terms"] or {}).items())
         accuracy = "–" if last["ensemble_accuracy"] is None else f"{100 * last['ensemble_accuracy']:.1f} %"
+        robust = ", ".join(f"{each['name']} {100 * each['robust_accuracy']:.1f} %" for each in last["monitored"] or ())
         lines["last epoch"] = f"{terms or 'no terms'}; ensemble {accuracy} on {last['accuracy_on']}"
+        lines["last epoch"] += f"; robust {robust}" if robust else ""
     for name, text in lines.items():
         grid.add_row(Text(name, "dim"), text)
     out.print(grid)

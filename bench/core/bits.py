@@ -1,4 +1,4 @@
-"""One bit an image: boolean outcomes packed into bytes, and their base64 text for JSON files."""
+"""Outcomes of images as bytes, and their base64 text for JSON files: one bit each, or a predicted class."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from bench.core.errors import BenchError
 
 Bools = NDArray[np.bool_]
+Classes = NDArray[np.int64]
 
 
 def pack(values: Any) -> bytes:
@@ -61,3 +62,46 @@ def from_text(text: str, n: int) -> Bools:
     except (binascii.Error, ValueError) as error:
         raise BenchError(f"outcomes are not base64 text ({error})") from error
     return unpack(data, n)
+
+
+def pack_classes(values: Any) -> bytes:
+    """Predicted classes [n] (as `pack` takes them) as one byte each, or two, low first, where one is above 255.
+
+    Raises:
+        ValueError: a class is negative or above 65,535.
+    """
+    if hasattr(values, "detach"):
+        values = values.detach().cpu().numpy()
+    array = np.asarray(values, dtype=np.int64)
+    if array.size and not 0 <= array.min() <= array.max() < 1 << 16:
+        raise ValueError(f"classes are 0 to {(1 << 16) - 1:,}")
+    return array.astype("<u1" if not array.size or array.max() < 1 << 8 else "<u2").tobytes()
+
+
+def unpack_classes(data: bytes, n: int) -> Classes:
+    """The n classes that `pack_classes` turned into `data`.
+
+    Raises:
+        BenchError: `data` does not hold exactly n classes.
+    """
+    if not isinstance(data, bytes | bytearray | memoryview) or not n or len(data) not in (n, 2 * n):
+        raise BenchError(f"these are not the predicted classes of {n} images")
+    return np.frombuffer(data, dtype="<u1" if len(data) == n else "<u2").astype(np.int64)
+
+
+def classes_to_text(values: Any) -> str:
+    """Classes [n] as base64 text, for a JSON file."""
+    return base64.b64encode(pack_classes(values)).decode("ascii")
+
+
+def classes_from_text(text: str, n: int) -> Classes:
+    """The n classes that `classes_to_text` turned into `text`.
+
+    Raises:
+        BenchError: `text` is not base64 or does not hold exactly n classes.
+    """
+    try:
+        data = base64.b64decode(text, validate=True)
+    except (binascii.Error, ValueError) as error:
+        raise BenchError(f"predicted classes are not base64 text ({error})") from error
+    return unpack_classes(data, n)

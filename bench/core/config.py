@@ -21,13 +21,13 @@ from bench.core.precision import Precision
 from bench.core.settings import explain
 from bench.core.specs import (
     BY_MEMBERS,
+    OF_TRAINING,
     AttackRows,
     BlackboxSpec,
     Config,
     MethodSpec,
     RecipeSpec,
     Spec,
-    Training,
 )
 
 PACKAGE = Path(__file__).resolve().parent.parent
@@ -310,8 +310,8 @@ def _drop(settings: Any, name: str) -> None:
 
 def _known_keys(everywhere: dict[str, dict[str, Any]]) -> None:
     for name in everywhere["training"]:
-        if name not in Training.model_fields:
-            raise unknown_name("key of --set training", name, Training.model_fields)
+        if name not in OF_TRAINING:
+            raise unknown_name("key of --set training", name, OF_TRAINING)
     for name in everywhere["data"]:
         if name != "validation":
             raise unknown_name("key of --set data", name, ["validation"])
@@ -346,7 +346,7 @@ def _keys(table: list[int | str]) -> set[str]:
         if get_origin(spec) in (Union, UnionType) and kinds:
             spec = next(iter(kinds.values()))
     fields = set(spec.model_fields) if isinstance(spec, type) and issubclass(spec, Spec) else set()
-    return fields | (set(Training.model_fields) if spec is RecipeSpec else set())
+    return fields | (set(OF_TRAINING) if spec is RecipeSpec else set())
 
 
 def _check_names(config: Config, path: Path) -> None:
@@ -362,6 +362,8 @@ def _check_names(config: Config, path: Path) -> None:
             known = [*config.recipes_of(name), *(alias for of, alias in config.aliases if of == name)]
             check("recipe", dataset.recipe, known, f"datasets.{name}")
     check("attack", config.matrix.attack, config.attacks, "matrix")
+    for name in config.matrix.surrogates:
+        check("method", name, config.methods, "matrix.surrogates")
     if config.blackbox is not None:
         check("method", config.blackbox.method, config.methods, "blackbox")
         for name in config.blackbox.attacks:

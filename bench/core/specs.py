@@ -40,9 +40,18 @@ def added(default: Any, **rules: Any) -> Any:
     return Field(default, exclude_if=lambda value: value == default, **rules)
 
 
+def beside(default: Any, **rules: Any) -> Any:
+    """`Field` that enters no id by itself, or in a form of its own; at `default` it is in no record."""
+    return Field(default, exclude_if=lambda value: value == default, json_schema_extra={"beside": True}, **rules)
+
+
 def added_to(spec: type[Spec]) -> dict[str, Any]:
     """The fields of a spec that were `added`, with what a record without them says."""
-    return {name: field.default for name, field in spec.model_fields.items() if field.exclude_if is not None}
+    return {
+        name: field.default
+        for name, field in spec.model_fields.items()
+        if field.exclude_if is not None and field.json_schema_extra is None
+    }
 
 
 class _WithSettings(Spec):
@@ -191,6 +200,9 @@ class MatrixSpec(Spec):
     attack: str
     population: Population = "correct_all"
     budgets: dict[str, Budget]
+    surrogates: tuple[str, ...] = Field(
+        (), max_length=MOST, description="configured methods whose ensembles, of other seeds, are sources too"
+    )
 
 
 class BlackboxSpec(Spec):
@@ -326,6 +338,39 @@ class Training(Spec):
         return self
 
 
+class Watching(Spec):
+    """How a training is watched on held-out images, and which of its epochs is kept; beside `Training` in a recipe.
+
+    A monitor is an attack with its settings, `[LABEL=]ATTACK[:SETTING=VALUE,…]` (`bench.experiment.monitors`).
+    """
+
+    monitor: tuple[Annotated[str, Field(min_length=1, max_length=500)], ...] = Field((), max_length=100)
+    monitor_every: int = Field(1, ge=1, le=EPOCHS, description="epochs; the last of a phase is always measured")
+    keep: str = Field(
+        "last", pattern=r"^(last|best:.+)$", description="`last`, or `best:LABEL`: by a monitor, or by `clean` accuracy"
+    )
+
+    @field_validator("monitor", mode="before")
+    @classmethod
+    def _one(cls, value: Any) -> Any:
+        return (value,) if isinstance(value, str) else value
+
+
+def trained_and_watched(table: dict[str, Any]) -> tuple[Training, Watching]:
+    """Both parts of a table that says how members are trained.
+
+    Raises:
+        ValidationError: a key or value that fits neither.
+    """
+    watching = {key: value for key, value in table.items() if key in Watching.model_fields}
+    rest = {key: value for key, value in table.items() if key not in watching}
+    return Training.model_validate(rest), Watching.model_validate(watching)
+
+
+OF_TRAINING = (*Training.model_fields, *Watching.model_fields)
+"""The keys of a recipe, and of `--set training.…`, that say how members are trained."""
+
+
 class RecipeSpec(Spec):
     """`[recipes.NAME.DATASET]`: model, members and training; `methods.M` holds what one method needs otherwise.
 
@@ -339,6 +384,9 @@ class RecipeSpec(Spec):
     model: str | None = None
     members: int | None = Field(None, ge=1, le=MEMBERS)
     test_limit: int | None = Field(None, ge=1, le=IMAGES, description="test images used unless --limit says otherwise")
+    validation: int | None = Field(
+        None, ge=0, le=IMAGES, description="training images held out unless data.validation says otherwise"
+    )
     training: Settings = Field(default_factory=dict)
     methods: dict[str, Settings] = Field(default_factory=dict)
 
@@ -347,7 +395,7 @@ class RecipeSpec(Spec):
     def _gather(cls, table: Any) -> Any:
         if not isinstance(table, dict):
             return table
-        training = {key: value for key, value in table.items() if key in Training.model_fields}
+        training = {key: value for key, value in table.items() if key in OF_TRAINING}
         rest = {key: value for key, value in table.items() if key not in training}
         return {**rest, "training": {**training, **rest.get("training", {})}}
 
@@ -356,7 +404,7 @@ class RecipeSpec(Spec):
         for method, table in (("", self.training), *self.methods.items()):
             own = {key: value for key, value in table.items() if not method or key != "members"}
             try:
-                Training.model_validate({"epochs": 1, **own})
+                trained_and_watched({"epochs": 1, **own})
             except ValidationError as error:
                 where = f"methods.{method}: " if method else ""
                 raise ValueError(f"{where}{explain(error)}") from error

@@ -177,6 +177,17 @@ def t_interval(values: Sequence[float] | NDArray[np.float64]) -> Interval:
     return Interval(float(array.mean()) - half, float(array.mean()) + half)
 
 
+def wilson(hits: int, n: int) -> Interval:
+    """Wilson's score interval of a share of `hits` among n images, in [0, 1]; NaN without images."""
+    if not n:
+        return Interval(float("nan"), float("nan"))
+    z = 1.959963984540054  # of 95 %
+    share, spread = hits / n, z * z / n
+    middle = (share + spread / 2) / (1 + spread)
+    half = z / (1 + spread) * float(np.sqrt(share * (1 - share) / n + spread / (4 * n)))
+    return Interval(max(0.0, middle - half), min(1.0, middle + half))
+
+
 def t_test(values: Sequence[float]) -> float:
     """Two-sided p of Student's test that the mean of two or more values is 0; below .05 where `t_interval` has no 0."""
     from scipy.special import stdtr

@@ -17,6 +17,8 @@ UNATTACKED = ("clean", "diversity")
 """Kinds without an attack, its budget and its stop rule."""
 UNSHARED = {"transfer": "matrix", "theory": "pairs", "diversity": "pairs", "audit": "–"}
 """Kinds that give no single share of right images, and what stands in its place."""
+USING_SURROGATES = ("blackbox", "transfer")
+"""Kinds whose settings may name other ensembles that images were made on."""
 MEASURED = ("attack", "blackbox", "judged")
 """Kinds that find images that do not withstand a threat."""
 JobKind = Literal["train", Kind]
@@ -33,8 +35,10 @@ Norm = Literal["linf", "l2"]
 """Of a ball."""
 Population = Literal["correct_all", "correct_both", "all"]
 """Images that a rate of transfer is a share of: right when clean on all members, on source and target, or any."""
-Rate = Literal["misclassified", "definition6", "definition6_conditional"]
+Rate = Literal["misclassified", "same_class", "definition6", "definition6_conditional"]
 """Of transfer (`bench.store.rates`)."""
+WHOLE, NOISE = "ensemble", "noise"
+"""Sources of a matrix beside its members: the ensemble of them all, and random noise of an attack's size."""
 Normalisation = Literal["none", "dataset", "given", "file"]
 """Where the mean and the deviation before the members of an ensemble trained elsewhere are from."""
 NamedBy = Literal["own", "common", "mapped", "order"]

@@ -76,5 +76,6 @@ def _rows(record: Mapping[str, Any]) -> dict[tuple[Any, ...], Bools]:
     found: dict[tuple[Any, ...], str | None] = {(name,): record[name] for name in ("clean_bits", "robust_bits")}
     found |= {("clean", row["target"]): row["bits"] for row in record.get("clean_rows", ())}
     found |= {("cell", cell["source"], cell["target"]): cell["bits"] for cell in record.get("cells", ())}
+    found |= {("cell", cell["source"], cell["target"]): cell["bits"] for cell in record.get("other_cells", ())}
     found |= {(each["surrogate"], each["attack"], each["restart"]): each["bits"] for each in record.get("attempts", ())}
     return {key: from_text(text, record["n"]) for key, text in found.items() if text is not None}

@@ -6,20 +6,22 @@ Each returns the part of an evaluation record (`evaluations/ID.json`) that the m
 from __future__ import annotations
 
 import time
+from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from bench.attacks.base import Attack
 from bench.attacks.conditions import Conditions
 from bench.attacks.judge import AttackOutcome, attack_images, evaluation_mode, predictions, target_classes
 from bench.attacks.unfinished import Unfinished
-from bench.core.bits import to_text
+from bench.core.bits import classes_to_text, to_text
 from bench.core.errors import JobError
 from bench.core.numbers import ENSEMBLE
 from bench.core.progress import Progress
+from bench.core.terms import NOISE, WHOLE
 from bench.data.base import ImageSet
 from bench.models.ensemble import Ensemble
 
@@ -122,6 +124,8 @@ def transferability(
     conditions: Conditions,
     *,
     keep: list[Tensor] | None = None,
+    beside: bool = True,
+    others: Mapping[str, nn.Module] | None = None,
     progress: Progress | None = None,
 ) -> dict[str, Any]:
     """The transferability matrix: images crafted on each member, evaluated on each member and on the ensemble.
@@ -129,8 +133,12 @@ def transferability(
     Every image is attacked and the last iterate is used (`stop = last`), whatever the conditions say. Bits of cell
     (source, target) say that the target misclassifies the images crafted on the source; rates for any population follow
     from them and from the clean rows (`bench.store.rates`). With targets, chosen on the ensemble, they say that the
-    target outputs the class that the images were led to: the targeted transferability of Definition 6. `keep` takes the
-    images crafted on each member, float32 [n, C, H, W] on the CPU.
+    target outputs the class that the images were led to: the targeted transferability of Definition 6. `classes` of a
+    cell are those that the target gives. `keep` takes the images crafted on each member, float32 [n, C, H, W], on the
+    CPU.
+
+    `beside` the members further sources stand in `other_cells`: the whole ensemble, random noise of the attack's size
+    as a control (for attacks in a ball), and `others`, networks by the id of their run.
     """
     wanted = target_classes(ensemble, images, conditions)
     started = time.perf_counter()
@@ -138,30 +146,67 @@ def transferability(
     cells: list[dict[str, Any]] = []
     forwards = backwards = 0
     per_source: list[dict[str, Any]] = []
-    for source, member in enumerate(ensemble.members):
-        last = replace(conditions, stop="last")
-        outcome = attack_images(attack, member, images, last, targets=wanted, keep_images=True, progress=progress)
+    last = replace(conditions, stop="last")
+    networks: list[tuple[int | str, nn.Module]] = [*enumerate(ensemble.members)]
+    networks += [(WHOLE, ensemble), *(others or {}).items()] if beside else []
+    for source, network in networks:
+        outcome = attack_images(attack, network, images, last, targets=wanted, keep_images=True, progress=progress)
         assert outcome.adversarial is not None
-        if keep is not None:
+        if keep is not None and isinstance(source, int):
             keep.append(outcome.adversarial)
-        classes = class_rows(ensemble, images, conditions.batch_size, outcome.adversarial)
-        labels = images.labels.cpu()
-        hits = [row != labels if wanted is None else row == wanted.cpu() for row in classes]
-        cells += [
-            {"source": source, "target": _target(index, hits), "bits": to_text(row.numpy())}
-            for index, row in enumerate(hits)
-        ]
+        cells += _cells(source, ensemble, images, outcome.adversarial, wanted, conditions.batch_size)
         forwards += outcome.forwards
         backwards += outcome.backwards
         per_source.append({"source": source, **outcome.measurements})
+    if beside and attack.norm is not None:
+        noisy = noise(images, attack.norm, conditions)
+        cells += _cells(NOISE, ensemble, images, noisy, wanted, conditions.batch_size)
     return {
         **clean_record(rows),
-        "cells": cells,
-        "measurements": {"sources": per_source},
+        "cells": [cell for cell in cells if isinstance(cell["source"], int)],
+        "other_cells": [cell for cell in cells if isinstance(cell["source"], str)],
+        "measurements": {
+            "sources": [each for each in per_source if isinstance(each["source"], int)],
+            "other_sources": [each for each in per_source if isinstance(each["source"], str)],
+        },
         "forwards": forwards,
         "backwards": backwards,
         "seconds": time.perf_counter() - started,
     }
+
+
+def _cells(
+    source: int | str, ensemble: Ensemble, images: ImageSet, adversarial: Tensor, wanted: Tensor | None, batch_size: int
+) -> list[dict[str, Any]]:
+    """The cells of one source: what each member, then the ensemble, makes of its images."""
+    labels = images.labels.cpu()
+    classes = class_rows(ensemble, images, batch_size, adversarial)
+    hits = [row != labels if wanted is None else row == wanted.cpu() for row in classes]
+    return [
+        {
+            "source": source,
+            "target": _target(index, hits),
+            "bits": to_text(hit.numpy()),
+            "classes": classes_to_text(row.numpy()),
+        }
+        for index, (hit, row) in enumerate(zip(hits, classes, strict=True))
+    ]
+
+
+def noise(images: ImageSet, norm: str, conditions: Conditions) -> Tensor:
+    """The images, float32 [n, C, H, W] on the CPU, with random noise of the size that an attack in the ball may have.
+
+    Each pixel goes up or down by the radius (ℓ∞), or the image along a uniform direction of that length (ℓ2); what
+    leaves [0, 1] is clipped, as an attack's is.
+    """
+    draws = conditions.draws(tuple(images.images.shape[1:]))
+    rows = torch.arange(len(images))
+    if norm == "linf":
+        step = draws.take("uniform", NOISE, rows).sign()
+    else:
+        normal = draws.take("normal", NOISE, rows)
+        step = normal / normal.flatten(1).norm(dim=1).clamp_min(1e-30).view(-1, 1, 1, 1)
+    return (images.floats(slice(None)).cpu() + conditions.budget * step).clamp(0, 1)
 
 
 def samples(ensemble: Ensemble, images: ImageSet, outcome: AttackOutcome) -> dict[str, Tensor]:

@@ -71,7 +71,9 @@ def theory(
         JobError: as `bench.evaluation.measure.transferability`.
     """
     crafted: list[Tensor] = []
-    record = measure.transferability(ensemble, images, attack, conditions, keep=crafted, progress=progress)
+    record = measure.transferability(
+        ensemble, images, attack, conditions, keep=crafted, beside=False, progress=progress
+    )
     wanted = target_classes(ensemble, images, conditions)
     members = [copy.deepcopy(member).double() for member in ensemble.members]
     weights = checkpoint.digest({name: tensor.cpu() for name, tensor in ensemble.state_dict().items()})

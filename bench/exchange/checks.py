@@ -16,8 +16,9 @@ from bench.experiment.spec import RunSpec
 from bench.store import door
 from bench.store.door import CheckedRun, refused
 
-# What a checkpoint holds: members by number, the optimiser's state by parameter, what the method keeps.
-_TENSOR = re.compile(r"members\.(?P<member>[0-9]{1,5})\..+|optimizer\.[0-9]{1,6}\.[a-z_]{1,40}|memory\..+")
+# What a checkpoint holds: members by number, the optimiser's state by parameter, what the method keeps, and the members
+# of the best epoch.
+_TENSOR = re.compile(r"(best\.)?members\.(?P<member>[0-9]{1,5})\..+|optimizer\.[0-9]{1,6}\.[a-z_]{1,40}|memory\..+")
 
 
 @dataclass(frozen=True)
@@ -29,7 +30,10 @@ class Begun:
 
     def precedes(self, other: Begun) -> bool:
         """Whether `other` is the same training later, or now: its curve goes on from ours, to the measured seconds."""
-        return other.record.curve[: len(self.record.curve)] == self.record.curve
+        mine, others = (
+            [epoch.model_copy(update={"kept": None}) for epoch in each.record.curve] for each in (self, other)
+        )  # which one is the best so far changes
+        return others[: len(mine)] == mine
 
 
 def check_checkpoint(path: Path, where: str, run_id: str) -> Begun:

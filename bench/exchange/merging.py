@@ -144,10 +144,12 @@ class _Merge:
         evaluation = _table(schema.Evaluation)
         for rows in _rows(self._source, evaluation, evaluation.c.evaluation_id, keys):
             ids = [row["evaluation_id"] for row in rows]
-            outcomes, clean, cells, tries = (
+            outcomes, clean, cells, others, tries = (
                 self._parts(model, "evaluation_id", ids)
-                for model in (schema.Outcome, schema.CleanRow, schema.Transfer, schema.Blackbox)
-            )
+                for model in (
+                    schema.Outcome, schema.CleanRow, schema.Transfer, schema.OtherTransfer, schema.Blackbox,
+                )
+            )  # fmt: skip
             attacks = self._named(schema.Attack, "attack_key", rows)
             environments = self._named(schema.Environment, "environment_id", rows)
             for row in rows:
@@ -162,6 +164,7 @@ class _Merge:
                     **{name: _text(bits.get(name)) for name in ("clean_bits", "robust_bits")},
                     "clean_rows": [_bits(part) for part in clean[key]],
                     "cells": [_bits(part) for part in cells[key]],
+                    "other_cells": [_bits(part) for part in others[key]],
                     "attempts": [_bits(part) for part in tries[key]],
                 }
                 try:
@@ -219,7 +222,7 @@ def _check(value: Mapping[str, Any], where: str) -> None:
 
 
 def _bits(row: DatabaseRow) -> DatabaseRow:
-    return {**row, "bits": _text(row["bits"])}
+    return {**row, **{name: _text(row[name]) for name in ("bits", "classes") if name in row}}
 
 
 def _text(bits: Any) -> Any:

@@ -112,6 +112,12 @@ class Source(Attacked):
     source: Small
 
 
+class OtherSource(Attacked):
+    """The same, of the attack on another source."""
+
+    source: Name
+
+
 class OfClean(_Any):
     """Of the clean pass."""
 
@@ -123,6 +129,7 @@ class OfTransfer(_Any):
     """Of a matrix."""
 
     sources: Annotated[list[Source], Field(max_length=LONGEST)] = []
+    other_sources: Annotated[list[OtherSource], Field(max_length=LONGEST)] = []
 
 
 class OfCraft(_Any):
@@ -279,7 +286,7 @@ def check(kind: str, measurements: dict[str, Any], n: int, members: int | None =
             raise ValueError(f"measurements.draws: {error}") from error
     parts: list[Attacked] = [found] if isinstance(found, Attacked) else []
     if isinstance(found, OfTransfer):
-        parts = [*found.sources]
+        parts = [*found.sources, *found.other_sources]
         if any(part.source >= (members or 0) for part in found.sources):
             raise ValueError("sources name a member that the matrix has not")
     if isinstance(found, OfJudged) and (found.unmoved or 0) > n:

@@ -11,11 +11,11 @@ from bench.core import config, registry, settings
 from bench.core.config import Loaded
 from bench.core.errors import BenchError
 from bench.core.identity import canonical
-from bench.core.specs import AttackSpec, Training
-from bench.experiment import select
+from bench.core.specs import AttackSpec, trained_and_watched
+from bench.experiment import monitors, select
 from bench.experiment.names import RunNames, claimed, recipe_today, unmarked
 from bench.experiment.select import Selection
-from bench.experiment.spec import OUTSIDE, EvaluationSpec, RunSpec
+from bench.experiment.spec import OUTSIDE, EvaluationSpec, RunSpec, of_attack
 
 FIXED = {  # kinds whose attack has no name of its own
     "clean": "clean", "craft": "blackbox", "blackbox": "blackbox", "certify": "certify", "diversity": "diversity",
@@ -68,7 +68,7 @@ class Configured:
         if spec.kind in ("judged", "audit"):  # what somebody called the images, or a probe: of no configuration
             return spec.attack
         known, name = self._base.config.attacks, unmarked(spec.attack)
-        content = _content("attacks", spec.plugin, spec.settings)
+        content = _content("attacks", spec.plugin, of_attack(spec.kind, spec.settings))
         same = self._attacks.get(content, [])
         names = [name, *same] if name in same else same
         for precise in (True, False):
@@ -144,7 +144,8 @@ class Configured:
     ) -> tuple[str, tuple[str, ...]]:
         name, changes = unmarked(recipe_today(self, dataset, spec.recipe)), spec.recipe_changes
         if told is not None:
-            here = select.changes_of(told, method, model, dataset)  # they too may name a recipe by an alias
+            # They too may name a recipe by an alias.
+            here = select.changes_of(told, method, model, dataset, kept=spec.keep is not None)
             if len(here) == len(changes) and _trained_as(told, name, spec, method, dataset, model):
                 return name, here
         for other in self._base.config.recipes:
@@ -158,8 +159,12 @@ def _trained_as(loaded: Loaded, recipe: str, spec: RunSpec, method: str, dataset
     try:
         merged, chain = select.resolved_recipe(loaded, recipe, dataset)
         own = {key: value for step in chain for key, value in step.methods.get(method, {}).items() if key != "members"}
-        training = Training.model_validate({**merged.training, **own, **loaded.training})
-        if training != spec.training or loaded.data.get("validation", 0) != spec.validation:
+        training, watching = trained_and_watched({**merged.training, **own, **loaded.training})
+        validation = select.held_out(loaded, merged)
+        if training != spec.training or validation != spec.validation:
+            return False
+        _, keep = monitors.watched(loaded, watching, dataset, validation)
+        if (keep and keep.content) != (spec.keep and spec.keep.content):
             return False
         if not spec.requires:
             return True

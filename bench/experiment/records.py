@@ -19,7 +19,9 @@ from bench.core.precision import Precision
 from bench.core.terms import (
     MATRICES,
     MEASURED,
+    NOISE,
     UNATTACKED,
+    WHOLE,
     BudgetName,
     JobKind,
     Kind,
@@ -231,6 +233,17 @@ class CellRecord(Strict):
     source: Annotated[int, Field(ge=0, lt=MEMBERS)]
     target: Target
     bits: str
+    classes: str | None = None
+    """The classes that the target gives the images; None in records from before they were kept."""
+
+
+class OtherCellRecord(Strict):
+    """The same on images of a source that is no member: `ensemble`, `noise`, or the id of another ensemble's run."""
+
+    source: Name
+    target: Target
+    bits: str
+    classes: str
 
 
 class BlackboxAttack(Strict):
@@ -282,6 +295,8 @@ class EvaluationRecord(_Record):
     started: Time
     clean_rows: list[CleanRowRecord] = []
     cells: list[CellRecord] = []
+    other_cells: Annotated[list[OtherCellRecord], Field(max_length=LONGEST)] = []
+    """Empty in records from before there were such sources."""
     attempts: list[BlackboxAttack] = []
 
     @model_validator(mode="after")
@@ -307,15 +322,30 @@ class EvaluationRecord(_Record):
             pairs = [(cell.source, cell.target) for cell in self.cells]
             if sorted(pairs) != sorted((s, t) for s in range(members) for t in targets):
                 raise ValueError(f"cells must hold each of {members} sources with each of {members + 1} targets once")
+        if self.other_cells:
+            self._fits_others()
         if len({row.target for row in self.clean_rows}) != len(self.clean_rows):
             raise ValueError("clean_rows hold a target twice")
         if len({(a.surrogate, a.attack, a.restart) for a in self.attempts}) != len(self.attempts):
             raise ValueError("attempts hold the same surrogate, attack and restart twice")
-        for name, rows in (("clean_rows", self.clean_rows), ("cells", self.cells), ("attempts", self.attempts)):
+        cells: list[CellRecord | OtherCellRecord] = [*self.cells, *self.other_cells]
+        for name, rows in (("clean_rows", self.clean_rows), ("cells", cells), ("attempts", self.attempts)):
             for row in rows:
                 _bits(name, row.bits, self.n)
+        for cell in cells:
+            _classes(cell.classes, self.n)
         measurements.check(self.kind, self.measurements, self.n, len(self.clean_rows) - 1)
         return self
+
+    def _fits_others(self) -> None:
+        named = self.settings.get("surrogates", [])
+        sources = dict.fromkeys(cell.source for cell in self.other_cells)
+        if self.kind != "transfer" or not sources.keys() <= {WHOLE, NOISE, *map(str, named)}:
+            raise ValueError(f"other_cells are of {WHOLE}, {NOISE} and the surrogates of a matrix")
+        pairs = [(cell.source, cell.target) for cell in self.other_cells]
+        targets = [row.target for row in self.clean_rows]
+        if sorted(pairs) != sorted((source, target) for source in sources for target in targets):
+            raise ValueError("other_cells must hold each source with each target once")
 
 
 class FailureRecord(_Record):
@@ -335,6 +365,22 @@ class FailureRecord(_Record):
     environment: Environment
 
 
+class MonitoredRecord(Strict):
+    """Robust accuracy after an epoch on held-out images, under an attack that is said completely."""
+
+    name: Name
+    """Its label among the monitors of the run."""
+    attack: Name
+    plugin: Name
+    settings: Table
+    budget_name: BudgetName
+    budget: Positive
+    targets: Targets | None = None
+    precision: Precision = "float32"
+    robust_accuracy: Share
+    images: ImageCount
+
+
 class EpochRecord(Strict):
     """One line of `train.jsonl`; None stands for what was no number."""
 
@@ -347,6 +393,9 @@ class EpochRecord(Strict):
     member_accuracy: Annotated[list[Share | None], Field(max_length=MEMBERS)] | None = None
     ensemble_accuracy: Share | None = None
     accuracy_on: Line | None = None
+    monitored: Annotated[list[MonitoredRecord], Field(max_length=LINES)] | None = None
+    kept: bool | None = None
+    """Whether it is the epoch of its phase whose weights the run has, where that is the best and not the last."""
 
 
 class CheckpointRecord(_Record):
@@ -423,6 +472,14 @@ def _bits(name: str, text: str, n: int) -> Bools:
         return bits.from_text(text, n)
     except BenchError as error:
         raise ValueError(f"{name}: {error}") from error
+
+
+def _classes(text: str | None, n: int) -> None:
+    try:
+        if text is not None:
+            bits.classes_from_text(text, n)
+    except BenchError as error:
+        raise ValueError(f"cells: {error}") from error
 
 
 def _counted(name: str, text: str, n: int, count: int | None) -> None:

@@ -12,8 +12,9 @@ from bench.core.config import Loaded
 from bench.core.errors import BenchError, unknown_name
 from bench.core.numbers import MEMBERS, shown
 from bench.core.precision import possible
-from bench.core.specs import RecipeSpec, Training
+from bench.core.specs import RecipeSpec, trained_and_watched
 from bench.core.terms import Split, Stop
+from bench.experiment import monitors
 from bench.experiment.spec import OUTSIDE, SURROGATE_SEEDS, EvaluationSpec, RunSpec
 
 
@@ -108,10 +109,12 @@ def run_spec(
         raise BenchError(f"{method} needs at least {least} members, at most {MEMBERS:,}, not {shown(members)}")
     table = {**recipe.training, **own, **loaded.training}
     try:
-        training = Training.model_validate(table)
+        training, watching = trained_and_watched(table)
     except ValidationError as error:
         raise BenchError(f"training of {method} on {selection.dataset}: {settings.explain(error)}") from error
     dataset_class = registry.load("datasets", dataset.plugin)
+    validation = held_out(loaded, recipe)
+    monitor, keep = monitors.watched(loaded, watching, selection.dataset, validation)
     return RunSpec(
         method=method,
         plugin=spec.plugin,
@@ -126,9 +129,9 @@ def run_spec(
         model_settings=model_settings,
         members=members,
         recipe=name,
-        recipe_changes=changes_of(loaded, method, model, selection.dataset),
+        recipe_changes=changes_of(loaded, method, model, selection.dataset, kept=keep is not None),
         training=training,
-        validation=loaded.data.get("validation", 0),
+        validation=validation,
         seed=seed,
         versions={
             "method": plugin.version,
@@ -136,7 +139,10 @@ def run_spec(
             "dataset": dataset_class.version,
             "trainer": versions.TRAINER,
             **instance.part_versions,
+            **monitors.versions_of(keep),
         },
+        monitor=monitor,
+        keep=keep,
         requires={
             name: run_spec(loaded, selection, name, seed, required_by=(*required_by, method))
             for name in instance.prerequisites()
@@ -210,6 +216,7 @@ def resolved_recipe(loaded: Loaded, name: str | None, dataset: str) -> tuple[Rec
         merged["model"] = step.model or merged.get("model")
         merged["members"] = step.members or merged.get("members")
         merged["test_limit"] = step.test_limit or merged.get("test_limit")
+        merged["validation"] = merged.get("validation") if step.validation is None else step.validation
         merged["training"].update(step.training)
     return RecipeSpec.model_validate(merged), chain
 
@@ -227,19 +234,35 @@ def model_spec(loaded: Loaded, name: str) -> tuple[str, dict[str, Any], int]:
     return plugin, settings.plain(settings.build(cls, raw, f"models.{name}")), cls.version
 
 
-def changes_of(loaded: Loaded, method: str, model: str, dataset: str) -> tuple[str, ...]:
-    """What the command line changed in what decides a run; stored with it and named wherever it is shown."""
+def held_out(loaded: Loaded, recipe: RecipeSpec) -> int:
+    """How many training images are held out: as `--set data.validation` says, else the recipe."""
+    validation: int = loaded.data.get("validation", recipe.validation or 0)
+    return validation
+
+
+def changes_of(loaded: Loaded, method: str, model: str, dataset: str, *, kept: bool = False) -> tuple[str, ...]:
+    """What the command line changed in what decides a run; stored with it and named wherever it is shown.
+
+    By what a training is watched decides nothing, unless an epoch is `kept` by it.
+    """
     spec = loaded.config.methods.get(method)
     own = [f"methods.{name}." for name in (method, spec.on if spec else None) if name]
     touched = ("training.", "data.", "recipes.", *own, f"models.{model}.", f"datasets.{dataset}.")
-    return tuple(change for change in loaded.changes if change.strip().startswith(touched))
+    return tuple(
+        change for change in loaded.changes if change.strip().startswith(touched) and (kept or not _watches(change))
+    )
+
+
+def _watches(change: str) -> bool:
+    table, *_, name = change.partition("=")[0].strip().split(".")
+    return table in ("training", "recipes") and name in ("monitor", "monitor_every")
 
 
 def test_limit(loaded: Loaded, selection: Selection) -> int | None:
     """How many test images are used: `--limit`, else the recipe's own number; None for all of them."""
     limit = selection.limit
     if selection.split == "validation":
-        _check_validation(loaded, limit)
+        _check_validation(loaded, selection)
         return None
     if limit is None:
         limit = resolved_recipe(loaded, selection.recipe, selection.dataset)[0].test_limit
@@ -249,15 +272,15 @@ def test_limit(loaded: Loaded, selection: Selection) -> int | None:
     return None if limit == size else limit
 
 
-def _check_validation(loaded: Loaded, limit: int | None) -> None:
+def _check_validation(loaded: Loaded, selection: Selection) -> None:
     """Held-out images are few and are all used.
 
     Raises:
         BenchError: none are held out, or a limit is given all the same.
     """
-    if not loaded.data.get("validation"):
+    if not held_out(loaded, resolved_recipe(loaded, selection.recipe, selection.dataset)[0]):
         raise BenchError("--split validation needs images held out, e.g. --set data.validation=200")
-    if limit is not None:
+    if selection.limit is not None:
         raise BenchError("--limit is for test images; with --split validation all held-out images are used")
 
 
@@ -404,10 +427,7 @@ def blackbox_rows(loaded: Loaded, selection: Selection, run: RunSpec, names: tup
         instance = settings.build(plugin, loaded.config.attacks[name].settings, f"attacks.{name}")
         attacks[name] = {"plugin": loaded.config.attacks[name].plugin, "settings": settings.plain(instance)}
         version = max(version, plugin.version)
-    surrogates = tuple(
-        run_spec(loaded, replace(selection, members=members), spec.method, SURROGATE_SEEDS + members)
-        for members in spec.members
-    )
+    surrogates = tuple(surrogate(loaded, selection, spec.method, members) for members in spec.members)
     limit = _at_most(loaded, selection, spec.limit)
     return [
         EvaluationSpec(
@@ -471,8 +491,20 @@ def certify_rows(loaded: Loaded, selection: Selection, run: RunSpec) -> list[Eva
 def matrix_row(loaded: Loaded, selection: Selection, run: RunSpec, *, targeted: bool = False) -> EvaluationSpec:
     """The transferability matrix of `[matrix]`; `targeted`: each image is led to a class drawn for it."""
     (row,) = attack_rows(loaded, selection, run, loaded.config.matrix.attack, (matrix_budget(loaded, selection),))
-    update = {"kind": "transfer", "stop": "last", "targets": "random" if targeted else None}
+    update: dict[str, Any] = {"kind": "transfer", "stop": "last", "targets": "random" if targeted else None}
+    others = tuple(surrogate(loaded, selection, name, run.members) for name in loaded.config.matrix.surrogates)
+    if others:
+        update |= {"surrogates": others, "settings": {**row.settings, "surrogates": [each.run_id for each in others]}}
     return row.model_copy(update=update | {"precision": possible(row.precision, "last")})
+
+
+def surrogate(loaded: Loaded, selection: Selection, method: str, members: int) -> RunSpec:
+    """An ensemble whose images are tried on others: its seed is one of surrogates, so that it shares nothing with them.
+
+    Raises:
+        BenchError: as `run_spec`.
+    """
+    return run_spec(loaded, replace(selection, members=members), method, SURROGATE_SEEDS + members)
 
 
 def matrix_budget(loaded: Loaded, selection: Selection) -> float:

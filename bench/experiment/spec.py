@@ -11,8 +11,8 @@ from pydantic import Field, ValidationError
 from bench.core import versions
 from bench.core.identity import content_id
 from bench.core.precision import USUAL, titled
-from bench.core.specs import Asked, Settings, Spec, Training, added_to
-from bench.core.terms import UNATTACKED, JobKind, Kind, Norm, Split, Stop
+from bench.core.specs import Asked, Settings, Spec, Training, added_to, beside
+from bench.core.terms import UNATTACKED, BudgetName, JobKind, Kind, Norm, Split, Stop
 
 OUTSIDE = "outside"  # plug-in and recipe of ensembles that were trained elsewhere
 SURROGATE_SEEDS = 1_000_000  # a surrogate of N members has this seed plus N: no member, nor data order, is shared
@@ -26,8 +26,58 @@ DESCRIBED = (
 """What the record of a run says for people, beside the configuration that holds it too."""
 
 
+CLEAN = "clean"  # what natural accuracy is called where an attack has its name
+
+
+class MonitorSpec(Asked):
+    """An attack under which held-out images are measured while a run trains.
+
+    `name` is its label among the monitors of the run, `attack` its name in `bench.toml`.
+    """
+
+    name: str
+    attack: str
+    plugin: str
+    settings: Settings = {}
+    budget_name: BudgetName
+    budget: float
+    every: int = Field(1, ge=1, description="epochs; the last of a phase is always measured")
+    version: int = Field(1, description="of the attack")
+
+    @property
+    def content(self) -> dict[str, Any]:
+        """What it is, without names and version."""
+        fields = self.model_dump(mode="json", include={"plugin", "settings", "budget_name", "budget", "every"})
+        return {**fields, **self.later()}
+
+    @property
+    def text(self) -> str:
+        """As a recipe or `--monitor` says it, complete."""
+        values = {self.budget_name: self.budget, **self.settings}
+        return f"{self.name}={self.attack}:{','.join(f'{name}={value}' for name, value in values.items())}"
+
+
+class KeepSpec(Spec):
+    """That of each phase of a training the epoch is kept that was best on held-out images, the first of equals."""
+
+    monitor: MonitorSpec | None = Field(None, description="by its robust accuracy; None: by clean accuracy")
+
+    @property
+    def name(self) -> str:
+        """The label of the monitor, or `clean`."""
+        return self.monitor.name if self.monitor else CLEAN
+
+    @property
+    def content(self) -> Any:
+        """What it is, as ids have it."""
+        return self.monitor.content if self.monitor else CLEAN
+
+
 class RunSpec(Spec):
-    """One ensemble to train: everything that decides its weights, and the names people know it by."""
+    """One ensemble to train: everything that decides its weights, and the names people know it by.
+
+    To be measured while it trains changes no weights: `monitor` is part of no id. What is kept by it does: `keep` is.
+    """
 
     method: str
     plugin: str
@@ -47,6 +97,8 @@ class RunSpec(Spec):
     versions: dict[str, int]
     requires: dict[str, RunSpec] = {}
     weights: str | None = Field(None, description="digest of weights trained elsewhere; None where we train them")
+    monitor: tuple[MonitorSpec, ...] = beside((), max_length=100)
+    keep: KeepSpec | None = beside(None)
 
     @cached_property
     def family_id(self) -> str:
@@ -61,6 +113,7 @@ class RunSpec(Spec):
                 "training": self.training.model_dump(),
                 "validation": self.validation,
                 "requires": {name: run.family_id for name, run in self.requires.items()},
+                **({"keep": self.keep.content} if self.keep else {}),
                 **self.later(),
             }
         )
@@ -90,11 +143,17 @@ class RunSpec(Spec):
         return f"{self.method} on {self.dataset}, seed {self.seed}"
 
 
+def of_attack(kind: str, settings: Mapping[str, Any]) -> dict[str, Any]:
+    """The settings of an evaluation that are its attack's; those of a matrix may name surrogates beside them."""
+    return {name: value for name, value in settings.items() if kind != "transfer" or name != "surrogates"}
+
+
 class EvaluationSpec(Asked):
     """One measurement on one run.
 
     `craft` makes the images of the black-box suite on a surrogate, `blackbox` judges them on a victim: there
-    `surrogates` are the runs whose images are used, and `settings` name them and their attacks.
+    `surrogates` are the runs whose images are used, and `settings` name them and their attacks. A matrix may have some
+    as sources beside the members; then their ids stand among its settings.
     """
 
     kind: Kind
@@ -186,6 +245,8 @@ class EvaluationSpec(Asked):
     @cached_property
     def crafts(self) -> tuple[EvaluationSpec, ...]:
         """What makes the images that a black-box evaluation uses: one piece of work a surrogate."""
+        if self.kind != "blackbox":
+            return ()
         return tuple(
             self.model_copy(
                 update={
@@ -241,7 +302,9 @@ class Job(Spec):
     def needs(self) -> tuple[str, ...]:
         """Ids of the jobs that come first."""
         if self.evaluation:
-            return (self.run.run_id, *(craft.evaluation_id for craft in self.evaluation.crafts))
+            crafts = (craft.evaluation_id for craft in self.evaluation.crafts)
+            sources = () if self.evaluation.crafts else (source.run_id for source in self.evaluation.surrogates)
+            return (self.run.run_id, *crafts, *sources)
         return tuple(run.run_id for run in self.run.requires.values())
 
     @property

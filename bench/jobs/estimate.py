@@ -213,6 +213,7 @@ class Probe:
 def _passes(evaluation: EvaluationSpec) -> int:
     """Passes that the attack makes for an image that stands."""
     from bench.core import registry, settings
+    from bench.experiment.spec import of_attack
 
     if evaluation.kind == "certify":  # forwards, a third of a pass each; further radii cost nothing
         return int(evaluation.settings["n0"] + evaluation.settings["n"]) // 3
@@ -224,8 +225,11 @@ def _passes(evaluation: EvaluationSpec) -> int:
     if evaluation.kind not in ("attack", "transfer"):
         return int(evaluation.settings.get("restarts", 1))
     plugin = registry.load("attacks", evaluation.plugin)
-    attack = settings.build(plugin, evaluation.settings, f"attacks.{evaluation.attack}")
-    return int(attack.passes * attack.eot * attack.restarts)
+    own = of_attack(evaluation.kind, evaluation.settings)
+    attack = settings.build(plugin, own, f"attacks.{evaluation.attack}")
+    # A matrix attacks each member, then the ensemble of them all, and other ensembles where there are some.
+    times = 2 + len(evaluation.surrogates) if evaluation.kind == "transfer" else 1
+    return int(attack.passes * attack.eot * attack.restarts * times)
 
 
 def _seconds(step: Callable[[], object], device: str) -> float:

@@ -36,7 +36,7 @@ from bench.evaluation import (
 )
 from bench.evaluation.judged import GivenImages
 from bench.experiment.records import EvaluationRecord, write_record
-from bench.experiment.spec import FORMAT, EvaluationSpec
+from bench.experiment.spec import FORMAT, EvaluationSpec, of_attack
 from bench.jobs import batches, ensembles
 from bench.jobs.ensembles import data_axes, measured_ensemble, method_of, now, recorded_weights, splits_of
 from bench.jobs.unfinished import InFile
@@ -214,9 +214,11 @@ def _attacked(
             ensemble, images, attacks, conditions,
             restarts=evaluation.settings["restarts"], folder=folder, progress=progress,
         )  # fmt: skip
-    attack = _attack(evaluation.plugin, evaluation.settings, evaluation.attack, sources)
+    own = of_attack(evaluation.kind, evaluation.settings)
+    attack = _attack(evaluation.plugin, own, evaluation.attack, sources)
     if evaluation.kind == "transfer":
-        return measure.transferability(ensemble, images, attack, conditions, progress=progress)
+        others = {source.run_id: ensembles.load_ensemble(source, place) for source in evaluation.surrogates}
+        return measure.transferability(ensemble, images, attack, conditions, others=others, progress=progress)
     return measure.robust_accuracy(
         ensemble, images, attack, conditions, clean=clean, progress=progress, unfinished=unfinished
     )

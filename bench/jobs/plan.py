@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Literal
+from typing import Any, Literal
 
 from bench.core.config import Loaded
 from bench.core.files import write_json
-from bench.core.identity import content_id
+from bench.core.identity import canonical, content_id
 from bench.experiment import select
 from bench.experiment.records import ForcedPassRecord, read_record
 from bench.experiment.select import Selection
@@ -133,8 +133,31 @@ def jobs_of(loaded: Loaded, selection: Selection) -> list[Job]:
             for craft in evaluation.crafts:
                 jobs.setdefault(craft.run.run_id, Job(run=craft.run))
                 jobs.setdefault(craft.evaluation_id, Job(run=craft.run, evaluation=craft))
+            for source in evaluation.surrogates:
+                for needed in (*source.prerequisites, source):
+                    jobs.setdefault(needed.run_id, Job(run=needed))
             jobs.setdefault(evaluation.evaluation_id, Job(run=run, evaluation=evaluation))
     return list(jobs.values())
+
+
+def unwatched(plan: Plan, db: Database) -> list[str]:
+    """Labels of runs that are trained, but not under every attack that is to watch them."""
+    asked = {item.job.run.run_id: item.job.run for item in plan.planned if item.state == "done" and not item.again}
+    asked = {run_id: run for run_id, run in asked.items() if run.monitor}
+    found = queries.curves(db, run_ids=list(asked)) if asked else {}
+
+    def measured(run_id: str) -> set[str]:
+        return {_content_of(each) for epoch in found.get(run_id, ()) for each in epoch.monitored or ()}
+
+    return [
+        run.label
+        for run_id, run in asked.items()
+        if not {_content_of(monitor.content) for monitor in run.monitor} <= measured(run_id)
+    ]
+
+
+def _content_of(monitor: Mapping[str, Any]) -> str:
+    return canonical({name: monitor.get(name) for name in ("plugin", "settings", "budget_name", "budget")})
 
 
 def plan_of(jobs: Sequence[Job], db: Database, place: Workplace) -> Plan:

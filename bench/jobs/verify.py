@@ -15,7 +15,7 @@ from bench.core.identity import short
 from bench.core.progress import Progress
 from bench.core.statistics import ALPHA
 from bench.core.tensors import DamagedError
-from bench.core.terms import Kind
+from bench.core.terms import USING_SURROGATES, Kind
 from bench.evaluation import blackbox
 from bench.evaluation.agreement import Agreement, agree, allowed
 from bench.experiment.records import EvaluationRecord, FoundAgain
@@ -205,6 +205,10 @@ class Verifier:
     ) -> tuple[Made, bool, dict[str, Any]]:
         """A measurement made again, whether on the images of surrogates that the record names, and where."""
         spec = self._with_surrogates(spec)
+        for source in spec.surrogates if spec.kind == "transfer" else ():
+            with self._about.held(source.run_id):
+                for verdict in self._weights.ready(source):
+                    self._about.progress.note(f"{verdict.label} of {self._about.named(source)}: {verdict.told}")
         crafted = {craft.evaluation_id: self._crafted(craft, record) for craft in spec.crafts}
         self._about.progress.job(f"{self._about.named(spec.run)}: {label(row)}")
         made, today = self._made(spec, record, crafted)
@@ -232,8 +236,8 @@ class Verifier:
             return made, environment.describe(there.device)
 
     def _with_surrogates(self, spec: EvaluationSpec) -> EvaluationSpec:
-        """The spec of a black-box suite with the runs whose images it used, which its record only names."""
-        if spec.kind != "blackbox":
+        """The spec of a black-box suite or matrix with the runs whose images it used, which its record only names."""
+        if spec.kind not in USING_SURROGATES:
             return spec
         found = []
         for run_id in standing.surrogates(spec.settings):

@@ -7,6 +7,7 @@ import time
 import traceback
 import uuid
 from pathlib import Path
+from typing import Any
 
 from bench.core import environment, registry, seeds
 from bench.core.errors import BenchError, JobError
@@ -42,6 +43,7 @@ from bench.jobs.workplace import Workplace
 from bench.store import provenance
 from bench.training import checkpoint
 from bench.training.captured import NOT_RECORDED, usual_recorder
+from bench.training.monitoring import Monitoring, value_of
 from bench.training.trainer import Trainer
 
 ELSEWHERE = "a part was trained elsewhere: this training went on with the checkpoint of an archive"
@@ -96,6 +98,9 @@ def train(run: RunSpec, place: Workplace, progress: Progress) -> Path:
     can_capture = recorder is not None
     if can_capture and place.capture and not plugin.is_replayable():
         progress.note(NOT_RECORDED.format(f"{run.method} does not say that they can be (replayable)"))
+    monitoring = None
+    if splits.validation is not None and (run.monitor or run.keep):
+        monitoring = Monitoring(run, splits.validation, data_axes(run), progress)
     trainer = Trainer(
         ensemble=ensemble,
         images=splits.train.copy(),
@@ -108,6 +113,7 @@ def train(run: RunSpec, place: Workplace, progress: Progress) -> Path:
         prerequisites={name: load_ensemble(needed, place) for name, needed in run.requires.items()},
         run=run,
         recorder=recorder if place.capture and plugin.is_replayable() else None,
+        monitoring=monitoring,
     )
     if not trainer.continues and not folder.record.exists():
         folder.imported.unlink(missing_ok=True)  # what had come out of an archive was of no use
@@ -161,12 +167,28 @@ def _notes(trainer: Trainer, classes: int) -> list[str]:
     """What a reader of the run must know: an ensemble that did not learn, say."""
     if not trainer.curve:
         return []
-    last, labels = trainer.curve[-1], trainer.measured_on.labels
+    kept = [line for line in trainer.curve if line.get("kept")]
+    last, labels = (kept or trainer.curve)[-1], trainer.measured_on.labels
+    notes = [_kept_note(line, trainer) for line in kept]
     chance = guessed(round(last["ensemble_accuracy"] * len(labels)), labels, classes)
     if chance is None:
-        return []
+        return notes
     accuracy = f"accuracy {100 * last['ensemble_accuracy']:.1f} % on the {last['accuracy_on']}"
-    return [f"did not learn: {accuracy}, chance is {100 * chance:.1f} %"]
+    return [*notes, f"did not learn: {accuracy}, chance is {100 * chance:.1f} %"]
+
+
+def _kept_note(line: dict[str, Any], trainer: Trainer) -> str:
+    """Which epoch of a phase was kept, and by what."""
+    monitoring = trainer.monitoring
+    assert monitoring is not None
+    assert monitoring.keep is not None
+    value = value_of(monitoring.keep, line)
+    epochs = sum(other["phase"] == line["phase"] for other in trainer.curve)
+    phase = "" if line["phase"] == "joint" else f" of {line['phase']}"
+    return (
+        f"epoch {line['epoch']} of {epochs}{phase} was kept: the best by {monitoring.keep.name}, "
+        f"{100 * (value or 0):.1f} % of {len(trainer.measured_on):,} held-out images"
+    )
 
 
 def in_a_line(error: Exception) -> str:

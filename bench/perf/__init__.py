@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Literal, get_args
 
-ComparedAttack = Literal["fgsm", "bim", "pgd", "mim", "pgd_l2", "apgd_ce", "apgd_dlr", "cw", "ead"]
+ComparedAttack = Literal["fgsm", "bim", "pgd", "mim", "pgd_l2", "apgd_ce", "apgd_dlr", "cw", "ead", "autoattack"]
 """The plug-in of an attack that libraries have too."""
+SLOW: tuple[ComparedAttack, ...] = ("autoattack",)
+"""Those that are run only where they are asked for."""
 ATTACKS: tuple[ComparedAttack, ...] = get_args(ComparedAttack)

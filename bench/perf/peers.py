@@ -196,11 +196,20 @@ class Pyautoattack(Peer):
 
     name = "autoattack"
     module = package = "pyautoattack"
-    kinds = remembering = ("apgd_ce", "apgd_dlr")
-    notes = {"apgd_ce": CLEAN_WRONG, "apgd_dlr": CLEAN_WRONG}
+    kinds = remembering = ("apgd_ce", "apgd_dlr", "autoattack")
+    notes = {
+        "apgd_ce": CLEAN_WRONG, "apgd_dlr": CLEAN_WRONG,
+        "autoattack": "the standard list, with random numbers of its own",
+    }  # fmt: skip
 
     def batch(self, case: Case, x: Tensor, y: Tensor, start: Tensor | None, noise: Tensor | None) -> Tensor:
-        """`APGDAttack.perturb`, with our random numbers in the place of its own."""
+        """`APGDAttack.perturb`, with our random numbers in the place of its own; or the whole `AutoAttack`."""
+        if case.kind == "autoattack":
+            whole: Any = importlib.import_module("pyautoattack")
+            suite = whole.AutoAttack(
+                case.model, norm="Linf", eps=case.conditions.budget, version="standard", device=x.device, seed=0
+            )
+            return _tensor(suite.run_standard_evaluation(x, y, batch_size=len(x))[0])
         library: Any = importlib.import_module("pyautoattack.autopgd_base")
         ours = _settings(case)
         attack = library.APGDAttack(

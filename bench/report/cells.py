@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 
 from bench.core.bits import Bools
 from bench.core.precision import USUAL, Precision
+from bench.experiment.measurements import expected_accuracy
 from bench.store.database import Database
 from bench.store.images import ImageOutcomes
 from bench.store.typed_rows import EvaluationRow
@@ -37,6 +38,8 @@ class SeedOutcome:
         evaluations: that say so: one, or for a worst case one for each attack.
         right: how many of `n` images are right; None where images are not counted.
         is_clean: right without any attack.
+        expected: of an ensemble that draws a member for each prediction, its expected accuracy in percent; `value` is
+            that of the most probable prediction there.
     """
 
     value: float
@@ -45,6 +48,7 @@ class SeedOutcome:
     n: int = 0
     images_digest: str = ""
     is_clean: bool = False
+    expected: float | None = None
 
 
 @dataclass(frozen=True)
@@ -92,9 +96,11 @@ def outcome_of(row: EvaluationRow) -> SeedOutcome | None:
     """The outcome of one evaluation; None where it counts nothing."""
     if row.n_right is None or row.share is None:
         return None
+    expected = expected_accuracy(row.kind, row.measurements, row.n)
     return SeedOutcome(
-        100 * row.share, (row.evaluation_id,), row.n_right, row.n, row.images_digest, is_clean=row.kind == "clean"
-    )
+        100 * row.share, (row.evaluation_id,), row.n_right, row.n, row.images_digest, is_clean=row.kind == "clean",
+        expected=None if expected is None else 100 * expected,
+    )  # fmt: skip
 
 
 class Bits:

@@ -32,8 +32,8 @@ EVALUATION_COLUMNS = (
 MATRIX_COLUMNS = (
     "evaluation_id", *RUN_NAMES, "attack", "settings", "precision", "targets", "budget_name", "budget", "stale",
     "source", "target", "n", "n_missed", "n_correct_all", "n_missed_correct_all", "n_correct_both",
-    "n_missed_correct_both", "n_definition6", "all", "correct_all", "correct_both", "definition6",
-    "definition6_conditional",
+    "n_missed_correct_both", "n_definition6", "n_same_class", "all", "correct_all", "correct_both", "definition6",
+    "definition6_conditional", "same_class",
 )  # fmt: skip
 CURVE_COLUMNS = (*RUN_NAMES, "phase", "epoch", "position", "lr", "seconds", "accuracy_on", "quantity", "part", "value")
 BLACKBOX_COLUMNS = (
@@ -127,15 +127,19 @@ class Frames:
 
         Members count from 1, the whole ensemble is the target `ensemble`. Shares: misclassified of `all` images, of
         those that all members (`correct_all`) or source and target (`correct_both`) get right when clean;
-        `definition6` and `definition6_conditional` as in `bench.store.rates`.
+        `definition6` and `definition6_conditional` as in `bench.store.rates`; `same_class`, of those that all members
+        get right, misclassified as the source does. Sources beside the members are `ensemble`, `noise` and run ids of
+        other ensembles: of these the first two shares are known.
         """
         import pandas as pd
 
         from bench.core.numbers import ENSEMBLE
+        from bench.core.terms import NOISE, WHOLE
 
         about = self._about("transfer")
         with self._open() as db, db.snapshot():
             cells = [vars(cell) for cell in queries.cells(db) if cell.evaluation_id in about]
+            others = [vars(cell) for cell in queries.other_cells(db) if cell.evaluation_id in about]
         rows = []
         for cell in cells:
             row = {**about[cell["evaluation_id"]], **cell}
@@ -146,10 +150,20 @@ class Frames:
             row["correct_both"] = _share(cell["n_missed_correct_both"], cell["n_correct_both"])
             row["definition6"] = _share(cell["n_definition6"], row["n"])
             row["definition6_conditional"] = _share(cell["n_definition6"], cell["n_correct_both"])
+            same = cell["n_same_class"]
+            row["same_class"] = None if same is None else _share(same, cell["n_correct_all"])
             rows.append(row)
+        for cell in others:
+            row = {**about[cell["evaluation_id"]], **cell}
+            row["target"] = "ensemble" if cell["target"] == ENSEMBLE else str(cell["target"] + 1)
+            row["all"] = _share(cell["n_missed"], row["n"])
+            row["correct_all"] = _share(cell["n_missed_correct_all"], cell["n_correct_all"])
+            rows.append(row)
+        surrogates = sorted({cell["source"] for cell in others} - {WHOLE, NOISE})
         members = [str(number) for number in sorted({cell["source"] + 1 for cell in cells})]
-        frame = _frame(rows, MATRIX_COLUMNS)
-        for name, levels in (("source", members), ("target", [*members, "ensemble"])):
+        counts = ("n_correct_both", "n_missed_correct_both", "n_definition6", "n_same_class")
+        frame = _frame(rows, MATRIX_COLUMNS, **dict.fromkeys(counts, "Int64"))
+        for name, levels in (("source", [*members, WHOLE, NOISE, *surrogates]), ("target", [*members, "ensemble"])):
             frame[name] = pd.Categorical(frame[name], categories=levels, ordered=True)
         return frame.sort_values(["evaluation_id", "source", "target"], ignore_index=True)
 
@@ -158,7 +172,8 @@ class Frames:
         """One row an epoch and quantity of a training, in order of `position`.
 
         `quantity`: `loss`; `term` (one of the loss, `part` is its name); `ensemble_accuracy`; `member_accuracy`
-        (`part` is the member, from 1). Accuracies are shares, on the images that `accuracy_on` names.
+        (`part` is the member, from 1); `robust_accuracy` (of the ensemble; `part` is the monitor's label). Accuracies
+        are shares, on the images that `accuracy_on` names.
         """
         with self._open() as db, db.snapshot():
             epochs = queries.curves(db)
@@ -290,3 +305,5 @@ def _quantities(epoch: CurveRow) -> Iterable[tuple[str, str | None, float | None
         yield "ensemble_accuracy", None, epoch.ensemble_accuracy
     for number, value in enumerate(epoch.member_accuracy or (), start=1):
         yield "member_accuracy", str(number), value
+    for each in epoch.monitored or ():
+        yield "robust_accuracy", each["name"], each["robust_accuracy"]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -9,8 +10,10 @@ from numpy.typing import NDArray
 
 from bench.core.config import Loaded
 from bench.core.errors import BenchError
+from bench.core.identity import short
 from bench.core.precision import USUAL, Precision, titled
-from bench.core.terms import Population, Rate
+from bench.core.statistics import t_interval, wilson
+from bench.core.terms import NOISE, WHOLE, Population, Rate
 from bench.experiment import select
 from bench.experiment.select import Selection
 from bench.experiment.spec import RunSpec
@@ -19,6 +22,51 @@ from bench.report.results import changes_shown, images_label, run_notes, run_spe
 from bench.report.titles import Titles, ensemble_title
 from bench.store import queries, rates, standing
 from bench.store.database import Database
+from bench.store.rates import Floats, RateCounts
+from bench.store.typed_rows import TransferBits
+
+
+@dataclass(frozen=True)
+class Block:
+    """Rows of a matrix: sources × targets, shapes [S, N+1], in percent, mean over seeds.
+
+    Attributes:
+        sources: what each row was crafted on, as people read it: `1`, `all`, `noise`, `ECE`.
+        rates: means over seeds; NaN where no image counts.
+        deviation: standard deviation over seeds (ddof 1); NaN for one.
+        low, high: 95 % interval: over images for one seed (Wilson), else over seeds (t), within 0 and 100.
+        counts: hits and images that count, summed over seeds, [2, S, N+1].
+    """
+
+    sources: tuple[str, ...]
+    rates: NDArray[np.float64]
+    deviation: NDArray[np.float64]
+    low: NDArray[np.float64]
+    high: NDArray[np.float64]
+    counts: NDArray[np.int64]
+
+    @classmethod
+    def of(cls, sources: Sequence[str], by_seed: Sequence[tuple[Floats, RateCounts]]) -> Block:
+        """The mean over seeds of rates in [0, 1]; of no rows where there is no seed."""
+        values = np.array([each for each, _ in by_seed])
+        counts = np.array([[count.hits, count.population] for _, count in by_seed]).sum(axis=0)
+        nothing = np.full(values.shape[1:], np.nan)
+        deviation, low, high = nothing, nothing.copy(), nothing.copy()
+        if len(values) > 1:
+            deviation = values.std(axis=0, ddof=1)
+        for at in np.ndindex(*values.shape[1:]):
+            own = values[(slice(None), *at)]
+            if not np.isnan(own).any():
+                hits, among = (int(number) for number in counts[(..., *at)])
+                low[at], high[at] = t_interval(own) if len(own) > 1 else wilson(hits, among)
+        return cls(
+            sources=tuple(sources),
+            rates=100 * values.mean(axis=0),
+            deviation=100 * deviation,
+            low=100 * low.clip(0, 1),
+            high=100 * high.clip(0, 1),
+            counts=counts,
+        )
 
 
 @dataclass(frozen=True)
@@ -38,12 +86,18 @@ class Matrix:
     recipe: str
     images: str
     notes: tuple[str, ...]
-    counts: NDArray[np.int64]
-    rates: NDArray[np.float64]
+    members: Block
+    others: Block
+    """Sources beside the members: the ensemble, noise, other ensembles; none where a seed lacks them."""
     by_seed: tuple[float, ...] = ()
     """Mean off the diagonal of each training, members only, in percent, in the order of `seeds`."""
     precision: Precision = USUAL
     """Of the passes that the attack asked for; `attack` names it where it is not float32."""
+
+    @property
+    def rates(self) -> NDArray[np.float64]:
+        """Of the members, [N, N+1]."""
+        return self.members.rates
 
     @property
     def transfer(self) -> float:
@@ -107,9 +161,15 @@ def matrices(
         rows = [row for row in rows if row.evaluation_id in read]
         if not rows:
             continue
-        values, counts = zip(
-            *(rates.transfer_rates(bits.clean, bits.missed, population, rate) for bits in read.values()), strict=True
-        )
+        if rate == "same_class" and any(bits.classes is None for bits in read.values()):
+            raise BenchError(
+                f"the matrix of {name} is from before predicted classes were kept, so same_class cannot be told; "
+                "`bench run` with --force measures it again"
+            )
+        found_rates = [
+            rates.transfer_rates(bits.clean, bits.missed, population, rate, classes=bits.classes)
+            for bits in read.values()
+        ]
         attack = titles.of(spec)
         assert spec.budget_name is not None
         assert spec.budget is not None
@@ -127,10 +187,40 @@ def matrices(
                 recipe=recipe_label(run.recipe, changes_shown(loaded, {name: run}, (spec.attack,)), plugin=run.plugin),
                 images=images_label(loaded, selection),
                 notes=run_notes({name: run}, db, seeds),
-                counts=np.sum(counts, axis=0),
-                rates=100 * np.mean(values, axis=0),
-                by_seed=tuple(100 * rates.off_diagonal_mean(each) for each in values),
+                members=Block.of([str(number + 1) for number in range(run.members)], found_rates),
+                others=_others(list(read.values()), population, rate, _named(loaded, selection, run.members)),
+                by_seed=tuple(100 * rates.off_diagonal_mean(values) for values, _ in found_rates),
                 precision=spec.precision,
             )
         )
     return found
+
+
+def _others(read: Sequence[TransferBits], population: Population, rate: Rate, names: Mapping[str, str]) -> Block:
+    """The rows whose sources are no members, of those that every seed has: the ensemble, noise, then surrogates.
+
+    Rates that ask what the source itself made of an image are known of the ensemble alone.
+    """
+    shared = set.intersection(*(set(bits.others) for bits in read))
+    if rate != "misclassified":
+        shared &= {WHOLE}
+    surrogates = [*(source for source in names if source in shared), *sorted(shared - {WHOLE, NOISE, *names})]
+    order = [*(each for each in (WHOLE, NOISE) if each in shared), *surrogates]
+    columns = len(read[0].clean)
+    found = []
+    for bits in read:
+        rows = [bits.others[source] for source in order]
+        missed = np.array([row.missed for row in rows], dtype=bool).reshape(-1, *bits.clean.shape)
+        classes = np.array([row.classes for row in rows], dtype=np.int64).reshape(-1, *bits.clean.shape)
+        places = [columns - 1 if source == WHOLE else None for source in order]
+        found.append(rates.transfer_rates(bits.clean, missed, population, rate, classes=classes, sources=places))
+    shown = {WHOLE: "all", NOISE: "noise"}
+    return Block.of([shown.get(source) or names.get(source, short(source)) for source in order], found)
+
+
+def _named(loaded: Loaded, selection: Selection, members: int) -> dict[str, str]:
+    """What the surrogates of [matrix] are called, by the id of their run."""
+    return {
+        select.surrogate(loaded, selection, name, members).run_id: loaded.title_of(name)
+        for name in loaded.config.matrix.surrogates
+    }

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import TYPE_CHECKING
@@ -111,7 +111,7 @@ def collect(
         rows=tuple(rows),
         cells=cells,
         published=published_beside(loaded, selection, rows, shown, db),
-        notes=(*run_notes(shown, db, seeds), *lost),
+        notes=(*run_notes(shown, db, seeds), *_expected(rows, cells, loaded), *lost),
         verdicts=_verdicts(shown, db, seeds),
     )
 
@@ -129,6 +129,21 @@ def _verdicts(
             if shown and told and measured.standings.of(run.run_id).is_current:
                 found.setdefault(name, {})[run.seed] = told.opinion
     return found
+
+
+def _expected(rows: Iterable[Row], cells: Mapping[tuple[str, str], Cell], loaded: Loaded) -> Iterator[str]:
+    """A line for each method that answers with a member drawn at random: what its cells do not say."""
+    from bench.report.tables.words import budget_text
+
+    found: dict[str, list[str]] = {}
+    for row in rows:
+        for (key, method), cell in cells.items():
+            known = [each.expected for each in cell.seeds.values() if each.expected is not None]
+            if key == row.key and known and len(known) == len(cell.seeds):
+                told = f"{row.title}, {budget_text(row.budget_name, row.budget)}: {sum(known) / len(known):.1f} %"
+                found.setdefault(method, []).append(told)
+    for method, each in found.items():
+        yield f"{loaded.title_of(method)}, expected accuracy over the member drawn: {'; '.join(each)}"
 
 
 def run_specs(loaded: Loaded, selection: Selection) -> dict[str, RunSpec]:
@@ -336,7 +351,8 @@ def _recipe(loaded: Loaded, recipe: str, shown: Mapping[str, RunSpec], changes: 
 def images_label(loaded: Loaded, selection: Selection) -> str:
     """`500 test images`, `1,000 of 10,000 test images`, `200 validation images`."""
     if selection.split == "validation":
-        return f"{loaded.data['validation']:,} validation images"
+        recipe, _ = select.resolved_recipe(loaded, selection.recipe, selection.dataset)
+        return f"{select.held_out(loaded, recipe):,} validation images"
     size = registry.load("datasets", loaded.config.datasets[selection.dataset].plugin).test_images
     limit = select.test_limit(loaded, selection)
     if limit is None:

@@ -12,7 +12,7 @@ from bench.core import registry, settings
 from bench.core.config import Loaded
 from bench.core.errors import BenchError
 from bench.core.precision import USUAL, OfPasses, titled
-from bench.experiment.spec import EvaluationSpec
+from bench.experiment.spec import EvaluationSpec, of_attack
 from bench.store.typed_rows import EvaluationRow
 
 LONGEST = 40  # letters of a value
@@ -69,7 +69,7 @@ class Titles:
         if made.kind == "certify":
             return f"certified ℓ2 (σ = {_text(made.settings.get('sigma'))})"
         targets = {} if made.targets is None else {"targets": made.targets}
-        title = self.attack(made.attack, made.plugin, {**made.settings, **targets})
+        title = self.attack(made.attack, made.plugin, {**of_attack(made.kind, made.settings), **targets})
         return title + self._fewer(made, made.dataset if isinstance(made, EvaluationRow) else made.run.dataset)
 
     def _fewer(self, made: EvaluationSpec | EvaluationRow, dataset: str) -> str:

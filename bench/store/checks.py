@@ -12,8 +12,9 @@ from typing import Annotated, Any, get_type_hints
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, create_model
 from pydantic import model_validator as validator
 
-from bench.core.terms import MEASURED, Kind
-from bench.experiment.fields import Count, Id, ImageCount, Number, Positive, Share, Small, fault_of
+from bench.core.precision import Precision
+from bench.core.terms import MEASURED, BudgetName, Kind, Targets
+from bench.experiment.fields import Count, Id, ImageCount, Name, Number, Positive, Share, Small, fault_of
 from bench.experiment.measurements import KINDS
 from bench.experiment.records import MEMBERS, Facts
 from bench.store import typed_rows
@@ -40,6 +41,21 @@ class _KnownEnvironment(_Known):
     commit: str | None = None
 
 
+class _KnownMonitored(_Known):
+    """A monitor, and what it found."""
+
+    name: Name
+    attack: Name
+    plugin: Name
+    settings: dict[str, Any]
+    budget_name: BudgetName
+    budget: Positive
+    robust_accuracy: Share
+    images: ImageCount
+    targets: Targets | None = None
+    precision: Precision = "float32"
+
+
 def _trained(value: dict[str, Any]) -> dict[str, Any]:
     if why := _fault(_KnownTraining, value):
         raise ValueError(why)
@@ -61,10 +77,17 @@ _NARROWER: Mapping[type, Mapping[str, Any]] = {
     typed_rows.CurveRow: {
         "lr": Number | None, "seconds": Positive | None, "loss": Number | None,
         "terms": dict[str, Number | None] | None, "member_accuracy": list[Share | None] | None,
-        "ensemble_accuracy": Share | None,
+        "ensemble_accuracy": Share | None, "monitored": list[_KnownMonitored] | None,
     },
     typed_rows.MemberRow: {"parameters": Count, "weight": Number | None},
-    typed_rows.CellRow: {name: Count for name in typed_rows.CellRow.__dataclass_fields__ if name.startswith("n_")},
+    typed_rows.CellRow: {
+        name: Count | None if name == "n_same_class" else Count
+        for name in typed_rows.CellRow.__dataclass_fields__
+        if name.startswith("n_")
+    },
+    typed_rows.OtherCellRow: {
+        "source": Name, **dict.fromkeys(("n_missed", "n_correct_all", "n_missed_correct_all"), Count),
+    },
     typed_rows.FailureRow: {"seconds": Positive | None},
     typed_rows.ReferenceRow: {"budget": Positive | None, "value": Number},
 }  # fmt: skip

@@ -84,6 +84,7 @@ def outcome_rows(record: EvaluationRecord) -> Children:
         for a in record.attempts
     ]
     rows[schema.Transfer] = [key | row for row in _transfer(record, clean)] if record.cells else []
+    rows[schema.OtherTransfer] = [key | row for row in _other_transfer(record, clean)] if record.other_cells else []
     return rows
 
 
@@ -97,6 +98,13 @@ def _transfer(record: EvaluationRecord, clean: dict[int, Any]) -> Iterator[Datab
         transfer_rates(rows, missed, population)[1] for population in ("all", "correct_all", "correct_both")
     )
     joint = transfer_rates(rows, missed, rate="definition6")[1]
+    texts = {(cell.source, cell.target): cell.classes for cell in record.cells}
+    classes = same = None
+    if all(text is not None for text in texts.values()):
+        classes = np.zeros(missed.shape, dtype=np.int64)
+        for (source, target), text in texts.items():
+            classes[source, target] = bits.classes_from_text(text or "", record.n)
+        same = transfer_rates(rows, missed, "correct_all", "same_class", classes=classes)[1]
     for source in range(members):
         for column in range(members + 1):
             at = source, column
@@ -109,5 +117,23 @@ def _transfer(record: EvaluationRecord, clean: dict[int, Any]) -> Iterator[Datab
                 "n_correct_both": int(correct_both.population[at]),
                 "n_missed_correct_both": int(correct_both.hits[at]),
                 "n_definition6": int(joint.hits[at]),
+                "n_same_class": None if same is None else int(same.hits[at]),
                 "bits": bits.pack(missed[at]),
+                "classes": None if classes is None else bits.pack_classes(classes[at]),
             }
+
+
+def _other_transfer(record: EvaluationRecord, clean: dict[int, Any]) -> Iterator[DatabaseRow]:
+    members = len(clean) - 1
+    among = np.all([clean[member] for member in range(members)], axis=0)
+    for cell in sorted(record.other_cells, key=lambda cell: (cell.source, cell.target)):
+        missed = bits.from_text(cell.bits, record.n)
+        yield {
+            "source": cell.source,
+            "target": cell.target,
+            "n_missed": int(missed.sum()),
+            "n_correct_all": int(among.sum()),
+            "n_missed_correct_all": int((missed & among).sum()),
+            "bits": bits.pack(missed),
+            "classes": bits.pack_classes(bits.classes_from_text(cell.classes, record.n)),
+        }

@@ -16,6 +16,7 @@ from sqlalchemy import Connection, Table, Text, cast, delete, insert, select, te
 
 from bench.core import strict_json
 from bench.core.identity import content_id
+from bench.core.terms import USING_SURROGATES
 from bench.experiment.names import claimed, told_today
 from bench.experiment.protocols import Standard
 from bench.store import schema, standing
@@ -128,7 +129,7 @@ def _families_of(db: Database, run_ids: set[str]) -> list[str]:
         select(run.family_id, attack.settings)
         .join(evaluation, evaluation.run_id == run.run_id)
         .join(attack, attack.attack_key == evaluation.attack_key)
-        .where(evaluation.kind == "blackbox")
+        .where(evaluation.kind.in_(USING_SURROGATES))
     )
     found |= {row["family_id"] for row in db.rows(attacked) if run_ids.intersection(surrogates(row["settings"]))}
     return sorted(found)

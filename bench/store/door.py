@@ -29,7 +29,7 @@ from bench.experiment.records import (
     RunRecord,
     parse_record,
 )
-from bench.experiment.spec import EvaluationSpec, RunSpec
+from bench.experiment.spec import EvaluationSpec, RunSpec, of_attack
 
 RECORD_BYTES = 16 << 20  # of one JSON file: a black-box suite on 50,000 images has under 1 MB
 
@@ -77,6 +77,12 @@ class _Images(Strict):
 
     images: Digest
     norm: Norm | None
+
+
+class _Surrogates(Strict):
+    """What the settings of a matrix name beside those of its attack."""
+
+    surrogates: Annotated[list[Id], Field(min_length=1, max_length=1_000)]
 
 
 class _Smoothing(Strict):
@@ -331,6 +337,8 @@ def _check_plugins(spec: RunSpec, where: str) -> None:
     _check_settings("methods", spec.plugin, versions.get("method"), spec.settings, where)
     _check_settings("models", spec.model_plugin, versions.get("model"), spec.model_settings, where)
     _check_settings("datasets", spec.dataset_plugin, versions.get("dataset"), spec.dataset_settings, where)
+    for monitor in (*spec.monitor, *([spec.keep.monitor] if spec.keep and spec.keep.monitor else [])):
+        _check_settings("attacks", monitor.plugin, monitor.version, monitor.settings, where)
     for needed in spec.requires.values():
         _check_plugins(needed, where)
 
@@ -353,7 +361,10 @@ def _check_attack(spec: EvaluationSpec, where: str) -> None:
         if spec.settings:
             raise refused(where, "a clean pass has no settings")
     else:
-        _check_settings("attacks", spec.plugin, spec.versions.get("attack"), spec.settings, where)
+        own = of_attack(spec.kind, spec.settings)
+        if own != spec.settings:
+            parse_record(_Surrogates, spec.settings, f"{where}: settings")
+        _check_settings("attacks", spec.plugin, spec.versions.get("attack"), own, where)
 
 
 def _check_settings(kind: str, plugin: str, version: int | None, given: dict[str, Any], where: str) -> None:

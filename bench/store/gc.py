@@ -9,6 +9,7 @@ from typing import Any
 
 from sqlalchemy import ColumnElement, Connection, Table, and_, delete, func, or_, select
 
+from bench.core.terms import USING_SURROGATES
 from bench.store import derived, queries, schema
 from bench.store.database import Database
 from bench.store.typed_rows import EvaluationRow
@@ -75,7 +76,7 @@ def needed_by(db: Database, run_id: str) -> list[str]:
     attacked = (
         select(schema.Evaluation.run_id, schema.Attack.settings)
         .join(schema.Attack, schema.Attack.attack_key == schema.Evaluation.attack_key)
-        .where(schema.Evaluation.kind == "blackbox", schema.Evaluation.run_id != run_id)
+        .where(schema.Evaluation.kind.in_(USING_SURROGATES), schema.Evaluation.run_id != run_id)
     )
     names |= {row["run_id"] for row in db.rows(attacked) if run_id in _values(row["settings"], "surrogates")}
     return sorted(names)

@@ -29,6 +29,7 @@ from bench.store.schema import (
     Evaluation,
     Job,
     Member,
+    OtherTransfer,
     Outcome,
     Reference,
     Run,
@@ -43,6 +44,8 @@ from bench.store.typed_rows import (
     EvaluationRow,
     FailureRow,
     MemberRow,
+    OtherBits,
+    OtherCellRow,
     Outcomes,
     ReferenceRow,
     RunRow,
@@ -171,15 +174,44 @@ def transfer(db: Database, evaluation_id: str) -> TransferBits:
         BenchError: the evaluation is unknown or no transfer matrix.
     """
     n = _images(db, evaluation_id)
-    query = select(Transfer.source, Transfer.target, Transfer.bits).where(Transfer.evaluation_id == evaluation_id)
-    cells = db.rows(query)
+    query = select(Transfer.source, Transfer.target, Transfer.bits, Transfer.classes)
+    cells = db.rows(query.where(Transfer.evaluation_id == evaluation_id))
     if not cells:
         raise BenchError(f"evaluation {short(evaluation_id)} is not a transferability matrix")
     clean = clean_rows(db, evaluation_id)
     missed = np.zeros((len(clean) - 1, len(clean), n), dtype=bool)
     for cell in cells:
         missed[cell["source"], cell["target"]] = bits.unpack(cell["bits"], n)  # ENSEMBLE, -1, is the last column
-    return TransferBits(clean=clean, missed=missed)
+    classes = None
+    if all(cell["classes"] is not None for cell in cells):
+        classes = np.zeros(missed.shape, dtype=np.int64)
+        for cell in cells:
+            classes[cell["source"], cell["target"]] = bits.unpack_classes(cell["classes"], n)
+    return TransferBits(clean=clean, missed=missed, classes=classes, others=_others(db, evaluation_id, clean.shape))
+
+
+def _others(db: Database, evaluation_id: str, shape: tuple[int, ...]) -> dict[str, OtherBits]:
+    """The rows of a matrix whose sources are no members, each with outcomes of this shape [N+1, n].
+
+    Raises:
+        BenchError: one is not whole.
+    """
+    table, n = OtherTransfer, shape[1]
+    query = select(table.source, table.target, table.bits, table.classes).where(table.evaluation_id == evaluation_id)
+    found: dict[str, dict[int, tuple[Any, Any]]] = {}
+    for cell in db.rows(query.order_by(table.source, table.target)):
+        row = bits.unpack(cell["bits"], n), bits.unpack_classes(cell["classes"], n)
+        found.setdefault(cell["source"], {})[cell["target"]] = row
+    targets = [*range(shape[0] - 1), ENSEMBLE]
+    if any(set(row) != set(targets) for row in found.values()):
+        raise BenchError(f"evaluation {short(evaluation_id)}: a row of its matrix is not whole")
+    return {
+        source: OtherBits(
+            missed=np.stack([row[target][0] for target in targets]),
+            classes=np.stack([row[target][1] for target in targets]),
+        )
+        for source, row in found.items()
+    }
 
 
 def transfers(db: Database, evaluation_ids: Iterable[str]) -> dict[str, TransferBits]:
@@ -213,6 +245,15 @@ def clean_counts(db: Database, *, run_ids: OneOrMany = None) -> dict[str, dict[i
         if type(row["n_correct"]) is int:
             found.setdefault(row["evaluation_id"], {})[row["target"]] = row["n_correct"]
     return found
+
+
+def other_cells(db: Database, *, run_ids: OneOrMany = None) -> list[OtherCellRow]:
+    """The counts of the cells whose sources are no members, by evaluation, source and target."""
+    table = OtherTransfer
+    query = select(*[getattr(table, name) for name in columns_of(OtherCellRow)])
+    query = query.join(Evaluation, Evaluation.evaluation_id == table.evaluation_id)
+    rows = db.rows(_among(query.order_by(table.evaluation_id, table.source, table.target), Evaluation.run_id, run_ids))
+    return sound(db, OtherCellRow, rows, lambda row: f"a cell of evaluation {short(row['evaluation_id'])}")
 
 
 def blackbox(db: Database, evaluation_id: str) -> list[BlackboxRow]:

@@ -11,7 +11,13 @@ from typing import Any
 from sqlalchemy import JSON, BigInteger, Float, ForeignKey, Index, Integer, LargeBinary, MetaData, Text
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 
-REVISIONS = ("0001", "0002", "0003")  # oldest first; stands here so that reading a database needs no alembic
+REVISIONS = (
+    "0001",
+    "0002",
+    "0003",
+    "0004",
+    "0005",
+)  # oldest first; here, so that reading needs no alembic
 
 Json = JSON(none_as_null=True)
 
@@ -128,6 +134,10 @@ class Curve(Base):
     member_accuracy: Mapped[list[Any] | None]
     ensemble_accuracy: Mapped[float | None]
     accuracy_on: Mapped[str | None]
+    monitored: Mapped[list[Any] | None]
+    """Robust accuracy on held-out images, a table for each attack that watched the training."""
+    kept: Mapped[bool | None]
+    """Whether the run has the weights of this epoch because it was the best of its phase."""
 
 
 class Attack(Base):
@@ -238,7 +248,30 @@ class Transfer(Base):
     n_missed_correct_both: Mapped[int] = mapped_column(Integer)
     n_definition6: Mapped[int] = mapped_column(Integer)
     """Images that both classify correctly when clean and both misclassify when attacked (Definition 6)."""
+    n_same_class: Mapped[int | None] = mapped_column(Integer)
+    """Of `n_missed_correct_all`: those given the same wrong class by the source; null where it was not kept."""
     bits: Mapped[bytes]
+    classes: Mapped[bytes | None]
+    """The class that the target gives each image, a byte each, or two."""
+
+
+class OtherTransfer(Base):
+    """A cell of a matrix whose source is no member: the ensemble, noise of the attack's size, another ensemble."""
+
+    __tablename__ = "other_transfer"
+
+    evaluation_id: Mapped[str] = mapped_column(
+        ForeignKey("evaluation.evaluation_id", ondelete="CASCADE"), primary_key=True
+    )
+    source: Mapped[str] = mapped_column(primary_key=True)
+    """`ensemble`, `noise`, or a run id."""
+    target: Mapped[int] = mapped_column(Integer, primary_key=True, autoincrement=False)
+    n_missed: Mapped[int] = mapped_column(Integer)
+    n_correct_all: Mapped[int] = mapped_column(Integer)
+    n_missed_correct_all: Mapped[int] = mapped_column(Integer)
+    """As `transfer`'s."""
+    bits: Mapped[bytes]
+    classes: Mapped[bytes]
 
 
 class Blackbox(Base):

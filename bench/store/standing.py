@@ -16,7 +16,7 @@ from typing import Any, Literal
 
 from bench.core import registry, versions
 from bench.core.errors import BenchError
-from bench.core.terms import SUITES
+from bench.core.terms import SUITES, USING_SURROGATES
 from bench.experiment.spec import OUTSIDE, RunSpec
 from bench.store import flags, queries
 from bench.store.database import Database
@@ -111,6 +111,9 @@ def run_versions(config: Mapping[str, Any], trainer: int, method: int) -> dict[s
     rule = (config.get("settings") or {}).get("fusion_rule") if config["plugin"] == OUTSIDE else None
     if isinstance(rule, str):  # that of a method is its own
         found[f"fusions/{rule}"] = int(told.get("fusion", 1))
+    by = (config.get("keep") or {}).get("monitor")
+    if by:  # the epoch that is kept was chosen by it
+        found |= {f"attacks/{by['plugin']}": int(told.get("monitor", 1)), "evaluator": int(told.get("evaluator", 1))}
     for needed in (config.get("requires") or {}).values():
         own = needed["versions"]
         for part, version in run_versions(needed, own["trainer"], own["method"]).items():
@@ -186,7 +189,7 @@ def read(db: Database, *, family_ids: queries.OneOrMany = None, run_ids: queries
     runs = queries.runs(db, family_ids=family_ids, run_ids=run_ids)
     rows = queries.evaluations(db, family_ids=family_ids, run_ids=run_ids)
     known = {run.run_id for run in runs}
-    needed = {each for row in rows if row.kind == "blackbox" for each in surrogates(row.settings)} - known
+    needed = {each for row in rows if row.kind in USING_SURROGATES for each in surrogates(row.settings)} - known
     others = queries.runs(db, run_ids=sorted(needed)) if needed else []
     return Measured(tuple(runs), tuple(rows), judge([*runs, *others], rows))
 
@@ -197,7 +200,10 @@ def on_other_weights(measured: str | None, own: str | None) -> bool:
 
 
 def surrogates(settings: Any) -> tuple[str, ...]:
-    """Ids of the runs that a black-box suite made its images on; none where another's hand put something else."""
+    """Ids of the runs that a black-box suite or a matrix made images on beside its own.
+
+    None where another's hand put something else.
+    """
     found = settings.get("surrogates") if isinstance(settings, dict) else None
     every = found.values() if isinstance(found, dict) else found if isinstance(found, list) else ()
     return tuple(each for each in every if isinstance(each, str))
@@ -231,7 +237,7 @@ def _own_reasons(
     yield from outdated(row, installed)
     if on_other_weights(row.weights_digest, weights.get(row.run_id)):
         yield "it was measured on other weights than the run has"
-    if row.kind in SUITES:
+    if row.kind in (*SUITES, *USING_SURROGATES):
         for surrogate in surrogates(row.settings):
             if not runs.get(surrogate, CURRENT).is_current:
                 yield f"surrogate {surrogate[:12]} is stale: {'; '.join(runs[surrogate].why)}"

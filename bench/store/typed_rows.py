@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from bench.core.bits import Bools
+from bench.core.bits import Bools, Classes
 from bench.core.precision import OfPasses, Precision, titled
 from bench.core.terms import Split, Targets
 
@@ -133,6 +133,16 @@ class Outcomes:
 
 
 @dataclass(frozen=True, kw_only=True)
+class OtherBits:
+    """A row of a matrix whose source is no member; targets as in `TransferBits`."""
+
+    missed: Bools
+    """[N+1, n]"""
+    classes: Classes
+    """[N+1, n]"""
+
+
+@dataclass(frozen=True, kw_only=True)
 class TransferBits:
     """A matrix of N members over n images, the ensemble last: correct when clean, misclassified when attacked."""
 
@@ -140,6 +150,10 @@ class TransferBits:
     """[N+1, n]"""
     missed: Bools
     """[N, N+1, n], source × target"""
+    classes: Classes | None = None
+    """[N, N+1, n], the class that the target gives the image; None where it was not kept."""
+    others: dict[str, OtherBits] = field(default_factory=dict)
+    """By source: `ensemble`, `noise`, or a run id."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -166,6 +180,9 @@ class CurveRow:
     member_accuracy: list[float | None] | None
     ensemble_accuracy: float | None
     accuracy_on: str | None
+    monitored: list[dict[str, Any]] | None = None
+    """As `bench.experiment.records.MonitoredRecord`."""
+    kept: bool | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -222,6 +239,19 @@ class CellRow:
     n_correct_both: int
     n_missed_correct_both: int
     n_definition6: int
+    n_same_class: int | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class OtherCellRow:
+    """The same of a source that is no member."""
+
+    evaluation_id: str
+    source: str
+    target: int
+    n_missed: int
+    n_correct_all: int
+    n_missed_correct_all: int
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -31,6 +31,7 @@ from bench.models.passes import passes_on
 from bench.training import checkpoint, dual
 from bench.training.batch import Batch
 from bench.training.captured import Recorder, Replayed
+from bench.training.monitoring import Monitoring, value_of
 from bench.training.optim import make_optimizer, rate_at, set_rate
 
 CHECK_EVERY = 16  # steps between two looks at the loss: each look waits for the device
@@ -55,6 +56,7 @@ class Trainer:
         prerequisites: the trained ensembles that the method asks for, by name.
         run: what is trained; its checkpoint says so, and one of another run is not gone on from.
         recorder: records training steps, to be replayed; None trains step by step.
+        monitoring: what measures the epochs, and says which one of each phase is kept; without it the last.
     """
 
     def __init__(
@@ -71,6 +73,7 @@ class Trainer:
         prerequisites: dict[str, Ensemble] | None = None,
         run: RunSpec | None = None,
         recorder: Recorder | None = None,
+        monitoring: Monitoring | None = None,
     ) -> None:
         self.ensemble = ensemble
         self.images = images
@@ -92,6 +95,8 @@ class Trainer:
         self._recorder = recorder
         self.captured = recorder is not None
         """Whether training steps are recorded and replayed, as far as anything was trained."""
+        self.monitoring = monitoring
+        self._best: dict[str, Tensor] = {}
         self.continues = False
         """Whether training goes on from a checkpoint."""
         self.measured_on = validation if validation is not None else _sample(images)
@@ -160,7 +165,9 @@ class Trainer:
         if training.precision == "tf32" and not has_tf32(self.images.images.device):
             self.note("this device has no TF32: trained in float32")
         first = 0
-        if restored is not None and phase == restored["phase"]:
+        if restored is None or phase != restored["phase"]:
+            self._best = {}
+        else:
             first = restored["epoch"]
             try:
                 if first > epochs:
@@ -194,10 +201,34 @@ class Trainer:
                 **self._accuracy(),
                 "seconds": time.perf_counter() - started,
             }
+            self._watch(record, epochs)
             self.curve.append(record)
             self._save(phase, epoch + 1, optimizer)
             self._progress.epoch(record, epochs=epochs)
+        if self._best:
+            checkpoint.load_members(self.ensemble.members, self._best)
         return first < epochs
+
+    def _watch(self, record: dict[str, Any], epochs: int) -> None:
+        """Measure an epoch that is over, and keep its weights where it is the best of its phase so far."""
+        if self.monitoring is None:
+            return
+        trained = self.ensemble.part(sorted(self._trained))
+        if measured := self.monitoring.measure(trained, epoch=record["epoch"], epochs=epochs):
+            record["monitored"] = measured
+        keep = self.monitoring.keep
+        value = value_of(keep, record) if keep else None
+        if keep is None or value is None:
+            return
+        before = next((line for line in self.curve if line["phase"] == record["phase"] and line.get("kept")), None)
+        if before is not None:
+            best = value_of(keep, before)
+            if best is not None and best >= value:
+                return
+            del before["kept"]
+        record["kept"] = True
+        tensors = checkpoint.member_tensors(self.ensemble.members)
+        self._best = {name: tensor.detach().clone() for name, tensor in tensors.items()}
 
     def _epoch(
         self,
@@ -275,6 +306,7 @@ class Trainer:
         tensors, rest = checkpoint.optimizer_tensors(optimizer)
         tensors.update(checkpoint.member_tensors(self.ensemble.members))
         tensors.update({f"memory.{name}": tensor for name, tensor in self.memory.items()})
+        tensors.update({f"best.{name}": tensor for name, tensor in self._best.items()})
         metadata = {"phase": phase, "epoch": epoch, "optimizer": rest, "curve": self.curve}
         if self._run is not None:
             metadata |= {"format": FORMAT, "run": self._run.model_dump(mode="json")}
@@ -289,7 +321,9 @@ class Trainer:
                 raise JobError(f"{path} does not say where training was (no {', '.join(sorted(missing))})")
             if self._run is not None and _run_id(metadata, self._run) != self._run.run_id:
                 raise JobError(f"{path} is of another run")
-            checkpoint.load_members(self.ensemble.members, tensors)
+            best = _best(tensors, metadata, path)
+            for kept in (best, tensors) if best else (tensors,):
+                checkpoint.load_members(self.ensemble.members, kept)
         except JobError as error:
             self._progress.note(f"{error}; {set_aside(path)}, training starts again from the first epoch")
             return
@@ -301,6 +335,8 @@ class Trainer:
             for name, tensor in tensors.items()
             if name.startswith("memory.")
         }
+        device = self.images.images.device
+        self._best = {name: tensor.to(device) for name, tensor in best.items()}
         self._restored = {**metadata, "tensors": tensors}
         self.continues = True
         if self._folder is not None:  # it may be behind, or not have come along with the checkpoint
@@ -326,6 +362,19 @@ def training_step(
         return {name: term.detach() for name, term in terms.items()}
 
     return step
+
+
+def _best(tensors: dict[str, Tensor], metadata: dict[str, Any], path: Path) -> dict[str, Tensor]:
+    """The weights of the epoch that is the best so far; empty where none is kept.
+
+    Raises:
+        JobError: the curve speaks of such an epoch, and its weights are not there; or the other way round.
+    """
+    best = {name.removeprefix("best."): tensor for name, tensor in tensors.items() if name.startswith("best.")}
+    phase = metadata["curve"][-1]["phase"] if metadata["curve"] else None
+    if bool(best) != any(line.get("kept") and line["phase"] == phase for line in metadata["curve"]):
+        raise JobError(f"{path} does not hold the best epoch that its curve speaks of")
+    return best
 
 
 def _lines(curve: list[dict[str, Any]]) -> str:

@@ -7,10 +7,10 @@ import torch
 from attacking import AXES
 from linear import Line
 
-from bench.attacks.arc import ARC
+from bench.attacks.arc import ARC, ARCL2
 from bench.attacks.base import Attack
 from bench.attacks.conditions import Conditions
-from bench.attacks.iterative import PGD
+from bench.attacks.iterative import PGD, PGDL2
 from bench.attacks.judge import attack_images
 from bench.core.errors import BenchError
 from bench.data.base import ImageSet
@@ -34,13 +34,15 @@ def expected(members: list[Line], attack: Attack, images: ImageSet) -> float:
     return found
 
 
-def known(members: list[Line], images: ImageSet) -> float:
+def known(members: list[Line], images: ImageSet, *, norm: str = "linf") -> float:
     """The least expected accuracy: for two lines the best of breaking both, one, or none.
 
-    Looked for on a fine grid of the square.
+    Looked for on a fine grid of the square, or of the disc within it.
     """
     ticks = torch.linspace(-EPS, EPS, 401, dtype=torch.float64)
     moves = torch.cartesian_prod(ticks, ticks)
+    if norm == "l2":
+        moves = moves[moves.norm(dim=1) <= EPS]
     total = 0.0
     for image in images.floats().double().flatten(1):
         points = (image + moves).clamp(0, 1)
@@ -89,6 +91,54 @@ def test_random_pairs_of_lines_come_to_their_least_expected_accuracy() -> None:
     assert reached["pgd"] <= 5
 
 
+def test_in_the_l2_ball_one_line_falls_where_it_is_within_reach() -> None:
+    """The border 3x + 4y = 3 at the distance (3x + 4y − 3)/5: what is nearer than ε falls, and nothing else."""
+    members = [Line((3, 4), -3.0), Line((3, 4), -3.0)]
+    images = grid(low=60, high=200, step=7)
+    distance = (images.floats().double().flatten(1) @ torch.tensor([3.0, 4.0], dtype=torch.float64) - 3) / 5
+    value = float((distance > EPS).double().mean())
+    assert 0 < value < float((distance > 0).double().mean())
+    assert expected(members, ARCL2(), images) == pytest.approx(value)
+
+
+def test_in_the_l2_ball_members_that_err_in_opposite_directions_are_reached() -> None:
+    members = [Line((20, 0), -6.0), Line((-20, 0), 14.0)]
+    images = grid(low=80, high=180, step=4)
+    x = images.floats()[:, 0, 0, 0].double()
+    near = (x - EPS < 0.3) | (x + EPS > 0.7)
+    assert expected(members, ARCL2(), images) == pytest.approx(1 - 0.5 * float(near.double().mean()))
+
+
+def test_in_the_l2_ball_two_borders_that_meet_are_both_crossed_at_their_corner() -> None:
+    """Right where x > .5, and where y > .5: one move breaks both where the corner (.5, .5) is within ε."""
+    members = [Line((20, 0), -10.0), Line((0, 20), -10.0)]
+    images = grid(low=130, high=160, step=2)
+    gaps = images.floats().double().flatten(1) - 0.5
+    both, one = gaps.norm(dim=1) < EPS, (gaps < EPS).any(1)
+    value = float((1 - 0.5 * one.double() - 0.5 * both.double()).mean())
+    assert 0.05 < float(both.double().mean()) < 0.95
+    found = expected(members, ARCL2(), images)
+    assert value - 1e-9 <= found <= value + 0.02  # a corner at the very rim may be missed
+
+
+def test_in_the_l2_ball_random_pairs_of_lines_come_to_their_least_expected_accuracy() -> None:
+    """To the image for most pairs, within two of 49 for all; the short moves alone leave more of each."""
+    reached = {"arc": 0, "pgd": 0}
+    for seed in range(10):
+        torch.manual_seed(seed)
+        slopes = 5 * torch.randn(2, 2)
+        members = [Line((float(a), float(b)), float(0.4 - (a + b) / 2)) for a, b in slopes]
+        images = grid(step=20)
+        least = known(members, images, norm="l2")
+        found = {"arc": expected(members, ARCL2(), images), "pgd": expected(members, PGDL2(), images)}
+        for name, value in found.items():
+            reached[name] += value <= least + 1e-9
+        assert least - 1e-9 <= found["arc"] <= least + 1.01 / 49
+        assert found["arc"] < expected(members, ARCL2(wide=0), images)
+    assert reached["arc"] >= 7
+    assert reached["pgd"] <= 2
+
+
 def test_more_probable_members_come_first_and_count_more() -> None:
     members = [Line((-20, 0), 11.0), Line((20, 0), -9.0)]  # right below .55, right above .45: one of the two can fall
     images = grid(low=126, high=129, step=1)
@@ -105,6 +155,12 @@ def test_more_probable_members_come_first_and_count_more() -> None:
 def test_settings_that_make_no_sense_are_refused(settings: dict[str, float]) -> None:
     with pytest.raises(BenchError):
         ARC(**settings)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("settings", [{"step": 0}, {"step": -0.5}, {"step": 1.5}, {"wide": -1}])
+def test_rounds_that_make_no_sense_are_refused(settings: dict[str, float]) -> None:
+    with pytest.raises(BenchError):
+        ARCL2(**settings)  # type: ignore[arg-type]
 
 
 def test_what_a_single_network_calls_its_weights_are_not_shares_of_members() -> None:

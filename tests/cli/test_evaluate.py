@@ -197,6 +197,10 @@ def test_an_ensemble_that_draws_a_member_has_an_expected_accuracy(
     card = bench(results, "show", row["evaluation_id"]).out
     assert f"{100 * shown['expected_accuracy']:.1f} % after the attack, over 3 equally probable draws" in card
     assert shown["measurements"]["draws"][0] not in card
+    expected = f"{row['budget']:g}: {100 * shown['expected_accuracy']:.1f} %"
+    printed = " ".join(told.text.split())
+    assert "drawn, expected accuracy over the member drawn: " in printed
+    assert expected in printed
     odds = ("--fusion", "random_member", "--weights", "3,0,1")
     evaluate(results, files, "--model", "digits_cnn", "--name", "odd", *odds)
     (row,) = [row for row in bench_frames.Frames(results / "bench.db").evaluations.to_dict("records")

@@ -12,10 +12,11 @@ from linear import Line
 from torch import Tensor, nn
 
 from bench.attacks.conditions import Conditions
+from bench.attacks.cw import CW
 from bench.attacks.fgsm import FGSM
 from bench.attacks.iterative import BIM, PGD
 from bench.attacks.judge import attack_images, target_classes
-from bench.core.bits import from_text
+from bench.core.bits import classes_from_text, from_text
 from bench.core.errors import JobError
 from bench.core.numbers import ENSEMBLE
 from bench.data.base import ImageSet
@@ -110,8 +111,8 @@ def test_the_matrix_equals_a_loop_over_members_and_images(different, images, bat
     assert record["n_clean"] == sum(rows[-1])
     assert [entry["source"] for entry in record["measurements"]["sources"]] == [0, 1, 2]
     assert all(entry["attacked"] == 61 for entry in record["measurements"]["sources"])
-    # Each source: once clean, each step, once to judge.
-    assert (record["forwards"], record["backwards"]) == (3 * 61 * (1 + steps + 1), 3 * 61 * steps)
+    # Each member and the ensemble: once clean, each step, once to judge.
+    assert (record["forwards"], record["backwards"]) == (4 * 61 * (1 + steps + 1), 4 * 61 * steps)
 
 
 def test_the_diagonal_is_each_members_own_white_box_rate(different, images):
@@ -122,6 +123,52 @@ def test_the_diagonal_is_each_members_own_white_box_rate(different, images):
         (own,) = (cell["bits"] for cell in record["cells"] if cell["source"] == cell["target"] == source)
         robust, clean = (from_text(alone[key], 61) for key in ("robust_bits", "clean_bits"))
         assert (robust == clean & ~from_text(own, 61)).all()
+
+
+def test_the_ensemble_and_others_are_sources_too_and_classes_are_kept(different, images):
+    attack, other = PGD(steps=4), Ensemble([different.members[1]])
+    record = measure.transferability(different, images, attack, under(0.15), others={"a" * 24: other})
+    cells = {(cell["source"], cell["target"]): cell for cell in (*record["cells"], *record["other_cells"])}
+    targets = (0, 1, 2, -1)
+    assert [*cells] == [(s, t) for s in (0, 1, 2, "ensemble", "a" * 24, "noise") for t in targets]
+    labels = images.labels.numpy()
+    sources = {0: different.members[0], "ensemble": different, "a" * 24: other}
+    for source, network in sources.items():
+        outcome = attack_images(attack, network, images, under(0.15, stop="last"), keep_images=True)
+        for target in targets:
+            evaluated = different if target == ENSEMBLE else different.members[target]
+            with torch.no_grad():
+                classes = evaluated(outcome.adversarial).argmax(1).numpy()
+            cell = cells[source, target]
+            assert (classes_from_text(cell["classes"], 61) == classes).all()
+            assert (from_text(cell["bits"], 61) == (classes != labels)).all()
+    # A surrogate that is a member in all but its id leaves what the member leaves.
+    assert [cells["a" * 24, target] | {"source": 1} for target in targets] == [cells[1, target] for target in targets]
+    measured = record["measurements"]
+    assert [each["source"] for each in measured["sources"]] == [0, 1, 2]
+    assert [each["source"] for each in measured["other_sources"]] == ["ensemble", "a" * 24]
+
+
+@pytest.mark.parametrize(("norm", "radius"), [("linf", 0.1), ("l2", 0.8)])
+def test_the_noise_of_the_control_row_has_the_size_of_the_attack(images, norm, radius):
+    grey = ImageSet(torch.full_like(images.images, 128), images.labels)  # far from 0 and 1, so that nothing is clipped
+    change = measure.noise(grey, norm, under(radius)) - grey.floats().cpu()
+    size = change.abs().flatten(1).amax(1) if norm == "linf" else change.flatten(1).norm(dim=1)
+    assert size.tolist() == pytest.approx([radius] * 61, rel=1e-5)
+    if norm == "linf":
+        assert change.abs().min() == pytest.approx(radius, rel=1e-5)
+    assert abs(float(change.mean())) < 0.05 * radius
+    assert len({tuple(row) for row in change.flatten(1).tolist()}) == 61
+    whole = measure.noise(images, norm, under(radius))
+    assert float(whole.min()) >= 0
+    assert float(whole.max()) <= 1
+    assert torch.equal(whole[7:8], measure.noise(images, norm, under(radius))[7:8])
+
+
+def test_an_attack_without_a_ball_has_no_control_row(different, images):
+    few = images.take(slice(0, 9))
+    record = measure.transferability(different, few, CW(steps=3), under(1.0))
+    assert {cell["source"] for cell in record["other_cells"]} == {"ensemble"}
 
 
 def test_rates_of_the_matrix_follow_from_its_bits(different, images):

@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import csv
 import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
-from in_process import refused
+from in_process import TINY, bench, refused
 from small_results import QUICK
 
-from bench.core.bits import from_text
+from bench import load
+from bench.core.bits import classes_from_text, from_text
 from bench.report import heatmap
 
 
@@ -39,7 +41,7 @@ def table_of(path: Path, column: str, method: str) -> np.ndarray:
     with path.with_suffix(".csv").open(newline="", encoding="utf-8") as file:
         rows: list[dict[str, Any]] = [row for row in csv.DictReader(file) if row["method"] == method]
     table = np.full((3, 4), np.nan)
-    for row in rows:
+    for row in (each for each in rows if each["source"].isdecimal()):
         table[int(row["source"]) - 1, 3 if row["target"] == "ensemble" else int(row["target"]) - 1] = float(row[column])
     return table
 
@@ -62,6 +64,98 @@ def test_the_difference_is_first_minus_second(
     assert "Cos-only − ECE" in picture
     for value in want.flatten():
         assert f">{value:+.0f}<".replace("-", "−").replace("+0", "0").replace("−0", "0") in picture
+
+
+def test_every_cell_has_its_interval(small_results: Path, on_small: Callable[..., str], tmp_path: Path) -> None:
+    """Of two seeds the standard deviation in the picture and Student's interval; of one seed Wilson's."""
+    from scipy.stats import binomtest, t
+
+    on_small("heatmap", "--seeds", "0", "-o", tmp_path / "one.svg")
+    on_small("heatmap", "-o", tmp_path / "two.svg")
+    tables = {}
+    for name in ("one", "two"):
+        with (tmp_path / f"{name}.csv").open(newline="", encoding="utf-8") as file:
+            tables[name] = [row for row in csv.DictReader(file) if row["method"] == "ece"]
+    assert [row["source"] for row in tables["one"][::4]] == ["1", "2", "3", "ensemble", "noise"]
+    picture = (tmp_path / "one.svg").read_text()
+    for row in tables["one"]:
+        want = binomtest(int(row["misclassified"]), int(row["images"])).proportion_ci(method="wilson")
+        assert [float(row["low"]), float(row["high"])] == pytest.approx([100 * want.low, 100 * want.high], abs=1e-6)
+        assert f">{float(row['low']):.0f}–{float(row['high']):.0f}<" in picture
+        assert (row["interval"], row["deviation"]) == ("over images", "")
+    picture = (tmp_path / "two.svg").read_text()
+    for row in tables["two"]:
+        mean, deviation = float(row["percent"]), float(row["deviation"])
+        half = t.ppf(0.975, 1) * deviation / 2**0.5
+        assert float(row["low"]) == pytest.approx(max(0.0, mean - half))
+        assert float(row["high"]) == pytest.approx(min(100.0, mean + half))
+        assert f">± {deviation:.1f}<" in picture
+    assert ">noise<" in picture
+
+
+def test_what_goes_to_the_class_of_the_source_is_a_rate_of_its_own(
+    small_results: Path, on_small: Callable[..., str], tmp_path: Path
+) -> None:
+    on_small("heatmap", "--rate", "same_class", "-m", "ece", "-o", tmp_path / "s.svg")
+    with (tmp_path / "s.csv").open(newline="", encoding="utf-8") as file:
+        rows = {(row["source"], row["target"]): row for row in csv.DictReader(file)}
+    assert {source for source, _ in rows} == {"1", "2", "3", "ensemble"}  # of noise nobody knows
+    want = 0
+    for path in small_results.glob("runs/*/evaluations/*.json"):
+        record = json.loads(path.read_text())
+        if record["kind"] != "transfer" or json.loads((path.parents[1] / "run.json").read_text())["method"] != "ece":
+            continue
+        n = record["n"]
+        among = np.all([from_text(r["bits"], n) for r in record["clean_rows"] if r["target"] >= 0], axis=0)
+        cells = {(cell["source"], cell["target"]): cell for cell in record["cells"]}
+        own, other = (classes_from_text(cells[0, target]["classes"], n) for target in (0, 1))
+        want += int((among & from_text(cells[0, 1]["bits"], n) & (own == other)).sum())
+    assert int(rows["1", "2"]["misclassified"]) == want > 0
+    assert "misclassified as the same class as by the source, %" in (tmp_path / "s.svg").read_text()
+
+
+def test_a_matrix_from_before_classes_and_further_sources_is_drawn_as_it_is(
+    small_results: Path, tmp_path: Path
+) -> None:
+    old = tmp_path / "old"
+    shutil.copytree(small_results, old)
+    (old / "bench.db").unlink()
+    for path in old.glob("runs/*/evaluations/*.json"):
+        record = json.loads(path.read_text())
+        if record["kind"] == "transfer":
+            record.pop("other_cells")
+            record["measurements"].pop("other_sources")
+            for cell in record["cells"]:
+                cell.pop("classes")
+            path.write_text(json.dumps(record))
+    bench("db", "rebuild", "--results", old)
+    bench("heatmap", "-m", "ece", *QUICK, "--results", old, "-o", tmp_path / "old.png")
+    with (tmp_path / "old.csv").open(newline="", encoding="utf-8") as file:
+        assert {row["source"] for row in csv.DictReader(file)} == {"1", "2", "3"}
+    assert table_of(tmp_path / "old.png", "percent", "ece") == pytest.approx(rates(small_results, "ece"))
+    told = refused("heatmap", "-m", "ece", "--rate", "same_class", *QUICK, "--results", old)
+    assert "from before predicted classes were kept" in told
+    assert "--force" in told
+
+
+def test_other_ensembles_are_sources_on_request(tmp_path: Path) -> None:
+    asked = ("-m", "ece", "--suite", "figure3", *TINY, "--set", 'matrix.surrogates=["ece"]', "--results", tmp_path)
+    bench("run", *asked, "--threads", 1)
+    assert "Nothing to do" in bench("run", *asked, "--threads", 1)
+    bench("heatmap", *asked, "-o", tmp_path / "h.svg")
+    with (tmp_path / "h.csv").open(newline="", encoding="utf-8") as file:
+        assert [row["source"] for row in csv.DictReader(file)][::4] == ["1", "2", "3", "ensemble", "noise", "ECE"]
+    plain = ("-m", "ece", "--suite", "figure3", *TINY, "--results", tmp_path)
+    assert "no transferability matrix" in refused("heatmap", *plain)  # it is another measurement
+    records = [json.loads(path.read_text()) for path in tmp_path.glob("runs/*/run.json")]
+    assert sorted(record["seed"] for record in records) == [0, 1_000_003]
+    bench("db", "export", "-o", tmp_path / "all.zip", "--results", tmp_path)
+    bench("db", "import", tmp_path / "all.zip", "--results", tmp_path / "there")
+    bench("db", "rebuild", "--results", tmp_path / "there")
+    frame = load(tmp_path / "there" / "bench.db").matrices
+    assert {record["run_id"] for record in records} & {*frame["source"].astype(str)}
+    (unknown,) = [refused("run", "-m", "ece", "--set", 'matrix.surrogates=["ecee"]', "--results", tmp_path)]
+    assert "did you mean ece" in unknown
 
 
 @pytest.mark.parametrize(

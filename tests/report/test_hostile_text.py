@@ -305,8 +305,16 @@ def _matrix(text: str) -> Any:
     return Matrix(
         method=text, title=text, run=spec, budget_name="eps", budget=0.2, population="all", rate="misclassified",
         seeds=(0,), attack=text, recipe=text, images=text, notes=(f"did not learn {text}",),
-        counts=np.ones((2, 3, 4), dtype=np.int64), rates=np.full((3, 4), 50.0),
+        members=_block(["1", "2", "3"]), others=_block(["all", "noise", text]),
     )  # fmt: skip
+
+
+def _block(sources: list[str]) -> Any:
+    from bench.report.matrices import Block
+    from bench.store.rates import RateCounts
+
+    hits = np.full((len(sources), 4), 2)
+    return Block.of(sources, [(hits / 4, RateCounts(hits, 2 * hits))])
 
 
 # ---- paths

@@ -11,8 +11,9 @@ from small_results import cell
 
 from bench.report import tables
 from bench.report.cells import Cell, Row
-from bench.report.matrices import Matrix
+from bench.report.matrices import Block, Matrix
 from bench.report.results import Results
+from bench.store.rates import RateCounts
 
 
 def results() -> Results:
@@ -61,6 +62,12 @@ def test_budgets_in_words(budget: float, text: str) -> None:
     assert tables.budget_text("eps", budget) == text
 
 
+def block(sources: str, rates: np.ndarray) -> Block:
+    """Rows of a matrix with these percentages of 100 images, of one seed."""
+    hits = rates.astype(np.int64)
+    return Block.of([*sources], [(rates / 100, RateCounts(hits, np.full_like(hits, 100)))])
+
+
 def test_the_mean_of_a_matrix_leaves_diagonal_and_ensemble_out() -> None:
     from bench.core import config
     from bench.experiment import select
@@ -70,6 +77,6 @@ def test_the_mean_of_a_matrix_leaves_diagonal_and_ensemble_out() -> None:
     matrix = Matrix(
         method="ece", title="ECE", run=run, budget_name="eps", budget=0.2, population="correct_all",
         rate="misclassified", seeds=(0,), attack="PGD", recipe="standard", images="5 test images", notes=(),
-        counts=np.zeros((2, 3), dtype=np.int64), rates=rates,
+        members=block("12", rates), others=block("", np.zeros((0, 3))),
     )  # fmt: skip
     assert matrix.transfer == pytest.approx(20.0)

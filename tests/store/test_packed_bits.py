@@ -49,3 +49,23 @@ def test_text_that_is_no_base64_is_refused() -> None:
 def test_what_is_not_a_row_of_booleans_is_refused(values: object) -> None:
     with pytest.raises(TypeError, match="booleans"):
         bits.pack(values)
+
+
+@pytest.mark.parametrize("values", [[0], [3, 1, 255], [0, 256, 999], [65_535]])
+def test_classes_take_a_byte_each_or_two(values: list[int]) -> None:
+    data = bits.pack_classes(values)
+    assert len(data) == len(values) * (1 if max(values) < 256 else 2)
+    assert bits.unpack_classes(data, len(values)).tolist() == values
+    assert bits.classes_from_text(bits.classes_to_text(values), len(values)).tolist() == values
+
+
+@pytest.mark.parametrize("text", ["AAAA", "AAAAAAAAAA==", "???"])
+def test_classes_of_other_images_are_refused(text: str) -> None:
+    with pytest.raises(BenchError, match="classes"):
+        bits.classes_from_text(text, 2)
+
+
+@pytest.mark.parametrize("values", [[-1], [1 << 16]])
+def test_what_is_no_class_is_refused(values: list[int]) -> None:
+    with pytest.raises(ValueError, match="classes are 0 to"):
+        bits.pack_classes(values)

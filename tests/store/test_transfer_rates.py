@@ -74,3 +74,48 @@ def test_an_unknown_population_or_rate_is_named() -> None:
         transfer_rates(clean, missed, "all", "def6")  # type: ignore[arg-type]
     with pytest.raises(ValueError, match="not"):
         transfer_rates(clean, missed[:, :1])
+
+
+@given(outcomes(), st.sampled_from(["correct_all", "correct_both", "all"]), st.integers(0, 2**32 - 1))
+def test_of_the_misclassified_those_that_go_to_the_class_of_the_source(
+    bits: tuple[Any, Any], population: Any, seed: int
+) -> None:
+    """Labels are 0: what is missed is any other class. The ensemble and noise are sources too."""
+    clean, missed = bits
+    members, n = len(missed), clean.shape[1]
+    missed = np.concatenate([missed, missed[:1], missed[-1:]])
+    classes = np.where(missed, np.random.default_rng(seed).integers(1, 4, missed.shape), 0)
+    sources = [*range(members), members, None]
+    rates, counts = transfer_rates(clean, missed, population, "same_class", classes=classes, sources=sources)
+    every, _ = transfer_rates(clean, missed, population, sources=sources)
+    for place, source in enumerate(sources):
+        for target in range(members + 1):
+            hits = among = 0
+            for image in range(n if source is not None else 0):
+                both = clean[source][image] and clean[target][image]
+                counted = {
+                    "all": True, "correct_both": both, "correct_all": all(clean[k][image] for k in range(members)),
+                }[population]  # fmt: skip
+                own, given_ = classes[place][source][image], classes[place][target][image]
+                among += int(counted)
+                hits += int(counted and own == given_ != 0)
+            assert (counts.hits[place, target], counts.population[place, target]) == (hits, among)
+            if among:
+                assert rates[place, target] <= every[place, target]
+            else:
+                assert math.isnan(rates[place, target])
+
+
+def test_noise_and_other_ensembles_have_the_images_that_the_target_gets_right() -> None:
+    clean = np.array([[True, True, False], [True, False, True]])
+    missed = np.array([[[True, False, True], [True, True, False]]])
+    rates, counts = transfer_rates(clean, missed, "correct_both", sources=[None])
+    assert counts.population.tolist() == [[2, 2]]
+    assert rates.tolist() == [[0.5, 0.5]]
+    assert np.isnan(transfer_rates(clean, missed, rate="definition6", sources=[None])[0]).all()
+    assert transfer_rates(clean, missed[:0], sources=[])[0].shape == (0, 2)
+
+
+def test_without_classes_the_same_class_cannot_be_told() -> None:
+    with pytest.raises(BenchError, match="before predicted classes were kept"):
+        transfer_rates(np.ones((2, 3), dtype=bool), np.ones((1, 2, 3), dtype=bool), rate="same_class")

@@ -29,6 +29,7 @@ NEW = {
     "run": {"provenance", "versions", "facts"},
     "evaluation": {"provenance", "split"},
     "attack": {"targets", "precision"},
+    "curve": {"monitored", "kept"},
 }
 
 

@@ -19,7 +19,7 @@ from bench.core import numbers
 from bench.core.errors import BenchError
 from bench.core.memory import keep_freed_memory
 from bench.core.numerics import numerics, usual_mode
-from bench.perf import ATTACKS
+from bench.perf import ATTACKS, SLOW
 
 if TYPE_CHECKING:
     from bench.core.config import Loaded
@@ -32,8 +32,8 @@ if TYPE_CHECKING:
 @click.option("-m", "--method", type=Named("methods"), default="ece", show_default=True,
               help="How the ensemble was trained.")  # fmt: skip
 @click.option("--run", "run_id", type=RunId(), help="A run to attack, instead of one trained quickly.")
-@click.option("--attack", "names", multiple=True, type=click.Choice(ATTACKS), help="Repeat for several; all of them "
-              "unless given.")  # fmt: skip
+@click.option("--attack", "names", multiple=True, type=click.Choice(ATTACKS), help="Repeat for several; unless "
+              f"given all but {', '.join(SLOW)}, which takes long.")  # fmt: skip
 @click.option("--library", "libraries", multiple=True, help="Compare with this library only; repeat for several. "
               "Includes the attacks it is very slow at.")  # fmt: skip
 @click.option("--eps", type=Number(), help="Radius; each attack's first budget in bench.toml unless given.")
@@ -67,6 +67,7 @@ def command(
     Examples:
       bench perf attacks --dataset digits --images 200 --timed 100
       bench perf attacks --dataset mnist --model lenet --attack pgd --attack apgd_ce
+      bench perf attacks --dataset digits --attack autoattack --images 100
       bench perf attacks --run 4f0c1a --attack pgd --eps 8/255 --images 500
       bench perf attacks --dataset cifar10 --model resnet20 --images 100 --steps 10 --json
     """
@@ -111,7 +112,7 @@ def command(
         numerics(deterministic=usual_mode(place.device)),
         err.status("") as status,
     ):  # as a run computes; for everybody here
-        for name in names or ATTACKS:
+        for name in names or [each for each in ATTACKS if each not in SLOW]:
             attack = configured(loaded, name, steps=steps)
             given = budgets[attack.norm]
             budget = _budget(loaded, name, run.dataset) if given is None else given

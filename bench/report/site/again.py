@@ -6,14 +6,16 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from pydantic import ValidationError
+
 from bench.core import config
 from bench.core.config import Loaded
 from bench.core.errors import BenchError
 from bench.core.specs import Training, added_to
-from bench.experiment import select
+from bench.experiment import monitors, select
 from bench.experiment.command import changed, of_run, one_attack, settings_changes
 from bench.experiment.select import Selection
-from bench.experiment.spec import OUTSIDE, EvaluationSpec, RunSpec
+from bench.experiment.spec import OUTSIDE, EvaluationSpec, KeepSpec, RunSpec
 from bench.store.typed_rows import EvaluationRow, RunRow
 
 
@@ -110,7 +112,17 @@ def _differences(made: RunSpec, stored: Mapping[str, Any]) -> list[str]:
         *settings_changes("methods", made.method, made.plugin, made.settings, kept),
         *changed("training", later | made.training.model_dump(mode="json"), later | training),
         *([f"data.validation={stored.get('validation', 0)}"] if made.validation != stored.get("validation", 0) else []),
+        *_kept_otherwise(made, stored),
     ]
+
+
+def _kept_otherwise(made: RunSpec, stored: Mapping[str, Any]) -> list[str]:
+    try:
+        keep = KeepSpec.model_validate(stored["keep"]) if stored.get("keep") else None
+    except ValidationError:  # of another version
+        return []
+    same = (made.keep and made.keep.content) == (keep and keep.content)
+    return [] if same else monitors.changes(keep)
 
 
 def _object(stored: Mapping[str, Any], name: str) -> Mapping[str, Any]:

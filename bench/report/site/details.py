@@ -29,6 +29,8 @@ class Details:
     curve: list[dict[str, Any]]
     cells: dict[str, list[dict[str, Any]]]
     """Counts of matrices by evaluation id."""
+    other_cells: dict[str, list[dict[str, Any]]]
+    """The same of sources that are no members."""
     clean: dict[str, dict[int, int]]
     """Correct clean images by evaluation id and target (−1 the ensemble)."""
 
@@ -49,6 +51,9 @@ def read(db: Database, run_ids: list[str]) -> dict[str, Details]:
     cells: dict[str, list[dict[str, Any]]] = defaultdict(list)
     for cell in queries.cells(db, run_ids=run_ids):
         cells[cell.evaluation_id].append(vars(cell))
+    others: dict[str, list[dict[str, Any]]] = defaultdict(list)
+    for other in queries.other_cells(db, run_ids=run_ids):
+        others[other.evaluation_id].append(vars(other))
     clean = queries.clean_counts(db, run_ids=run_ids)
     own: dict[str, list[EvaluationRow]] = defaultdict(list)
     for row in rows:
@@ -65,6 +70,7 @@ def read(db: Database, run_ids: list[str]) -> dict[str, Details]:
                 for r in own[run_id]
                 if r.kind in MATRICES and len(cells[r.evaluation_id]) == r.members * (r.members + 1)
             },
+            other_cells={r.evaluation_id: others[r.evaluation_id] for r in own[run_id]},
             clean={r.evaluation_id: clean[r.evaluation_id] for r in own[run_id] if r.evaluation_id in clean},
         )
         for run_id in run_ids

@@ -9,6 +9,8 @@ from typing import Any
 from bench.core import registry
 from bench.core.errors import BenchError
 from bench.core.precision import USUAL
+from bench.core.statistics import wilson
+from bench.core.terms import NOISE, WHOLE
 from bench.report.site import charts
 from bench.report.site.names import exact, percent
 from bench.store.standing import Standings
@@ -40,6 +42,38 @@ def full(cells: Sequence[CellCounts], n: int, population: str) -> tuple[list[lis
     targets = [*range(members), -1]
     grid = [[_cell(by_place[source, target], n, population) for target in targets] for source in range(members)]
     return grid, _off_diagonal([[cell["value"] for cell in line] for line in grid])
+
+
+def beside(cells: Sequence[CellCounts], n: int, population: str, titles: Mapping[str, str]) -> list[dict[str, Any]]:
+    """Rows of the sources that are no members: their names, and cells as `full` has them.
+
+    None where rates are shares of images that source and target get right: of noise nobody knows which these are.
+
+    Args:
+        titles: run id → what an ensemble from elsewhere is called.
+    """
+    if population == "correct_both":
+        return []
+    order = {WHOLE: 0, NOISE: 1}
+    sources = sorted(dict.fromkeys(cell["source"] for cell in cells), key=lambda name: (order.get(name, 2), name))
+    return [
+        {
+            "name": {WHOLE: "all"}.get(source) or titles.get(source, source),
+            "cells": [
+                _other_cell(cell, n, population, titles.get(source, source))
+                for cell in sorted(cells, key=lambda cell: (cell["target"] < 0, cell["target"]))
+                if cell["source"] == source
+            ],
+        }
+        for source in sources
+    ]
+
+
+def _other_cell(cell: CellCounts, n: int, population: str, title: str) -> dict[str, Any]:
+    counts = {"correct_all": (cell["n_missed_correct_all"], cell["n_correct_all"]), "all": (cell["n_missed"], n)}
+    made = {WHOLE: "crafted on the whole ensemble", NOISE: "random noise of the same size"}
+    first = made.get(cell["source"], f"crafted on an ensemble of {title}")
+    return _shown(cell, counts, population, first, cell["source"] == WHOLE and cell["target"] < 0)
 
 
 def small(matrices: Sequence[tuple[Sequence[CellCounts], int]], population: str) -> dict[str, Any] | None:
@@ -80,23 +114,43 @@ def _cell(cell: CellCounts, n: int, population: str) -> dict[str, Any]:
         "correct_both": (cell["n_missed_correct_both"], cell["n_correct_both"]),
         "all": (cell["n_missed"], n),
     }
+    source = cell["source"]
+    more = [f"Definition 6: both fooled on {cell['n_definition6']:,} of {n:,}"]
+    if cell["n_same_class"] is not None:
+        told = f"{cell['n_same_class']:,} of {cell['n_correct_all']:,}"
+        more.append(f"the same wrong class as the source: {told} that every member gets right")
+    made = f"crafted on member {source + 1}"
+    return _shown(cell, counts, population, made, source == cell["target"], more)
+
+
+def _shown(
+    cell: CellCounts, counts: Mapping[str, tuple[int, int]], population: str, made: str, own: bool,
+    more: Sequence[str] = (),
+) -> dict[str, Any]:  # fmt: skip
+    """A cell with its hint; `counts` are hits and images by population."""
     hits, among = counts[population]
     share = hits / among if among else math.nan
-    source, target = cell["source"], cell["target"]
+    target = cell["target"]
     colour, white = charts.heat(0.0 if math.isnan(share) else share)
-    where = "the whole ensemble" if target < 0 else "itself" if source == target else f"member {target + 1}"
-    lines = [f"crafted on member {source + 1}, evaluated on {where}"]
+    where = "itself" if own else "the whole ensemble" if target < 0 else f"member {target + 1}"
+    lines = [f"{made}, evaluated on {where}"]
     lines += [
         f"{percent(100 * h / a if a else None)} % of {POPULATIONS[name]} ({h:,} of {a:,})"
+        + (f", 95 % interval {_interval(h, a)}" if name == population and a else "")
         for name, (h, a) in counts.items()
     ]
-    lines.append(f"Definition 6: both fooled on {cell['n_definition6']:,} of {n:,}")
+    lines += more
     return {
         "text": "–" if math.isnan(share) else f"{100 * share:.0f}",
         "value": None if math.isnan(share) else 100 * share,
         "csv": "" if math.isnan(share) else exact(100 * share),
-        "colour": colour, "white": white, "own": source == target, "tip": "\n".join(lines),
+        "colour": colour, "white": white, "own": own, "tip": "\n".join(lines),
     }  # fmt: skip
+
+
+def _interval(hits: int, among: int) -> str:
+    low, high = wilson(hits, among)
+    return f"{percent(100 * low)} to {percent(100 * high)} %"
 
 
 def _off_diagonal(rates: Sequence[Sequence[float | None]]) -> float | None:

@@ -28,6 +28,7 @@ from bench.report.site.training import training_charts, training_table
 from bench.report.tables import budget_text
 from bench.store.flags import Raised, doubts, unchecked
 from bench.store.scores import norm_of
+from bench.store.standing import surrogates
 from bench.store.typed_rows import EvaluationRow, Provenance, RunRow
 
 LONG = {"loss_curve", "loss_stages", "sources", "draws", "radii", "members", "pairs"}  # drawn or shown elsewhere
@@ -212,12 +213,15 @@ def _evaluation(run: RunRow, row: EvaluationRow, base: Command, about: PageConte
 def _matrix(run: RunRow, row: EvaluationRow, details: Details, about: PageContext) -> dict[str, Any]:
     population = about.loaded.config.matrix.population
     grid, mean = heatmaps.full(details.cells[row.evaluation_id], row.n, population)
+    named = {run_id: about.ledger.runs.get(run_id) for run_id in surrogates(row.settings)}
+    titles = {run_id: about.names.method(other.method) if other else short(run_id) for run_id, other in named.items()}
     return {
         "title": titled(f"{about.names.attack(row)}, {budget_text(row.budget_name, row.budget)}", row.precision),
         "counted": f"led to a class ({row.targets}) and give it" if row.targets else "misclassified",
         "population": heatmaps.POPULATIONS[population],
         "heads": [*(str(index + 1) for index in range(len(grid))), "all"],
         "grid": grid,
+        "others": heatmaps.beside(details.other_cells.get(row.evaluation_id, []), row.n, population, titles),
         "mean": percent(mean),
         "images": images_text(row.n, row.image_limit, about.sizes.get(run.dataset)),
         "remark": heatmaps.remark(run),

@@ -15,7 +15,7 @@ Epochs = Sequence[Mapping[str, Any]]
 
 
 def training_charts(curve: Epochs) -> list[dict[str, Any]]:
-    """Pictures with their legends and values: loss with its terms, accuracy of ensemble and members."""
+    """Pictures with their legends and values: loss with its terms; accuracies, under attack too."""
     if not curve:
         return []
     losses = [charts.ChartLine("loss", [row["loss"] for row in curve], "c0")]
@@ -34,6 +34,10 @@ def training_charts(curve: Epochs) -> list[dict[str, Any]]:
                     f"c{1 + index % 7}")
         for index in range(members)
     ]  # fmt: skip
+    accuracy += [
+        charts.ChartLine(f"under {visible(name)}", [_percent(_under(row, name)) for row in curve], f"c{1 + index % 7}")
+        for index, name in enumerate(_monitors(curve), start=members)
+    ]
     on = ", ".join(dict.fromkeys(str(row["accuracy_on"]) for row in curve if row["accuracy_on"]))
     made = (
         ("Loss and its terms" if len(losses) > 1 else "Loss", losses, "loss"),
@@ -61,17 +65,30 @@ def training_table(curve: Epochs) -> dict[str, Any]:
     """Heads and rows, accuracies in percent."""
     terms = list(dict.fromkeys(name for row in curve for name in (row["terms"] or {})))
     members = max((len(row["member_accuracy"] or []) for row in curve), default=0)
-    heads = ["phase", "epoch", "lr", "loss", *terms, "ensemble %", *(f"member {i + 1} %" for i in range(members)), "s"]
+    monitors = _monitors(curve)
+    heads = ["phase", "epoch", "lr", "loss", *terms, "ensemble %", *(f"member {i + 1} %" for i in range(members))]
+    heads += [*(f"under {visible(name)} %" for name in monitors), "s"]
     rows = []
     for row in curve:
         numbers = [row["lr"], row["loss"], *(_finite((row["terms"] or {}).get(name)) for name in terms)]
         shares = [_percent(row["ensemble_accuracy"])]
         shares += [_percent(_at(row["member_accuracy"], index)) for index in range(members)]
+        shares += [_percent(_under(row, name)) for name in monitors]
         cells = [{"text": "–" if v is None else f"{v:.4g}", "csv": exact(v)} for v in numbers]
         cells += [{"text": percent(v), "csv": exact(v)} for v in shares]
         cells.append({"text": "–" if row["seconds"] is None else f"{row['seconds']:.2f}", "csv": exact(row["seconds"])})
         rows.append({"phase": row["phase"], "epoch": row["epoch"], "cells": cells})
     return {"heads": heads[2:], "rows": rows}
+
+
+def _monitors(curve: Epochs) -> list[str]:
+    """The labels of what watched the training."""
+    return list(dict.fromkeys(each["name"] for row in curve for each in row["monitored"] or ()))
+
+
+def _under(row: Mapping[str, Any], name: str) -> float | None:
+    """Robust accuracy after an epoch under the monitor of this label; None where it was not measured."""
+    return next((each["robust_accuracy"] for each in row["monitored"] or () if each["name"] == name), None)
 
 
 def _at(values: Sequence[Any] | None, index: int) -> float | None:

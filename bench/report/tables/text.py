@@ -6,7 +6,7 @@ import math
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from bench.report.matrices import Matrix
+from bench.report.matrices import Block, Matrix
 from bench.report.tables.layout import CellText, Column, Grid, TableLine
 
 if TYPE_CHECKING:
@@ -118,14 +118,27 @@ def matrix_table(matrix: Matrix) -> Table:
     from rich.table import Table
     from rich.text import Text
 
-    members = len(matrix.rates)
+    members, several = len(matrix.rates), len(matrix.seeds) > 1
     table = Table(header_style="bold")
     table.add_column("crafted on ↓   evaluated on →")
     for index in range(members):
         table.add_column(f"member {index + 1}", justify="right")
     table.add_column("ensemble", justify="right")
-    for index, row in enumerate(matrix.rates):
-        texts = ["–" if math.isnan(value) else f"{value:.1f}" for value in row]  # an empty population
-        values = [Text(text, "dim" if column == index else "") for column, text in enumerate(texts)]
-        table.add_row(f"member {index + 1}", *values)
+    names = {"all": "ensemble"}
+    for block in (matrix.members, matrix.others):
+        for index, source in enumerate(block.sources):
+            own = index if block is matrix.members else members if source == "all" else None
+            values = [Text(_rate(block, index, column, several), "dim" if column == own else "")
+                      for column in range(members + 1)]  # fmt: skip
+            name = f"member {source}" if block is matrix.members else names.get(source, source)
+            table.add_row(name, *values, end_section=block is matrix.members and index == members - 1)
     return table
+
+
+def _rate(block: Block, row: int, column: int, several: bool) -> str:
+    """`57.2 ± 1.3` over seeds; of one seed with its interval, `57.2 [52.9, 61.4]`."""
+    value = block.rates[row, column]
+    if math.isnan(value):  # an empty population
+        return "–"
+    low, high = block.low[row, column], block.high[row, column]
+    return f"{value:.1f} ± {block.deviation[row, column]:.1f}" if several else f"{value:.1f} [{low:.1f}, {high:.1f}]"
