@@ -79,15 +79,15 @@ class Lotos(Method):
         if vectors is None:
             vectors = singular_vectors(members, tuple(batch.images.shape[1:]))
         losses = torch.stack([cross_entropy(member(batch.images), batch.labels) for member in members])
-        stretched = [losses.new_zeros(())]
         for key, layer in layers.items():
             vectors[key] = iterated(layer, vectors[key], 1)
-            if isinstance(layer, torch.nn.Linear):
-                continue
-            member, _, name = key.partition(".")
-            others = [layers[f"{j}.{name}"] for j in range(len(members)) if j != int(member)]
-            lengths = torch.stack([mapped(other, vectors[key]).norm() for other in others])
-            stretched.append((lengths - self.mal).relu().sum())  # the vector has length 1
+        stretched = [losses.new_zeros(())]
+        for key, layer in layers.items():
+            if not isinstance(layer, torch.nn.Linear):
+                member, _, name = key.partition(".")
+                others = torch.cat([vectors[f"{k}.{name}"] for k in range(len(members)) if k != int(member)])
+                lengths = mapped(layer, others).flatten(1).norm(dim=1)  # the vectors have length 1
+                stretched.append((lengths - self.mal).relu().sum())
         return {"ce": losses.sum(), "shared": self.strength * torch.stack(stretched).sum()}
 
 
