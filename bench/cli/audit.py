@@ -134,7 +134,14 @@ def _deep(
             f"{len(plan.missing)} of {len(plan.planned)} evaluations of this audit to run, at most about "
             f"{spoken(expected.total)} ({place.device})"
         )
-        options = {"gpus": (), "per_gpu": 1, "workers": None, "address": None, "chunk": None, "executor_option": ()}
+        options: dict[str, Any] = {
+            "gpus": (),
+            "per_gpu": 1,
+            "workers": None,
+            "address": None,
+            "chunk": None,
+            "executor_option": (),
+        }
         with Display(len(plan.missing), out) as display, Interrupts(quiet=False) as interrupts:
             executor = Inline(setting_of(place, display, interrupts, threads=threads, **options))
             driver = Driver(plan, executor, base, place, watcher=display, stopping=lambda: interrupts.asked)
@@ -214,10 +221,10 @@ def _print(
         opinions = Counter(told.opinion for told in verdicts.values())
         out.print("verdicts: " + ", ".join(f"{count} {opinion}" for opinion, count in opinions.items()))
         out.print("`bench audit RUN` says why; `bench audit RUN --deep` runs what a verdict lacks", style="dim")
-    for run_id, told in verdicts.items() if len(verdicts) == 1 else ():
-        style = {"believed": "green", "doubtful": "red", "not checked enough": "yellow"}[told.opinion]
-        out.print(Text.assemble(f"verdict on run {short(run_id)}: ", (told.opinion, f"bold {style}")))
-        for why in told.why:
+    for run_id, verdict in verdicts.items() if len(verdicts) == 1 else ():
+        style = {"believed": "green", "doubtful": "red", "not checked enough": "yellow"}[verdict.opinion]
+        out.print(Text.assemble(f"verdict on run {short(run_id)}: ", (verdict.opinion, f"bold {style}")))
+        for why in verdict.why:
             out.print(f"  {why}", soft_wrap=True)
 
 

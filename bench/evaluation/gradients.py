@@ -162,11 +162,11 @@ def _gradients_counted() -> Iterator[list[int]]:
 
         return one
 
-    torch.autograd.grad, torch.autograd.backward = counted(grad), counted(backward)  # type: ignore[assignment]
+    torch.autograd.grad, torch.autograd.backward = counted(grad), counted(backward)
     try:
         yield taken
     finally:
-        torch.autograd.grad, torch.autograd.backward = grad, backward  # type: ignore[assignment]
+        torch.autograd.grad, torch.autograd.backward = grad, backward
 
 
 def _slope(model: Callable[[Tensor], Tensor], x: Tensor, loss: Callable[[Tensor], Tensor]) -> tuple[Tensor, Tensor]:
@@ -179,7 +179,8 @@ def _slope(model: Callable[[Tensor], Tensor], x: Tensor, loss: Callable[[Tensor]
 
 
 def _lengths(gradient: Tensor) -> Tensor:
-    return gradient.flatten(1).norm(dim=1)
+    length: Tensor = gradient.flatten(1).norm(dim=1)
+    return length
 
 
 def _in_float64(ensemble: Ensemble) -> Ensemble | None:

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import copy
 import time
+from collections.abc import Sequence
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from bench.core import seeds
 from bench.core.bits import to_text
@@ -45,7 +47,7 @@ def measure(
         with torch.enable_grad():
             terms = method.loss(members, batch)
             for name, term in terms.items():
-                found = (None,) * len(parameters)
+                found: Sequence[Tensor | None] = ()
                 if term.requires_grad:
                     found = torch.autograd.grad(term, parameters, retain_graph=True, allow_unused=True)
                 lengths[name] = sum(float(each.double().square().sum()) for each in found if each is not None) ** 0.5

@@ -35,6 +35,10 @@ class Planted(nn.Module):
     Scores [b, 2] are ∓t/2 with t = (features − mean) · weight + bias, computed in float64, given in the images' type.
     """
 
+    weight: Tensor
+    mean: Tensor
+    bias: Tensor
+
     def __init__(self, read: Features) -> None:
         super().__init__()
         self.ensemble = read.ensemble

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
+from typing import Any
 
 from bench.core import registry, settings, versions
 from bench.core.config import Loaded
@@ -81,13 +82,13 @@ def specs_of(
     base = next(
         (row for row in white_box(rows) if row.plugin == "pgd" and (row.budget, row.image_limit) == (eps, limit)), None
     )
-    own = dict(base.settings) if base is not None else _configured(loaded)
+    own: dict[str, Any] = dict(base.settings) if base is not None else _configured(loaded)
     longer = {**own, "steps": LONGER * own["steps"], "restarts": max(STARTS, own.get("restarts", 1))}
     stop: Stop = "last" if _draws(run) else "first_success"
     random = any(row.measurements.get("random_output") for row in rows if row.kind == "clean")
-    mean = {"eot": 10} if random else {}
+    mean: dict[str, Any] = {"eot": 10} if random else {}
 
-    def attack(plugin: str, values: dict[str, object], budget: float, name: str = "") -> EvaluationSpec:
+    def attack(plugin: str, values: dict[str, Any], budget: float, name: str = "") -> EvaluationSpec:
         cls = registry.load("attacks", plugin)
         plain = settings.plain(settings.build(cls, values, f"attacks.{name or plugin}"))
         return EvaluationSpec(
@@ -116,7 +117,7 @@ def specs_of(
     return found
 
 
-def _configured(loaded: Loaded) -> dict[str, object]:
+def _configured(loaded: Loaded) -> dict[str, Any]:
     """PGD as bench.toml has it, or as it is by itself."""
     spec = loaded.config.attacks.get("pgd")
     values = spec.settings if spec is not None and spec.plugin == "pgd" else {}

@@ -219,9 +219,8 @@ def _passes(evaluation: EvaluationSpec) -> int:
         return int(evaluation.settings["n0"] + evaluation.settings["n"]) // 3
     if evaluation.kind == "audit":  # a pass forwards is about a third of one with its gradient
         asked = evaluation.settings
-        return {"gradients": asked.get("steps", 0) + asked.get("points", 0) // 3 + 20, "planted": 450}.get(
-            evaluation.plugin, 5
-        )
+        around = int(asked.get("steps", 0)) + int(asked.get("points", 0)) // 3 + 20
+        return {"gradients": around, "planted": 450}.get(evaluation.plugin, 5)
     if evaluation.kind not in ("attack", "transfer"):
         return int(evaluation.settings.get("restarts", 1))
     plugin = registry.load("attacks", evaluation.plugin)

@@ -291,6 +291,52 @@ def test_a_run_is_doubtful_by_a_flag_on_an_attack_in_a_ball() -> None:
     assert verdict.opinion == "not checked enough"
 
 
+def probe(name: str, images: int = 100, means: dict[str, float] | None = None, **counts: int) -> EvaluationRow:
+    found = {"images": images, "counts": counts, "means": means or {}}
+    return row(None, kind="audit", plugin=name, attack=name, settings={"count": images}, measurements=found)
+
+
+def stages(robust: int, **broken: int) -> EvaluationRow:
+    told = [{"attack": name.replace("_of_", " of ").replace("_1", " 1"), "broken": n, "bits": ""}
+            for name, n in broken.items()]  # fmt: skip
+    return row(robust, plugin="crosscheck", attack="crosscheck", settings={}, measurements=measured(stages=told))
+
+
+@pytest.mark.parametrize(
+    ("flag", "bad", "good"),
+    [
+        ("unavailable-gradients", probe("gradients", zero_ce=6), probe("gradients", zero_ce=5)),
+        ("not-a-gradient", probe("gradients", not_derivative=11), probe("gradients", not_derivative=10)),
+        ("depends-on-others", probe("gradients", batch=3), probe("gradients", batch=2)),
+        ("noise-as-strong", probe("gradients", noise=6, standing=50), probe("gradients", noise=5, standing=50)),
+        ("unstable-predictions", probe("gradients", means={"instability": 0.31}),
+         probe("gradients", means={"instability": 0.3})),
+        ("unfinished-optimisation", probe("gradients", unfinished=13, standing=50),
+         probe("gradients", unfinished=12, standing=50)),
+        ("planted-missed", probe("planted", set_up=20, found=9), probe("planted", set_up=20, found=10)),
+        ("members-stronger", stages(480, mean_of_members=6, member_1=5), stages(480, mean_of_members=10)),
+        ("gradient-free-stronger", stages(480, square=3), stages(480, square=2)),
+        ("targeted-disagrees", stages(480, apgd_t=101), stages(480, apgd_t=100)),
+        ("attacks-too-weak", stages(439), stages(440)),
+        ("more-steps-lower", row(479, settings={"steps": 100, "rel_step": 0.1}),
+         row(480, settings={"steps": 100, "rel_step": 0.1})),
+    ],
+)  # fmt: skip
+def test_flags_of_the_deep_audit(flag: str, bad: EvaluationRow, good: EvaluationRow) -> None:
+    attack = row(500)
+    found = standing.judge((), [attack, bad])
+    assert flag in {item.flag.id for item in found.raised[attack.evaluation_id]}
+    assert found.verdicts[attack.run_id].opinion == "doubtful"
+    other = row(500)
+    assert flag not in {item.flag.id for each in standing.judge((), [other, good]).raised.values() for item in each}
+
+
+def test_one_image_of_few_is_no_case() -> None:
+    few = {"n": 40, "n_clean": 39}
+    longer = row(36, settings={"steps": 100, "rel_step": 0.1}, **few)
+    assert raised(row(37, **few), longer) == [set(), set()]
+
+
 def test_random_output_speaks_of_the_whole_run() -> None:
     clean = {"kind": "clean", "attack": "clean", "plugin": "clean", "budget": None, "budget_name": None}
     noisy = row(None, **clean, measurements={"random_output": 3})

@@ -22,6 +22,7 @@ STRONGER = 0.01  # of all images, and at least three of them
 TARGETED = 0.1  # of all images: what targeted attacks may break beside untargeted ones
 WEAK = 0.06  # of all images: what the cross-check may break beside the best attack of the run
 MORE = 0.02  # of all images: what more steps and restarts may break
+THREE = 3  # images at least, so that one of few makes no case
 WHOLE = 1.0  # a radius that holds every image
 DEAD = 1e-6  # of the longest gradient of a term
 
@@ -299,15 +300,21 @@ def _stands(rows: Rows) -> Found:
 
 @rule(
     RUN, "more-steps-lower", "suspect",
-    "more steps or restarts of the same attack break over 2 % of all images more",
+    "more steps or restarts of the same attack break over 2 % of all images more, and three or more",
     "The attack had not converged; the number is too high by that.", needs=("more steps",), source=CARLINI,
 )  # fmt: skip
 def _more(rows: Rows) -> Found:
     for group in _by_effort(rows):
         best = group[-1]
         for row in group[:-1]:
-            if _effort(row) < _effort(best) and robust(row) > robust(best) + MORE:
+            if _effort(row) < _effort(best) and _beyond(row, best, MORE):
                 yield row, f"{told(row)}; with {_effort(best):,} steps in all {100 * robust(best):.1f} %"
+
+
+def _beyond(weak: EvaluationRow, strong: EvaluationRow, most: float) -> bool:
+    """Whether one attack leaves more images than another, of the same set: over a share of all, and three or more."""
+    more = (weak.n_robust or 0) - (strong.n_robust or 0)
+    return more >= THREE and more > most * weak.n
 
 
 def _effort(row: EvaluationRow) -> int:
@@ -337,7 +344,7 @@ def _members(rows: Rows) -> Found:
         stages = _stages(row)
         through = {name: broken for name, broken in stages.items() if name.startswith(("mean of", "member"))}
         count = sum(through.values())
-        if count >= 3 and count > STRONGER * row.n:
+        if count >= THREE and count > STRONGER * row.n:
             seen = ", ".join(f"{name} {broken}" for name, broken in through.items() if broken)
             for each in _with(rows, row):
                 yield each, f"{count} of {row.n} images: {seen}"
@@ -375,7 +382,7 @@ def _free(rows: Rows) -> Found:
 def _targeted(rows: Rows) -> Found:
     for row in rows:
         broken = _stages(row).get("apgd_t", 0)
-        if broken > TARGETED * row.n:
+        if broken >= THREE and broken > TARGETED * row.n:
             for each in _with(rows, row):
                 yield each, f"APGD-T breaks {broken} of {row.n} images after APGD-CE"
 
@@ -395,7 +402,7 @@ def _too_weak(rows: Rows) -> Found:
             if other.plugin != row.plugin and other.budget == row.budget and other.images_digest == row.images_digest
         ]  # fmt: skip
         best = min(others, key=robust, default=None)
-        if best is not None and robust(row) < robust(best) - WEAK:
+        if best is not None and _beyond(best, row, WEAK):
             yield best, f"{told(best)}, {told(row)}"
 
 
