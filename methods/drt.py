@@ -27,7 +27,7 @@ class Drt(Method):
     + λl · mean of ‖∇m_i + ∇m_j‖₂² over pairs and noisy images that both have right.
 
     Official settings: σ .25, 2 draws (public port, in a fork of hydra); no λ is given there. λr .5, λl .1 are ours: of
-    six pairs the largest mean radius on 100 images held out of digits' training set, .417 (.411 with neither). SGD .1,
+    five pairs the largest mean radius on 100 images held out of digits' training set, .417 (.411 with neither). SGD .1,
     momentum .9, weight decay 1e-4, the rate along a cosine.
 
     Args:
