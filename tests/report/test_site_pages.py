@@ -47,6 +47,15 @@ def test_a_board_lies_beside_its_page_as_json_and_csv(db: Database, tmp_path: Pa
     assert all(f'href="{CORE}.{ending}" download' in page for ending in ("json", "csv"))
 
 
+def test_the_page_of_a_method_says_the_licence_of_its_authors_code(db: Database, tmp_path: Path) -> None:
+    writer = Writer(db, n=N)
+    writer.complete(writer.run("igat_adp", 0), np.arange(N) < 300)
+    written(writer, tmp_path / "site")
+    page = (tmp_path / "site/methods/igat_adp.html").read_text()
+    assert LOADED.config.publications["igat"].licence
+    assert f"(licence: {LOADED.config.publications['igat'].licence})" in page
+
+
 def test_a_method_has_a_page_with_its_paper_its_places_and_its_runs(db: Database, tmp_path: Path) -> None:
     writer = Writer(db, n=N)
     random = np.random.default_rng(0)

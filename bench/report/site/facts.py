@@ -34,6 +34,7 @@ class Paper:
     year: int | None = None
     url: str = ""
     code: str = ""
+    licence: str = ""
 
     @property
     def where(self) -> str:
