@@ -21,6 +21,7 @@ from bench.report.tables import budget_text
 
 if TYPE_CHECKING:
     import pandas as pd
+    from matplotlib.figure import Figure
 
 FRAMED = "framed: the member itself"
 
@@ -31,13 +32,23 @@ def file_name(stem: str, matrices: list[Matrix]) -> str:
 
 
 def save_heatmap(matrices: list[Matrix], path: Path) -> Path:
-    """Draw one panel a matrix on a common 0–100 scale and save it; the suffix of `path` is the format.
-
-    Rows are what the images were crafted on, columns what they are evaluated on; the last column is the whole
-    ensemble, the framed diagonal each member's white-box rate. The numbers lie beside it as CSV.
+    """Save what `draw` draws; the suffix of `path` is the format. The numbers lie beside it as CSV.
 
     Raises:
         BenchError: no matrices, or a format other than png, svg, pdf.
+    """
+    style.check_format(path)
+    return style.save(draw(matrices), as_frame(matrices), path)[0]
+
+
+def draw(matrices: list[Matrix]) -> Figure:
+    """One panel a matrix on a common 0–100 scale.
+
+    Rows are what the images were crafted on, columns what they are evaluated on; the last column is the whole
+    ensemble, the framed diagonal each member's white-box rate.
+
+    Raises:
+        BenchError: no matrices.
     """
     if not matrices:
         raise BenchError("there is no transferability matrix to draw; `bench run` with a suite that has one makes it")
@@ -48,7 +59,7 @@ def save_heatmap(matrices: list[Matrix], path: Path) -> Path:
         "cmap": "rocket_r",
     }  # lightness falls evenly: readable in grey, by the colour-blind
     panels = [(matrix.title, matrix.rates, _remark(matrix)) for matrix in matrices]
-    return _save(panels, scale, _scale(matrices[0]), _title(matrices, columns), as_frame(matrices), path, columns)
+    return _draw(panels, scale, _scale(matrices[0]), _title(matrices, columns), columns)
 
 
 def shows(path: Path, matrices: list[Matrix]) -> bool:
@@ -71,20 +82,20 @@ def save_difference(first: Matrix, second: Matrix, path: Path) -> Path:
         raise BenchError(
             f"{first.method} has {len(first.rates)} members, {second.method} {len(second.rates)}: no difference of them"
         )
+    style.check_format(path)
     difference = first.rates - second.rates
     known = difference[~np.isnan(difference)]
     reach = max(10.0, 10 * math.ceil(float(np.abs(known).max()) / 10)) if known.size else 10.0
     frame = as_frame([first, second])
     frame["difference"] = [*difference.flatten(), *(-difference).flatten()]
-    return _save(
+    figure = _draw(
         [(f"{first.title} − {second.title}  (blue: fewer for {first.title})", difference, "")],
         {"vmin": -reach, "vmax": reach, "cmap": "vlag", "signed": True},
         f"difference: {_scale(first).replace('%', 'points', 1)}",
         _title([first, second], 1),
-        frame,
-        path,
         1,
     )
+    return style.save(figure, frame, path)[0]
 
 
 def _columns(count: int) -> int:
@@ -111,29 +122,18 @@ def as_frame(matrices: list[Matrix]) -> pd.DataFrame:
     )  # fmt: skip
 
 
-def _save(
-    panels: list[tuple[str, NDArray[np.float64], str]], scale: dict[str, Any], label: str, title: str,
-    frame: pd.DataFrame, path: Path, columns: int,
-) -> Path:  # fmt: skip
+def _draw(
+    panels: list[tuple[str, NDArray[np.float64], str]], scale: dict[str, Any], label: str, title: str, columns: int
+) -> Figure:
     """Panels (title, numbers, remark below) with one colour bar."""
-    style.check_format(path)
     import matplotlib as mpl
-
-    mpl.use("Agg")
-    import matplotlib.pyplot as plt
 
     columns = min(columns, len(panels))
     lines = math.ceil(len(panels) / columns)
     largest = max(len(numbers) for _, numbers, _ in panels)
     side = 1.5 + 0.62 * (largest + 1)
-    with plt.rc_context({"font.size": 9, "figure.dpi": 150}):
-        figure, axes = plt.subplots(
-            lines,
-            columns,
-            figsize=(side * columns + 0.9, (side - 0.55) * lines + 0.6),
-            squeeze=False,
-            layout="constrained",
-        )
+    with mpl.rc_context({"font.size": 9, "figure.dpi": 150}):
+        figure, axes = style.subplots(lines, columns, size=(side * columns + 0.9, (side - 0.55) * lines + 0.6))
         for axis in axes.flat[len(panels) :]:
             axis.axis("off")
         for axis, (name, numbers, remark) in zip(axes.flat, panels, strict=False):
@@ -142,7 +142,7 @@ def _save(
         bar.set_label(label)
         bar.outline.set_visible(False)
         figure.suptitle(title, fontsize=9.5, x=0.01, ha="left")
-        return style.save(figure, frame, path)[0]
+        return figure
 
 
 def _panel(

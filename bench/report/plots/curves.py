@@ -55,18 +55,14 @@ def read(loaded: Loaded, selection: Selection, db: Database, *, seeds: tuple[int
 
 def draw(frame: pd.DataFrame, *titles: str) -> Figure:
     """A panel a method: members and ensemble above, terms of the loss below, against epochs; bands over seeds."""
-    import matplotlib.pyplot as plt
-
     methods = list(dict.fromkeys(frame["title"]))
     columns = min(5, len(methods))
     lines = -(-len(methods) // columns)
     with style.sheet():
-        figure, axes = plt.subplots(
+        figure, axes = style.subplots(
             2 * lines,
             columns,
-            figsize=(max(5.0, 2.7 * columns + 0.3), 4.6 * lines + 0.6),
-            squeeze=False,
-            layout="constrained",
+            size=(max(5.0, 2.7 * columns + 0.3), 4.6 * lines + 0.6),
             height_ratios=[1, 1] * lines,
         )
         lowest = 100 * frame[frame["quantity"].isin(["ensemble_accuracy", "member_accuracy"])]["value"].quantile(0.02)
