@@ -9,6 +9,9 @@ from bench.core.release import VERSION
 
 if TYPE_CHECKING:
     from bench.api.attacking import attack as attack
+    from bench.api.reading import compare as compare
+    from bench.api.reading import results as results
+    from bench.api.work import train as train
     from bench.exchange.torch_files import ensemble as ensemble
     from bench.report.frames import load as load
 
@@ -16,8 +19,11 @@ __version__ = VERSION
 # Each needs torch, the database or pandas, which no command pays for at its start, nor `import bench` alone.
 _PLACES = {
     "attack": "bench.api.attacking",
+    "compare": "bench.api.reading",
     "ensemble": "bench.exchange.torch_files",
     "load": "bench.report.frames",
+    "results": "bench.api.reading",
+    "train": "bench.api.work",
 }
 __all__ = ["__version__", *_PLACES]
 
