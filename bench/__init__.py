@@ -9,6 +9,7 @@ from bench.core.release import VERSION
 
 if TYPE_CHECKING:
     from bench.api.attacking import attack as attack
+    from bench.api.evaluating import evaluate as evaluate
     from bench.api.reading import compare as compare
     from bench.api.reading import results as results
     from bench.api.work import train as train
@@ -20,6 +21,7 @@ __version__ = VERSION
 _PLACES = {
     "attack": "bench.api.attacking",
     "compare": "bench.api.reading",
+    "evaluate": "bench.api.evaluating",
     "ensemble": "bench.exchange.torch_files",
     "load": "bench.report.frames",
     "results": "bench.api.reading",

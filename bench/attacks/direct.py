@@ -231,22 +231,32 @@ def _check_model(model: nn.Module, images: ImageSet) -> None:
     Raises:
         BenchError: one of them does not fit.
     """
+    device = check_network(model)
+    if device is not None and device != images.device:
+        raise BenchError(f"the model is on {device}, images on {images.device}: images.to({str(device)!r})")
+
+
+def check_network(model: nn.Module) -> torch.device | None:
+    """The device of a network; None of one without weights.
+
+    Raises:
+        BenchError: it is no module, on several devices, in training mode, or computes in another type than float32.
+    """
     if not isinstance(model, nn.Module):
         raise BenchError(
             f"the model is a torch.nn.Module, images [b, C, H, W] in [0, 1] to scores [b, classes], not "
             f"{type(model).__name__}"
         )
     own = [*model.parameters(), *model.buffers()]
-    devices = sorted({str(tensor.device) for tensor in own})
+    devices = {tensor.device for tensor in own}
     if len(devices) > 1:
-        raise BenchError(f"the model is on {' and '.join(devices)}: one device is needed")
-    if devices and devices[0] != str(images.device):
-        raise BenchError(f"the model is on {devices[0]}, images on {images.device}: images.to({devices[0]!r})")
+        raise BenchError(f"the model is on {' and '.join(sorted(map(str, devices)))}: one device is needed")
     types = {tensor.dtype for tensor in own if tensor.is_floating_point()} - {torch.float32}
     if types:
         raise BenchError(f"the model computes in {sorted(map(str, types))[0]}, images are float32: model.float()")
     if any(module.training for module in model.modules()):
         raise BenchError("the model is in training mode, in which dropout and BatchNorm change outputs: model.eval()")
+    return next(iter(devices), None)
 
 
 def _probe(attack: Runnable, model: nn.Module, images: ImageSet) -> None:

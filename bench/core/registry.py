@@ -24,7 +24,12 @@ from bench.core.errors import BenchError, unknown_name
 from bench.core.release import DISTRIBUTION
 from bench.core.terms import BudgetName, Norm, TakesWeights
 
-NEED_SETTINGS = ("timm", "factory", "outside")  # no use under their own name: each use has settings of its own
+NEED_SETTINGS = (
+    "timm",
+    "factory",
+    "memory",
+    "outside",
+)  # no use under their own name: each use has settings of its own
 BUILT_IN = "bench"  # the origin of what comes with bench, whatever the distribution is called
 
 # Base classes by name: no import goes up from core, and a base is only needed where a plug-in is loaded.
