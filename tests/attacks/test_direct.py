@@ -186,3 +186,20 @@ def test_numbers_follow_from_the_geometry() -> None:
     outcome = bench.attack(model, x, labels, attack="fgsm", eps=eps)
     assert torch.equal(outcome.still_right, margins.abs() > eps * model.weight.detach().abs().sum())
     assert 0 < outcome.robust_accuracy < 1
+
+
+def test_a_network_of_torchvision_is_attacked_with_its_normalisation() -> None:
+    try:
+        import torchvision
+    except (ImportError, RuntimeError) as error:  # its compiled part is of another torch
+        pytest.skip(f"torchvision does not load: {error}")
+    torch.manual_seed(0)
+    normalise = torchvision.transforms.Normalize((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
+    model = nn.Sequential(normalise, torchvision.models.resnet18(weights=None)).eval()
+    x = torch.randint(0, 256, (4, 3, 64, 64), dtype=torch.uint8, generator=torch.Generator().manual_seed(2))
+    with torch.no_grad():
+        labels = model(x / 255).argmax(1)
+    outcome = bench.attack(model, x, labels, attack="pgd", eps=8 / 255, steps=3)
+    assert outcome.clean_accuracy == 1.0
+    with torch.no_grad():
+        assert torch.equal(model(outcome.images).argmax(1) == labels, outcome.still_right)
