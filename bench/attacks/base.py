@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from bench.core.errors import BenchError
 from bench.core.settings import added
 
 if TYPE_CHECKING:
-    from torch import Tensor
+    from torch import Tensor, nn
 
     from bench.attacks.problem import Problem
 
@@ -62,6 +62,17 @@ class Attack:
     def passes(self) -> int:
         """About how many passes one restart makes for an image that stands: for estimates of time."""
         return int(getattr(self, "steps", 1))
+
+    def __call__(
+        self, model: nn.Module, images: Any, labels: Any, eps: float | None = None, **more: Any
+    ) -> Tensor:  # fmt: skip
+        """Adversarial images float32 [n, C, H, W] for any model; `PGD(steps=20)(model, images, labels, 8 / 255)`.
+
+        Arguments and errors are those of `bench.attacks.direct.attack_model`; `bench.attack` says what came of it too.
+        """
+        from bench.attacks.direct import attack_model
+
+        return attack_model(self, model, images, labels, eps=eps, **more).images
 
     def run(self, problem: Problem) -> Tensor:
         """Adversarial images for the images that `problem` still holds when this returns: [b, C, H, W].

@@ -8,8 +8,8 @@ import torch
 from torch import Tensor, nn
 
 from bench.attacks.ball import ROUNDING, excess, project
-from bench.attacks.base import Attack
 from bench.attacks.conditions import Conditions
+from bench.attacks.contract import Runnable
 from bench.attacks.counts import AttackCounts
 from bench.attacks.draws import Draws
 from bench.attacks.problem import Problem
@@ -28,7 +28,7 @@ class BatchedAttack:
         asks_in: the precision of the passes through `network`.
     """
 
-    attack: Attack
+    attack: Runnable
     model: nn.Module
     images: ImageSet
     targets: Tensor | None

@@ -15,9 +15,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from bench.attacks.base import Attack
 from bench.attacks.batched import BatchedAttack, predicted
 from bench.attacks.conditions import Conditions
+from bench.attacks.contract import Runnable
 from bench.attacks.counts import AttackCounts
 from bench.attacks.unfinished import Contents, Unfinished
 from bench.core import seeds
@@ -110,7 +110,7 @@ def target_classes(model: nn.Module, images: ImageSet, conditions: Conditions) -
 
 
 def attack_images(
-    attack: Attack,
+    attack: Runnable,
     model: nn.Module,
     images: ImageSet,
     conditions: Conditions,
@@ -290,19 +290,19 @@ def _coarse_copy(model: nn.Module, images: ImageSet, precision: OfPasses, progre
     return copied
 
 
-def _fast_network(attack: Attack, model: nn.Module, images: ImageSet) -> nn.Module:
+def _fast_network(attack: Runnable, model: nn.Module, images: ImageSet) -> nn.Module:
     """What the attack asks in float32: `model`, or a copy that does the same in less time."""
     copied = fast_copy(model, images.floats(slice(0, SAMPLE))) if _pays(attack, images) else None
     return model if copied is None else copied
 
 
-def _pays(attack: Attack, images: ImageSet) -> bool:
+def _pays(attack: Runnable, images: ImageSet) -> bool:
     """Whether a fast copy of the model is worth its making; never by the clock, so that results stay the same."""
     pixels = images.images.shape[2] * images.images.shape[3]
     return pixels >= PIXELS and attack.passes * len(images) >= PASSES
 
 
-def _checked_targets(targets: Tensor, attack: Attack, images: ImageSet) -> Tensor:
+def _checked_targets(targets: Tensor, attack: Runnable, images: ImageSet) -> Tensor:
     if not attack.takes_targets:
         raise BenchError(f"{type(attack).__name__} leads to no target class; pgd and apgd_ce do, for example")
     if targets.shape != images.labels.shape:

@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from bench.cli.options import Chosen, Named, choose, reading, selectors, where
+from bench.cli.options import Named, choose, reading, selectors, where
 from bench.cli.parameters import Once
 from bench.cli.say import say_json
-from bench.core.errors import BenchError, unknown_name
+from bench.core.errors import BenchError
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -44,18 +44,11 @@ def command(names: tuple[str, ...], as_json: bool, results: Path, db: str | None
 
     methods = tuple(given["methods"]) + names
     chosen = choose(**given)
-    known = chosen.loaded.config.methods
-    if len(methods) != 2:
-        raise BenchError(f"compare takes two methods or two ids of runs, not {len(methods)}")
-    if methods[0] == methods[1]:
-        raise BenchError(f"{methods[0]} is no better and no worse than itself; name two")
-    by_id = [name for name in names if name not in known]
-    for name in by_id:
-        _check_id(name, methods, chosen)
+    if by_id := pairing.by_id(chosen.loaded, methods, selectors=False):
+        _refuse_selectors(click.get_current_context())
     with reading(db, results) as base:
         if by_id:
-            _refuse_selectors(click.get_current_context())
-            paired = pairing.of_runs(chosen.loaded, by_id[0], by_id[1], base)
+            paired = pairing.of_runs(chosen.loaded, methods[0], methods[1], base)
         else:
             selection = replace(chosen.selection, methods=methods)
             paired = pairing.of_methods(chosen.loaded, selection, base, seeds=chosen.seeds)
@@ -63,20 +56,6 @@ def command(names: tuple[str, ...], as_json: bool, results: Path, db: str | None
         say_json(pairing.as_records(paired))
     else:
         _print(paired, console())
-
-
-def _check_id(name: str, both: tuple[str, ...], chosen: Chosen) -> None:
-    """What is not a method must look like an id, and so must the other.
-
-    Raises:
-        BenchError: it does not, or the other is a method.
-    """
-    known = chosen.loaded.config.methods
-    if set(name) - set("0123456789abcdef"):
-        raise unknown_name("method", name, known)
-    methods = [other for other in both if other in known]
-    if methods:
-        raise BenchError(f"{methods[0]} is a method and {name} none: give two methods, or the ids of two runs")
 
 
 def _refuse_selectors(context: click.Context) -> None:

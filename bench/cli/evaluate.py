@@ -115,11 +115,9 @@ def command(
       bench evaluate a.pth b.pth --model lenet -d mnist --name "mine, seed 1" --attack pgd --eps 0.1 --limit 1000
       bench evaluate a.pth --model resnet20 -d cifar10 --name mine --paper-title "On Nets" --venue ICLR --year 2026
     """
-    from bench.jobs import journal
     from bench.jobs.given import Given
-    from bench.jobs.outside import adopt
+    from bench.jobs.outside import take_in
     from bench.models.layouts import Renaming
-    from bench.store import ingest
 
     if by_order and renamed:
         raise BenchError("--by-order ignores names, --map changes them: leave one out")
@@ -134,7 +132,8 @@ def command(
         if not file.is_file():
             raise BenchError(f"there is no file {file}")
     with at_work(given["db"], given["results"]) as base:
-        adopted = adopt(
+        adopted = take_in(
+            base,
             Given(
                 files=files, name=name, dataset=dataset, model=model, factory=factory, normalisation=normalisation,
                 mean=mean, std=std, fusion=fusion, weights=weights, activation=activation, seed=seed, facts=facts,
@@ -145,8 +144,6 @@ def command(
             tell=lambda line: None if given["quiet"] else say(line, err=given["as_json"]),
             warn=lambda line: say(line, fg="yellow", err=True),
         )  # fmt: skip
-        ingest.ingest_run(base, adopted.folder)
-        journal.forget(base, workplace(given["results"], given["data"]), adopted.folder.name)
     selectors |= {"methods": (name,), "dataset": dataset, "seeds": (adopted.seed,)}
     selectors |= {"factories": (factory,) if factory else ()}
     result: int = context.invoke(run.command, **{**given, **selectors})

@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING, get_args
 
 import click
 
-from bench.cli.device import pick
 from bench.cli.options import RunId, allow_factory, at_work, machine, reading, where, workplace
 from bench.cli.parameters import InputFile, Number, Once
 from bench.cli.say import say, say_json
+from bench.core.device import pick
 from bench.core.errors import BenchError
 from bench.core.identity import short
 from bench.core.terms import Norm
@@ -56,10 +56,10 @@ def command(
       bench judge theirs.npy --run 4f0c1a --eps 8/255 --name "Square, by A. Author"
       bench judge theirs.pt --run 4f0c1a --eps 0.5 --norm l2
     """
-    from bench.cli.progress import Display
     from bench.core import config
     from bench.experiment import protocols
     from bench.jobs import judging
+    from bench.jobs.display import Display
     from bench.report.console import console
     from bench.store import ids
 

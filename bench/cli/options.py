@@ -4,10 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
-import tempfile
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, replace
-from functools import cache, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar, get_args
 
@@ -15,19 +12,22 @@ import click
 
 from bench.cli.parameters import IMAGES, JOBS, MEMBERS, Budgets, ParamType, Seeds, several
 from bench.cli.say import complain, say
-from bench.core.errors import BenchError, unknown_name
+from bench.core.errors import BenchError
 from bench.core.identity import short
 from bench.core.precision import Precision
 from bench.core.printable import visible
 from bench.core.terms import Split
+from bench.jobs import opening
+from bench.jobs.choosing import Chosen as Chosen
+from bench.jobs.opening import bring_up as bring_up
+from bench.jobs.opening import existing_or_scratch as existing_or_scratch
+from bench.jobs.opening import open_database as open_database
+from bench.jobs.opening import with_published as with_published
 from bench.jobs.workplace import Workplace
 
 if TYPE_CHECKING:
     from click.shell_completion import CompletionItem
 
-    from bench.core.config import Loaded
-    from bench.experiment.protocols import Standard
-    from bench.experiment.select import Selection
     from bench.store.database import Database
 
 F = TypeVar("F", bound=Callable[..., Any])
@@ -233,121 +233,22 @@ def selectors(function: F) -> F:
     return function
 
 
-@dataclass(frozen=True)
-class Chosen:
-    """The selectors of a command, read together with the configuration."""
-
-    loaded: Loaded
-    selection: Selection
-    seeds: tuple[int, ...] | None
-    """The seeds that were asked for; None when nothing was said."""
-
-    refused: tuple[str, ...] = ()
-    """Methods that were named, cannot be used and are left out; said on stderr."""
-
-
 def choose(*, needs_method: bool = False, suite: str | None = None, **given: Any) -> Chosen:
-    """Turn selector options into a configuration and a selection.
+    """The selectors of a command; ensembles trained elsewhere that its database knows may be named.
 
     Raises:
         BenchError: names that are unknown, or options that do not go together.
     """
-    from bench.core import config
-    from bench.experiment.select import Selection, method_names, suite_name, test_limit
+    from bench.jobs import choosing
 
-    loaded = config.load(changes=(*given["changes"], *_watching(given.get("monitors", ())))).with_outside(_outside())
-    loaded = loaded.with_precision(given["precision"])
-    suite = suite or given.get("suite")
-    dataset = given["dataset"]
-    if dataset is None:
-        of_suite = loaded.config.suites[suite].datasets if suite in loaded.config.suites else ()
-        dataset = of_suite[0] if of_suite else "digits"
-    if dataset not in loaded.config.datasets:
-        raise unknown_name("data set", dataset, loaded.config.datasets)
-    if needs_method and not given["methods"]:
-        raise BenchError(f"name a method, e.g. --method trs; there are: {', '.join(loaded.config.methods)}, paper, all")
-    method_names(loaded, given["methods"])
-    attacks, eps, c = given["attack"], given["eps"], given["c"]
-    _check_attacks(loaded, suite, attacks, eps=eps, c=c)
-    selection = Selection(
-        methods=tuple(given["methods"]),
-        dataset=dataset,
-        suite=suite,
-        recipe=given["recipe"],
-        model=given["model"],
-        members=given["members"],
-        seeds=given["seeds"] or (0,),
-        limit=given["limit"],
-        attacks=attacks,
-        eps=eps,
-        c=c,
-        split=given["split"],
-    )
-    test_limit(loaded, selection)
-    if not attacks:
-        suite_name(loaded, selection)  # a wrong name is reported before anything is opened
-    methods, refused = _usable(loaded, selection)
-    return Chosen(loaded, replace(selection, methods=methods), given["seeds"], refused)
+    changes = (*given["changes"], *_watching(given.get("monitors", ())))
+    wanted = {**given, "changes": changes}
+    return choosing.choose(outside=_outside(), warn=complain, needs_method=needs_method, suite=suite, **wanted)
 
 
 def _watching(monitors: tuple[str, ...]) -> list[str]:
     """`--monitor` as a `--set`."""
     return [f"training.monitor={json.dumps(monitors, ensure_ascii=False)}"] if monitors else []
-
-
-def _check_attacks(loaded: Loaded, suite: str | None, attacks: tuple[str, ...], **budgets: tuple[float, ...]) -> None:
-    """Attacks of one's own choice exist, and each kind of budget that was given is one of theirs.
-
-    Raises:
-        BenchError: they are not, or a suite is named too.
-    """
-    from bench.core import registry
-
-    if not attacks:
-        if any(budgets.values()):
-            raise BenchError("--eps and --c go with --attack")
-        return
-    if suite is not None:
-        raise BenchError("--attack runs attacks instead of a suite; leave one of --attack and --suite out")
-    for name in attacks:
-        if name not in loaded.config.attacks:
-            raise unknown_name("attack", name, loaded.config.attacks)
-    plugins = {name: registry.load("attacks", loaded.config.attacks[name].plugin) for name in attacks}
-    for kind, values in budgets.items():
-        if values and all(plugin.budget_name != kind for plugin in plugins.values()):
-            of = plugins[attacks[0]].budget_name
-            raise BenchError(f"the budget of {' and '.join(attacks)} is {of}: give --{of}")
-
-
-def _usable(loaded: Loaded, selection: Selection) -> tuple[tuple[str, ...], tuple[str, ...]]:
-    """The methods to go on with, and those named that cannot be: a broken plug-in must not keep the others waiting.
-
-    Only plug-ins of other packages are left out; one alone, or one that the command line gave a setting, is left as
-    it is, for the command to refuse.
-    """
-    from bench.core import registry
-    from bench.experiment.select import Selection, method_names, run_spec
-
-    names = method_names(loaded, selection.methods)
-    entries = registry.entries("methods")
-    faults = {}
-    bare = Selection(dataset=selection.dataset, recipe=selection.recipe, model=selection.model)
-    for name in names:
-        spec = loaded.config.methods[name]
-        changed = any(change.strip().startswith(f"methods.{name}.") for change in loaded.changes)
-        if spec.plugin not in entries or entries[spec.plugin].origin == registry.BUILT_IN or changed:
-            continue
-        try:
-            run_spec(loaded, bare, name, 0)
-        except BenchError as error:
-            faults[name] = str(error)
-    left = tuple(name for name in names if not faults.get(name))
-    if not left or len(left) == len(names):
-        return selection.methods, ()
-    for name in names:
-        if faults.get(name):
-            complain(f"{name} is left out: {faults[name]}")
-    return left, tuple(name for name in selection.methods if faults.get(name))
 
 
 def _outside() -> list[dict[str, Any]]:
@@ -366,39 +267,10 @@ def _outside() -> list[dict[str, Any]]:
         return []
 
 
-def open_database(db: str | None, results: Path, *, create: bool = False) -> Database:
-    """The database of `--db` or of the results folder; for reading commands it must be there."""
-    from bench.store.database import Database
-
-    if create and db is None:
-        results.mkdir(parents=True, exist_ok=True)
-    from bench.experiment import naming
-
-    base = Database(db if db is not None else results / "bench.db")
-    base.derive = partial(bring_up, standards=cache(_standards))  # as a command begins, and as it ends
-    with contextlib.suppress(BenchError):  # whoever needs a sound bench.toml says what is wrong with it
-        base.names = naming.configured()
-    return base.open(create=create)
-
-
-def _standards() -> list[Standard]:
-    from bench.core import config
-    from bench.experiment import protocols
-
-    return protocols.standards(config.load())
-
-
-def bring_up(base: Database, standards: Callable[[], list[Standard]] = _standards) -> None:
-    """Standings and scores as they follow from the rows, the installed versions and the protocols of bench.toml."""
-    from bench.store import derived
-
-    derived.refresh(base, standards())
-
-
 @contextlib.contextmanager
 def reading(db: str | None, results: Path) -> Iterator[Database]:
     """The database as it is now, for a command that shows it: what is written meanwhile is not seen."""
-    with open_database(db, results) as base, base.snapshot():
+    with opening.reading(db, results) as base:
         _tell_unfinished(results)
         yield base
 
@@ -416,45 +288,9 @@ def _tell_unfinished(results: Path) -> None:
             )  # fmt: skip
 
 
-@contextlib.contextmanager
-def at_work(db: str | None, results: Path) -> Iterator[Database]:
+def at_work(db: str | None, results: Path) -> contextlib.AbstractContextManager[Database]:
     """The database for a command that adds to it, beside others that do; what a killed one had begun is done first."""
-    from bench.experiment import naming
-    from bench.jobs import journal
-    from bench.jobs.presence import beside
-
-    place = workplace(results, Path("data"))
-    with beside(place), open_database(db, results, create=True) as base:
-        base.names = base.names or naming.configured()
-        with_published(base)
-        for fault in journal.catch_up(base, place):
-            say(f"left out: {fault}", fg="yellow", err=True)
-        yield base
-
-
-@contextlib.contextmanager
-def existing_or_scratch(db: str | None, results: Path) -> Iterator[Database]:
-    """The database; before the first run an empty one that leaves no trace, in which everything is new."""
-    from bench.experiment import naming
-
-    if db is None and not (results / "bench.db").exists():
-        with tempfile.TemporaryDirectory() as folder, open_database(None, Path(folder), create=True) as base:
-            base.names = base.names or naming.configured()
-            yield base
-    else:
-        with open_database(db, results) as base:
-            base.names = base.names or naming.configured()
-            yield base
-
-
-def with_published(base: Database) -> None:
-    """A new database gets the published values, whatever command makes it."""
-    from bench.core.config import defaults
-    from bench.store import queries
-    from bench.store.published import load_published
-
-    if queries.totals(base).references == 0:
-        load_published(base, defaults("published"))
+    return opening.at_work(db, results, warn=lambda line: say(line, fg="yellow", err=True))
 
 
 def workplace(

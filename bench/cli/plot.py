@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
-from bench.cli.device import pick
 from bench.cli.options import Chosen, Named, RunId, allow_factory, choose, machine, reading, selectors, where, workplace
 from bench.cli.parameters import Once, Real, Seeds
 from bench.core import numbers
+from bench.core.device import pick
 from bench.core.errors import BenchError
 from bench.core.identity import safe_name, short
 from bench.core.precision import USUAL, file_stem

@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from bench.cli.device import others, pick
 from bench.cli.executor import EXECUTOR_OPTIONS, Interrupts, executor_options, setting_of
 from bench.cli.options import (  # fmt: skip
     Chosen,
@@ -28,6 +27,7 @@ from bench.cli.options import (  # fmt: skip
 from bench.cli.parameters import Once
 from bench.cli.say import say, say_json
 from bench.cli.status import plan_rows, print_plan, time_line
+from bench.core.device import others, pick
 from bench.core.errors import BenchError
 from bench.core.identity import short
 
@@ -160,9 +160,10 @@ def _work(
     fail_fast: bool, *, device: str | None, threads: int | None, **options: Any,
 ) -> Summary:  # fmt: skip
     """Check the data, say how long it takes, do the jobs."""
-    from bench.cli.progress import Display
+    from bench.jobs.display import Display
     from bench.jobs.driver import Driver
     from bench.jobs.executors import executor_class
+    from bench.jobs.plan import check_data
 
     name = options.pop("executor") or ("local" if options["gpus"] or options["workers"] else "inline")
     kind = executor_class(name)
@@ -176,7 +177,7 @@ def _work(
         place = replace(place, device=pick(device, threads))
         if place.device == "cpu" and threads is None and (busy := others()):
             out.print(busy, style="yellow")
-        _check_data(plan, place, chosen)
+        check_data(plan, place, chosen.loaded, chosen.selection)
     else:
         place = replace(place, device=device or ("cuda" if options["gpus"] else "cpu"))
     with Display(len(plan.missing), out) as display:
@@ -322,23 +323,11 @@ def _probed(
 ) -> tuple[Estimate, str]:  # fmt: skip
     """How long the missing jobs should take on the device, from earlier runs or a few timed steps; and its name."""
     from bench.jobs.estimate import estimate
+    from bench.jobs.plan import check_data
 
     place = replace(place, device=pick(device, threads))
-    _check_data(plan, place, chosen)
+    check_data(plan, place, chosen.loaded, chosen.selection)
     return estimate(plan, earlier, place), place.device
-
-
-def _check_data(plan: Plan, place: Workplace, chosen: Chosen) -> None:
-    """Missing data is reported before anything starts.
-
-    Raises:
-        BenchError: a data set of a missing job is not there.
-    """
-    from bench.experiment import select
-    from bench.jobs import ensembles
-
-    for run in {job.run.run_id: job.run for job in plan.missing}.values():
-        ensembles.splits_of(run, place, limit=select.test_limit(chosen.loaded, chosen.selection))
 
 
 def _dry_run(

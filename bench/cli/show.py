@@ -9,12 +9,12 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from bench.cli.device import pick
 from bench.cli.failure import show_failure
 from bench.cli.options import RunId, allow_factory, machine, reading, where, workplace
 from bench.cli.parameters import Once
 from bench.cli.say import say_json
 from bench.cli.theory import as_record, print_panel
+from bench.core.device import pick
 from bench.core.errors import BenchError
 from bench.core.identity import short
 from bench.core.precision import titled
@@ -109,8 +109,8 @@ def _export(
     as_json: bool,
 ) -> None:  # fmt: skip
     """Write the images of an evaluation; the line at the end says what they are."""
-    from bench.cli.progress import Display
     from bench.jobs import export_images
+    from bench.jobs.display import Display
     from bench.report.console import console
 
     if target.suffix != export_images.SUFFIX:

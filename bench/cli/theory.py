@@ -7,11 +7,11 @@ from typing import TYPE_CHECKING, Any, get_args
 
 import click
 
-from bench.cli.device import pick
 from bench.cli.executor import Interrupts
 from bench.cli.options import RunId, allow_factory, at_work, machine, reading, where, workplace
 from bench.cli.parameters import IMAGES, Budgets, Once, several
 from bench.cli.say import say_json
+from bench.core.device import pick
 from bench.core.errors import BenchError
 from bench.core.identity import short
 from bench.core.terms import Targets

@@ -9,11 +9,11 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from bench.cli.device import pick
 from bench.cli.options import NameList, allow_factory, at_work, machine, open_database, where, workplace
 from bench.cli.parameters import IMAGES, Budgets, Integer, Once, several
 from bench.cli.say import say_json
 from bench.core import numbers
+from bench.core.device import pick
 from bench.core.errors import BenchError
 from bench.core.identity import short
 
@@ -68,7 +68,7 @@ def command(
       bench db verify 4f0c1a 77ab09 --sample 3
       bench db verify 4f0c1a --retrain
     """
-    from bench.cli.progress import Display
+    from bench.jobs.display import Display
     from bench.jobs.verification import Options
     from bench.jobs.verify import Verifier, choose
     from bench.report.console import console

@@ -25,7 +25,7 @@ from bench.core.release import DISTRIBUTION
 from bench.core.terms import BudgetName, Norm, TakesWeights
 
 # No use under their own name: each use has settings of its own.
-NEED_SETTINGS = ("timm", "factory", "outside", "at_joint", "igat")
+NEED_SETTINGS = ("timm", "factory", "memory", "outside", "at_joint", "igat")
 BUILT_IN = "bench"  # the origin of what comes with bench, whatever the distribution is called
 
 # Base classes by name: no import goes up from core, and a base is only needed where a plug-in is loaded.

@@ -11,6 +11,7 @@ from torch import Tensor
 from bench.core.errors import BenchError, JobError
 from bench.core.files import atomic, read_json, write_json
 from bench.core.identity import ID_LENGTH, safe_name, short
+from bench.core.places import results_folder
 from bench.experiment.records import RunRecord, read_record
 from bench.experiment.spec import RunSpec
 from bench.jobs import ensembles
@@ -22,7 +23,7 @@ from bench.models.layouts import float32
 DESCRIPTION = "ensemble.json"
 
 
-def ensemble(run: str, results: Path | str = "results", *, factories: tuple[str, ...] = ()) -> Ensemble:
+def ensemble(run: str, results: Path | str | None = None, *, factories: tuple[str, ...] = ()) -> Ensemble:
     """The trained ensemble of a stored run: images [b, C, H, W] in [0, 1] to fused outputs [b, classes].
 
     On the CPU, in evaluation mode. `members` are its networks, each with its normalisation before it and logits behind;
@@ -30,13 +31,13 @@ def ensemble(run: str, results: Path | str = "results", *, factories: tuple[str,
 
     Args:
         run: the beginning of the run's id, as `bench list runs` shows it.
-        results: the folder of results.
+        results: the folder of results; unless given that of BENCH_RESULTS, else `results`, as for the command line.
         factories: functions (`package.module:function`) that runs of others may call to make their members.
 
     Raises:
         BenchError: no run or several begin so, or the weights are missing or damaged.
     """
-    place = Workplace(results=Path(results), data=Path("data"), factories=factories)
+    place = Workplace(results=results_folder(results), data=Path("data"), factories=factories)
     return ensembles.load_ensemble(_spec(_find(run, place), place), place)
 
 

@@ -15,7 +15,7 @@ from bench.core.seeds import seeds_text
 from bench.core.terms import BudgetName
 from bench.experiment.names import unmarked
 from bench.experiment.select import Selection
-from bench.experiment.spec import OUTSIDE, RunSpec
+from bench.experiment.spec import MEMORY, OUTSIDE, RunSpec
 
 FIRST = Selection()  # what the options are when nothing is said
 
@@ -83,7 +83,12 @@ def of_run(
 
 
 def of_weights(run: RunSpec) -> str:
-    """The command that brings the weights of a run that was trained elsewhere; its files are for the reader to name."""
+    """The command that brings the weights of a run that was trained elsewhere; its files are for the reader to name.
+
+    Of networks in memory the call in Python.
+    """
+    if run.model_plugin == MEMORY:
+        return f"bench.evaluate([…], name={run.method!r}, dataset={run.dataset!r}, seed={run.seed})"
     given = ["--name", run.method, "--dataset", run.dataset, "--seed", str(run.seed)]
     return f"bench evaluate FILE… {shlex.join(given)}"
 

@@ -105,7 +105,8 @@ class Configured:
         found = self._found("models", name, content, (loaded.config.models for loaded in both))
         if found == claimed(name):
             # Models that need no table of their own: their names are their settings.
-            key, before = {"timm": ("name", "timm/"), "factory": ("function", "")}.get(spec.model_plugin, ("", ""))
+            own_names = {"timm": ("name", "timm/"), "factory": ("function", ""), "memory": ("networks", "")}
+            key, before = own_names.get(spec.model_plugin, ("", ""))
             own = spec.model_settings.get(key)
             if isinstance(own, str) and own.isprintable() and before + own not in self._base.config.models:
                 return (before + own)[:200]

@@ -161,8 +161,8 @@ def _members(run: RunSpec, activation: str, place: Workplace | None) -> list[tor
         check_factory(run, place)
     dataset = dataset_of(run)
     return [
-        build_member(run.model_plugin, run.model_settings, dataset=dataset, activation=activation)
-        for _ in range(run.members)
+        build_member(run.model_plugin, run.model_settings, dataset=dataset, activation=activation, index=index)
+        for index in range(run.members)
     ]
 
 

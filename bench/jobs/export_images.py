@@ -14,6 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from bench.attacks import batches
 from bench.attacks.base import Attack
 from bench.attacks.judge import attack_images, evaluation_mode, predictions
 from bench.core import environment, registry, release, settings
@@ -22,9 +23,8 @@ from bench.core.identity import short
 from bench.core.progress import Progress
 from bench.data.base import ImageSet
 from bench.experiment.spec import EvaluationSpec
-from bench.jobs import batches
 from bench.jobs.ensembles import load_ensemble, recorded_weights, splits_of
-from bench.jobs.measuring import conditions_of, is_out_of_memory
+from bench.jobs.measuring import conditions_of
 from bench.jobs.recorded import as_recorded
 from bench.jobs.workplace import Workplace
 from bench.models.ensemble import Ensemble
@@ -136,7 +136,7 @@ def _write(stored: Stored, place: Workplace, path: Path, progress: Progress) -> 
     try:
         found = _craft(spec, ensemble, images, batch_size, progress)
     except RuntimeError as error:
-        if not is_out_of_memory(error):
+        if not batches.is_out_of_memory(error):
             raise
         raise JobError(f"out of memory with {batch_size} images a batch; try --batch") from error
     _check(stored, found, place)

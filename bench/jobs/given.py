@@ -18,7 +18,8 @@ from bench.core.terms import Activation, Normalisation
 from bench.data.base import Dataset
 from bench.experiment import select
 from bench.experiment.records import FileGiven, GivenRecord
-from bench.models import layouts, outside
+from bench.experiment.spec import MEMORY
+from bench.models import layouts, memory, outside
 from bench.models.build import build_member, model_plugin
 from bench.models.ensemble import Ensemble
 from bench.models.layouts import Layout, Member, Renaming, Wanted
@@ -71,7 +72,8 @@ class Taken:
 
     ensemble: Ensemble
     activation: str
-    record: GivenRecord
+    record: GivenRecord | None
+    """None of networks that were given as objects."""
 
 
 def take(given: Given, plugin: str, settings: Mapping[str, Any], loaded: Loaded, dataset: Dataset) -> Taken:
@@ -115,6 +117,22 @@ def take(given: Given, plugin: str, settings: Mapping[str, Any], loaded: Loaded,
     ensemble = Ensemble(members, fusion=fusion, weights=weights)
     aside = [place for contents in files for place in contents.aside]
     return Taken(ensemble, activation, _record(given, understood, ensemble, normalised, aside))
+
+
+def take_networks(given: Given, networks: Sequence[nn.Module], dataset: Dataset) -> tuple[Taken, dict[str, str]]:
+    """The ensemble of networks that are given as objects, and the settings of the model plug-in `memory` for them.
+
+    Raises:
+        BenchError: a network cannot be copied or gives no logits for images of the data set; a rule or weights that
+            do not fit.
+    """
+    held = memory.hold(networks)
+    channels = dataset.shape[0]
+    members = [build_member(MEMORY, held, dataset=dataset, index=index) for index in range(len(networks))]
+    for member in members:
+        member.normalise = Normalise([0.0] * channels, [1.0] * channels)
+    ensemble = Ensemble(members, fusion=given.fusion or "mean_probability", weights=given.weights)
+    return Taken(ensemble, "relu", None), held
 
 
 def _told(what: str, files: Sequence[outside.WeightsFile], known: Sequence[str]) -> str | None:
@@ -214,6 +232,7 @@ def _record(
 def sentence(given: Given, taken: Taken) -> str:
     """What the files were understood to hold, for people to agree with or not."""
     record, ensemble = taken.record, taken.ensemble
+    assert record is not None
     count = len(ensemble.members)
     files = record.files[0].name if len(record.files) == 1 else f"{len(record.files)} files"
     places = [place.partition(": ")[2] for place in record.members]

@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from bench.attacks import batches
 from bench.attacks.base import Attack
 from bench.attacks.conditions import Conditions
 from bench.attacks.unfinished import Unfinished
@@ -37,7 +38,7 @@ from bench.evaluation import (
 from bench.evaluation.judged import GivenImages
 from bench.experiment.records import EvaluationRecord, write_record
 from bench.experiment.spec import FORMAT, EvaluationSpec, of_attack
-from bench.jobs import batches, ensembles
+from bench.jobs import ensembles
 from bench.jobs.ensembles import data_axes, measured_ensemble, method_of, now, recorded_weights, splits_of
 from bench.jobs.unfinished import InFile
 from bench.jobs.workplace import Workplace
@@ -337,21 +338,17 @@ def _within_memory(
     Raises:
         torch.OutOfMemoryError, RuntimeError: not even one image fits, or `place.oom_retry` is off.
     """
-    tried = [batch_size]
-    while True:
-        try:
-            result = measured(batch_size)
-        except RuntimeError as error:
-            if not is_out_of_memory(error) or not place.oom_retry or batch_size == 1:
-                raise
-        else:
-            result["measurements"]["batch_sizes"] = tried
-            return result
-        # Outside of the handler: the traceback keeps the tensors of the batch alive.
-        batch_size = max(1, batch_size // 2)
-        tried.append(batch_size)
-        progress.note(f"out of memory: trying again with {batch_size} images a batch")
-        give_memory_back(place)
+    if not place.oom_retry:
+        result, tried = measured(batch_size), [batch_size]
+    else:
+
+        def scarce(images: int) -> None:
+            progress.note(f"out of memory: trying again with {images} images a batch")
+            give_memory_back(place)
+
+        result, tried = batches.within_memory(measured, batch_size, scarce)
+    result["measurements"]["batch_sizes"] = tried
+    return result
 
 
 def give_memory_back(place: Workplace) -> None:
@@ -360,8 +357,3 @@ def give_memory_back(place: Workplace) -> None:
     base.let_go()
     if place.device.startswith("cuda"):
         torch.cuda.empty_cache()
-
-
-def is_out_of_memory(error: BaseException) -> bool:
-    """Whether an error says that memory ran out, on a GPU or on the CPU."""
-    return isinstance(error, torch.OutOfMemoryError) or "can't allocate memory" in str(error)

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from pydantic import ValidationError
-from torch import Tensor
+from torch import Tensor, nn
 
 from bench.core import registry, settings, versions
 from bench.core.config import Loaded
@@ -23,19 +23,22 @@ from bench.evaluation.chance import guessed
 from bench.experiment import select
 from bench.experiment.fields import fault_of
 from bench.experiment.records import Facts, RunRecord, write_record
-from bench.experiment.spec import OUTSIDE, Job, RunSpec
+from bench.experiment.spec import MEMORY, OUTSIDE, Job, RunSpec
 from bench.jobs import ensembles, journal
 from bench.jobs.executors.task import intent_of
-from bench.jobs.given import Given, Taken, fitting_models, sentence, take
+from bench.jobs.given import Given, Taken, fitting_models, sentence, take, take_networks
 from bench.jobs.locks import Locks
 from bench.jobs.workplace import Workplace
 from bench.models.ensemble import Ensemble
 from bench.models.normalise import Normalise
+from bench.store import ingest
+from bench.store.database import Database
 from bench.training import checkpoint
 from bench.training.outside import Outside
 
 LOOK = 500  # test images of the first look at a new ensemble
 FEW = 200  # of these, for each other normalisation
+IN_MEMORY = "made of networks in memory: nobody repeats it without these objects, given to bench.evaluate"
 MUCH = 0.05  # so much more accuracy under another normalisation is worth a line
 
 
@@ -55,10 +58,25 @@ class Adopted:
     seed: int
 
 
-def adopt(given: Given, loaded: Loaded, place: Workplace, *, tell: Tell = str, warn: Tell = str) -> Adopted:
+def take_in(
+    base: Database, given: Given, loaded: Loaded, place: Workplace, *, networks: Sequence[nn.Module] = (),
+    tell: Tell = str, warn: Tell = str,
+) -> Adopted:  # fmt: skip
+    """`adopt`, and the run's row in the database."""
+    adopted = adopt(given, loaded, place, networks=networks, tell=tell, warn=warn)
+    ingest.ingest_run(base, adopted.folder)
+    journal.forget(base, place, adopted.folder.name)
+    return adopted
+
+
+def adopt(
+    given: Given, loaded: Loaded, place: Workplace, *, networks: Sequence[nn.Module] = (), tell: Tell = str,
+    warn: Tell = str,
+) -> Adopted:  # fmt: skip
     """Write the run of an outside ensemble: weights and `run.json`. The same ensemble again changes its facts at most.
 
     Args:
+        networks: the members as objects, in evaluation mode, where they are not in files.
         tell: takes lines that say how the files were understood, before anything is measured, and which seed it is.
         warn: takes the line that says that stored weights were damaged and are replaced, and what looks wrong.
 
@@ -69,10 +87,15 @@ def adopt(given: Given, loaded: Loaded, place: Workplace, *, tell: Tell = str, w
     configured = loaded.config.datasets[given.dataset]
     dataset_class = registry.load("datasets", configured.plugin)
     dataset = settings.build(dataset_class, configured.settings, f"datasets.{given.dataset}")
-    model, model_plugin, model_settings, model_version = _model(given, loaded, dataset)
-    taken = take(given, model_plugin, model_settings, loaded, dataset)
+    if networks:
+        taken, held = take_networks(given, networks, dataset)
+        model, model_plugin, model_settings = held["networks"], MEMORY, dict(held)
+        model_version = registry.load("models", MEMORY).version
+    else:
+        model, model_plugin, model_settings, model_version = _model(given, loaded, dataset)
+        taken = take(given, model_plugin, model_settings, loaded, dataset)
+        tell(sentence(given, taken))
     ensemble = taken.ensemble
-    tell(sentence(given, taken))
     tensors = ensembles.weights_of(ensemble)
     digest = checkpoint.digest(tensors)
 
@@ -114,15 +137,16 @@ def adopt(given: Given, loaded: Loaded, place: Workplace, *, tell: Tell = str, w
     said: dict[str, Any] = {"facts": facts} if facts else {}
     test = ensembles.splits_of(run, place, limit=LOOK).test
     started, clock = ensembles.now(), time.perf_counter()
-    notes = _first_look(ensemble.to(place.device).eval(), test, dataset)
+    notes = _first_look(ensemble.to(place.device).eval(), test, dataset, others=not networks)
     for note in notes:
         warn(note)
+    notes += [IN_MEMORY] if networks else []
     with Locks(place.locks) as locks:
         locks.take(run.run_id, "at work on this ensemble")
         try:
             record = RunRecord(
                 **ensembles.trained(run, ensemble, place, activation=taken.activation, digest=digest),
-                origin="files given to `bench evaluate`",
+                origin="objects given to bench.evaluate" if networks else "files given to `bench evaluate`",
                 source_digest=source_digest(Outside),
                 requires={},
                 files=[path.name for path in given.files],
@@ -207,8 +231,8 @@ def _seed(given: Given, run: RunSpec, taken: Taken, known: Mapping[int, RunSpec]
             return seed
     if not known:
         return 0
-    files = [file.sha256 for file in taken.record.files]
-    for seed, other in known.items():
+    files = [file.sha256 for file in taken.record.files] if taken.record else []
+    for seed, other in known.items() if files else ():
         record = _record_of(other, place)
         if [file.get("sha256") for file in (record.get("given") or {}).get("files", [])] == files:
             raise BenchError(
@@ -265,8 +289,8 @@ def _model(given: Given, loaded: Loaded, dataset: Dataset) -> tuple[str, str, di
     return (given.model, *select.model_spec(loaded, given.model))
 
 
-def _first_look(ensemble: Ensemble, test: ImageSet, dataset: Dataset) -> list[str]:
-    """Notes on an ensemble that is no better than chance, or much better under another normalisation."""
+def _first_look(ensemble: Ensemble, test: ImageSet, dataset: Dataset, *, others: bool) -> list[str]:
+    """Notes on an ensemble that is no better than chance, or (`others`) much better under another normalisation."""
     right = _right(ensemble, test)
     chance = guessed(int(right.sum()), test.labels, dataset.classes)
     notes = []
@@ -278,7 +302,7 @@ def _first_look(ensemble: Ensemble, test: ImageSet, dataset: Dataset) -> list[st
     best, option, told = float(right[:FEW].float().mean()) + MUCH, "", ""
     here = best - MUCH
     own = [module.get_submodule("normalise") for module in ensemble.members]
-    for name, mean, std in _others(dataset):
+    for name, mean, std in _others(dataset) if others else ():
         for module in ensemble.members:
             module.normalise = Normalise(mean, std).to(few.device)
         share = float(_right(ensemble, few).float().mean())

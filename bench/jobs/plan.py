@@ -13,6 +13,7 @@ from bench.experiment import select
 from bench.experiment.records import ForcedPassRecord, read_record
 from bench.experiment.select import Selection
 from bench.experiment.spec import Job
+from bench.jobs import ensembles
 from bench.jobs.executors.task import lost
 from bench.jobs.workplace import Workplace
 from bench.store import queries, standing
@@ -114,9 +115,28 @@ class ForcedPass:
         self._file.unlink(missing_ok=True)
 
 
-def make_plan(loaded: Loaded, selection: Selection, db: Database, place: Workplace) -> Plan:
-    """The jobs of a selection, joined with what the store has."""
+def make_plan(
+    loaded: Loaded, selection: Selection, db: Database, place: Workplace, *, training_only: bool = False
+) -> Plan:
+    """The jobs of a selection, joined with what the store has.
+
+    Args:
+        training_only: only those that train its runs and what these need.
+    """
+    if training_only:
+        runs = {needed.run_id: needed for run in select.runs(loaded, selection) for needed in (*run.prerequisites, run)}
+        return plan_of([Job(run=run) for run in runs.values()], db, place)
     return plan_of(jobs_of(loaded, selection), db, place)
+
+
+def check_data(plan: Plan, place: Workplace, loaded: Loaded, selection: Selection) -> None:
+    """Missing data is reported before anything starts.
+
+    Raises:
+        BenchError: a data set of a missing job is not there.
+    """
+    for run in {job.run.run_id: job.run for job in plan.missing}.values():
+        ensembles.splits_of(run, place, limit=select.test_limit(loaded, selection))
 
 
 def jobs_of(loaded: Loaded, selection: Selection) -> list[Job]:

@@ -9,6 +9,7 @@ import uuid
 from pathlib import Path
 from typing import Any
 
+from bench.attacks.batches import is_out_of_memory
 from bench.core import environment, registry, seeds
 from bench.core.errors import BenchError, JobError
 from bench.core.files import read_json
@@ -38,7 +39,7 @@ from bench.jobs.ensembles import (
     weights_metadata,
     weights_of,
 )
-from bench.jobs.measuring import evaluate, give_memory_back, is_out_of_memory
+from bench.jobs.measuring import evaluate, give_memory_back
 from bench.jobs.workplace import Workplace
 from bench.store import provenance
 from bench.training import checkpoint

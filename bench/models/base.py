@@ -32,6 +32,10 @@ class Model:
         """
         raise NotImplementedError
 
+    def build_one(self, index: int, *, shape: tuple[int, int, int], classes: int) -> nn.Module:
+        """The network of member number `index`, from 0: the same for every one, unless members are of their own."""
+        return self.build(shape=shape, classes=classes)
+
     def own_name(self, name: str) -> str:
         """The name here of a parameter or buffer that other people's code calls `name`; itself where none is in use."""
         return name

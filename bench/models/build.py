@@ -59,12 +59,12 @@ def model_plugin(plugin: str, settings: Mapping[str, Any]) -> Model:
 
 
 def build_member(
-    plugin: str, settings: Mapping[str, Any], *, dataset: ImageFormat, activation: str = "relu"
+    plugin: str, settings: Mapping[str, Any], *, dataset: ImageFormat, activation: str = "relu", index: int = 0
 ) -> nn.Module:
     """One member: `normalise` and `network` in sequence, from images [b, C, H, W] in [0, 1] to logits [b, classes].
 
     Weights are drawn from torch's global generator. `activation` "leaky_relu" puts a leaky ReLU of slope .1 in the
-    place of every ReLU; it is part of the model and has to be stored with it.
+    place of every ReLU; it is part of the model and has to be stored with it. `index` is the member's number.
 
     Raises:
         BenchError: unknown model, setting or activation; a shape that does not fit; no ReLU to replace.
@@ -73,7 +73,7 @@ def build_member(
 
     if activation not in get_args(Activation):
         raise unknown_name("activation", activation, get_args(Activation))
-    network = model_plugin(plugin, settings).build(shape=dataset.shape, classes=dataset.classes)
+    network = model_plugin(plugin, settings).build_one(index, shape=dataset.shape, classes=dataset.classes)
     if activation == "leaky_relu" and not _make_leaky(network):
         raise BenchError(f"{plugin} has no ReLU modules that leaky ReLUs could replace; take a model that has")
     return torch.nn.Sequential(OrderedDict(normalise=Normalise(dataset.mean, dataset.std), network=network))

@@ -29,19 +29,7 @@ class Factory(Model):
         Raises:
             BenchError: the function is not there, fails, or returns no such network.
         """
-        network = self._made()
-        training = network.training
-        try:
-            with torch.no_grad():
-                output = network.eval()(torch.full((2, *shape), 0.5))
-        except Exception as error:
-            raise BenchError(f"the network of {self.function} fails on images {shape}: {_cause(error)}") from error
-        finally:
-            network.train(training)
-        found = tuple(output.shape) if isinstance(output, torch.Tensor) else type(output).__name__
-        if found != (2, classes):
-            raise BenchError(f"the network of {self.function} gives {found} for two images, not (2, {classes}) logits")
-        return network
+        return tried(self._made(), f"the network of {self.function}", shape, classes)
 
     def _made(self) -> nn.Module:
         module, colon, name = self.function.partition(":")
@@ -63,6 +51,26 @@ class Factory(Model):
         if not isinstance(network, torch.nn.Module):
             raise BenchError(f"the factory {self.function} returns a {type(network).__name__}, no torch module")
         return network
+
+
+def tried(network: nn.Module, told: str, shape: tuple[int, int, int], classes: int) -> nn.Module:
+    """The network, if a pass of two grey images gives [2, classes]; `told` names it in messages.
+
+    Raises:
+        BenchError: it does not, or fails.
+    """
+    training = network.training
+    try:
+        with torch.no_grad():
+            output = network.eval()(torch.full((2, *shape), 0.5))
+    except Exception as error:
+        raise BenchError(f"{told} fails on images {shape}: {_cause(error)}") from error
+    finally:
+        network.train(training)
+    found = tuple(output.shape) if isinstance(output, torch.Tensor) else type(output).__name__
+    if found != (2, classes):
+        raise BenchError(f"{told} gives {found} for two images, not (2, {classes}) logits")
+    return network
 
 
 def _cause(error: Exception) -> str:

@@ -9,6 +9,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from bench.core import places
 from bench.core.errors import BenchError
 from bench.experiment import naming
 from bench.experiment.spec import OUTSIDE
@@ -52,12 +53,15 @@ BOUND_COLUMNS = (
 PUBLISHED_COLUMNS = (*(field.name for field in fields(ReferenceRow)), "accuracy")
 
 
-def load(where: Path | str = "results/bench.db") -> Frames:
+def load(where: Path | str | None = None) -> Frames:
     """The results in a database file, or behind a `postgresql://` URL, as pandas frames.
+
+    Unless given, that of BENCH_DB, or of the folder BENCH_RESULTS, else of `results`, as for the command line.
 
     Raises:
         BenchError: there is no such database.
     """
+    where = places.database(where)
     with Database(where).open():
         return Frames(where)
 

@@ -22,6 +22,7 @@ from bench.report.tables import budget_text
 
 if TYPE_CHECKING:
     import pandas as pd
+    from matplotlib.figure import Figure
 
 CELL = 0.64  # inches
 FRAMED = "framed: the network itself"
@@ -49,15 +50,25 @@ def file_name(stem: str, matrices: list[Matrix]) -> str:
 
 
 def save_heatmap(matrices: list[Matrix], path: Path) -> Path:
-    """Draw one panel a matrix on a common 0–100 scale and save it; the suffix of `path` is the format.
+    """Save what `draw` draws; the suffix of `path` is the format. The numbers lie beside it as CSV.
+
+    Raises:
+        BenchError: no matrices, or a format other than png, svg, pdf.
+    """
+    style.check_format(path)
+    return style.save(draw(matrices), as_frame(matrices), path)[0]
+
+
+def draw(matrices: list[Matrix]) -> Figure:
+    """One panel a matrix on a common 0–100 scale.
 
     Rows are what the images were crafted on, columns what they are evaluated on; the last column is the whole
     ensemble, the framed diagonal each network's white-box rate. Below the members stand the ensemble as a source, noise
     of the same size, and other ensembles, where they were measured. Small in each cell: the standard deviation over
-    seeds, or of one seed the 95 % interval. The numbers lie beside it as CSV.
+    seeds, or of one seed the 95 % interval.
 
     Raises:
-        BenchError: no matrices, or a format other than png, svg, pdf.
+        BenchError: no matrices.
     """
     if not matrices:
         raise BenchError("there is no transferability matrix to draw; `bench run` with a suite that has one makes it")
@@ -68,7 +79,7 @@ def save_heatmap(matrices: list[Matrix], path: Path) -> Path:
         "cmap": "rocket_r",
     }  # lightness falls evenly: readable in grey, by the colour-blind
     panels = [_panel_of(matrix) for matrix in matrices]
-    return _save(panels, scale, _scale(matrices[0]), _title(matrices, columns), as_frame(matrices), path, columns)
+    return _draw(panels, scale, _scale(matrices[0]), _title(matrices, columns), columns)
 
 
 def shows(path: Path, matrices: list[Matrix]) -> bool:
@@ -91,6 +102,7 @@ def save_difference(first: Matrix, second: Matrix, path: Path) -> Path:
         raise BenchError(
             f"{first.method} has {len(first.rates)} members, {second.method} {len(second.rates)}: no difference of them"
         )
+    style.check_format(path)
     shared = [source for source in first.others.sources if source in second.others.sources]
     difference = np.concatenate([_rows(first, shared) - _rows(second, shared)])
     known = difference[~np.isnan(difference)]
@@ -101,15 +113,14 @@ def save_difference(first: Matrix, second: Matrix, path: Path) -> Path:
     names = [*first.members.sources, *shared]
     small = [[""] * difference.shape[1] for _ in names]
     panel = _Panel(f"{first.title} − {second.title}  (blue: fewer for {first.title})", (*names,), difference, small, "")
-    return _save(
+    figure = _draw(
         [panel],
         {"vmin": -reach, "vmax": reach, "cmap": "vlag", "signed": True},
         f"difference: {_scale(first).replace('%', 'points', 1)}",
         _title([first, second], 1, told=FRAMED),
-        frame,
-        path,
         1,
     )
+    return style.save(figure, frame, path)[0]
 
 
 def _columns(count: int) -> int:
@@ -170,42 +181,30 @@ def _small(block: Block, row: int, column: int, *, several: bool) -> str:
     return "" if np.isnan(low) else f"{low:.0f}–{high:.0f}"
 
 
-def _save(
-    panels: list[_Panel], scale: dict[str, Any], label: str, title: str,
-    frame: pd.DataFrame, path: Path, columns: int,
-) -> Path:  # fmt: skip
+def _draw(panels: list[_Panel], scale: dict[str, Any], label: str, title: str, columns: int) -> Figure:
     """Panels with one colour bar."""
-    style.check_format(path)
     import matplotlib as mpl
-
-    mpl.use("Agg")
-    import matplotlib.pyplot as plt
 
     columns = min(columns, len(panels))
     lines = math.ceil(len(panels) / columns)
     wide = 1.5 + CELL * (1 + max(panel.members for panel in panels))
     high = 1.0 + CELL * (GAP + max(len(panel.numbers) for panel in panels))
     more = 0.17 * max(panel.remark.count("\n") + bool(panel.remark) for panel in panels)
-    with plt.rc_context({"font.size": 9, "figure.dpi": 150}):
-        figure, axes = plt.subplots(
-            lines,
-            columns,
-            figsize=(wide * columns + 0.9, (high + more) * lines + 0.6),
-            squeeze=False,
-            layout="constrained",
-        )
+    with mpl.rc_context({"font.size": 9, "figure.dpi": 150}):
+        size = (wide * columns + 0.9, (high + more) * lines + 0.6)
+        figure, axes = style.subplots(lines, columns, size=size)
         for axis in axes.flat[len(panels) :]:
             axis.axis("off")
         for axis, panel in zip(axes.flat, panels, strict=False):
-            _draw(axis, panel, **scale)
+            _panel(axis, panel, **scale)
         bar = figure.colorbar(axes.flat[0].collections[0], ax=axes, shrink=0.85, pad=0.02, aspect=16 * lines + 4)
         bar.set_label(label)
         bar.outline.set_visible(False)
         figure.suptitle(title, fontsize=9.5, x=0.01, ha="left")
-        return style.save(figure, frame, path)[0]
+        return figure
 
 
-def _draw(axis: Any, panel: _Panel, *, vmin: float, vmax: float, cmap: str, signed: bool = False) -> None:
+def _panel(axis: Any, panel: _Panel, *, vmin: float, vmax: float, cmap: str, signed: bool = False) -> None:
     from matplotlib import colormaps
     from matplotlib.patches import Rectangle
     from seaborn.utils import relative_luminance

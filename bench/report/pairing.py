@@ -10,7 +10,7 @@ import numpy as np
 
 from bench.core import statistics
 from bench.core.config import Loaded
-from bench.core.errors import BenchError
+from bench.core.errors import BenchError, unknown_name
 from bench.core.identity import short
 from bench.core.precision import USUAL, Precision
 from bench.core.statistics import ALPHA, Comparison
@@ -89,6 +89,32 @@ class Paired:
             for precision in get_args(Precision)
             if (found := [pair for pair in self.pairs if pair.family == precision])
         }
+
+
+def by_id(loaded: Loaded, names: tuple[str, ...], *, selectors: bool) -> bool:
+    """Whether two names are the ids of runs; two methods otherwise.
+
+    Args:
+        selectors: whether anything else was said of which results are meant, which ids leave nothing to.
+
+    Raises:
+        BenchError: not two names, twice the same, one of each kind, or what is neither a method nor looks like an id.
+    """
+    known = loaded.config.methods
+    if len(names) != 2:
+        raise BenchError(f"compare takes two methods or two ids of runs, not {len(names)}")
+    if names[0] == names[1]:
+        raise BenchError(f"{names[0]} is no better and no worse than itself; name two")
+    ids = [name for name in names if name not in known]
+    methods = [name for name in names if name in known]
+    for name in ids:
+        if set(name) - set("0123456789abcdef"):
+            raise unknown_name("method", name, known)
+        if methods:
+            raise BenchError(f"{methods[0]} is a method and {name} none: give two methods, or the ids of two runs")
+    if ids and selectors:
+        raise BenchError("two ids say which runs are meant: leave the other selectors out")
+    return bool(ids)
 
 
 def of_methods(loaded: Loaded, selection: Selection, db: Database, *, seeds: tuple[int, ...] | None) -> Paired:

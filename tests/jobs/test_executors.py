@@ -288,7 +288,7 @@ def test_the_display_shows_all_workers_at_once() -> None:
 
     from rich.console import Console
 
-    from bench.cli.progress import Display
+    from bench.jobs.display import Display
 
     console = Console(file=io.StringIO(), force_terminal=True, width=120)
     display = Display(7, console)

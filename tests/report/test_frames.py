@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import contextlib
 import json
 import sqlite3
@@ -148,12 +149,26 @@ def test_importing_bench_imports_no_pandas() -> None:
 DOCS = Path(__file__).parents[2] / "docs"
 
 
-def test_the_notebook_redraws_the_figures_from_the_frames(
+def pictures_of(source: str, names: dict[str, Any]) -> list[Any]:
+    """What a notebook shows of a cell: the figures that pyplot has open behind it, and a figure that it ends with."""
+    from matplotlib import pyplot as plt
+    from matplotlib.figure import Figure
+
+    *lines, last = ast.parse(source).body
+    exec(compile(ast.Module(lines, []), "cell", "exec"), names)
+    if isinstance(last, ast.Expr):
+        value = eval(compile(ast.Expression(last.value), "cell", "eval"), names)
+    else:
+        value = exec(compile(ast.Module([last], []), "cell", "exec"), names)
+    shown = [plt.figure(number) for number in plt.get_fignums()]
+    plt.close("all")
+    return [*shown, *([value] if isinstance(value, Figure) else [])]
+
+
+def test_the_notebook_shows_its_three_figures_and_leaves_the_backend(
     small_results: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     import matplotlib as mpl
-
-    mpl.use("Agg")
     from matplotlib import pyplot as plt
 
     monkeypatch.setenv("BENCH_DB", str(small_results / "bench.db"))
@@ -161,13 +176,23 @@ def test_the_notebook_redraws_the_figures_from_the_frames(
     monkeypatch.setattr(plt, "show", lambda: None)
     notebook = json.loads((DOCS / "figures.ipynb").read_text(encoding="utf-8"))
     names: dict[str, Any] = {}
+    before = mpl.get_backend()
+    plt.switch_backend("svg")  # stands for a notebook's own
     plt.close("all")  # what other tests left open
-    for number, cell in enumerate(notebook["cells"]):
-        if cell["cell_type"] == "code":
-            assert not cell["outputs"]
-            exec(compile("".join(cell["source"]), f"cell {number}", "exec"), names)
-    assert len(plt.get_fignums()) == 3
-    plt.close("all")
+    try:
+        pictures = []
+        for cell in notebook["cells"]:
+            if cell["cell_type"] == "code":
+                assert not cell["outputs"]
+                pictures += pictures_of("".join(cell["source"]), names)
+                assert mpl.get_backend() == "svg"
+    finally:
+        plt.switch_backend(before)
+    titles = [{text.get_text() for text in figure.findobj(mpl.text.Text)} for figure in pictures]
+    assert [len({"evaluated on", "ε", "accuracy of the ensemble, %"} & texts) for texts in titles] == [1, 1, 1]
+    for number, figure in enumerate(pictures):
+        figure.savefig(tmp_path / f"{number}.png", dpi=50)
+        assert plt.imread(tmp_path / f"{number}.png")[:, :, :3].std() > 0.02  # something is drawn
     # Another number of steps bears the same name, and is not averaged in.
     for attack in ("mim", "pgd"):
         wanted = [

@@ -131,6 +131,27 @@ def test_the_boundary_command_draws_runs_on_the_same_images(small_results: Path,
     assert {r["image"] for r in rows} == {"0", "3"}
 
 
+def test_drawing_changes_neither_the_backend_nor_the_settings_nor_the_figures_that_are_open() -> None:
+    import matplotlib as mpl
+    import pandas as pd
+    from matplotlib import pyplot as plt
+
+    from bench.report.plots import budget
+
+    before = mpl.get_backend()
+    plt.switch_backend("svg")
+    try:
+        plt.close("all")
+        mine, settings = plt.figure(), dict(mpl.rcParams)
+        figure = budget.draw(pd.DataFrame([("PGD", "A", 0, e, 0.9 - e) for e in (0, 0.1)], columns=budget.COLUMNS))
+        assert plt.gcf() is mine
+        assert plt.get_fignums() == [mine.number]
+        assert (mpl.get_backend(), dict(mpl.rcParams)) == ("svg", settings)
+        assert figure.axes
+    finally:
+        plt.switch_backend(before)
+
+
 class Halves(torch.nn.Module):
     """Class 1 where the first pixel is above .75, else class 0: the boundary is a straight line."""
 

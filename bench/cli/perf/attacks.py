@@ -9,13 +9,13 @@ from typing import TYPE_CHECKING
 
 import click
 
-from bench.cli.device import others, pick
 from bench.cli.options import Named, RunId, open_database, precision_option, where, workplace
 from bench.cli.parameters import IMAGES, Integer, Number, Once
 from bench.cli.perf import printing
 from bench.cli.perf.options import processor, rounds
 from bench.cli.say import say_json
 from bench.core import numbers
+from bench.core.device import others, pick
 from bench.core.errors import BenchError
 from bench.core.memory import keep_freed_memory
 from bench.core.numerics import numerics, usual_mode

@@ -11,12 +11,12 @@ from typing import TYPE_CHECKING
 
 import click
 
-from bench.cli.device import free_cores, pick
 from bench.cli.options import Named
 from bench.cli.parameters import IMAGES, Integer, Once, Seeds
 from bench.cli.perf.options import processor, rounds
 from bench.cli.say import say_json
 from bench.core import numbers
+from bench.core.device import free_cores, pick
 
 if TYPE_CHECKING:
     from rich.console import Console

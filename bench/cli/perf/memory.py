@@ -7,12 +7,12 @@ from typing import TYPE_CHECKING
 
 import click
 
-from bench.cli.device import pick
 from bench.cli.options import Named
 from bench.cli.parameters import MEMBERS, Integer, Once
 from bench.cli.perf.options import processor
 from bench.cli.say import say_json
 from bench.core import numbers
+from bench.core.device import pick
 from bench.core.errors import unknown_name
 
 if TYPE_CHECKING:

@@ -7,13 +7,13 @@ from pathlib import Path
 
 import click
 
-from bench.cli.device import pick
 from bench.cli.options import Named
 from bench.cli.parameters import MEMBERS, Integer, Once
 from bench.cli.perf import printing
 from bench.cli.perf.options import processor, rounds
 from bench.cli.say import say_json
 from bench.core import numbers
+from bench.core.device import pick
 from bench.core.memory import keep_freed_memory
 from bench.core.numerics import numerics, usual_mode
 

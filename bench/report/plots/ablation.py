@@ -99,19 +99,15 @@ def draw(frame: pd.DataFrame, *titles: str) -> Figure:
         frame: columns `COLUMNS`.
         titles: lines above the figure.
     """
-    import matplotlib.pyplot as plt
-
     settings = list(dict.fromkeys(frame["setting"]))
     rows = list(dict.fromkeys(frame["row"]))
     look = style.looks(rows)
     with style.sheet():
-        figure, axes = plt.subplots(
+        figure, axes = style.subplots(
             2,
             len(settings),
-            figsize=(max(4.4, 3.4 * len(settings)) + 1.6, 5.4),
-            squeeze=False,
+            size=(max(4.4, 3.4 * len(settings)) + 1.6, 5.4),
             sharey="row",
-            layout="constrained",
             height_ratios=[2.2, 1],
         )
         for upper, lower, setting in zip(axes[0], axes[1], settings, strict=True):

@@ -17,18 +17,14 @@ def draw(frame: pd.DataFrame, *titles: str) -> Figure:
 
     The true class is framed by a thick line: what matters is how far it reaches to the right.
     """
-    import matplotlib.pyplot as plt
-
     rows, columns = list(dict.fromkeys(frame["panel"])), list(dict.fromkeys(frame["image"]))
     with style.sheet():
-        figure, axes = plt.subplots(
+        figure, axes = style.subplots(
             len(rows),
             len(columns),
-            figsize=(2.7 * len(columns) + 0.5, 2.7 * len(rows) + 0.7),
-            squeeze=False,
+            size=(2.7 * len(columns) + 0.5, 2.7 * len(rows) + 0.7),
             sharex=True,
             sharey=True,
-            layout="constrained",
         )
         for line, name in zip(axes, rows, strict=True):
             for axis, number in zip(line, columns, strict=True):

@@ -81,8 +81,6 @@ def draw(frame: pd.DataFrame, *titles: str) -> Figure:
 
     Of one method that was watched by attacks the two stand beside each other, as in the report on TRS.
     """
-    import matplotlib.pyplot as plt
-
     methods = list(dict.fromkeys(frame["title"]))
     robust = frame[frame["quantity"] == "robust_accuracy"]
     look = style.looks(dict.fromkeys(robust["part_title"]))
@@ -91,12 +89,10 @@ def draw(frame: pd.DataFrame, *titles: str) -> Figure:
     columns = min(5, len(methods))
     lines = -(-len(methods) // columns)
     with style.sheet():
-        figure, axes = plt.subplots(
+        figure, axes = style.subplots(
             2 * lines,
             columns,
-            figsize=(max(5.0, 2.7 * columns + 0.3), 4.6 * lines + 0.6),
-            squeeze=False,
-            layout="constrained",
+            size=(max(5.0, 2.7 * columns + 0.3), 4.6 * lines + 0.6),
             height_ratios=[1, 1] * lines,
         )
         lowest = 100 * frame[frame["quantity"].isin(ACCURACIES)]["value"].quantile(0.02)
@@ -135,10 +131,8 @@ def _handles(axis: Axes) -> tuple[list[Any], list[str]]:
 
 
 def _beside(frame: pd.DataFrame, look: Mapping[str, Mapping[str, Any]], *titles: str) -> Figure:
-    import matplotlib.pyplot as plt
-
     with style.sheet():
-        figure, (left, right) = plt.subplots(1, 2, figsize=(9.6, 4.2), layout="constrained")
+        figure, ((left, right),) = style.subplots(1, 2, size=(9.6, 4.2))
         _accuracies(left, frame, look)
         left.set(title=f"{frame['title'].iloc[0]}: accuracy", ylim=(0, 101), ylabel="accuracy, %", xlabel="epoch")
         _terms(right, frame)

@@ -41,11 +41,10 @@ def check_format(path: Path) -> str:
 
 @contextlib.contextmanager
 def sheet() -> Iterator[None]:
-    """Settings of matplotlib for one figure; without a window."""
+    """Settings of matplotlib for one figure; those of the process are as before behind it."""
     import matplotlib as mpl
     import seaborn as sns
 
-    mpl.use("Agg")
     theme: Any = {
         "font.size": 10, "axes.titlesize": 10.5, "axes.labelsize": 10, "xtick.labelsize": 9, "ytick.labelsize": 9,
         "legend.fontsize": 9, "figure.dpi": 150, "axes.grid.axis": "y",
@@ -54,6 +53,20 @@ def sheet() -> Iterator[None]:
     }  # fmt: skip
     with sns.axes_style("whitegrid"), mpl.rc_context(theme):
         yield
+
+
+def subplots(lines: int, columns: int, *, size: tuple[float, float], **more: Any) -> tuple[Figure, Any]:
+    """A figure of `size` inches and its axes [lines, columns]; `more` as for `Figure.subplots`.
+
+    It belongs to nobody's pyplot: whoever calls this in a program or notebook keeps the backend and the figures that
+    are open there.
+    """
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=size, layout="constrained")
+    FigureCanvasAgg(figure)
+    return figure, figure.subplots(lines, columns, squeeze=False, **more)
 
 
 def save(figure: Figure, frame: pd.DataFrame, path: Path) -> tuple[Path, Path]:
@@ -65,7 +78,6 @@ def save(figure: Figure, frame: pd.DataFrame, path: Path) -> tuple[Path, Path]:
         BenchError: a format other than png, svg, pdf.
     """
     import matplotlib as mpl
-    import matplotlib.pyplot as plt
     from matplotlib.text import Text
 
     suffix = check_format(path)
@@ -78,7 +90,6 @@ def save(figure: Figure, frame: pd.DataFrame, path: Path) -> tuple[Path, Path]:
         mpl.rc_context({"svg.hashsalt": "bench", "svg.fonttype": "none", "text.parse_math": False}),
     ):
         figure.savefig(temporary, format=suffix, metadata=metadata)
-    plt.close(figure)
     table = path.with_suffix(".csv")
     write_text(table, csv_text(frame))
     return path, table
@@ -112,13 +123,9 @@ def looks(names: Iterable[str]) -> dict[str, dict[str, Any]]:
 
 def panels(count: int, *, width: float, height: float) -> tuple[Figure, list[Axes]]:
     """A figure with `count` panels, at most two in a row, its axes as a list; room for a legend stays on the right."""
-    import matplotlib.pyplot as plt
-
     columns = min(2, count)
     lines = math.ceil(count / columns)
-    figure, axes = plt.subplots(
-        lines, columns, figsize=(width * columns + LEGEND, height * lines + 0.7), squeeze=False, layout="constrained"
-    )
+    figure, axes = subplots(lines, columns, size=(width * columns + LEGEND, height * lines + 0.7))
     for axis in axes.flat[count:]:
         axis.axis("off")
     return figure, list(axes.flat[:count])

@@ -6,8 +6,8 @@ import pytest
 import torch
 from torch import nn
 
+from bench.attacks import batches
 from bench.data.base import ImageSet
-from bench.jobs import batches
 from bench.models.ensemble import Ensemble
 
 PIXELS = 3 * 16 * 16

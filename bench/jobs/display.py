@@ -23,8 +23,8 @@ class Display:
 
     def __init__(self, total: int, console: Console) -> None:
         self.console = console
-        self._total = total
-        self._done = 0
+        self.total = total
+        self.done = 0
         self._lines: dict[str, SlotLine] = {}
         self._others = ""
         self._live = Live(console=console, refresh_per_second=8, transient=True) if console.is_terminal else None
@@ -58,11 +58,11 @@ class Display:
 
     def finished(self, job: Job, error: str | None, where: str) -> None:
         """A job ended; its line stays."""
-        self._done += 1
+        self.done += 1
         line = self._lines.get(where)
         mark = ("✓", "green") if error is None else ("✗", "red")
-        width = len(str(self._total))
-        text = Text.assemble(mark, f" {self._done:>{width}}/{self._total} ")
+        width = len(str(self.total))
+        text = Text.assemble(mark, f" {self.done:>{width}}/{self.total} ")
         text.append(job.label)
         seconds = spoken(time.monotonic() - line.started) if line else ""
         text.append(f"  {' · '.join(part for part in (seconds, where) if part)}", style="dim")
@@ -74,7 +74,7 @@ class Display:
 
     def passed(self, shown: RenderableType, *, jobs: int = 1) -> None:
         """So many jobs ended that are not those of a plan; what is shown of them stays."""
-        self._done += jobs
+        self.done += jobs
         for line in self._lines.values():
             line.clear()
         self.console.print(shown)
@@ -83,13 +83,17 @@ class Display:
         """Draw the lines anew, on a terminal."""
         if not self._live:
             return
+        self._live.update(Text("\n", style="cyan").join(Text(f"  {line}") for line in self.under_way()))
+
+    def under_way(self) -> list[str]:
+        """A line for each job under way, and for those that others do."""
         busy = [line for _, line in sorted(self._lines.items()) if line.label]
-        texts = [Text(f"  {self._done + index + 1}/{self._total} {line}") for index, line in enumerate(busy[:SHOWN])]
+        texts = [f"{self.done + index + 1}/{self.total} {line}" for index, line in enumerate(busy[:SHOWN])]
         if len(busy) > SHOWN:
-            texts.append(Text(f"  … {len(busy) - SHOWN} more"))
+            texts.append(f"… {len(busy) - SHOWN} more")
         if self._others:
-            texts.append(Text(f"  waiting for jobs that others are doing: {self._others}"))
-        self._live.update(Text("\n", style="cyan").join(texts))
+            texts.append(f"waiting for jobs that others are doing: {self._others}")
+        return texts
 
     @property
     def is_live(self) -> bool:
