@@ -111,7 +111,7 @@ def _deep(
 ) -> Summary | None:  # fmt: skip
     """Run what the checks of a run lack; None where Ctrl-C ended it."""
     from bench.cli.executor import Interrupts, setting_of
-    from bench.cli.progress import Display
+    from bench.jobs.display import Display
     from bench.core import config
     from bench.core.device import pick
     from bench.jobs import audit, ensembles

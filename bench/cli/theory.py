@@ -106,7 +106,7 @@ def _plan(
 
 def _work(plan: Plan, base: Database, place: Workplace, out: Console, interrupts: Interrupts) -> bool:
     from bench.cli.executor import setting_of
-    from bench.cli.progress import Display
+    from bench.jobs.display import Display
     from bench.jobs.driver import Driver
     from bench.jobs.executors import executor_class
 
