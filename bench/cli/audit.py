@@ -111,10 +111,10 @@ def _deep(
 ) -> Summary | None:  # fmt: skip
     """Run what the checks of a run lack; None where Ctrl-C ended it."""
     from bench.cli.executor import Interrupts, setting_of
-    from bench.jobs.display import Display
     from bench.core import config
     from bench.core.device import pick
     from bench.jobs import audit, ensembles
+    from bench.jobs.display import Display
     from bench.jobs.driver import Driver
     from bench.jobs.estimate import estimate, from_earlier, spoken
     from bench.jobs.executors.inline import Inline

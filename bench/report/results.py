@@ -17,7 +17,7 @@ from bench.experiment.spec import OUTSIDE, EvaluationSpec, RunSpec
 from bench.report import hints
 from bench.report.cells import Cell, Row, outcome_of
 from bench.report.recipes import ELSEWHERE, recipe_label
-from bench.report.titles import Titles, ensemble_title
+from bench.report.titles import Titles, budget_text, ensemble_title
 from bench.report.worst import with_worst_case
 from bench.store import queries, standing
 from bench.store.database import Database
@@ -133,8 +133,6 @@ def _verdicts(
 
 def _expected(rows: Iterable[Row], cells: Mapping[tuple[str, str], Cell], loaded: Loaded) -> Iterator[str]:
     """A line for each method that answers with a member drawn at random: what its cells do not say."""
-    from bench.report.tables.words import budget_text
-
     found: dict[str, list[str]] = {}
     for row in rows:
         for (key, method), cell in cells.items():

@@ -8,7 +8,8 @@ from bench.report.tables.machine import LONG_COLUMNS, csv_table, json_table, lon
 from bench.report.tables.markdown import markdown_table
 from bench.report.tables.text import TextTable, matrix_table, print_grid
 from bench.report.tables.web import html_table
-from bench.report.tables.words import budget_text, heading, matrix_heading
+from bench.report.tables.words import heading, matrix_heading
+from bench.report.titles import budget_text
 
 __all__ = [
     "LONG_COLUMNS", "Grid", "Marks", "TextTable", "budget_text", "csv_table", "heading",

@@ -9,18 +9,9 @@ from collections.abc import Iterator
 from bench.report.matrices import Matrix
 from bench.report.recipes import phrase
 from bench.report.results import Results, joined
+from bench.report.titles import budget_text
 from bench.store import flags
 from bench.store.flags import Opinion
-
-
-def budget_text(name: str | None, budget: float | None) -> str:
-    """`ε = 0.1`, `c = 1`; nothing without a budget. A whole number of 1/255 is shown as such."""
-    if name is None or budget is None:
-        return ""
-    levels = budget * 255
-    whole = abs(levels - round(levels)) < 1e-6 and round(levels) > 0 and len(f"{budget:g}") > 4
-    value = f"{round(levels)}/255" if whole else f"{budget:g}"
-    return f"{'ε' if name == 'eps' else name} = {value}"
 
 
 def number(value: float) -> str:
