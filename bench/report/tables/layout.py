@@ -10,7 +10,8 @@ from typing import Literal
 
 from bench.report.cells import Cell, Row
 from bench.report.results import Results
-from bench.report.tables.words import budget_text, footnotes, heading, number
+from bench.report.tables.words import footnotes, heading, number
+from bench.report.titles import budget_text
 
 BESIDE = 3  # at most so many methods have their published values in columns of their own unless asked for
 RANKED = ("clean", "attack", "blackbox", "worst", "certify")  # rows in which more is better, and methods compete
