@@ -13,7 +13,6 @@ from bench.experiment import select
 from bench.experiment.records import ForcedPassRecord, read_record
 from bench.experiment.select import Selection
 from bench.experiment.spec import Job
-from bench.jobs import ensembles
 from bench.jobs.executors.task import lost
 from bench.jobs.workplace import Workplace
 from bench.store import queries, standing
@@ -135,6 +134,8 @@ def check_data(plan: Plan, place: Workplace, loaded: Loaded, selection: Selectio
     Raises:
         BenchError: a data set of a missing job is not there.
     """
+    from bench.jobs import ensembles  # torch, which a plan that is only shown does not need
+
     for run in {job.run.run_id: job.run for job in plan.missing}.values():
         ensembles.splits_of(run, place, limit=select.test_limit(loaded, selection))
 
