@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
 
 from bench.core.lazy import torch
+from bench.training.batch import is_class
 from bench.training.method import Batch, Method
 
 if TYPE_CHECKING:
@@ -64,7 +65,7 @@ def wrong_classes(logits: Tensor, labels: Tensor) -> Tensor:
 
     A softmax over these classes points the same way as the probabilities without the true class and cannot vanish.
     """
-    true = labels.unsqueeze(1) == torch.arange(logits.shape[2], device=labels.device)  # `one_hot` reads values
+    true = is_class(labels, logits.shape[2])
     return logits.double().masked_fill(true, -torch.inf).softmax(2)
 
 

@@ -11,6 +11,7 @@ from bench.baselines.adp import OFFSET, volume, wrong_classes
 from bench.core.errors import BenchError
 from bench.core.lazy import torch
 from bench.training.adversary import pgd
+from bench.training.batch import is_class
 from bench.training.gradients import pass_again
 from bench.training.method import Batch, Method
 
@@ -79,6 +80,6 @@ class AdvOap(Method):
 def spread(wrong: Tensor, labels: Tensor) -> Tensor:
     """[B]: the entropy H above, from the members' probabilities of the wrong classes [N, B, C]."""
     mean = wrong.mean(0)
-    true = torch.nn.functional.one_hot(labels, wrong.shape[2]).bool()
+    true = is_class(labels, wrong.shape[2])
     value = (mean + OFFSET) * mean.clamp_min(torch.finfo(mean.dtype).tiny).log()
     return -value.masked_fill(true, 0).sum(1)

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Literal
 from bench.core.errors import BenchError
 from bench.core.lazy import torch
 from bench.training.adversary import pgd
+from bench.training.batch import is_class
 from bench.training.method import Batch, Method
 
 if TYPE_CHECKING:
@@ -77,7 +78,7 @@ class Aute(Method):
 
     def boosted(self, log: Tensor, labels: Tensor, index: int) -> tuple[Tensor, Tensor]:
         """The two parts of the first mean above, from a member's log-probabilities [B, C] and its index."""
-        p, true = log.exp(), torch.nn.functional.one_hot(labels, log.shape[1]).bool()
+        p, true = log.exp(), is_class(labels, log.shape[1])
         hardest = p.masked_fill(true, 0).amax(1)
         own = p.gather(1, labels[:, None]).squeeze(1)
         sure = (own - p.topk(2, dim=1).values[:, 1]) * (p.argmax(1) == labels)

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, ClassVar, Literal
 from bench.core.errors import BenchError
 from bench.core.lazy import torch
 from bench.training.adversary import pgd
+from bench.training.batch import is_class
 from bench.training.method import Batch, Method
 
 if TYPE_CHECKING:
@@ -94,5 +95,5 @@ def margin_loss(logits: Tensor, labels: Tensor, mce: float) -> Tensor:
 def wrong_margin(logits: Tensor, labels: Tensor) -> Tensor:
     """Mean over the batch and the wrong classes c of −log softmax(−f)_c, from logits [B, C]."""
     values = -(-logits).log_softmax(1)
-    true = torch.nn.functional.one_hot(labels, logits.shape[1]).bool()
+    true = is_class(labels, logits.shape[1])
     return values.masked_fill(true, 0).sum() / (len(labels) * (logits.shape[1] - 1))

@@ -34,8 +34,7 @@ def test_the_archive_before_it_still_comes_in_and_what_it_lacks_stands_hollow(tm
     boards = leaders(tmp_path)
     first = {row["method"]: row for row in boards if (row["protocol"], row["eps"]) == ("table1-digits", 0.1)}
     assert len(first) == 10
-    whole = {"gradientboost", "adp", "ckae", "cos_only", "adaboost"}  # the others have APGD on one seed
-    assert {method for method, row in first.items() if not row["provisional"]} == whole
+    assert all(row["provisional"] for row in first.values())  # APGD is of an older version, or of one seed
     assert first["trs"]["rank"] is None
     assert max(first.values(), key=lambda row: row["robust_percent"])["method"] == "trs"
 

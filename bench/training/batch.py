@@ -67,3 +67,8 @@ class Batch:
         shape, device, dtype = like.shape, like.device, like.dtype
         noise = self.drawn(lambda at: torch.rand(shape, generator=at.generator, device=device, dtype=dtype))
         return (2 * noise - 1) * radius
+
+
+def is_class(labels: Tensor, classes: int) -> Tensor:
+    """Bool [B, classes], true at the label of each image. Unlike `one_hot` it does not wait for the device."""
+    return labels.unsqueeze(1) == torch.arange(classes, device=labels.device)

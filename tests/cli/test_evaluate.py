@@ -484,7 +484,7 @@ def test_facts_that_are_none_are_told_in_one_line(trained: tuple[Path, list[Stat
         ("--code", "https://x.org/\"onclick=", "code: an address such as"),
         ("--venue", "x" * 201, "venue: String should have at most 200 characters"),
         ("--paper-title", "two\nlines", "title: not printable"), ("--author", "\u202eevil", "authors.0: not printable"),
-        ("--publication", "dverg", "unknown publication 'dverg'; did you mean dverge?"),
+        ("--publication", "dverg", "unknown publication 'dverg'; did you mean dverge or drt?"),
     ):  # fmt: skip
         assert told in refused(evaluate(results, files, *model, option, value, ok=False))
         assert not list(results.glob("runs/*/run.json"))

@@ -39,8 +39,8 @@ def test_twice_is_once_and_a_rebuild_holds_the_same_rows(db: Database, files: An
         assert files.contents(again) == once
     assert {name: len(rows) for name, rows in once.items()} == {
         "environment": 1, "run": 2, "member": 6, "curve": 4, "attack": 4, "evaluation": 8, "outcome": 8,
-        "clean_row": 16, "transfer": 24, "blackbox": 4, "reference": 2 * 16 * 9 + 4 * 3, "job": 13, "standing": 0,
-        "score": 0, "pending": 0, "meta": 3,
+        "clean_row": 16, "transfer": 24, "other_transfer": 0, "blackbox": 4, "reference": 2 * 16 * 9 + 4 * 3, "job": 13,
+        "standing": 0, "score": 0, "pending": 0, "meta": 3,
     }  # fmt: skip
     assert sorted(path.name for path in tmp_path.glob("*again*")) == ["again.db"]
 
