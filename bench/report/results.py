@@ -22,6 +22,7 @@ from bench.report.worst import with_worst_case
 from bench.store import queries, standing
 from bench.store.database import Database
 from bench.store.flags import Opinion, doubts
+from bench.store.published import is_comparable
 from bench.store.standing import Standings
 from bench.store.typed_rows import EvaluationRow
 
@@ -52,6 +53,8 @@ class Results:
     """The recipe of each method."""
     verdicts: Mapping[str, Mapping[int, Opinion]] = field(default_factory=dict)
     """Of the audit, by method and seed."""
+    elsewhere: tuple[str, ...] = ()
+    """Values that were published for these methods and rows in another setting, in words."""
 
     def cell(self, row: Row, method: str) -> Cell:
         """The cell; empty when nothing was measured."""
@@ -59,8 +62,8 @@ class Results:
 
     @cached_property
     def has_published(self) -> bool:
-        """Whether a published value stands beside any of ours."""
-        return bool(self.published)
+        """Whether a published value stands beside any of ours, or one of another setting below."""
+        return bool(self.published or self.elsewhere)
 
 
 def collect(
@@ -111,6 +114,7 @@ def collect(
         rows=tuple(rows),
         cells=cells,
         published=published_beside(loaded, selection, rows, shown, db),
+        elsewhere=_elsewhere(loaded, selection, rows, shown, db),
         notes=(*run_notes(shown, db, seeds), *_expected(rows, cells, loaded), *lost),
         verdicts=_verdicts(shown, db, seeds),
     )
@@ -282,7 +286,7 @@ def published_beside(
     table = {
         (value.method, value.attack, value.budget_name, value.budget): value.value
         for value in queries.references(db, dataset=selection.dataset)
-        if value.metric == "robust_accuracy"
+        if value.metric == "robust_accuracy" and is_comparable(value.source)
     }
     found = {}
     changed = {".".join(change.split(".")[:2]) for change in loaded.changes}
@@ -297,6 +301,29 @@ def published_beside(
             if value is not None:
                 found[row.key, name] = value
     return found
+
+
+def _elsewhere(
+    loaded: Loaded, selection: Selection, rows: Iterable[Row], specs: Mapping[str, RunSpec], db: Database
+) -> tuple[str, ...]:
+    """What others printed for the same methods and rows in another setting, a line a method and source."""
+    told: dict[tuple[str, str], list[str]] = {}
+    titles = {(row.attack, row.budget_name, row.budget): row.title for row in rows if row.kind == "attack"}
+    order = {key: place for place, key in enumerate(titles)}
+    references = [
+        value
+        for value in queries.references(db, dataset=selection.dataset)
+        if not is_comparable(value.source)
+        and value.method in specs
+        and (value.attack, value.budget_name, value.budget) in titles
+    ]
+    for value in sorted(references, key=lambda each: order[each.attack, each.budget_name, each.budget]):
+        row = value.attack, value.budget_name, value.budget
+        text = f"{titles[row]}, {budget_text(value.budget_name, value.budget)}: {value.value:.1f}"
+        told.setdefault((value.method, value.source), []).append(text)
+    return tuple(
+        f"{loaded.title_of(method)}, {'; '.join(told[method, source])} ({source})" for method, source in sorted(told)
+    )
 
 
 def _is_published(loaded: Loaded, name: str) -> bool:

@@ -15,6 +15,7 @@ from bench.store import schema
 from bench.store.database import Database
 
 KEYS = ("attack", "budget_name", "budget")
+TABLE1, REPORT = "TRS paper, Table 1", "student report"
 REPORT_COLUMNS = {
     "natural_accuracy": ("clean", "clean_accuracy"),
     "pgd_linf_accuracy": ("pgd", "robust_accuracy"),
@@ -22,10 +23,16 @@ REPORT_COLUMNS = {
 }
 
 
-def load_published(db: Database, folder: Path) -> int:
-    """Replace all published values by those of `table1_<dataset>.csv` and `report_tables.csv`; returns their number.
+def is_comparable(source: str) -> bool:
+    """Whether values of a source were measured as ours are: attack, starts, network, members. Others are told apart."""
+    return source == TABLE1 or source.startswith(REPORT)
 
-    Sources are named "TRS paper, Table 1" and "student report, Table …"; the report's budgets are not stated (null).
+
+def load_published(db: Database, folder: Path) -> int:
+    """Replace all published values by those of the files below; returns their number.
+
+    `table1_<dataset>.csv` is Table 1 of the TRS paper, `report_tables.csv` the student report's (budgets not stated:
+    null), `other_settings.csv` what others printed for the same methods in other settings, which its `source` names.
 
     Raises:
         BenchError: the folder has no such file, or a file is not of the shape expected.
@@ -37,6 +44,9 @@ def load_published(db: Database, folder: Path) -> int:
     rows = [row for path in paths for row in _table1(path)]
     if report.exists():
         rows += _report(report)
+    others = folder / "other_settings.csv"
+    if others.exists():
+        rows += _others(others)
     with db.write() as connection:
         connection.execute(delete(schema.Reference))
         connection.execute(insert(schema.Reference), rows)
@@ -49,15 +59,22 @@ def _table1(path: Path) -> Iterator[dict[str, Any]]:
         budget = _number(path, number, line["budget"])
         for method, value in line.items():
             if method not in KEYS:
-                key = ("TRS paper, Table 1", dataset, method, line["attack"], line["budget_name"], budget)
+                key = (TABLE1, dataset, method, line["attack"], line["budget_name"], budget)
                 yield _row(*key, "robust_accuracy", _number(path, number, value))
 
 
 def _report(path: Path) -> Iterator[dict[str, Any]]:
     for number, line in _lines(path, ("table", "system", *REPORT_COLUMNS)):
         for column, (attack, metric) in REPORT_COLUMNS.items():
-            source, system = f"student report, Table {line['table']}", line["system"]
+            source, system = f"{REPORT}, Table {line['table']}", line["system"]
             yield _row(source, "cifar10", system, attack, None, None, metric, _number(path, number, line[column]))
+
+
+def _others(path: Path) -> Iterator[dict[str, Any]]:
+    names = ("source", "dataset", "method", "attack", "budget_name")
+    for number, line in _lines(path, (*names, "budget", "value")):
+        key = (*(line[name] for name in names), _number(path, number, line["budget"]))
+        yield _row(*key, "robust_accuracy", _number(path, number, line["value"]))
 
 
 def _row(

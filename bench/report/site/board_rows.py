@@ -20,6 +20,7 @@ from bench.report.site.names import Names, differences, exact, mean_std, percent
 from bench.report.tables import budget_text
 from bench.store.flags import AuditVerdict, doubts
 from bench.store.provenance import together
+from bench.store.published import is_comparable
 from bench.store.scores import Score, norm_of
 from bench.store.typed_rows import EvaluationRow, Provenance, ReferenceRow
 
@@ -252,6 +253,7 @@ def _published(board: Board, method: str, mean: float, about: About) -> dict[str
         if column is not None
         and (ref.dataset, ref.method, ref.metric) == (board.standard.dataset, column, "robust_accuracy")
         and (ref.attack, ref.budget) in counted
+        and is_comparable(ref.source)
     ]
     if not values:
         return None

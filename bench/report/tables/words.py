@@ -49,6 +49,7 @@ def footnotes(results: Results, *, published: bool, tied: bool) -> list[str]:
             "Published values judge the last iterate, ours the first success on the way: "
             "ours can only be lower by this."
         )
+        lines += [f"Other setting: {told}" for told in results.elsewhere]
     elif results.has_published:
         lines.append("Published values stand beside these with `bench table --paper`.")
     kinds = {row.kind for row in results.rows}
