@@ -268,9 +268,13 @@ def _outside() -> list[dict[str, Any]]:
 
 
 @contextlib.contextmanager
-def reading(db: str | None, results: Path) -> Iterator[Database]:
-    """The database as it is now, for a command that shows it: what is written meanwhile is not seen."""
-    with opening.reading(db, results) as base:
+def reading(db: str | None, results: Path, *, printed: bool = False) -> Iterator[Database]:
+    """The database as it is now, for a command that shows it: what is written meanwhile is not seen.
+
+    Args:
+        printed: before anything was run, one that has the published values alone.
+    """
+    with (opening.printed_or_read if printed else opening.reading)(db, results) as base:
         _tell_unfinished(results)
         yield base
 

@@ -53,8 +53,8 @@ def command(
     given["suite"] = name or given["suite"]
     chosen = choose(**given)
     marks = None
-    with reading(db, results) as base:
-        table = collect(chosen.loaded, chosen.selection, base, seeds=chosen.seeds)
+    with reading(db, results, printed=bool(paper)) as base:
+        table = collect(chosen.loaded, chosen.selection, base, seeds=chosen.seeds, paper=bool(paper))
         if style != "csv" and len(table.methods) > 1:
             from bench.report.tables.marks import find_ties
 

@@ -95,3 +95,12 @@ def reading(db: str | None, results: Path) -> Iterator[Database]:
     """The database as it is now, for what only shows it: what is written meanwhile is not seen."""
     with open_database(db, results) as base, base.snapshot():
         yield base
+
+
+@contextlib.contextmanager
+def printed_or_read(db: str | None, results: Path) -> Iterator[Database]:
+    """As `reading`; before the first run an empty database that leaves no trace and has the published values alone."""
+    with existing_or_scratch(db, results) as base:
+        with_published(base)
+        with base.snapshot():
+            yield base

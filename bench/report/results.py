@@ -67,13 +67,20 @@ class Results:
 
 
 def collect(
-    loaded: Loaded, selection: Selection, db: Database, *, seeds: tuple[int, ...] | None = None, every: bool = False
+    loaded: Loaded,
+    selection: Selection,
+    db: Database,
+    *,
+    seeds: tuple[int, ...] | None = None,
+    every: bool = False,
+    paper: bool = False,
 ) -> Results:
     """The table of a selection.
 
     Args:
         seeds: only these; None for all that were run.
         every: keep methods without any result; otherwise methods that were not named must have one.
+        paper: a published value counts as a result.
 
     Raises:
         BenchError: unknown names, or nothing measured for the selection.
@@ -85,12 +92,10 @@ def collect(
     suite = ", ".join(selection.attacks) if selection.attacks else select.suite_name(loaded, selection)
     rows = _rows(loaded, selection, reference)
     found = cells_of(specs, rows, db, seeds)
-    shown = {
-        name: run
-        for name, run in specs.items()
-        if every or name in selection.methods or any(c[1] == name for c in found)
-    }
-    if not found and not every:
+    printed = published_beside(loaded, selection, rows, specs, db)
+    known = {method for _, method in (*found, *(printed if paper else ()))}
+    shown = {name: run for name, run in specs.items() if every or name in selection.methods or name in known}
+    if not known and not every:
         raise BenchError(hints.nothing_measured(loaded, selection, suite, db, specs))
     cells, lost = _with_failures(loaded, selection, found, shown, rows, db, seeds)
     if not selection.attacks:
@@ -113,7 +118,7 @@ def collect(
         titles={name: ensemble_title(loaded, name, run.training.precision) for name, run in shown.items()},
         rows=tuple(rows),
         cells=cells,
-        published=published_beside(loaded, selection, rows, shown, db),
+        published={key: value for key, value in printed.items() if key[1] in shown},
         elsewhere=_elsewhere(loaded, selection, rows, shown, db),
         notes=(*run_notes(shown, db, seeds), *_expected(rows, cells, loaded), *lost),
         verdicts=_verdicts(shown, db, seeds),

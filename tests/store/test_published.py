@@ -6,6 +6,7 @@ import csv
 from pathlib import Path
 
 import pytest
+from in_process import bench, refused
 
 from bench.core import config
 from bench.experiment.select import Selection
@@ -69,3 +70,11 @@ def test_the_means_that_the_table_prints_are_those_of_its_columns() -> None:
             values = [float(row["value"]) for row in rows if (row["method"], row["budget"]) == (method, eps)]
             assert len(values) == 4
             assert sum(values) / 4 == pytest.approx(mean, abs=0.051)
+
+
+def test_the_published_table_is_printed_before_anything_was_run(tmp_path: Path) -> None:
+    text = bench("table", "table1-mnist", "--paper", "--format", "markdown", "--results", tmp_path / "none")
+    (line,) = [line for line in text.splitlines() if line.startswith("| PGD (50) | ε = 0.1 |")]
+    assert "93.0" in line
+    assert not (tmp_path / "none").exists()
+    assert "nothing has been run on digits yet" in refused("table", "core", "--paper", "--results", tmp_path / "none")
