@@ -18,6 +18,7 @@ from bench.core.identity import short
 if TYPE_CHECKING:
     from bench.core.config import Loaded
     from bench.core.registry import Registered
+    from bench.core.specs import AttackSpec
 
 Listing = list[dict[str, Any]]
 SHOWN = 200  # runs in a table for people; more take a terminal seconds
@@ -115,17 +116,24 @@ def _methods() -> Listing:
 
 def _attacks() -> Listing:
     from bench.core import config
+    from bench.report.titles import budget_number
 
     attacks = config.load().config.attacks
-    rows = _plugins("attacks", attacks, lambda spec: "")
+    rows = _plugins("attacks", attacks, _of_another)
     for row in rows:
         spec = attacks.get(row["name"])
         row["budgets"] = (
-            [f"{dataset} {' '.join(f'{value:g}' for value in values)}" for dataset, values in spec.budgets.items()]
+            [f"{dataset} {' '.join(map(budget_number, values))}" for dataset, values in spec.budgets.items()]
             if spec
             else []
         )
     return rows
+
+
+def _of_another(spec: AttackSpec) -> str:
+    """`pgd with steps = 10`: what bench.toml changes in a plug-in; nothing where it changes nothing."""
+    changed = {**spec.settings, **({} if spec.targets is None else {"targets": spec.targets})}
+    return f"{spec.plugin} with {', '.join(f'{name} = {value}' for name, value in changed.items())}" if changed else ""
 
 
 def _datasets() -> Listing:

@@ -19,13 +19,15 @@ LONGEST = 40  # letters of a value
 
 
 def budget_text(name: str | None, budget: float | None) -> str:
-    """`ε = 0.1`, `c = 1`; nothing without a budget. A whole number of 1/255 is shown as such."""
-    if name is None or budget is None:
-        return ""
+    """`ε = 0.1`, `c = 1`; nothing without a budget."""
+    return "" if name is None or budget is None else f"{'ε' if name == 'eps' else name} = {budget_number(budget)}"
+
+
+def budget_number(budget: float) -> str:
+    """`0.1`; a whole number of 1/255 as such, `8/255`."""
     levels = budget * 255
     whole = abs(levels - round(levels)) < 1e-6 and round(levels) > 0 and len(f"{budget:g}") > 4
-    value = f"{round(levels)}/255" if whole else f"{budget:g}"
-    return f"{'ε' if name == 'eps' else name} = {value}"
+    return f"{round(levels)}/255" if whole else f"{budget:g}"
 
 
 def ensemble_title(loaded: Loaded, method: str, precision: OfPasses | None) -> str:

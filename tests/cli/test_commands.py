@@ -232,6 +232,14 @@ def test_json_outcome_of_run(results: Path) -> None:
     assert len(outcome["matrices"][0]["rates"][0]) == 4
 
 
+def test_list_attacks_tells_those_of_one_plugin_apart() -> None:
+    rows = {row["name"]: row for row in json.loads(bench("list", "attacks", "--json"))}
+    assert rows["pgd_100"]["description"] == "pgd with steps = 100"
+    assert rows["pgd_targeted"]["description"] == "pgd with targets = random"
+    assert len({row["description"] for row in rows.values()}) == len(rows)
+    assert "cifar10 0.01 0.02 8/255" in rows["autoattack"]["budgets"]
+
+
 def test_list_methods_as_json() -> None:
     _, out, _ = command("list", "methods", "--json")
     methods = {row["name"]: row for row in json.loads(out)}
