@@ -76,6 +76,8 @@ def command(what: str, as_json: bool, results: Path, db: str | None) -> None:
 def _text(value: Any) -> str:
     if isinstance(value, (list, tuple)):
         return ", ".join(map(str, value))
+    if isinstance(value, bool):
+        return "yes" if value else "no"
     return "" if value is None else str(value)
 
 

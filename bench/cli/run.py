@@ -277,10 +277,11 @@ def _report(
     if fault:
         out.print(fault, style="red", soft_wrap=True)
     if summary and summary.left:
-        out.print(f"{len(summary.left)} jobs not started after the first failure (--fail-fast)", style="yellow")
+        out.print(f"{_jobs(len(summary.left))} not started after the first failure (--fail-fast)", style="yellow")
     if summary and not summary.ok:
         blocked = f", {len(summary.blocked)} not started because of that" if summary.blocked else ""
-        out.print(f"{len(summary.failed)} jobs failed{blocked}; the same command tries them again", style="red")
+        them = "it" if len(summary.failed) == 1 else "them"
+        out.print(f"{_jobs(len(summary.failed))} failed{blocked}; the same command tries {them} again", style="red")
     out.print(f"next      bench show {short(run_ids[0])}", soft_wrap=True)
     return not fault
 
@@ -342,3 +343,7 @@ def _dry_run(
     if probed is not None:
         out.print(f"{len(plan.missing)} to do{_told(*probed)}", soft_wrap=True)
     return 0
+
+
+def _jobs(count: int) -> str:
+    return f"{count} job{'' if count == 1 else 's'}"

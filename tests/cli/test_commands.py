@@ -251,6 +251,7 @@ def test_list_methods_as_json() -> None:
 def test_list_prints_a_table(what: str) -> None:
     out = bench("list", what)
     assert len(out.splitlines()) > 4
+    assert not {"True", "False"} & set(out.split())
 
 
 def test_show_accepts_a_prefix_of_runs_and_evaluations(results: Path) -> None:
