@@ -236,7 +236,8 @@ def test_the_questions_of_the_datasette_file_tell_precisions_apart(db: Database)
     writer.flush()
     with db.write() as connection:
         connection.exec_driver_sql(
-            "INSERT INTO reference VALUES ('id', 'here', 'digits', 'ece', 'pgd', 'eps', 0.1, 'robust_accuracy', 30.0)"
+            "INSERT INTO reference VALUES "
+            "('id', 'TRS paper, Table 1', 'digits', 'ece', 'pgd', 'eps', 0.1, 'robust_accuracy', 30.0)"
         )
 
     def answers(name: str) -> list[dict[str, Any]]:

@@ -30,7 +30,7 @@ from bench.report.site import Built, build, charts, samples, serve
 from bench.report.site.again import Commands
 from bench.store import queries
 from bench.store.database import Database
-from bench.store.published import load_published
+from bench.store.published import is_comparable, load_published
 from bench.store.schema import Evaluation, Run
 
 N = 500  # images of core-digits
@@ -205,7 +205,9 @@ def test_results_of_an_older_version_enter_neither_mean_nor_rank(db: Database, t
 def test_published_values_are_shown_and_never_ranked(db: Database, tmp_path: Path) -> None:
     load_published(db, config.defaults("published"))
     mnist = queries.references(db, dataset="mnist")
-    printed = {(ref.attack, ref.budget): ref.value for ref in mnist if ref.method == "trs"}
+    ours = [ref for ref in mnist if is_comparable(ref.source)]  # FASTEN's lower values are of another setting
+    assert ours != mnist
+    printed = {(ref.attack, ref.budget): ref.value for ref in ours if ref.method == "trs"}
     writer = Writer(db, n=1000)
     run_id = writer.run("trs", 0, dataset="mnist")
     for attack in ("fgsm", "bim", "pgd", "mim", "apgd_dlr", "apgd_ce"):

@@ -103,11 +103,11 @@ def _run(run: RunRow, ledger: Ledger) -> dict[str, Any]:
 
 
 def _published(names: Names, name: str, references: Iterable[ReferenceRow]) -> list[dict[str, Any]]:
-    column = names.published(name)
+    columns = {name, names.published(name)}
     return [
         {"dataset": ref.dataset, "attack": names.published_attack(ref.attack), "source": ref.source,
          "budget": budget_text(ref.budget_name, ref.budget) or ("" if ref.attack == "clean" else "not stated"),
          "text": percent(ref.value), "csv": exact(ref.value)}
         for ref in references
-        if column is not None and ref.method == column
+        if ref.method in columns
     ]  # fmt: skip
