@@ -73,8 +73,9 @@ def _report(path: Path) -> Iterator[dict[str, Any]]:
 def _others(path: Path) -> Iterator[dict[str, Any]]:
     names = ("source", "dataset", "method", "attack", "budget_name")
     for number, line in _lines(path, (*names, "budget", "value")):
-        key = (*(line[name] for name in names), _number(path, number, line["budget"]))
-        yield _row(*key, "robust_accuracy", _number(path, number, line["value"]))
+        source, dataset, method, attack, budget_name = (line[name] for name in names)
+        budget, value = (_number(path, number, line[name]) for name in ("budget", "value"))
+        yield _row(source, dataset, method, attack, budget_name, budget, "robust_accuracy", value)
 
 
 def _row(
