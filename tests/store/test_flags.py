@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
 
+import numpy as np
 import pytest
 import torch
 from in_process import QUICK, bench, told
@@ -20,6 +21,7 @@ from bench.attacks.fgsm import FGSM
 from bench.attacks.iterative import PGD
 from bench.attacks.judge import attack_images
 from bench.attacks.problem import Problem
+from bench.core.bits import to_text
 from bench.core.identity import content_id
 from bench.evaluation import measure
 from bench.models.ensemble import Ensemble
@@ -329,6 +331,15 @@ def test_flags_of_the_deep_audit(flag: str, bad: EvaluationRow, good: Evaluation
     assert found.verdicts[attack.run_id].opinion == "doubtful"
     other = row(500)
     assert flag not in {item.flag.id for each in standing.judge((), [other, good]).raised.values() for item in each}
+
+
+def test_the_expected_accuracy_of_a_drawn_member_counts_each_draw_by_its_odds() -> None:
+    """Two draws, right on all images and on half: .75 if alike, .95 where the first has odds .9."""
+    texts = [to_text(np.arange(1000) < right) for right in (1000, 500)]
+    alike, odd = ({"draws": texts}, {"draws": texts, "odds": [0.9, 0.1]})
+    assert raised(row(955, n_clean=1000, measurements=measured(**alike))) == [{"expected-lower"}]
+    assert raised(row(955, n_clean=1000, measurements=measured(**odd))) == [set()]
+    assert raised(row(965, n_clean=1000, measurements=measured(**odd))) == [{"expected-lower"}]
 
 
 def test_one_image_of_few_is_no_case() -> None:

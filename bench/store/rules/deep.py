@@ -6,8 +6,8 @@ from collections import defaultdict
 from collections.abc import Callable, Iterator
 from typing import Any
 
-from bench.core.bits import from_text
 from bench.core.identity import canonical
+from bench.experiment.measurements import expected_accuracy
 from bench.store.rules.base import RUN, Rows, need, robust, rule, told, trait, white_box
 from bench.store.typed_rows import EvaluationRow
 
@@ -416,8 +416,10 @@ def _too_weak(rows: Rows) -> Found:
 def _expected(rows: Rows) -> Found:
     drawn: dict[Any, list[tuple[float, EvaluationRow]]] = defaultdict(list)
     for row in rows:
-        if row.kind == "attack" and row.n_robust is not None and (texts := row.measurements.get("draws")):
-            expected = sum(int(from_text(text, row.n).sum()) for text in texts) / (row.n * len(texts))
+        if row.kind != "attack" or row.n_robust is None:
+            continue
+        expected = expected_accuracy(row.kind, row.measurements, row.n)
+        if expected is not None:
             drawn[row.budget_name, row.budget, row.images_digest].append((expected, row))
     for group in drawn.values():
         least, lowest = min(group, key=lambda each: each[0])
