@@ -17,12 +17,12 @@ import torch
 from torch import Tensor
 
 from bench.attacks.ball import project
-from bench.attacks.judge import evaluation_mode
+from bench.attacks.judge import evaluation_mode, predictions
 from bench.attacks.losses import ce, dlr, lead
 from bench.core import seeds
-from bench.core.bits import to_text
 from bench.core.progress import Progress
 from bench.data.base import ImageSet
+from bench.evaluation.measure import right_record
 from bench.models.ensemble import Ensemble
 
 PASSES = 5  # over the same images, for AutoAttack's flag of random output
@@ -48,6 +48,10 @@ class _Counted:
     def count(self, name: str, found: Tensor) -> None:
         """Add the images of a batch where it is so, bool [b]."""
         self.counts[name] = self.counts.get(name, 0) + int(found.sum())
+
+    def add(self, name: str, total: float) -> None:
+        """Add the sum over the images of a batch; `measure` divides by their number."""
+        self.means[name] = self.means.get(name, 0.0) + total
 
 
 def measure(
@@ -78,7 +82,7 @@ def measure(
     progress = progress or Progress()
     found = _Counted()
     with evaluation_mode(ensemble):
-        clean = _right(ensemble, images, batch_size)
+        clean = predictions(ensemble, images, batch_size=batch_size) == images.labels
         rows = clean.nonzero().squeeze(1)[:count]
         precise = _in_float64(ensemble)
         done = 0
@@ -95,11 +99,7 @@ def measure(
             done += len(part)
             progress.images(done, len(rows))
     return {
-        "n": len(images),
-        "n_clean": int(clean.sum()),
-        "n_robust": None,
-        "clean_bits": to_text(clean.cpu().numpy()),
-        "robust_bits": None,
+        **right_record(clean),
         "measurements": {
             "images": len(rows),
             "counts": found.counts,
@@ -109,13 +109,6 @@ def measure(
         "backwards": found.backwards,
         "seconds": time.perf_counter() - started,
     }
-
-
-@torch.no_grad()
-def _right(ensemble: Ensemble, images: ImageSet, batch_size: int) -> Tensor:
-    starts = range(0, len(images), batch_size)
-    found = [ensemble(images.floats(slice(start, start + batch_size))).argmax(1) for start in starts]
-    return torch.cat(found) == images.labels
 
 
 def _differ(first: Tensor, second: Tensor, most: float) -> Tensor:
@@ -144,8 +137,8 @@ def _outputs(ensemble: Ensemble, x: Tensor, found: _Counted) -> None:
     found.count("mode", _differ(first, asked, SAME) & ~random)
     inside = (first >= 0).all(1) & ((first.sum(1) - 1).abs() < 1e-3)
     found.count("probability", inside)
-    found.means["inner_gradients"] = found.means.get("inner_gradients", 0.0) + taken[0] * len(x)
-    found.means["classes"] = found.means.get("classes", 0.0) + first.shape[1] * len(x)
+    found.add("inner_gradients", taken[0] * len(x))
+    found.add("classes", first.shape[1] * len(x))
     found.forwards += (PASSES + 2) * len(x) + 1
 
 
@@ -242,7 +235,7 @@ def _shares(ensemble: Ensemble, x: Tensor, labels: Tensor, found: _Counted) -> N
     every = torch.stack(lengths)
     share = every.amax(0) / every.sum(0).clamp_min(1e-30)
     found.count("one_member", share > ALMOST_ALL)
-    found.means["largest_share"] = found.means.get("largest_share", 0.0) + float(share.sum())
+    found.add("largest_share", float(share.sum()))
     found.forwards, found.backwards = found.forwards + 2 * len(x), found.backwards + len(x)
 
 
@@ -258,7 +251,7 @@ def _around(
         noise = (torch.rand(x.shape, generator=generator) - 0.5).to(x)
         after = lead(ensemble((x + budget * noise).clamp(0, 1)), labels)
         total += ((after - before).abs() / before.abs().clamp_min(1e-12)).clamp_max(1)
-    found.means["instability"] = found.means.get("instability", 0.0) + float(total.sum()) / points
+    found.add("instability", float(total.sum()) / points)
     found.forwards += (points + 1) * len(x)
 
 

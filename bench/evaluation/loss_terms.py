@@ -10,9 +10,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from bench.attacks.judge import predictions
 from bench.core import seeds
-from bench.core.bits import to_text
 from bench.data.base import ImageSet
+from bench.evaluation.measure import right_record
 from bench.models.ensemble import Ensemble
 from bench.training.batch import Batch
 from bench.training.method import Method
@@ -28,11 +29,7 @@ def measure(
     of each term by its name; nothing where the method trains its members one after another, or has one term alone.
     """
     started = time.perf_counter()
-    clean = torch.zeros(len(images), dtype=torch.bool)
-    with torch.no_grad():
-        for start in range(0, len(images), batch_size):
-            part = slice(start, start + batch_size)
-            clean[part] = (ensemble(images.floats(part)).argmax(1) == images.labels[part]).cpu()
+    clean = predictions(ensemble, images, batch_size=batch_size) == images.labels
     size = min(count, len(train))
     shares: dict[str, float] = {}
     if type(method).loss is not Method.loss:
@@ -55,11 +52,7 @@ def measure(
         if len(lengths) > 1 and longest > 0:
             shares = {name: length / longest for name, length in lengths.items()}
     return {
-        "n": len(images),
-        "n_clean": int(clean.sum()),
-        "n_robust": None,
-        "clean_bits": to_text(clean.numpy()),
-        "robust_bits": None,
+        **right_record(clean),
         "measurements": {"images": size, "counts": {}, "means": shares},
         "forwards": len(images) + size,
         "backwards": size,

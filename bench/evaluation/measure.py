@@ -50,13 +50,17 @@ def clean(ensemble: Ensemble, images: ImageSet, *, batch_size: int = 500) -> dic
 
 def clean_record(rows: list[Tensor]) -> dict[str, Any]:
     """The outcomes of a pass over clean images; `rows`: of each member, then the ensemble, bool [n], is it right."""
+    return {**right_record(rows[-1]), "clean_rows": _target_rows(rows)}
+
+
+def right_record(right: Tensor) -> dict[str, Any]:
+    """The same of the ensemble alone: `right`, bool [n]."""
     return {
-        "n": len(rows[-1]),
-        "n_clean": int(rows[-1].sum()),
+        "n": len(right),
+        "n_clean": int(right.sum()),
         "n_robust": None,
-        "clean_bits": to_text(rows[-1].numpy()),
+        "clean_bits": to_text(right.cpu().numpy()),
         "robust_bits": None,
-        "clean_rows": _target_rows(rows),
     }
 
 

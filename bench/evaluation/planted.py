@@ -12,12 +12,12 @@ from torch import Tensor, nn
 
 from bench.attacks.base import Attack
 from bench.attacks.conditions import Conditions
-from bench.attacks.judge import attack_images, evaluation_mode
+from bench.attacks.judge import attack_images, evaluation_mode, predictions
 from bench.core import seeds
-from bench.core.bits import to_text
 from bench.core.errors import BenchError
 from bench.core.progress import Progress
 from bench.data.base import ImageSet
+from bench.evaluation.measure import right_record
 from bench.models.ensemble import Ensemble
 from bench.models.features import PENULTIMATE, capture
 
@@ -102,10 +102,7 @@ def measure(
     started = time.perf_counter()
     progress = progress or Progress()
     with evaluation_mode(ensemble):
-        starts = range(0, len(images), conditions.batch_size)
-        with torch.no_grad():
-            parts = [ensemble(images.floats(slice(s, s + conditions.batch_size))).argmax(1) for s in starts]
-        clean = torch.cat(parts) == images.labels
+        clean = predictions(ensemble, images, batch_size=conditions.batch_size) == images.labels
         rows = clean.nonzero().squeeze(1)[:count].tolist()
         counts = {"set_up": 0, "found": 0, "random": 0}
         forwards = backwards = features = inner = 0
@@ -130,11 +127,7 @@ def measure(
         except BenchError:  # without a linear layer there are no such features: nothing was set up
             pass
     return {
-        "n": len(images),
-        "n_clean": int(clean.sum()),
-        "n_robust": None,
-        "clean_bits": to_text(clean.cpu().numpy()),
-        "robust_bits": None,
+        **right_record(clean),
         "measurements": {
             "images": len(rows),
             "counts": counts,
