@@ -8,7 +8,7 @@ from typing import Any
 
 from bench.core.identity import canonical
 from bench.experiment.measurements import expected_accuracy
-from bench.store.rules.base import RUN, Rows, need, robust, rule, told, trait, white_box
+from bench.store.rules.base import RUN, Rows, Severity, need, robust, rule, told, trait, white_box
 from bench.store.typed_rows import EvaluationRow
 
 FEW = 0.05  # of the images looked at: more of them speak against a run
@@ -90,19 +90,34 @@ def _with(rows: Rows, row: EvaluationRow) -> Iterator[EvaluationRow]:
             yield other
 
 
-Counted = Callable[[dict[str, int], dict[str, float], int], str]
+Counts, Means = dict[str, int], dict[str, float]
+Evidence = Callable[[Counts, Means, int], str]
 
 
-def _of_probe(name: str, rows: Rows, evidence: Counted) -> Found:
-    """What a rule on counts, means and the number of images says of each look at gradients."""
-    for row in rows:
-        if row.kind == "audit" and row.plugin == name:
-            counts: dict[str, Any] = row.measurements.get("counts") or {}
-            means: dict[str, Any] = row.measurements.get("means") or {}
-            seen = evidence(defaultdict(int, counts), defaultdict(float, means), row.measurements.get("images") or 0)
-            if seen:
-                for each in _with(rows, row):
-                    yield each, seen
+def probe_rule(
+    probe: str, identifier: str, severity: Severity, when: str, explanation: str, **more: Any
+) -> Callable[[Evidence], Evidence]:
+    """As `rule` of a run, of what one kind of look found: its counts, means and number of images give the evidence.
+
+    Where there is evidence it is raised on the look and on the attacks that it casts doubt on.
+    """
+
+    def added(evidence: Evidence) -> Evidence:
+        @rule(RUN, identifier, severity, when, explanation, needs=(probe,), **more)
+        def found(rows: Rows) -> Found:
+            for row in rows:
+                if row.kind == "audit" and row.plugin == probe:
+                    counts: dict[str, Any] = row.measurements.get("counts") or {}
+                    means: dict[str, Any] = row.measurements.get("means") or {}
+                    images = row.measurements.get("images") or 0
+                    seen = evidence(defaultdict(int, counts), defaultdict(float, means), images)
+                    if seen:
+                        for each in _with(rows, row):
+                            yield each, seen
+
+        return evidence
+
+    return added
 
 
 def _many(what: str, count: int, images: int, most: float) -> str:
@@ -112,173 +127,147 @@ def _many(what: str, count: int, images: int, most: float) -> str:
 # ---- gradients
 
 
-@rule(
-    RUN, "unavailable-gradients", "suspect", "the gradient is zero or not finite at more than 5 % of the images",
+@probe_rule(
+    "gradients", "unavailable-gradients", "suspect",
+    "the gradient is zero or not finite at more than 5 % of the images",
     "Whoever follows it goes nowhere: quantisation, a saturated softmax or sigmoid, a cut in the graph. Attacks that "
-    "use it say nothing.", needs=("gradients",), decisive=True, source=f"{PINTOR}; {AUTOATTACK}",
+    "use it say nothing.", decisive=True, source=f"{PINTOR}; {AUTOATTACK}",
 )  # fmt: skip
-def _unavailable(rows: Rows) -> Found:
-    yield from _of_probe(
-        "gradients", rows,
-        lambda counts, _, images: _many("zero gradient of the cross-entropy", counts["zero_ce"], images, FEW)
+def _unavailable(counts: Counts, _: Means, images: int) -> str:
+    return (
+        _many("zero gradient of the cross-entropy", counts["zero_ce"], images, FEW)
         or _many("zero gradient of the DLR loss", counts["zero_dlr"], images, FEW)
-        or _many("gradient that is not finite", counts["not_finite"], images, 0),
-    )  # fmt: skip
-
-
-@rule(
-    RUN, "not-a-gradient", "suspect", "the gradient is not the slope of the output, at more than 10 % of the images",
-    "What is followed is a substitute (a straight-through estimate, a part cut from the graph) or the output is rough. "
-    "The attack climbs something else than the loss.", needs=("gradients",), decisive=True, source="bench",
-)  # fmt: skip
-def _not_a_gradient(rows: Rows) -> Found:
-    yield from _of_probe(
-        "gradients", rows,
-        lambda counts, _, images: _many("finite difference that is another", counts["not_derivative"], images, KINKS),
-    )  # fmt: skip
-
-
-@rule(
-    RUN, "precision-decides", "suspect", "the gradient is another in float64, at more than 5 % of the images",
-    "The float32 gradient is rounding, as behind a saturated softmax.", needs=("gradients",), source=CARLINI,
-)  # fmt: skip
-def _precision(rows: Rows) -> Found:
-    yield from _of_probe(
-        "gradients", rows,
-        lambda counts, _, images: _many("gradient that is another in float64", counts["precision"], images, FEW),
-    )  # fmt: skip
-
-
-@rule(
-    RUN, "depends-on-others", "suspect",
-    "an image gets another output in another batch, or when a gradient is asked for",
-    "The output is no function of the image alone: what the attack saw is not what is judged, or the reverse.",
-    needs=("gradients",), decisive=True, source="bench",
-)  # fmt: skip
-def _depends(rows: Rows) -> Found:
-    yield from _of_probe(
-        "gradients", rows,
-        lambda counts, _, images: _many("another output in another batch", counts["batch"], images, 0.02)
-        or _many("another output when a gradient is asked for", counts["mode"], images, 0.02),
-    )  # fmt: skip
-
-
-@rule(
-    RUN, "output-is-probability", "suspect", "the fused output is probabilities instead of logits or log-probabilities",
-    "Losses take the softmax once more, and gradients all but vanish.", needs=("gradients",), source=AUTOATTACK,
-)  # fmt: skip
-def _probability(rows: Rows) -> Found:
-    yield from _of_probe(
-        "gradients", rows,
-        lambda counts, _, images: _many("output between 0 and 1 of sum 1", counts["probability"], images, FEW),
-    )  # fmt: skip
-
-
-@rule(
-    RUN, "gradient-at-inference", "suspect", "the network takes gradients within a pass forwards",
-    "Defences that optimise at test time need attacks made for them.", needs=("gradients",), source=AUTOATTACK,
-)  # fmt: skip
-def _at_inference(rows: Rows) -> Found:
-    yield from _of_probe(
-        "gradients", rows,
-        lambda _, means, __: f"{means['inner_gradients']:.0f} in one pass" if means["inner_gradients"] else "",
-    )  # fmt: skip
-
-
-@rule(
-    RUN, "few-classes", "note", "there are fewer than four classes",
-    "Targeted DLR losses need four; APGD-T and AutoAttack were not run.", needs=("gradients",), source=AUTOATTACK,
-)  # fmt: skip
-def _few_classes(rows: Rows) -> Found:
-    yield from _of_probe(
-        "gradients", rows, lambda _, means, __: f"{means['classes']:.0f} classes" if 0 < means["classes"] < 4 else ""
+        or _many("gradient that is not finite", counts["not_finite"], images, 0)
     )
 
 
-@rule(
-    RUN, "one-member-holds-all", "note", "one member holds over 90 % of the gradient, on more than half of the images",
-    "An attack on the ensemble is one on that member alone; images made on the others should be tried, as the "
-    "cross-check does.", needs=("gradients",), source="bench",
+@probe_rule(
+    "gradients", "not-a-gradient", "suspect",
+    "the gradient is not the slope of the output, at more than 10 % of the images",
+    "What is followed is a substitute (a straight-through estimate, a part cut from the graph) or the output is rough. "
+    "The attack climbs something else than the loss.", decisive=True, source="bench",
 )  # fmt: skip
-def _one_member(rows: Rows) -> Found:
-    yield from _of_probe(
-        "gradients", rows,
-        lambda counts, means, images: _many("one member's gradient is almost all", counts["one_member"], images, 0.5)
-        and f"{counts['one_member']} of {images} images; {100 * means['largest_share']:.0f} % in the mean",
-    )  # fmt: skip
+def _not_a_gradient(counts: Counts, _: Means, images: int) -> str:
+    return _many("finite difference that is another", counts["not_derivative"], images, KINKS)
+
+
+@probe_rule(
+    "gradients", "precision-decides", "suspect", "the gradient is another in float64, at more than 5 % of the images",
+    "The float32 gradient is rounding, as behind a saturated softmax.", source=CARLINI,
+)  # fmt: skip
+def _precision(counts: Counts, _: Means, images: int) -> str:
+    return _many("gradient that is another in float64", counts["precision"], images, FEW)
+
+
+@probe_rule(
+    "gradients", "depends-on-others", "suspect",
+    "an image gets another output in another batch, or when a gradient is asked for",
+    "The output is no function of the image alone: what the attack saw is not what is judged, or the reverse.",
+    decisive=True, source="bench",
+)  # fmt: skip
+def _depends(counts: Counts, _: Means, images: int) -> str:
+    return _many("another output in another batch", counts["batch"], images, 0.02) or _many(
+        "another output when a gradient is asked for", counts["mode"], images, 0.02
+    )
+
+
+@probe_rule(
+    "gradients", "output-is-probability", "suspect",
+    "the fused output is probabilities instead of logits or log-probabilities",
+    "Losses take the softmax once more, and gradients all but vanish.", source=AUTOATTACK,
+)  # fmt: skip
+def _probability(counts: Counts, _: Means, images: int) -> str:
+    return _many("output between 0 and 1 of sum 1", counts["probability"], images, FEW)
+
+
+@probe_rule(
+    "gradients", "gradient-at-inference", "suspect", "the network takes gradients within a pass forwards",
+    "Defences that optimise at test time need attacks made for them.", source=AUTOATTACK,
+)  # fmt: skip
+def _at_inference(_: Counts, means: Means, __: int) -> str:
+    return f"{means['inner_gradients']:.0f} in one pass" if means["inner_gradients"] else ""
+
+
+@probe_rule(
+    "gradients", "few-classes", "note", "there are fewer than four classes",
+    "Targeted DLR losses need four; APGD-T and AutoAttack were not run.", source=AUTOATTACK,
+)  # fmt: skip
+def _few_classes(_: Counts, means: Means, __: int) -> str:
+    return f"{means['classes']:.0f} classes" if 0 < means["classes"] < 4 else ""
+
+
+@probe_rule(
+    "gradients", "one-member-holds-all", "note",
+    "one member holds over 90 % of the gradient, on more than half of the images",
+    "An attack on the ensemble is one on that member alone; images made on the others should be tried, as the "
+    "cross-check does.", source="bench",
+)  # fmt: skip
+def _one_member(counts: Counts, means: Means, images: int) -> str:
+    return (
+        _many("one member's gradient is almost all", counts["one_member"], images, 0.5)
+        and f"{counts['one_member']} of {images} images; {100 * means['largest_share']:.0f} % in the mean"
+    )
 
 
 # ---- the loss, and an attack's way
 
 
-@rule(
-    RUN, "unstable-predictions", "suspect", "the margin changes by over 30 % in the mean within half the radius",
-    "The loss is rough or random: its gradient says little about what lies a step away.",
-    needs=("gradients",), source=PINTOR,
+@probe_rule(
+    "gradients", "unstable-predictions", "suspect",
+    "the margin changes by over 30 % in the mean within half the radius",
+    "The loss is rough or random: its gradient says little about what lies a step away.", source=PINTOR,
 )  # fmt: skip
-def _unstable(rows: Rows) -> Found:
-    yield from _of_probe(
-        "gradients", rows,
-        lambda _, means, __: f"by {100 * means['instability']:.0f} %" if means["instability"] > UNSTABLE else "",
-    )  # fmt: skip
+def _unstable(_: Counts, means: Means, __: int) -> str:
+    return f"by {100 * means['instability']:.0f} %" if means["instability"] > UNSTABLE else ""
 
 
-@rule(
-    RUN, "silent-success", "note",
+@probe_rule(
+    "gradients", "silent-success", "note",
     "PGD's last point stands where an earlier one did not, on more than 5 % of the images",
-    "Results under the rule `last` miss these; `first_success` counts them.", needs=("gradients",), source=PINTOR,
+    "Results under the rule `last` miss these; `first_success` counts them.", source=PINTOR,
 )  # fmt: skip
-def _silent(rows: Rows) -> Found:
-    yield from _of_probe(
-        "gradients", rows, lambda counts, _, images: _many("silent success", counts["silent"], images, FEW)
+def _silent(counts: Counts, _: Means, images: int) -> str:
+    return _many("silent success", counts["silent"], images, FEW)
+
+
+@probe_rule(
+    "gradients", "unfinished-optimisation", "suspect",
+    "PGD's best loss still rises over its last ten steps by 5 % of its whole rise, on more than a quarter of the "
+    "images that stand",
+    "The attack has not converged; more steps would lower the robust accuracy.", source=PINTOR,
+)  # fmt: skip
+def _unfinished(counts: Counts, _: Means, images: int) -> str:
+    return (
+        _many("rise at the end", counts["unfinished"], counts["standing"], UNFINISHED)
+        if counts["unfinished"] > 0.02 * images
+        else ""
     )
 
 
-@rule(
-    RUN, "unfinished-optimisation", "suspect",
-    "PGD's best loss still rises over its last ten steps by 5 % of its whole rise, on more than a quarter of the "
-    "images that stand",
-    "The attack has not converged; more steps would lower the robust accuracy.", needs=("gradients",), source=PINTOR,
-)  # fmt: skip
-def _unfinished(rows: Rows) -> Found:
-    yield from _of_probe(
-        "gradients", rows,
-        lambda counts, _, images: _many("rise at the end", counts["unfinished"], counts["standing"], UNFINISHED)
-        if counts["unfinished"] > 0.02 * images else "",
-    )  # fmt: skip
-
-
-@rule(
-    RUN, "noise-as-strong", "suspect",
+@probe_rule(
+    "gradients", "noise-as-strong", "suspect",
     "one of 20 random corners of the ball has a loss as high as PGD's best point, or PGD never raised the loss, on "
     "more than 5 % of the images",
-    "The attack is no better than noise there: its gradient leads nowhere.",
-    needs=("gradients",), decisive=True, source=CARLINI,
+    "The attack is no better than noise there: its gradient leads nowhere.", decisive=True, source=CARLINI,
 )  # fmt: skip
-def _noise(rows: Rows) -> Found:
-    yield from _of_probe(
-        "gradients", rows,
-        lambda counts, _, images: _many("noise as strong as PGD", counts["noise"], images, FEW)
-        or _many("loss that PGD never raised", counts["flat"], images, FEW),
-    )  # fmt: skip
+def _noise(counts: Counts, _: Means, images: int) -> str:
+    return _many("noise as strong as PGD", counts["noise"], images, FEW) or _many(
+        "loss that PGD never raised", counts["flat"], images, FEW
+    )
 
 
 # ---- the active test
 
 
-@rule(
-    RUN, "planted-missed", "suspect", "the attack finds fewer than half of the planted adversarial images",
+@probe_rule(
+    "planted", "planted-missed", "suspect", "the attack finds fewer than half of the planted adversarial images",
     "An adversarial image is there for certain, and the attack does not find it: it is not fit for this network. (With "
-    "fewer than ten planted images nothing is said.)", needs=("planted",), decisive=True,
-    source="Zimmermann et al. 2022",
+    "fewer than ten planted images nothing is said.)", decisive=True, source="Zimmermann et al. 2022",
 )  # fmt: skip
-def _planted(rows: Rows) -> Found:
-    def seen(counts: dict[str, int], _: dict[str, float], images: int) -> str:
-        if counts["set_up"] < LEAST or counts["found"] >= PLANTED * counts["set_up"]:
-            return ""
-        return f"{counts['found']} of {counts['set_up']} found, {counts['random']} by 200 random points"
-
-    yield from _of_probe("planted", rows, seen)
+def _planted(counts: Counts, _: Means, __: int) -> str:
+    if counts["set_up"] < LEAST or counts["found"] >= PLANTED * counts["set_up"]:
+        return ""
+    return f"{counts['found']} of {counts['set_up']} found, {counts['random']} by 200 random points"
 
 
 # ---- other attacks on the same network
