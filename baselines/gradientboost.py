@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, ClassVar, Literal
 
 from bench.core.errors import BenchError
 from bench.core.lazy import torch
-from bench.training.method import Batch, Method
+from bench.training.batch import Batch, is_class
+from bench.training.method import Method
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -62,7 +63,5 @@ class GradientBoost(Method):
         if self.objective == "cross_entropy":
             boosted = so_far + self.shrinkage * output
             return {"ce": torch.nn.functional.cross_entropy(boosted, batch.labels)}
-        classes = torch.arange(output.shape[1], device=output.device)
-        true = batch.labels.unsqueeze(1) == classes  # `one_hot` reads values
-        residual = true.to(output.dtype) - so_far.softmax(1)
+        residual = is_class(batch.labels, output.shape[1]).to(output.dtype) - so_far.softmax(1)
         return {"squares": (residual - output).square().sum(1).mean()}

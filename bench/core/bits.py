@@ -57,11 +57,7 @@ def from_text(text: str, n: int) -> Bools:
     Raises:
         BenchError: `text` is not base64 or does not hold exactly n booleans.
     """
-    try:
-        data = base64.b64decode(text, validate=True)
-    except (binascii.Error, ValueError) as error:
-        raise BenchError(f"outcomes are not base64 text ({error})") from error
-    return unpack(data, n)
+    return unpack(_decoded(text, "outcomes"), n)
 
 
 def pack_classes(values: Any) -> bytes:
@@ -100,8 +96,11 @@ def classes_from_text(text: str, n: int) -> Classes:
     Raises:
         BenchError: `text` is not base64 or does not hold exactly n classes.
     """
+    return unpack_classes(_decoded(text, "predicted classes"), n)
+
+
+def _decoded(text: str, what: str) -> bytes:
     try:
-        data = base64.b64decode(text, validate=True)
+        return base64.b64decode(text, validate=True)
     except (binascii.Error, ValueError) as error:
-        raise BenchError(f"predicted classes are not base64 text ({error})") from error
-    return unpack_classes(data, n)
+        raise BenchError(f"{what} are not base64 text ({error})") from error

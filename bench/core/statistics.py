@@ -160,12 +160,15 @@ def bootstrap(lead: NDArray[np.int64], *, seeds: int = 1) -> Interval:
 
 def proportion(count: int, n: int) -> Interval:
     """Exact interval (Clopper and Pearson) of a share of which `count` of `n` independent images were found."""
+    tail = (1 - LEVEL) / 2
+    return Interval(least_share(count, n, tail), 1 - least_share(n - count, n, tail))
+
+
+def least_share(count: int, n: int, tail: float) -> float:
+    """Lower end of Clopper's and Pearson's one-sided interval of a share: above it but with probability `tail`."""
     from scipy.special import betaincinv
 
-    tail = (1 - LEVEL) / 2
-    low = float(betaincinv(count, n - count + 1, tail)) if count else 0.0
-    high = float(betaincinv(count + 1, n - count, 1 - tail)) if count < n else 1.0
-    return Interval(low, high)
+    return float(betaincinv(count, n - count + 1, tail)) if count else 0.0
 
 
 def t_interval(values: Sequence[float] | NDArray[np.float64]) -> Interval:

@@ -14,6 +14,7 @@ from bench.core import seeds
 from bench.core.bits import to_text
 from bench.core.errors import JobError
 from bench.core.progress import Progress
+from bench.core.statistics import least_share
 from bench.data.base import ImageSet
 from bench.models.ensemble import Ensemble
 
@@ -98,7 +99,7 @@ def votes(
 
 def radius_of(count: int, n: int, sigma: float, alpha: float) -> float:
     """σ·Φ⁻¹(p), or 0 where p ≤ ½; p is the lower end of the one-sided Clopper-Pearson interval of `count` in `n`."""
-    from scipy.special import betaincinv, ndtri
+    from scipy.special import ndtri
 
-    p = float(betaincinv(count, n - count + 1, alpha)) if count else 0.0
+    p = least_share(count, n, alpha)
     return sigma * float(ndtri(p)) if p > 0.5 else 0.0

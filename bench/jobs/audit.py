@@ -9,6 +9,7 @@ from typing import Any
 from bench.core import registry, settings, versions
 from bench.core.config import Loaded
 from bench.core.errors import BenchError
+from bench.core.identity import short
 from bench.core.terms import Stop
 from bench.experiment import select
 from bench.experiment.spec import OUTSIDE, SURROGATE_SEEDS, EvaluationSpec, Job, RunSpec
@@ -44,7 +45,7 @@ def make_plan(
     if run.seed >= SURROGATE_SEEDS:
         raise BenchError(f"{run.label}: it lends its images to others and competes on no board; audit a run that does")
     if fault := weights_fault(run, place):
-        raise BenchError(f"the weights of run {run_id[:12]} are {fault} here; `bench run` trains it again")
+        raise BenchError(f"the weights of run {short(run_id)} are {fault} here; `bench run` trains it again")
     measured = standing.read(base, run_ids=run_id)
     rows = [row for row in measured.standings.current(measured.rows) if row.split == "test"]
     radius, images = _claim(loaded, run, rows, eps, limit)
@@ -84,7 +85,7 @@ def specs_of(
     )
     own: dict[str, Any] = dict(base.settings) if base is not None else _configured(loaded)
     longer = {**own, "steps": LONGER * own["steps"], "restarts": max(STARTS, own.get("restarts", 1))}
-    stop: Stop = "last" if _draws(run) else "first_success"
+    stop: Stop = "last" if select.draws_a_member(run) else "first_success"
     random = any(row.measurements.get("random_output") for row in rows if row.kind == "clean")
     mean: dict[str, Any] = {"eot": 10} if random else {}
 
@@ -110,7 +111,7 @@ def specs_of(
         attack("crosscheck", mean, eps),
         attack("pgd", longer | mean, eps),
     ]
-    if run.members > 1 and _draws(run):
+    if run.members > 1 and select.draws_a_member(run):
         found.append(attack("arc", {}, eps))
     if run.plugin != OUTSIDE:
         found.append(EvaluationSpec.of_audit(run, "loss_terms", {"count": BATCH}, eps=eps, limit=limit))
@@ -122,7 +123,3 @@ def _configured(loaded: Loaded) -> dict[str, Any]:
     spec = loaded.config.attacks.get("pgd")
     values = spec.settings if spec is not None and spec.plugin == "pgd" else {}
     return settings.plain(settings.build(registry.load("attacks", "pgd"), values, "attacks.pgd"))
-
-
-def _draws(run: RunSpec) -> bool:
-    return select.draws_a_member(run)

@@ -24,7 +24,7 @@ from bench.store.database import Database
 from bench.store.flags import Opinion, doubts
 from bench.store.published import is_comparable
 from bench.store.standing import Standings
-from bench.store.typed_rows import EvaluationRow
+from bench.store.typed_rows import EvaluationRow, ReferenceRow
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -92,7 +92,8 @@ def collect(
     suite = ", ".join(selection.attacks) if selection.attacks else select.suite_name(loaded, selection)
     rows = _rows(loaded, selection, reference)
     found = cells_of(specs, rows, db, seeds)
-    printed = published_beside(loaded, selection, rows, specs, db)
+    references = queries.references(db, dataset=selection.dataset)
+    printed = published_beside(loaded, selection, rows, specs, references)
     known = {method for _, method in (*found, *(printed if paper else ()))}
     shown = {name: run for name, run in specs.items() if every or name in selection.methods or name in known}
     if not known and not every:
@@ -119,7 +120,7 @@ def collect(
         rows=tuple(rows),
         cells=cells,
         published={key: value for key, value in printed.items() if key[1] in shown},
-        elsewhere=_elsewhere(loaded, selection, rows, shown, db),
+        elsewhere=_elsewhere(loaded, rows, shown, references),
         notes=(*run_notes(shown, db, seeds), *_expected(rows, cells, loaded), *lost),
         verdicts=_verdicts(shown, db, seeds),
     )
@@ -284,13 +285,14 @@ def _with_failures(
 
 
 def published_beside(
-    loaded: Loaded, selection: Selection, rows: Iterable[Row], specs: Mapping[str, RunSpec], db: Database
-) -> dict[tuple[str, str], float]:
+    loaded: Loaded, selection: Selection, rows: Iterable[Row], specs: Mapping[str, RunSpec],
+    references: Iterable[ReferenceRow],
+) -> dict[tuple[str, str], float]:  # fmt: skip
     """Published robust accuracies (percent) for rows and methods that have one."""
     columns = {name: loaded.config.methods[name].published_as(name) for name in specs}
     table = {
         (value.method, value.attack, value.budget_name, value.budget): value.value
-        for value in queries.references(db, dataset=selection.dataset)
+        for value in references
         if value.metric == "robust_accuracy" and is_comparable(value.source)
     }
     found = {}
@@ -309,20 +311,20 @@ def published_beside(
 
 
 def _elsewhere(
-    loaded: Loaded, selection: Selection, rows: Iterable[Row], specs: Mapping[str, RunSpec], db: Database
+    loaded: Loaded, rows: Iterable[Row], specs: Mapping[str, RunSpec], references: Iterable[ReferenceRow]
 ) -> tuple[str, ...]:
     """What others printed for the same methods and rows in another setting, a line a method and source."""
     told: dict[tuple[str, str], list[str]] = {}
     titles = {(row.attack, row.budget_name, row.budget): row.title for row in rows if row.kind == "attack"}
     order = {key: place for place, key in enumerate(titles)}
-    references = [
+    others = [
         value
-        for value in queries.references(db, dataset=selection.dataset)
+        for value in references
         if not is_comparable(value.source)
         and value.method in specs
         and (value.attack, value.budget_name, value.budget) in titles
     ]
-    for value in sorted(references, key=lambda each: order[each.attack, each.budget_name, each.budget]):
+    for value in sorted(others, key=lambda each: order[each.attack, each.budget_name, each.budget]):
         row = value.attack, value.budget_name, value.budget
         text = f"{titles[row]}, {budget_text(value.budget_name, value.budget)}: {value.value:.1f}"
         told.setdefault((value.method, value.source), []).append(text)

@@ -29,6 +29,7 @@ from bench.report.cells import Row
 from bench.report.matrices import Matrix
 from bench.report.tables import budget_text
 from bench.report.titles import Titles
+from bench.store import queries
 from bench.store.database import Database
 
 Side = Literal["as said", "the other way", "not significant", "not measured"]
@@ -132,7 +133,9 @@ class _Evidence:
         self.rows = {name: self._rows(name) for name in attacks}
         rows = [row for found in self.rows.values() for row in found]
         self.cells = results.cells_of(self.specs, rows, db)
-        self.printed = results.published_beside(loaded, self.selection, rows, self.specs, db)
+        self.printed = results.published_beside(
+            loaded, self.selection, rows, self.specs, queries.references(db, dataset=self.selection.dataset)
+        )
 
     @cached_property
     def matrices(self) -> dict[str, Matrix]:
