@@ -21,7 +21,6 @@ if TYPE_CHECKING:
 
     from rich.console import Console
 
-    from bench.jobs.driver import Summary
     from bench.jobs.workplace import Workplace
     from bench.store.flags import AuditVerdict, Flagged
     from bench.store.typed_rows import EvaluationRow, FailureRow, RunRow
@@ -70,8 +69,7 @@ def command(
         if identifier is None:
             raise BenchError("--deep takes one run: bench audit RUN --deep")
         place = workplace(results, data, batch_size=batch, factories=factories)
-        summary = _deep(identifier, place, db, device, threads, eps, limit, console(stderr=as_json))
-        if summary is None:
+        if not _deep(identifier, place, db, device, threads, eps, limit, console(stderr=as_json)):
             return 130
     with reading(db, results) as base:
         chosen = None if identifier is None else ids.find(base, identifier)
@@ -108,16 +106,13 @@ def _competes(runs: Iterable[RunRow], run_id: str) -> bool:
 def _deep(
     identifier: str, place: Workplace, db: str | None, device: str | None, threads: int | None, eps: float | None,
     limit: int | None, out: Console,
-) -> Summary | None:  # fmt: skip
-    """Run what the checks of a run lack; None where Ctrl-C ended it."""
-    from bench.cli.executor import Interrupts, setting_of
+) -> bool:  # fmt: skip
+    """Run what the checks of a run lack; False where Ctrl-C ended it."""
+    from bench.cli.executor import Interrupts, drive_here
     from bench.core import config
     from bench.core.device import pick
     from bench.jobs import audit, ensembles
-    from bench.jobs.display import Display
-    from bench.jobs.driver import Driver
     from bench.jobs.estimate import estimate, from_earlier, spoken
-    from bench.jobs.executors.inline import Inline
     from bench.store import ids
 
     with reading(db, place.results) as base:
@@ -127,35 +122,18 @@ def _deep(
         plan = audit.make_plan(config.load(), base, place, run_id, eps=eps, limit=limit)
         if not plan.missing:
             out.print(f"Nothing to run: all {len(plan.planned)} results of this audit are there.")
-            return _nothing()
+            return True
         ensembles.splits_of(plan.missing[0].run, place, limit=None)  # missing data is said before anything starts
         expected = estimate(plan, from_earlier(plan, base), place)
         out.print(
             f"{len(plan.missing)} of {len(plan.planned)} evaluations of this audit to run, at most about "
             f"{spoken(expected.total)} ({place.device})"
         )
-        options: dict[str, Any] = {
-            "gpus": (),
-            "per_gpu": 1,
-            "workers": None,
-            "address": None,
-            "chunk": None,
-            "executor_option": (),
-        }
-        with Display(len(plan.missing), out) as display, Interrupts(quiet=False) as interrupts:
-            executor = Inline(setting_of(place, display, interrupts, threads=threads, **options))
-            driver = Driver(plan, executor, base, place, watcher=display, stopping=lambda: interrupts.asked)
-            summary = driver.drive()
+        with Interrupts(quiet=False) as interrupts:
+            drive_here(plan, base, place, out, interrupts, threads=threads)
         if interrupts.asked:
             out.print("Stopped; the same command goes on.", style="yellow")
-            return None
-    return summary
-
-
-def _nothing() -> Summary:
-    from bench.jobs.driver import Summary
-
-    return Summary()
+        return not interrupts.asked
 
 
 def _record(

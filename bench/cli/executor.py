@@ -16,8 +16,13 @@ from bench.core import numbers
 from bench.core.errors import BenchError
 
 if TYPE_CHECKING:
+    from rich.console import Console
+
+    from bench.jobs.driver import Summary
     from bench.jobs.executors import Reports, Setting
+    from bench.jobs.plan import Plan
     from bench.jobs.workplace import Workplace
+    from bench.store.database import Database
 
 F = TypeVar("F", bound=Callable[..., Any])
 EXECUTOR_OPTIONS = ("executor", "gpus", "per_gpu", "workers", "address", "chunk", "executor_option")
@@ -74,6 +79,20 @@ def setting_of(
             raise BenchError(f"--executor-option {part!r} has no value; write KEY=VALUE, e.g. partition=gpu")
     more = {key: value for key, _, value in (part.partition("=") for part in executor_option)}
     return Setting(place, reports, stopping=lambda: interrupts.asked, more=more, **options)
+
+
+def drive_here(
+    plan: Plan, base: Database, place: Workplace, out: Console, interrupts: Interrupts, *, threads: int | None = None
+) -> Summary:
+    """Do what is missing of a plan in this process, with its progress on `out`."""
+    from bench.jobs.display import Display
+    from bench.jobs.driver import Driver
+    from bench.jobs.executors import Setting
+    from bench.jobs.executors.inline import Inline
+
+    with Display(len(plan.missing), out) as display:
+        executor = Inline(Setting(place, display, stopping=lambda: interrupts.asked, threads=threads))
+        return Driver(plan, executor, base, place, watcher=display, stopping=lambda: interrupts.asked).drive()
 
 
 class Interrupts:

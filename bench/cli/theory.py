@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, get_args
 
 import click
 
-from bench.cli.executor import Interrupts
+from bench.cli.executor import Interrupts, drive_here
 from bench.cli.options import RunId, allow_factory, at_work, machine, reading, where, workplace
 from bench.cli.parameters import IMAGES, Budgets, Once, several
 from bench.cli.say import say_json
@@ -73,7 +73,7 @@ def command(
         ok, asked = True, False
         if plan.missing:
             with Interrupts(as_json) as interrupts:
-                ok = _work(plan, base, place, out, interrupts)
+                ok = drive_here(plan, base, place, out, interrupts).ok
                 asked = interrupts.asked
         if asked:
             out.print("Stopped; the same command goes on.", style="yellow")
@@ -102,22 +102,6 @@ def _plan(
         found = theory.evaluations(loaded, run, size=size, eps=eps, targets=targets, limit=limit)
         jobs += [Job(run=run), *(Job(run=run, evaluation=each) for each in found)]
     return plan_of(jobs, base, place)
-
-
-def _work(plan: Plan, base: Database, place: Workplace, out: Console, interrupts: Interrupts) -> bool:
-    from bench.cli.executor import setting_of
-    from bench.jobs.display import Display
-    from bench.jobs.driver import Driver
-    from bench.jobs.executors import executor_class
-
-    with Display(len(plan.missing), out) as display:
-        setting = setting_of(
-            place, display, interrupts, executor_option=(), threads=None, gpus=(), per_gpu=1, workers=None,
-            address=None, chunk=None,
-        )  # fmt: skip
-        executor = executor_class("inline")(setting)
-        driver = Driver(plan, executor, base, place, watcher=display, stopping=lambda: interrupts.asked)
-        return driver.drive().ok
 
 
 def _tell(base: Database, run_ids: list[str], wanted: set[str], which: Reading, as_json: bool, out: Console) -> None:

@@ -88,7 +88,7 @@ def evaluate(
     known = _known_clean(evaluation, images, place) if evaluation.kind == "attack" else None
     crafted = {craft.evaluation_id: Crafted.of_record(craft, place) for craft in evaluation.crafts}
     surroundings = environment.describe(place.device)
-    under_way = _under_way(evaluation, images, place, surroundings)
+    under_way = _under_way(evaluation, images, place, surroundings) if evaluation.kind == "attack" else None
     radii = _known_radii(evaluation, images, place) if evaluation.kind == "certify" else None
     made = make(
         evaluation, ensemble, images, place, progress, clean=known, crafted=crafted, given=given, unfinished=under_way,
@@ -122,18 +122,19 @@ def evaluate(
         started=started,
     )
     write_record(path, record)
-    under_way.forget()
+    if under_way is not None:
+        under_way.forget()
     return path
 
 
 def _under_way(evaluation: EvaluationSpec, images: ImageSet, place: Workplace, surroundings: dict[str, Any]) -> InFile:
-    """Where the measurement is kept batch by batch; only the same code on the same weights and machine goes on."""
+    """Where an attack is kept batch by batch; only the same code on the same weights and machine goes on."""
     folder = place.run(evaluation.run.run_id)
     belongs = {
         "evaluation": evaluation.evaluation_id,
         "weights": recorded_weights(evaluation.run, place),
         "images": images.digest,
-        "source": source_digest(registry.load("attacks", evaluation.plugin)) if evaluation.kind == "attack" else None,
+        "source": source_digest(registry.load("attacks", evaluation.plugin)),
         "environment": surroundings,
     }
     return InFile(folder.unfinished(evaluation.evaluation_id), belongs)

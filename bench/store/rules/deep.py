@@ -90,7 +90,8 @@ def _with(rows: Rows, row: EvaluationRow) -> Iterator[EvaluationRow]:
             yield other
 
 
-Counts, Means = dict[str, int], dict[str, float]
+Counts = dict[str, int]
+Means = dict[str, float]
 Evidence = Callable[[Counts, Means, int], str]
 
 
