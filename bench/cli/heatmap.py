@@ -8,7 +8,7 @@ from typing import Any, get_args
 
 import click
 
-from bench.cli.options import Named, choose, reading, selectors, where
+from bench.cli.options import Named, choose, page_of, page_options, reading, selectors, where
 from bench.cli.parameters import Once
 from bench.core.errors import BenchError
 from bench.core.terms import Population, Rate
@@ -23,6 +23,7 @@ from bench.core.terms import Population, Rate
 @click.option("--diff", nargs=2, type=Named("methods"), metavar="A B", help="Draw the difference of two methods.")
 @click.option("-o", "--output", type=click.Path(dir_okay=False, path_type=Path),
               help="Picture to write: .png, .svg, .pdf.  [default: RESULTS/figures/transfer-DATASET.png]")  # fmt: skip
+@page_options
 @where
 def command(
     population: Population | None, rate: Rate, diff: tuple[str, str] | None, output: Path | None, results: Path,
@@ -38,6 +39,7 @@ def command(
     Examples:
       bench heatmap --method trs --dataset digits
       bench heatmap --dataset digits -o figure3.pdf              every method that has a matrix
+      bench heatmap -m trs -m ece -d digits --width 3.25 --no-title -o column.pdf      one column of a paper
       bench heatmap -m trs --dataset mnist --rate definition6
       bench heatmap -m trs --dataset digits --rate same_class
       bench heatmap --diff trs ece --dataset digits              where attacks on trs transfer less
@@ -48,6 +50,7 @@ def command(
     from bench.report.heatmap import file_name, save_difference, save_heatmap
     from bench.report.matrices import matrices
 
+    page = page_of(given)
     if given["attack"]:
         raise BenchError(
             "a heatmap shows the attack of [matrix] in bench.toml; change it with --set matrix.attack=… and "
@@ -77,9 +80,9 @@ def command(
     path = output or results / "figures" / file_name(f"{name}-{chosen.selection.dataset}", found)
     if diff:
         first, second = sorted(found, key=lambda matrix: diff.index(matrix.method))
-        save_difference(first, second, path)
+        save_difference(first, second, path, page)
     else:
-        save_heatmap(found, path)
+        save_heatmap(found, path, page)
     out = console()
     for matrix in found:
         print_matrix(matrix, out)

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, TypeVar, get_args
 
 import click
 
-from bench.cli.parameters import IMAGES, JOBS, MEMBERS, Budgets, ParamType, Seeds, several
+from bench.cli.parameters import IMAGES, JOBS, MEMBERS, PANELS, Budgets, ParamType, Points, Real, Seeds, several
 from bench.cli.say import complain, say
 from bench.core.errors import BenchError
 from bench.core.identity import short
@@ -28,8 +28,10 @@ from bench.jobs.workplace import Workplace
 if TYPE_CHECKING:
     from click.shell_completion import CompletionItem
 
+    from bench.report.plots.style import Page
     from bench.store.database import Database
 
+MOST_INCHES = 100.0
 F = TypeVar("F", bound=Callable[..., Any])
 
 
@@ -128,6 +130,31 @@ def where(function: F) -> F:
         show_envvar=True,
         help="Folder of runs, figures and the database.",
     )(function)
+
+
+def page_options(function: F) -> F:
+    """`--width`, `--columns`, `--font-size`, `--no-title`: how a figure is printed."""
+    for option in reversed(
+        (
+            click.option("--width", type=Real(MOST_INCHES), metavar="INCHES",
+                         help="Width it is printed at, such as 3.25 for one of two columns; text keeps 6 points or "
+                         "more.  [default: as needed, at most 7]"),
+            click.option("--columns", type=PANELS, help="Panels in a row.  [default: as many as fit]"),
+            click.option("--font-size", type=Points(), metavar="POINTS",
+                         help="Of labels, 6 to 30.  [default: 9; 8 where it is narrower than 5 inches]"),
+            click.option("--title/--no-title", default=True,
+                         help="Whether lines above it say what it shows; a paper has a caption instead."),
+        )
+    ):  # fmt: skip
+        function = option(function)
+    return function
+
+
+def page_of(given: dict[str, Any]) -> Page:
+    """The page that `page_options` asked for; its options are taken out of `given`."""
+    from bench.report.plots.style import Page
+
+    return Page(**{name: given.pop(name) for name in ("width", "columns", "title", "font_size")})
 
 
 def data_option(only: str = "") -> Callable[[F], F]:

@@ -91,6 +91,19 @@ class Real(ParamType):
         return number
 
 
+class Points(ParamType):
+    """A size of text: 6 to 30 points."""
+
+    name = "float"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
+        """The points."""
+        number = _number(value)
+        if not 6 <= number <= 30:
+            self.fail(f"{shown(value)} is not a size of text between 6 and 30 points", param, ctx)
+        return number
+
+
 class Number(ParamType):
     """A budget: a number of 0 or more, or a fraction such as 8/255."""
 
@@ -191,3 +204,4 @@ def several(name: str, *, kind: ParamType, text: str) -> Callable[[F], F]:
 IMAGES = Integer(1, numbers.IMAGES)
 JOBS = Integer(1, numbers.WORKERS)
 MEMBERS = Integer(1, numbers.MEMBERS)
+PANELS = Integer(1, 20)

@@ -9,7 +9,20 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
-from bench.cli.options import Chosen, Named, RunId, allow_factory, choose, machine, reading, selectors, where, workplace
+from bench.cli.options import (
+    Chosen,
+    Named,
+    RunId,
+    allow_factory,
+    choose,
+    machine,
+    page_of,
+    page_options,
+    reading,
+    selectors,
+    where,
+    workplace,
+)
 from bench.cli.parameters import Once, Real, Seeds
 from bench.core import numbers
 from bench.core.device import pick
@@ -25,11 +38,11 @@ F = TypeVar("F", bound=Callable[..., Any])
 
 
 def output(function: F) -> F:
-    """`-o`."""
+    """`-o`, and how it is printed."""
     return click.option(
         "-o", "--output", type=click.Path(dir_okay=False, path_type=Path),
         help="Picture to write: .png, .svg, .pdf; a .csv beside it.  [default: RESULTS/figures/KIND-DATASET.png]",
-    )(function)  # fmt: skip
+    )(page_options(function))  # fmt: skip
 
 
 @click.group("plot")
@@ -43,6 +56,7 @@ def command() -> None:
     Examples:
       bench plot curves -m trs --dataset digits
       bench plot budget -m paper --dataset digits -o figure2.pdf
+      bench plot budget -m paper -d digits --attack pgd --width 3.25 --no-title -o column.pdf
       bench plot boundary 6e5a2f 061763
     """
 
@@ -64,6 +78,7 @@ def curves(output: Path | None, results: Path, db: str | None, **given: Any) -> 
     """
     from bench.report.plots import curves as plot
 
+    page = page_of(given)
     chosen = choose(**given)
     with reading(db, results) as base:
         frame = plot.read(chosen.loaded, chosen.selection, base, seeds=chosen.seeds)
@@ -71,7 +86,7 @@ def curves(output: Path | None, results: Path, db: str | None, **given: Any) -> 
     on = ", ".join(dict.fromkeys(frame["accuracy_on"].dropna()))
     head = _heading("Training", chosen, frame, images=False)
     _save(
-        plot.draw(frame, head[0], f"accuracy on: {on}; {head[1]}"),
+        plot.draw(frame, head[0], f"accuracy on: {on}; {head[1]}", page=page),
         frame,
         output,
         results,
@@ -98,6 +113,7 @@ def budget(output: Path | None, results: Path, db: str | None, **given: Any) -> 
     from bench.report.plots import budget as plot
     from bench.report.plots import points
 
+    page = page_of(given)
     chosen = choose(**given)
     if chosen.selection.eps or chosen.selection.c:
         raise BenchError("the figure is over all budgets: leave --eps and --c out")
@@ -110,7 +126,9 @@ def budget(output: Path | None, results: Path, db: str | None, **given: Any) -> 
     frame = plot.with_clean(frame)
     _need(frame, "attack with a radius ε", chosen)
     head = _heading("Robust accuracy against ε, white box", chosen, frame)
-    _save(plot.draw(frame, *head), frame, output, results, _named(f"budget-{chosen.selection.dataset}", frame))
+    _save(
+        plot.draw(frame, *head, page=page), frame, output, results, _named(f"budget-{chosen.selection.dataset}", frame)
+    )
 
 
 @command.command("blackbox", cls=Once, short_help="Robust accuracy against ε, black box (Figure 2).")
@@ -132,7 +150,9 @@ def blackbox(of: str, output: Path | None, results: Path, db: str | None, **give
     """
     from bench.report.plots import budget as plot
     from bench.report.plots import points
+    from bench.report.titles import Titles
 
+    page = page_of(given)
     if given["attack"]:
         raise BenchError("the attacks are those of the suite: leave --attack out")
     given["suite"] = given["suite"] or "figure2"
@@ -142,12 +162,13 @@ def blackbox(of: str, output: Path | None, results: Path, db: str | None, **give
     frame = plot.with_clean(frame)
     _need(frame, "black-box result", chosen)
     if of == "correct":
-        frame = frame.assign(robust_accuracy=frame["n_robust"] / frame["n_clean"])
+        frame = plot.spread(frame.assign(robust_accuracy=frame["n_robust"] / frame["n_clean"]))
     names = chosen.loaded.config.suites[chosen.selection.suite or "figure2"].blackbox
     attacks = chosen.loaded.blackbox.attacks if names is True else names
-    frame = frame.assign(attack_title=f"images of surrogates: {', '.join(attacks or ())}")
+    told = ", ".join(dict.fromkeys(Titles(chosen.loaded).attack(name) for name in attacks or ()))
+    frame = frame.assign(attack_title=f"images made on other networks: {told}")
     head = _heading("Robust accuracy against ε, black box", chosen, frame)
-    figure = plot.draw(frame, *head, of="all images" if of == "all" else "images right when clean")
+    figure = plot.draw(frame, *head, of="all images" if of == "all" else "images right when clean", page=page)
     _save(figure, frame, output, results, f"blackbox-{chosen.selection.dataset}")
 
 
@@ -170,6 +191,7 @@ def convergence(output: Path | None, results: Path, db: str | None, **given: Any
     from bench.report.plots import convergence as plot
     from bench.report.plots import points
 
+    page = page_of(given)
     chosen = choose(**given)
     with reading(db, results) as base:
         found = points.white_box(chosen.loaded, chosen.selection, base, seeds=chosen.seeds)
@@ -182,7 +204,7 @@ def convergence(output: Path | None, results: Path, db: str | None, **given: Any
     frame = plot.with_several_steps(found)
     _need_steps(frame, chosen)
     head = _heading("Robust accuracy against steps", chosen, frame)
-    _save(plot.draw(frame, *head), frame, output, results, f"convergence-{chosen.selection.dataset}")
+    _save(plot.draw(frame, *head, page=page), frame, output, results, f"convergence-{chosen.selection.dataset}")
 
 
 @command.command("ablation", cls=Once, short_help="What a setting of a method does.")
@@ -206,6 +228,7 @@ def ablation(over: tuple[str, ...], output: Path | None, results: Path, db: str 
     """
     from bench.report.plots import ablation as plot
 
+    page = page_of(given)
     chosen = choose(needs_method=True, **given)
     with reading(db, results) as base:
         frame = plot.read(chosen.loaded, chosen.selection, base, over=over, seeds=chosen.seeds)
@@ -219,7 +242,7 @@ def ablation(over: tuple[str, ...], output: Path | None, results: Path, db: str 
     title = chosen.loaded.title_of(name)
     head = _heading(f"{title}: one setting changed at a time", chosen, frame)
     stem = _named(f"ablation-{name}-{chosen.selection.dataset}", frame)
-    _save(plot.draw(frame, *head), frame, output, results, stem)
+    _save(plot.draw(frame, *head, page=page), frame, output, results, stem)
 
 
 @command.command("boundary", cls=Once, short_help="Decision boundaries around test images.")
@@ -237,7 +260,7 @@ def ablation(over: tuple[str, ...], output: Path | None, results: Path, db: str 
 def boundary(
     identifiers: tuple[str, ...], images: tuple[int, ...] | None, radius: float, step: float, data: Path,
     device: str | None, threads: int | None, factories: tuple[str, ...], output: Path | None, results: Path,
-    db: str | None,
+    db: str | None, **given: Any,
 ) -> None:  # fmt: skip
     """Decision boundaries of runs around test images: a row a run, a column an image, a colour a class.
 
@@ -249,10 +272,12 @@ def boundary(
       bench plot boundary 6e5a2f
       bench plot boundary 6e5a2f 061763 --images 0-3 --radius 5 --step 0.1
     """
+    from bench.core import config
     from bench.evaluation.boundary import chosen_images, measure
     from bench.jobs.boundary import subjects_of
     from bench.report.plots import boundary as plot
 
+    page = page_of(given)
     if radius < step:
         raise BenchError(f"--radius {radius:g} is less than one --step of {step:g}")
     if radius / step > 500:
@@ -264,12 +289,13 @@ def boundary(
     if numbers and max(numbers) >= len(labels):
         raise BenchError(f"there are {len(labels):,} test images, numbered from 0; {max(numbers)} is none")
     frame = measure(subjects, pixels, labels, numbers, radius=radius, step=step)
+    title = config.load().title_of_dataset(dataset)
     head = (
-        f"Decision boundaries on {dataset}: predicted class around test images (at the cross)",
+        f"Decision boundaries on {title}: predicted class around test images (at the cross)",
         "Thick line: boundary of the true class. Right: the loss rises. Up: a random orthogonal direction.",
     )
     name = "boundary-" + "-".join(short(subject.run_id) for subject in subjects[:4])
-    _save(plot.draw(frame, *head), frame, output, results, name)
+    _save(plot.draw(frame, *head, page=page), frame, output, results, name)
 
 
 @command.command("theory", cls=Once, short_help="Measured transfer between its two bounds.")
@@ -289,6 +315,7 @@ def theory(output: Path | None, results: Path, db: str | None, **given: Any) -> 
     """
     from bench.report.plots import theory as plot
 
+    page = page_of(given)
     chosen = choose(**given)
     if chosen.selection.attacks:
         raise BenchError("the attack is that of [theory] in bench.toml: leave --attack out")
@@ -300,15 +327,15 @@ def theory(output: Path | None, results: Path, db: str | None, **given: Any) -> 
         "Transferability between members and its bounds", chosen, frame.drop(columns="attack"), images=False
     )
     images = ", ".join(f"{n:,}" for n in sorted(set(frame["n"])))
-    _save(plot.draw(frame, head[0], f"{images} test images; dashed: upper bound; {head[1]}"), frame, output, results,
-          f"theory-{chosen.selection.dataset}")  # fmt: skip
+    figure = plot.draw(frame, head[0], f"{images} test images; dashed: upper bound; {head[1]}", page=page)
+    _save(figure, frame, output, results, f"theory-{chosen.selection.dataset}")
 
 
 @command.command("predict", cls=Once, short_help="Whether gradients, smoothness, CKA … predict transfer.")
 @click.option("-d", "--dataset", type=Named("datasets"), help="Only ensembles on this data set.")
 @output
 @where
-def predict(dataset: str | None, output: Path | None, results: Path, db: str | None) -> None:
+def predict(dataset: str | None, output: Path | None, results: Path, db: str | None, **given: Any) -> None:
     """Rank correlation of gradient similarity, smoothness, both, CKA and diversity with measured transfer.
 
     Over all stored ensembles that have a transferability matrix and what `bench theory` measures. Across methods a
@@ -324,6 +351,7 @@ def predict(dataset: str | None, output: Path | None, results: Path, db: str | N
     from bench.report.plots import predict as plot
     from bench.report.plots import style
 
+    page = page_of(given)
     with reading(db, results) as base:
         pairs = plot.read(base, dataset=dataset)
     ensembles = pairs["run_id"].nunique()
@@ -335,7 +363,9 @@ def predict(dataset: str | None, output: Path | None, results: Path, db: str | N
     frame = plot.correlations(pairs)
     picture = output or results / "figures" / f"{safe_name(f'predict-{dataset}' if dataset else 'predict')}.png"
     head = "Does it predict the heatmap? Spearman's rank correlation with measured transfer between members"
-    _save(plot.draw(frame, head, "lines: 95 % bootstrap over ensembles"), frame, picture, results, picture.stem)
+    _save(
+        plot.draw(frame, head, "lines: 95 % bootstrap over ensembles", page=page), frame, picture, results, picture.stem
+    )
     write_text(picture.with_suffix(".pairs.csv"), style.csv_text(pairs))
 
 
@@ -356,7 +386,7 @@ def _heading(what: str, chosen: Chosen, frame: pd.DataFrame, *, images: bool = T
     """Two lines: what is shown of which experiment and recipe; on how many test images, and which seeds."""
     from bench.experiment.select import recipe_name
     from bench.report.plots import style
-    from bench.report.recipes import recipe_label
+    from bench.report.recipes import recipe_label, setting_on_paper
     from bench.report.results import changes_shown, images_label, joined, run_specs
 
     loaded, selection = chosen.loaded, chosen.selection
@@ -367,10 +397,10 @@ def _heading(what: str, chosen: Chosen, frame: pd.DataFrame, *, images: bool = T
     name = recipe_name(loaded, selection.recipe, selection.dataset)
     recipe = recipe_label(name, changes_shown(loaded, specs, attacks))
     members = joined(run.members for run in specs.values())
-    models = joined(run.model for run in specs.values())
+    models = [run.model for run in specs.values()]
     label = f"{images_label(loaded, selection)}; " if images else ""
     return (
-        f"{what}: {selection.dataset}, {members} × {models}, recipe {recipe}",
+        f"{what}: {setting_on_paper(loaded, selection.dataset, members, models, recipe)}",
         f"{label}{style.seeds_told(frame)}",
     )
 

@@ -65,6 +65,16 @@ class Loaded:
         spec = self.config.methods.get(method)
         return (spec.title if spec else "") or method
 
+    def title_of_dataset(self, name: str) -> str:
+        """What people read of a data set: its configured title, else its name."""
+        spec = self.config.datasets.get(name)
+        return (spec.title if spec else "") or name
+
+    def title_of_model(self, name: str) -> str:
+        """What people read of a model: its configured title, else its name (of timm without `timm/`)."""
+        spec = self.config.models.get(name)
+        return (spec.title if spec else "") or name.removeprefix("timm/")
+
     @property
     def blackbox(self) -> BlackboxSpec:
         """`[blackbox]`.

@@ -73,6 +73,7 @@ class DatasetSpec(_WithSettings):
     """`[datasets.NAME]`."""
 
     plugin: str
+    title: str = Field("", description="what people read in figures and captions; the name unless given")
     suite: str = Field(description="the suite that `bench run` uses when none is named")
     recipe: str | None = Field(None, description="the recipe that `bench run` uses when none is named")
 
@@ -81,6 +82,7 @@ class ModelSpec(_WithSettings):
     """`[models.NAME]`."""
 
     plugin: str
+    title: str = Field("", description="what people read in figures and captions; the name unless given")
     description: str = ""
 
 

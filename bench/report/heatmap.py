@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-import textwrap
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -16,7 +17,7 @@ from bench.core.precision import file_stem
 from bench.core.printable import visible
 from bench.report.matrices import Block, Matrix
 from bench.report.plots import style
-from bench.report.recipes import phrase
+from bench.report.plots.style import PLAIN, Page
 from bench.report.results import joined
 from bench.report.tables import budget_text
 
@@ -24,9 +25,12 @@ if TYPE_CHECKING:
     import pandas as pd
     from matplotlib.figure import Figure
 
-CELL = 0.64  # inches
-FRAMED = "framed: the network itself"
+CELL = 0.64  # inches, at most
+FRAMED = "framed: attacks on the network itself"
 GAP = 0.14  # between the members and what is none, in cells
+BETWEEN = 0.08  # inches between panels
+BAR = 0.1  # inches
+BESIDE = 0.08  # between panels and bar
 
 
 class _Panel(NamedTuple):
@@ -43,43 +47,47 @@ class _Panel(NamedTuple):
         """How many."""
         return len(self.numbers[0]) - 1
 
+    @property
+    def units(self) -> tuple[float, float]:
+        """Width and height in cells."""
+        return self.members + 1 + GAP, len(self.numbers) + GAP * (len(self.numbers) > self.members)
+
 
 def file_name(stem: str, matrices: list[Matrix]) -> str:
     """`transfer-digits.png`, of attacks in another precision than float32 `transfer-digits-bfloat16.png`."""
     return f"{safe_name(file_stem(stem, matrices[0].precision))}.png"
 
 
-def save_heatmap(matrices: list[Matrix], path: Path) -> Path:
+def save_heatmap(matrices: list[Matrix], path: Path, page: Page = PLAIN) -> Path:
     """Save what `draw` draws; the suffix of `path` is the format. The numbers lie beside it as CSV.
 
     Raises:
         BenchError: no matrices, or a format other than png, svg, pdf.
     """
     style.check_format(path)
-    return style.save(draw(matrices), as_frame(matrices), path)[0]
+    return style.save(draw(matrices, page), as_frame(matrices), path)[0]
 
 
-def draw(matrices: list[Matrix]) -> Figure:
+def draw(matrices: list[Matrix], page: Page = PLAIN) -> Figure:
     """One panel a matrix on a common 0–100 scale.
 
     Rows are what the images were crafted on, columns what they are evaluated on; the last column is the whole
     ensemble, the framed diagonal each network's white-box rate. Below the members stand the ensemble as a source, noise
     of the same size, and other ensembles, where they were measured. Small in each cell: the standard deviation over
-    seeds, or of one seed the 95 % interval.
+    seeds, or of one seed the 95 % interval; where cells are too small for that, it stands in the CSV alone.
 
     Raises:
-        BenchError: no matrices.
+        BenchError: no matrices, or a page too narrow for the numbers.
     """
     if not matrices:
         raise BenchError("there is no transferability matrix to draw; `bench run` with a suite that has one makes it")
-    columns = _columns(len(matrices))
     scale = {
         "vmin": 0,
         "vmax": 100,
         "cmap": "rocket_r",
     }  # lightness falls evenly: readable in grey, by the colour-blind
     panels = [_panel_of(matrix) for matrix in matrices]
-    return _draw(panels, scale, _scale(matrices[0]), _title(matrices, columns), columns)
+    return _draw(panels, scale, _scale(matrices[0]), partial(_title, matrices), page)
 
 
 def shows(path: Path, matrices: list[Matrix]) -> bool:
@@ -90,7 +98,7 @@ def shows(path: Path, matrices: list[Matrix]) -> bool:
     )
 
 
-def save_difference(first: Matrix, second: Matrix, path: Path) -> Path:
+def save_difference(first: Matrix, second: Matrix, path: Path, page: Page = PLAIN) -> Path:
     """Draw the difference of two matrices on a diverging scale around 0 (blue: attacks on the first transfer less).
 
     The CSV beside it holds both and the difference.
@@ -112,32 +120,38 @@ def save_difference(first: Matrix, second: Matrix, path: Path) -> Path:
     frame["difference"] = [*difference.flatten(), *(-difference).flatten()]
     names = [*first.members.sources, *shared]
     small = [[""] * difference.shape[1] for _ in names]
-    panel = _Panel(f"{first.title} − {second.title}  (blue: fewer for {first.title})", (*names,), difference, small, "")
+    panel = _Panel(f"{first.title} − {second.title}", (*names,), difference, small, f"blue: fewer for {first.title}")
     figure = _draw(
         [panel],
         {"vmin": -reach, "vmax": reach, "cmap": "vlag", "signed": True},
         f"difference: {_scale(first).replace('%', 'points', 1)}",
-        _title([first, second], 1, told=FRAMED),
-        1,
+        partial(_title, [first, second]),
+        page,
     )
     return style.save(figure, frame, path)[0]
 
 
-def _columns(count: int) -> int:
-    """Panels in a line: up to five, as few places empty as can be, rather wide than high."""
-    return count if count <= 5 else min((5, 4, 3), key=lambda columns: -count % columns)
+def _columns(count: int, fit: int) -> int:
+    """Panels in a line: up to five that fit, as few places empty as can be, rather wide than high."""
+    most = max(1, min(5, fit))
+    if count <= most:
+        return count
+    return min(range(most, min(most, 3) - 1, -1), key=lambda columns: -count % columns)
 
 
 def as_frame(matrices: list[Matrix]) -> pd.DataFrame:
-    """The rates as a tidy frame: a row a cell, members counted from 1, rates in percent, counts over all seeds."""
+    """The rates as a tidy frame: a row a cell, members counted from 1, counts over all seeds.
+
+    `mean` over seeds, `std` (ddof 1), `low` and `high` are in percent.
+    """
     import pandas as pd
 
     return pd.DataFrame(
         [
             {
                 "method": matrix.method, "source": _in_csv(block.sources[row]),
-                "target": "ensemble" if column == len(matrix.rates) else column + 1, "percent": value,
-                "deviation": block.deviation[row, column], "low": block.low[row, column],
+                "target": "ensemble" if column == len(matrix.rates) else column + 1, "mean": value,
+                "std": block.deviation[row, column], "low": block.low[row, column],
                 "high": block.high[row, column], "interval": "over seeds" if len(matrix.seeds) > 1 else "over images",
                 "images": int(block.counts[1][row][column]), "misclassified": int(block.counts[0][row][column]),
                 "rate": matrix.rate, "population": matrix.population, "attack": matrix.attack,
@@ -174,37 +188,135 @@ def _panel_of(matrix: Matrix) -> _Panel:
 
 
 def _small(block: Block, row: int, column: int, *, several: bool) -> str:
-    """`± 1.2` over seeds; of one seed the interval, `48–57`."""
+    """`±1.2` over seeds; of one seed the interval, `48–57`."""
     if several:
-        return "" if np.isnan(block.deviation[row, column]) else f"± {block.deviation[row, column]:.1f}"
+        return "" if np.isnan(block.deviation[row, column]) else f"±{block.deviation[row, column]:.1f}"
     low, high = block.low[row, column], block.high[row, column]
     return "" if np.isnan(low) else f"{low:.0f}–{high:.0f}"
 
 
-def _draw(panels: list[_Panel], scale: dict[str, Any], label: str, title: str, columns: int) -> Figure:
-    """Panels with one colour bar."""
+class _Places(NamedTuple):
+    """Where everything of a figure lies, in inches."""
+
+    columns: int
+    cell: float
+    small: bool
+    """Whether the small line of a cell has room."""
+    left: float
+    between: float
+    label: list[str]
+    """Of the colour bar."""
+
+
+def _places(panels: list[_Panel], label: str, page: Page, *, signed: bool) -> _Places:
+    """Columns and cells for a page: as many panels in a row as leave room for the numbers at `SMALLEST` or more.
+
+    Raises:
+        BenchError: no number has room, in the columns asked for or in one.
+    """
+    most = page.width or style.FULL
+    wide, high = (max(panel.units[axis] for panel in panels) for axis in (0, 1))
+    numbers = style.text_width("+100" if signed else "100", style.SMALLEST) + 1 / 72
+    told = [text for panel in panels for line in panel.small for text in line]
+    small = max([style.text_width(text, style.SMALLEST) for text in told if text], default=0.0) + 1 / 72
+    names = max(style.text_width(_brief(name), page.less) for panel in panels for name in panel.sources) + 0.06
+    shared = len({panel.sources for panel in panels}) == 1
+    between = BETWEEN if shared else BETWEEN + names
+    left = style.line_height(page.size) + names
+    bar = BESIDE + _bar(page, signed=signed)
+
+    def cell(columns: int, lines: int) -> float:
+        free = most - left - bar - lines * style.line_height(page.size) - between * (columns - 1)
+        return min(CELL, free / columns / wide)
+
+    def fit(least: float) -> int:
+        return max((columns for columns in range(1, 20) if cell(columns, 1) >= least), default=0)
+
+    columns = page.columns or _columns(len(panels), fit(max(numbers, small)) or fit(numbers))
+    columns = min(columns, len(panels))
+    if cell(columns, 1) < numbers:
+        raise BenchError(
+            f"numbers of {style.SMALLEST:g} points have no room in {columns} matri{'x' if columns == 1 else 'ces'} of "
+            f"{wide - GAP:g} columns beside each other on {most:.3g} inches: give fewer --columns or more --width"
+        )
+    lines: list[str] = []
+    for _ in range(2):
+        tall = math.ceil(len(panels) / columns) * (cell(columns, max(1, len(lines))) * high + 0.4)
+        lines = style.wrapped([label], tall, page.size)
+    found = cell(columns, len(lines))
+    return _Places(columns, found, small <= found, left, between, lines)
+
+
+def _bar(page: Page, *, signed: bool) -> float:
+    """Inches of the colour bar with its numbers."""
+    return BAR + 0.14 + style.text_width("−100" if signed else "100", page.less)
+
+
+def _draw(
+    panels: list[_Panel], scale: dict[str, Any], label: str, title: Callable[..., list[str]], page: Page
+) -> Figure:
+    """Panels with one colour bar, the notes of the methods below; everything at a place of its own.
+
+    Args:
+        title: gives the lines above, told whether small numbers are shown.
+    """
     import matplotlib as mpl
 
-    columns = min(columns, len(panels))
-    lines = math.ceil(len(panels) / columns)
-    wide = 1.5 + CELL * (1 + max(panel.members for panel in panels))
-    high = 1.0 + CELL * (GAP + max(len(panel.numbers) for panel in panels))
-    more = 0.17 * max(panel.remark.count("\n") + bool(panel.remark) for panel in panels)
-    with mpl.rc_context({"font.size": 9, "figure.dpi": 150}):
-        size = (wide * columns + 0.9, (high + more) * lines + 0.6)
-        figure, axes = style.subplots(lines, columns, size=size)
-        for axis in axes.flat[len(panels) :]:
-            axis.axis("off")
-        for axis, panel in zip(axes.flat, panels, strict=False):
-            _panel(axis, panel, **scale)
-        bar = figure.colorbar(axes.flat[0].collections[0], ax=axes, shrink=0.85, pad=0.02, aspect=16 * lines + 4)
-        bar.set_label(label)
-        bar.outline.set_visible(False)
-        figure.suptitle(title, fontsize=9.5, x=0.01, ha="left")
+    at = _places(panels, label, page, signed=bool(scale.get("signed")))
+    rows = [panels[start : start + at.columns] for start in range(0, len(panels), at.columns)]
+    wide = at.cell * max(panel.units[0] for panel in panels)
+    label_height, tick_height = style.line_height(page.size), style.line_height(page.less)
+    bar = _bar(page, signed=bool(scale.get("signed")))
+    inner = at.left + at.columns * wide + (at.columns - 1) * at.between + BESIDE
+    width = page.width or inner + bar + len(at.label) * label_height
+    several = at.small and any(text for panel in panels for line in panel.small for text in line)
+    above = page.lines(title(small=several), width)
+    heads = [style.wrapped([panel.title], wide + at.between, page.size) for panel in panels]
+    remarks = [
+        f"{panel.title}: {panel.remark}" if len(panels) > 1 else panel.remark for panel in panels if panel.remark
+    ]
+    notes = style.wrapped(remarks, width - 0.1, page.less)
+    y = len(above) * label_height + (0.12 if above else 0.02)
+    tops: list[tuple[float, float]] = []
+    for number, row in enumerate(rows):
+        head = max(len(heads[number * at.columns + place]) for place in range(len(row))) * label_height + 0.03
+        tall = at.cell * max(panel.units[1] for panel in row)
+        last = number == len(rows) - 1
+        before_gap = number == len(rows) - 2 and len(rows[-1]) < at.columns
+        tops.append((y + head, tall))
+        y += head + tall + tick_height + (label_height if last or before_gap else 0) + 0.05
+    height = y + len(notes) * tick_height + (0.06 if notes else 0)
+    with style.sheet(page), mpl.rc_context({"axes.grid": False, "axes.titlelocation": "center"}):
+        figure = style.blank(size=(width, height))
+        for number, (row, (top, _)) in enumerate(zip(rows, tops, strict=True)):
+            for place, panel in enumerate(row):
+                left = at.left + place * (wide + at.between)
+                own = at.cell * panel.units[0], at.cell * panel.units[1]
+                box = (left / width, 1 - (top + own[1]) / height, own[0] / width, own[1] / height)
+                axis = figure.add_axes(box)
+                _panel(axis, panel, at, page, **scale)
+                lowest = number == len(rows) - 1 or place >= len(rows[number + 1])
+                axis.set_title("\n".join(heads[number * at.columns + place]), pad=3)
+                axis.set_xlabel("evaluated on" if lowest else "", labelpad=1)
+                axis.set_ylabel("crafted on" if place == 0 else "", labelpad=2)
+                if place and at.between == BETWEEN:
+                    axis.set_yticklabels([])
+        (top, _), (bottom, tall) = tops[0], tops[-1]
+        box = (inner / width, 1 - (bottom + tall) / height, BAR / width, (bottom + tall - top) / height)
+        drawn = figure.colorbar(figure.axes[0].collections[0], cax=figure.add_axes(box))
+        drawn.set_label("\n".join(at.label), labelpad=3)
+        drawn.ax.tick_params(pad=2, length=2)
+        drawn.outline.set_visible(False)  # type: ignore[operator]
+        if above:
+            figure.text(0.05 / width, 1 - 0.04 / height, "\n".join(above), va="top", linespacing=1.2)
+        if notes:
+            figure.text(0.05 / width, 0.02 / height, "\n".join(notes), va="bottom", fontsize=page.less, linespacing=1.2)
         return figure
 
 
-def _panel(axis: Any, panel: _Panel, *, vmin: float, vmax: float, cmap: str, signed: bool = False) -> None:
+def _panel(
+    axis: Any, panel: _Panel, at: _Places, page: Page, *, vmin: float, vmax: float, cmap: str, signed: bool = False
+) -> None:
     from matplotlib import colormaps
     from matplotlib.patches import Rectangle
     from seaborn.utils import relative_luminance
@@ -222,6 +334,16 @@ def _panel(axis: Any, panel: _Panel, *, vmin: float, vmax: float, cmap: str, sig
                 vmin=vmin, vmax=vmax, cmap=shade, edgecolors="white", linewidth=0.8,
             )  # fmt: skip
     colours = shade((panel.numbers - vmin) / (vmax - vmin))
+    points = 72 * at.cell
+    several = at.small and any(text for line in panel.small for text in line)
+    little = max(style.SMALLEST, min(page.less, 0.16 * points))
+    size = page.size + 1 if points > 30 else page.size
+    widest = style.text_width("+100" if signed else "100", size) * 72
+    most = size * (points - 5) / widest, points - (1.3 * little if several else 0) - 4  # within the frame
+    size = max(style.SMALLEST, min(size, *most))
+    # The two lines of a cell, each by the middle of its digits, with the same space above, between and below.
+    rest = (points - 0.73 * (size + little)) / 3 / points
+    upper, lower = rest + 0.365 * size / points, 1 - rest - 0.365 * little / points
     for (row, column), value in np.ndenumerate(panel.numbers):
         # The better contrast of black and white (WCAG 2: their ratios cross at luminance .179).
         dark = relative_luminance(colours[row, column]) < 0.179 and not np.isnan(value)
@@ -232,22 +354,22 @@ def _panel(axis: Any, panel: _Panel, *, vmin: float, vmax: float, cmap: str, sig
             if signed and round(value)
             else f"{abs(value):.0f}"
         )
-        ink, small = "white" if dark else "black", panel.small[row][column]
-        x, y = beside[column] + 0.5, places[row] + 0.5
-        axis.text(x, y - (0.1 if small else 0), text, ha="center", va="center", color=ink, fontsize=10)
-        axis.text(x, y + 0.23, small, ha="center", va="center", color=ink, fontsize=6.4)
+        ink, small = "white" if dark else "black", panel.small[row][column] if several else ""
+        middle = {"ha": "center", "va": "center_baseline", "color": ink}
+        x, y = beside[column] + 0.5, places[row]
+        axis.text(x, y + (upper if small else 0.5), text, fontsize=size, **middle)
+        if small:
+            axis.text(x, y + lower, small, fontsize=little, **middle)
     own = [(index, index) for index in range(panel.members)]
     own += [(row, panel.members) for row, source in enumerate(panel.sources) if source == "all"]
     for row, column in own:
-        corner = beside[column] + 0.05, places[row] + 0.05
-        axis.add_patch(Rectangle(corner, 0.9, 0.9, fill=False, edgecolor="#8c8c8c" if signed else "white", lw=1.5))
-    axis.set(xlim=(0, edges[-1]), ylim=(places[-1] + 1, 0), aspect="equal")
+        corner = beside[column] + 1.5 / points, places[row] + 1.5 / points
+        thin, side = min(1.4, points / 25), 1 - 3 / points
+        axis.add_patch(Rectangle(corner, side, side, fill=False, edgecolor="#8c8c8c" if signed else "white", lw=thin))
+    axis.set(xlim=(0, edges[-1]), ylim=(places[-1] + 1, 0))
     axis.set_xticks([left + 0.5 for left in beside], [*panel.sources[: panel.members], "all"])
     axis.set_yticks([place + 0.5 for place in places], [_brief(name) for name in panel.sources])
-    axis.set_title(panel.title, fontsize=10.5, pad=8)
-    axis.set_xlabel("evaluated on" + (f"\n{panel.remark}" if panel.remark else ""))
-    axis.set_ylabel("crafted on")
-    axis.tick_params(length=0)
+    axis.tick_params(length=0, pad=2)
     for spine in axis.spines.values():
         spine.set_visible(False)
 
@@ -261,29 +383,32 @@ def _brief(name: str) -> str:
 def _remark(matrix: Matrix) -> str:
     # Low transfer between members that learned nothing is no merit: it must be seen in the picture itself.
     failed = [note for note in matrix.notes if "did not learn" in note]
-    return "\n".join(textwrap.fill(text, 34) for text in (matrix.remark, *failed) if text)
+    return "; ".join(text for text in (matrix.remark, *failed) if text)
 
 
 def _scale(matrix: Matrix) -> str:
-    return {
-        "misclassified": "misclassified, %",
-        "same_class": "misclassified as the same class as by the source, %",
-        "definition6": "both misclassify, % of all images",
-        "definition6_conditional": "both misclassify, % of those both get right",
-    }.get(matrix.rate, f"{matrix.rate}, %")
+    among = {
+        "correct_all": "% of the images that all members get right",
+        "correct_both": "% of the images that both get right",
+        "all": "% of all images",
+    }[matrix.population]
+    what = {
+        "misclassified": "misclassified",
+        "same_class": "misclassified as the same class as by the source",
+        "definition6": "misclassified by both",
+        "definition6_conditional": "misclassified by both",
+    }.get(matrix.rate, matrix.rate)
+    return f"{what}, {among}"
 
 
-def _title(matrices: list[Matrix], columns: int, *, told: str = "") -> str:
-    """Two lines or more; `told` stands for what is said of frames and small numbers."""
+def _title(matrices: list[Matrix], *, small: bool) -> list[str]:
+    """Two paragraphs: what was attacked; how, on which images, and what is shown of the seeds."""
     first = matrices[0]
-    run, seeds = first.run, sorted({seed for matrix in matrices for seed in matrix.seeds})
-    recipes = joined(phrase(matrix.recipe) for matrix in matrices)
+    seeds = sorted({seed for matrix in matrices for seed in matrix.seeds})
     budget = budget_text(first.budget_name, first.budget)
-    seeds_told = f"{'seed' if len(seeds) == 1 else 'seeds'} {joined(seeds)}"
-    small = "small: standard deviation over seeds" if len(first.seeds) > 1 else "small: 95 % interval"
-    told = told or f"{FRAMED}; {small}"
-    lines = (
-        f"{run.dataset}, {run.members} × {run.model}, {recipes}",
-        f"{first.attack}, {budget}; population {first.population}; {first.images}; {seeds_told}; {told}",
-    )
-    return "\n".join(textwrap.fill(line, 44 * min(columns, len(matrices)) + 14) for line in lines)
+    spread = "standard deviation over seeds" if len(first.seeds) > 1 else "95 % interval"
+    told = [style.seeds_said(seeds), *([f"small: {spread}"] if small else []), FRAMED]
+    return [
+        "; ".join(dict.fromkeys(matrix.setting for matrix in matrices)),
+        f"{first.attack}, {budget}; {first.images}; {'; '.join(told)}",
+    ]

@@ -17,7 +17,7 @@ from bench.core.terms import NOISE, WHOLE, Population, Rate
 from bench.experiment import select
 from bench.experiment.select import Selection
 from bench.experiment.spec import RunSpec
-from bench.report.recipes import recipe_label
+from bench.report.recipes import recipe_label, setting_on_paper
 from bench.report.results import changes_shown, images_label, run_notes, run_specs
 from bench.report.titles import Titles, ensemble_title
 from bench.store import queries, rates, standing
@@ -84,6 +84,8 @@ class Matrix:
     seeds: tuple[int, ...]
     attack: str
     recipe: str
+    setting: str
+    """Data set, members, model and training, for readers who do not know `bench`."""
     images: str
     notes: tuple[str, ...]
     members: Block
@@ -171,6 +173,7 @@ def matrices(
             for bits in read.values()
         ]
         attack = titles.of(spec)
+        recipe = recipe_label(run.recipe, changes_shown(loaded, {name: run}, (spec.attack,)), plugin=run.plugin)
         assert spec.budget_name is not None
         assert spec.budget is not None
         found.append(
@@ -184,7 +187,8 @@ def matrices(
                 rate="output as the target class" if targeted and rate == "misclassified" else rate,
                 seeds=tuple(row.seed for row in rows),
                 attack=titled(f"{attack} led to random classes" if targeted else attack, spec.precision),
-                recipe=recipe_label(run.recipe, changes_shown(loaded, {name: run}, (spec.attack,)), plugin=run.plugin),
+                recipe=recipe,
+                setting=setting_on_paper(loaded, selection.dataset, str(run.members), [run.model], recipe),
                 images=images_label(loaded, selection),
                 notes=run_notes({name: run}, db, seeds),
                 members=Block.of([str(number + 1) for number in range(run.members)], found_rates),

@@ -18,6 +18,22 @@ from bench.store.typed_rows import EvaluationRow
 LONGEST = 40  # letters of a value
 
 
+GREEK = {
+    "alpha": "α", "beta": "β", "gamma": "γ", "delta": "δ", "eps": "ε", "epsilon": "ε", "eta": "η", "lambda": "λ",
+    "mu": "μ", "rho": "ρ", "sigma": "σ", "tau": "τ",
+}  # fmt: skip
+WORDS = {"ce": "cross-entropy", "cka": "CKA", "kl": "KL", "lr": "learning rate"}
+
+
+def symbol(name: str) -> str:
+    """A setting or a term of a loss as a paper writes it: `λa` of `lambda_a`, `α`, `batch size`, `cross-entropy`."""
+    told = ""
+    for part in name.split("_"):
+        glued = told[-1:] in GREEK.values() and len(part) <= 2
+        told += ("" if glued or not told else " ") + (GREEK.get(part) or WORDS.get(part) or part)
+    return told
+
+
 def budget_text(name: str | None, budget: float | None) -> str:
     """`ε = 0.1`, `c = 1`; nothing without a budget."""
     return "" if name is None or budget is None else f"{'ε' if name == 'eps' else name} = {budget_number(budget)}"
@@ -66,12 +82,14 @@ class Titles:
         title, told = spec.title or name, set()
         for field in re.findall(r"\{(\w+)\}", title):
             if field in shown:
-                title = title.replace(f"{{{field}}}", _text(shown[field]))
+                title = title.replace(f"{{{field}}}", setting_text(shown[field]))
                 told.add(field)
         if here:
             told |= {"precision"} - here.keys()
             differing = [field for field, value in shown.items() if value != here.get(field)]
-            title += "".join(f", {field} {_text(shown[field])}" for field in differing if field not in told)
+            title += "".join(
+                f", {symbol(field)} {setting_text(shown[field])}" for field in differing if field not in told
+            )
         return title
 
     def of(self, made: EvaluationSpec | EvaluationRow) -> str:
@@ -79,7 +97,7 @@ class Titles:
         if made.kind == "judged":
             return f"images {made.attack}"
         if made.kind == "certify":
-            return f"certified ℓ2 (σ = {_text(made.settings.get('sigma'))})"
+            return f"certified ℓ2 (σ = {setting_text(made.settings.get('sigma'))})"
         targets = {} if made.targets is None else {"targets": made.targets}
         title = self.attack(made.attack, made.plugin, {**of_attack(made.kind, made.settings), **targets})
         return title + self._fewer(made, made.dataset if isinstance(made, EvaluationRow) else made.run.dataset)
@@ -113,7 +131,7 @@ class Titles:
             return dict(made)
 
 
-def _text(value: Any) -> str:
+def setting_text(value: Any) -> str:
     """`5`, `0.25`, `none`: a setting in a title."""
     text = f"{value:g}" if isinstance(value, float) else "none" if value is None else str(value)
     return text if len(text) <= LONGEST else f"{text[:LONGEST]}…"

@@ -16,9 +16,10 @@ from bench.experiment.select import Selection
 from bench.experiment.spec import RunSpec
 from bench.report.cells import Cell, outcome_of
 from bench.report.plots import style
+from bench.report.plots.style import PLAIN, Page
 from bench.report.results import row_of
 from bench.report.tables import budget_text
-from bench.report.titles import Titles
+from bench.report.titles import Titles, symbol
 from bench.report.worst import KIND as WORST
 from bench.report.worst import with_worst_case
 from bench.store import queries, standing
@@ -33,7 +34,6 @@ COLUMNS = (
     "setting", "value", "position", "configured", "seed", "row", "attack", "budget_name", "budget", "precision",
     "accuracy", "training_seconds", "run_id",
 )  # fmt: skip
-SYMBOLS = {"lambda_a": "λa", "lambda_b": "λb", "delta_start": "δ at the start", "delta_end": "δ at the end"}
 
 
 def read(
@@ -89,28 +89,24 @@ def read(
             for value in [_text(run.settings[setting])]
             for result in _results(loaded, selection, spec, run, db)
         ]  # fmt: skip
-    return pd.DataFrame(rows, columns=list(COLUMNS))
+    frame = pd.DataFrame(rows, columns=list(COLUMNS))
+    return style.with_spread(frame, ["setting", "value", "row"], "accuracy")
 
 
-def draw(frame: pd.DataFrame, *titles: str) -> Figure:
+def draw(frame: pd.DataFrame, *titles: str, page: Page = PLAIN) -> Figure:
     """Two panels a setting: accuracies above, seconds of training below; its values evenly spaced.
 
     Args:
         frame: columns `COLUMNS`.
         titles: lines above the figure.
+        page: where it is printed; its columns are of settings.
     """
     settings = list(dict.fromkeys(frame["setting"]))
     rows = list(dict.fromkeys(frame["row"]))
     look = style.looks(rows)
-    with style.sheet():
-        figure, axes = style.subplots(
-            2,
-            len(settings),
-            size=(max(4.4, 3.4 * len(settings)) + 1.6, 5.4),
-            sharey="row",
-            height_ratios=[2.2, 1],
-        )
-        for upper, lower, setting in zip(axes[0], axes[1], settings, strict=True):
+    with style.sheet(page):
+        figure, panels = style.stacks(len(settings), rows, titles, page, width=2.6, height=3.8, parts=(2.2, 1), most=3)
+        for (upper, lower), setting in zip(panels, settings, strict=True):
             part = frame[frame["setting"] == setting]
             labels = part.drop_duplicates("position").sort_values("position")
             for name in rows:
@@ -125,12 +121,11 @@ def draw(frame: pd.DataFrame, *titles: str) -> Figure:
                 for position in labels[labels["configured"]]["position"]:
                     axis.axvline(position, color="#bdbdbd", linewidth=6, alpha=0.35, zorder=0)
             upper.set(ylim=(0, 102))
-            lower.set(xlabel=SYMBOLS.get(setting, setting), ylim=(0, None))
-        axes[0][0].set_ylabel("accuracy, % of all images")
-        axes[1][0].set_ylabel("training, s")
-        style.title(figure, *titles, less=1.8)
-        style.legend(figure, rows, look)
-        return figure
+            lower.set(xlabel=symbol(setting), ylim=(0, None))
+            style.outer(upper, "accuracy, % of all images")
+            style.outer(lower, "training, s")
+        style.legend(figure, rows, look, page)
+        return style.fit(figure, page)
 
 
 def _alike(db: Database, spec: RunSpec) -> list[RunRow]:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from bench.report.plots import style
+from bench.report.plots.style import PLAIN, Page
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -12,34 +14,28 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 
-def draw(frame: pd.DataFrame, *titles: str) -> Figure:
+def draw(frame: pd.DataFrame, *titles: str, page: Page = PLAIN) -> Figure:
     """A row an ensemble, a column an image: one colour a class, its number in its region, the image at the cross.
 
-    The true class is framed by a thick line: what matters is how far it reaches to the right.
+    The true class is framed by a thick line: what matters is how far it reaches to the right. With `page.columns`
+    all panels follow each other, so many in a row.
     """
-    rows, columns = list(dict.fromkeys(frame["panel"])), list(dict.fromkeys(frame["image"]))
-    with style.sheet():
-        figure, axes = style.subplots(
-            len(rows),
-            len(columns),
-            size=(2.7 * len(columns) + 0.5, 2.7 * len(rows) + 0.7),
-            sharex=True,
-            sharey=True,
-        )
-        for line, name in zip(axes, rows, strict=True):
-            for axis, number in zip(line, columns, strict=True):
-                part = frame[(frame["panel"] == name) & (frame["image"] == number)]
-                _panel(axis, part)
-                axis.set_title(f"{name}: image {number}, class {part['label'].iloc[0]}", fontsize=9.5)
-                axis.label_outer()
-            line[0].set_ylabel("random direction, ℓ2")
-        for axis in axes[-1]:
-            axis.set_xlabel("gradient of the loss, ℓ2")
-        style.title(figure, *titles)
-        return figure
+    panels = list(frame.groupby(["panel", "image"], sort=False))
+    with style.sheet(page):
+        columns = page.columns or frame["image"].nunique()
+        figure, axes = style.panels(
+            len(panels), [], titles, replace(page, columns=columns), width=2.4, height=2.4
+        )  # fmt: skip
+        for number, (axis, ((name, image), part)) in enumerate(zip(axes, panels, strict=True)):
+            _panel(axis, part, page)
+            axis.set_title(f"{name}: image {image}, class {part['label'].iloc[0]}")
+            style.outer(axis, "random direction, ℓ2")
+            if number + columns >= len(panels):
+                axis.set_xlabel("gradient of the loss, ℓ2")
+        return style.fit(figure, page)
 
 
-def _panel(axis: Axes, part: pd.DataFrame) -> None:
+def _panel(axis: Axes, part: pd.DataFrame, page: Page) -> None:
     import numpy as np
     from matplotlib.colors import ListedColormap
     from scipy import ndimage
@@ -67,7 +63,7 @@ def _panel(axis: Axes, part: pd.DataFrame) -> None:
         row, column = np.unravel_index(int(np.argmax(depth)), depth.shape)
         if depth[row, column] > 0.035 * len(x):
             axis.text(
-                x[column], y[row], str(value), ha="center", va="center", fontsize=10, color=style.INK,
+                x[column], y[row], str(value), ha="center", va="center", fontsize=page.size, color=style.INK,
                 fontweight="bold" if value == true else "normal",
             )  # fmt: skip
     axis.plot(0, 0, marker="X", color=style.INK, markersize=8, markeredgecolor="white", markeredgewidth=1.0)

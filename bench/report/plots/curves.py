@@ -8,10 +8,12 @@ from typing import TYPE_CHECKING, Any
 from bench.core.config import Loaded
 from bench.core.precision import titled
 from bench.experiment.select import Selection
+from bench.experiment.spec import SURROGATE_SEEDS
 from bench.report.plots import style
+from bench.report.plots.style import PLAIN, Page
 from bench.report.results import CurrentIds, run_specs
 from bench.report.tables import budget_text
-from bench.report.titles import Titles, ensemble_title
+from bench.report.titles import Titles, ensemble_title, symbol
 from bench.store import queries
 from bench.store.database import Database
 
@@ -33,7 +35,7 @@ def read(loaded: Loaded, selection: Selection, db: Database, *, seeds: tuple[int
 
     Quantities: `loss`, `term` (`part` names it), `ensemble_accuracy`, `member_accuracy` (`part`: member from 1),
     `robust_accuracy` (`part`: label of the monitor, `part_title` says its attack). `kept`: the run has the weights of
-    this epoch because it was the best of its phase.
+    this epoch because it was the best of its phase. Mean and spread are over seeds; surrogates are left out.
     """
     import pandas as pd
 
@@ -42,7 +44,9 @@ def read(loaded: Loaded, selection: Selection, db: Database, *, seeds: tuple[int
     rows = []
     for name, spec in run_specs(loaded, selection).items():
         for run in queries.runs(db, family_ids=spec.family_id):
-            if (seeds is not None and run.seed not in seeds) or planned.run_id(name, run.seed) != run.run_id:
+            if run.seed >= SURROGATE_SEEDS or (seeds is not None and run.seed not in seeds):
+                continue
+            if planned.run_id(name, run.seed) != run.run_id:
                 continue
             for epoch in queries.curve(db, run.run_id):
                 told = {
@@ -51,7 +55,7 @@ def read(loaded: Loaded, selection: Selection, db: Database, *, seeds: tuple[int
                     "accuracy_on": epoch.accuracy_on, "kept": bool(epoch.kept),
                 }  # fmt: skip
                 values = [("loss", "", "", epoch.loss), ("ensemble_accuracy", "", "", epoch.ensemble_accuracy)]
-                values += [("term", part, part, value) for part, value in (epoch.terms or {}).items()]
+                values += [("term", part, symbol(part), value) for part, value in (epoch.terms or {}).items()]
                 values += [
                     ("member_accuracy", str(number), f"member {number}", value)
                     for number, value in enumerate(epoch.member_accuracy or (), start=1)
@@ -65,7 +69,8 @@ def read(loaded: Loaded, selection: Selection, db: Database, *, seeds: tuple[int
                     for quantity, part, title, value in values
                     if value is not None
                 ]
-    return pd.DataFrame(rows, columns=list(COLUMNS))
+    frame = pd.DataFrame(rows, columns=list(COLUMNS))
+    return style.with_spread(frame, ["method", "step", "quantity", "part"], "value")
 
 
 def _title_of(monitored: Mapping[str, Any], titles: Titles) -> str:
@@ -76,69 +81,68 @@ def _title_of(monitored: Mapping[str, Any], titles: Titles) -> str:
     return told if name == attack else f"{name}: {told}"
 
 
-def draw(frame: pd.DataFrame, *titles: str) -> Figure:
+def draw(frame: pd.DataFrame, *titles: str, page: Page = PLAIN) -> Figure:
     """A panel a method: accuracies above, terms of the loss below, against epochs; bands over seeds.
 
     Of one method that was watched by attacks the two stand beside each other, as in the report on TRS.
     """
     methods = list(dict.fromkeys(frame["title"]))
     robust = frame[frame["quantity"] == "robust_accuracy"]
-    look = style.looks(dict.fromkeys(robust["part_title"]))
-    if len(methods) == 1 and not robust.empty:
-        return _beside(frame, look, *titles)
-    columns = min(5, len(methods))
-    lines = -(-len(methods) // columns)
-    with style.sheet():
-        figure, axes = style.subplots(
-            2 * lines,
-            columns,
-            size=(max(5.0, 2.7 * columns + 0.3), 4.6 * lines + 0.6),
-            height_ratios=[1, 1] * lines,
-        )
-        lowest = 100 * frame[frame["quantity"].isin(ACCURACIES)]["value"].quantile(0.02)
-        for index in range(lines * columns):
-            upper, lower = (
-                axes[2 * (index // columns)][index % columns],
-                axes[2 * (index // columns) + 1][index % columns],
-            )
-            if index >= len(methods):
-                upper.axis("off")
-                lower.axis("off")
-                continue
-            part = frame[frame["title"] == methods[index]]
-            _accuracies(upper, part, look)
-            upper.set(title=methods[index], ylim=(max(0.0, lowest - 5) if robust.empty else 0.0, 101))
-            if not robust.empty:  # one legend for all panels, which are too small for it
-                upper.get_legend().remove()
-            _terms(lower, part)
-            lower.set(xlabel="epoch")
-            if index % columns == 0:
-                upper.set_ylabel("accuracy, %")
-                lower.set_ylabel("loss, by term")
-        if not robust.empty:
-            handles = {label: handle for axis in axes.flat for handle, label in zip(*_handles(axis), strict=True)}
-            figure.legend(
-                handles.values(), handles.keys(), loc="outside lower left", frameon=False, fontsize=8.5,
-                handlelength=2.6, ncols=max(2, min(4, columns)),
+    terms = _terms_of(frame)
+    look = style.looks([*dict.fromkeys(robust["part_title"]), *dict.fromkeys(terms["part_title"])])
+    beside = len(methods) == 1 and not robust.empty
+    names = [
+        "members",
+        "ensemble, natural" if len(robust) else "ensemble",
+        *look,
+        *([KEPT] if frame["kept"].any() else []),
+    ]
+    with style.sheet(page):
+        if beside:
+            figure, (left, right) = style.panels(2, names, titles, page, width=2.9, height=2.6)
+            found = [(left, right)]
+        else:
+            figure, found = style.stacks(
+                len(methods), names, titles, page, width=2.0, height=2.9, parts=(1, 1), most=5, below=True
             )  # fmt: skip
-        style.title(figure, *titles)
-        return figure
+        lowest = 100 * frame[frame["quantity"].isin(ACCURACIES)]["value"].quantile(0.02)
+        for (upper, lower), method in zip(found, methods, strict=True):
+            part = frame[frame["title"] == method]
+            _accuracies(upper, part, look)
+            upper.set(title=method, ylim=(max(0.0, lowest - 5) if robust.empty else 0.0, 101))
+            _terms(lower, _terms_of(part), look)
+            for axis in (upper, lower):
+                _whole(axis)
+            for axis in (upper, lower) if beside else (lower,):
+                axis.set_xlabel("epoch")
+            upper_label, lower_label = "accuracy, %", "terms of the loss"
+            style.outer(upper, upper_label)
+            if beside:
+                lower.set_ylabel(lower_label)
+            else:
+                style.outer(lower, lower_label)
+        handles = {
+            label: handle
+            for axis in figure.axes
+            for handle, label in zip(*axis.get_legend_handles_labels(), strict=True)
+        }
+        shown = [handles[name] for name in names if name in handles]
+        style.legend(figure, names, look, page, handles=shown, below=not beside)
+        return style.fit(figure, page)
 
 
-def _handles(axis: Axes) -> tuple[list[Any], list[str]]:
-    """Of a panel that has lost its legend, what that would hold."""
-    return axis.get_legend_handles_labels() if axis.get_legend() is None else ([], [])
+def _terms_of(part: pd.DataFrame) -> pd.DataFrame:
+    """The terms of the loss; the loss itself where a method tells none."""
+    terms = part[part["quantity"] == "term"]
+    told = set(terms["method"])
+    whole = part[(part["quantity"] == "loss") & ~part["method"].isin(told)].assign(part="loss", part_title="loss")
+    return whole if terms.empty else terms if whole.empty else _joined(terms, whole)
 
 
-def _beside(frame: pd.DataFrame, look: Mapping[str, Mapping[str, Any]], *titles: str) -> Figure:
-    with style.sheet():
-        figure, ((left, right),) = style.subplots(1, 2, size=(9.6, 4.2))
-        _accuracies(left, frame, look)
-        left.set(title=f"{frame['title'].iloc[0]}: accuracy", ylim=(0, 101), ylabel="accuracy, %", xlabel="epoch")
-        _terms(right, frame)
-        right.set(title="loss", ylabel="loss, by term", xlabel="epoch")
-        style.title(figure, *titles)
-        return figure
+def _joined(*frames: pd.DataFrame) -> pd.DataFrame:
+    import pandas as pd
+
+    return pd.concat(frames)
 
 
 def _accuracies(axis: Axes, part: pd.DataFrame, look: Mapping[str, Mapping[str, Any]]) -> None:
@@ -150,7 +154,7 @@ def _accuracies(axis: Axes, part: pd.DataFrame, look: Mapping[str, Mapping[str, 
         means = [[100 * sum(many) / len(many)] for many in values]
         style.line(axis, x, means, grey, label="members" if number == members["part"].min() else None)
     x, values = style.grouped(ensemble, "step", "value")
-    black = {"color": style.INK, "linestyle": "-", "marker": "", "linewidth": 2.0}
+    black = {"color": style.INK, "linestyle": "-", "marker": "", "linewidth": 1.8}
     robust = part[part["quantity"] == "robust_accuracy"]
     natural = "ensemble" if robust.empty else "ensemble, natural"
     style.line(axis, x, [[100 * value for value in many] for many in values], black, label=natural)
@@ -165,9 +169,6 @@ def _accuracies(axis: Axes, part: pd.DataFrame, look: Mapping[str, Mapping[str, 
             step, color="#6b6b6b", linewidth=0.9, linestyle=(0, (4, 2)), zorder=0.5,
             label=None if number else KEPT,
         )  # fmt: skip
-    _whole(axis)
-    length = 1.6 if robust.empty else 2.6
-    axis.legend(loc="lower right" if robust.empty else "best", frameon=False, fontsize=8, handlelength=length)
 
 
 def _whole(axis: Axes) -> None:
@@ -177,15 +178,9 @@ def _whole(axis: Axes) -> None:
     axis.xaxis.set_major_locator(MaxNLocator("auto", integer=True))
 
 
-def _terms(axis: Axes, part: pd.DataFrame) -> None:
-    terms = part[part["quantity"] == "term"]
-    if terms.empty:
-        terms = part[part["quantity"] == "loss"].assign(part="loss")
-    look = style.looks(dict.fromkeys(terms["part"]))
-    for name, one in terms.groupby("part", sort=False):
+def _terms(axis: Axes, terms: pd.DataFrame, look: Mapping[str, Mapping[str, Any]]) -> None:
+    for name, one in terms.groupby("part_title", sort=False):
         x, values = style.grouped(one, "step", "value")
         style.line(axis, x, values, {**look[str(name)], "marker": ""}, label=str(name))
-    axis.legend(loc="upper right", frameon=False, fontsize=8, handlelength=2.2)
-    _whole(axis)
     low = float(terms["value"].min())
     axis.set_ylim(bottom=0 if low >= 0 else None)

@@ -13,6 +13,7 @@ from bench.core.precision import USUAL
 from bench.experiment.spec import SURROGATE_SEEDS
 from bench.report import theory
 from bench.report.plots import style
+from bench.report.plots.style import PLAIN, Page
 from bench.store import queries, standing
 from bench.store.database import Database
 from bench.store.typed_rows import EvaluationRow
@@ -175,15 +176,16 @@ def _interval(drawn: Callable[[np.random.Generator], float] | None) -> dict[str,
     return {"low": float(low), "high": float(high)}
 
 
-def draw(frame: pd.DataFrame, *titles: str) -> Figure:
+def draw(frame: pd.DataFrame, *titles: str, page: Page = PLAIN) -> Figure:
     """A panel a data set; for each predictor its correlation across and within methods, with intervals."""
     looks: dict[str, dict[str, Any]] = {
         "across": {"color": "#0173b2", "marker": "o"},
         "within": {"color": "#de8f05", "marker": "s"},
     }
-    with style.sheet():
+    scopes = [f"{scope} methods" for scope in looks]
+    with style.sheet(page):
         datasets = list(dict.fromkeys(frame["dataset"]))
-        figure, axes = style.panels(len(datasets), width=5.2, height=3.9)
+        figure, axes = style.panels(len(datasets), scopes, titles, page, width=5.0, height=3.6)
         for axis, dataset in zip(axes, datasets, strict=True):
             part = frame[frame["dataset"] == dataset]
             for shift, (scope, look) in zip((-0.13, 0.13), looks.items(), strict=True):
@@ -203,6 +205,5 @@ def draw(frame: pd.DataFrame, *titles: str) -> Figure:
             count, methods = part["ensembles"].max(), part["methods"].max()
             axis.set(title=f"{dataset}: {count} ensembles, {methods} methods", xlim=(-1.05, 1.05))
             axis.set(xlabel="rank correlation with transfer")
-        style.title(figure, *titles, less=1.6)
-        figure.legend(*axes[0].get_legend_handles_labels(), loc="outside right upper", frameon=False)
-        return figure
+        style.legend(figure, scopes, {}, page, handles=axes[0].get_legend_handles_labels()[0])
+        return style.fit(figure, page)

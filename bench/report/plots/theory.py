@@ -8,6 +8,7 @@ from bench.core.config import Loaded
 from bench.experiment.select import Selection
 from bench.report import theory
 from bench.report.plots import style
+from bench.report.plots.style import PLAIN, Page
 from bench.report.results import run_specs
 from bench.store import standing
 from bench.store.database import Database
@@ -54,12 +55,14 @@ def read(loaded: Loaded, selection: Selection, db: Database, *, seeds: tuple[int
         for name in families[pair.row.family_id]
     ]  # fmt: skip
     records.sort(key=lambda row: (order.index(str(row["method"])), row["seed"], row["attack"], row["eps"]))
-    return pd.DataFrame(records, columns=list(COLUMNS))
+    frame = pd.DataFrame(records, columns=list(COLUMNS))
+    return style.with_spread(frame, ["method", "attack", "eps", "source", "target"], "transferability")
 
 
-def draw(frame: pd.DataFrame, *titles: str) -> Figure:
+def draw(frame: pd.DataFrame, *titles: str, page: Page = PLAIN) -> Figure:
     """A panel an attack; of each method the measured transferability, mean over pairs, and dashed what bounds it.
 
+    A band is from the lowest to the highest seed.
     A bound that says nothing is drawn as 0 or 1. Where all lower ones say nothing, the panel says so.
     """
     attacks = sorted(set(frame["attack"]), key=lambda name: (name == "untargeted", name))
@@ -70,8 +73,8 @@ def draw(frame: pd.DataFrame, *titles: str) -> Figure:
     )
     names = list(dict.fromkeys(frame["title"]))
     look = style.looks(names)
-    with style.sheet():
-        figure, axes = style.panels(len(attacks), width=4.3, height=3.9)
+    with style.sheet(page):
+        figure, axes = style.panels(len(attacks), names, titles, page, width=2.9, height=2.6)
         for axis, attack in zip(axes, attacks, strict=True):
             part = shown[shown["attack"] == attack]
             for name in names:
@@ -79,10 +82,11 @@ def draw(frame: pd.DataFrame, *titles: str) -> Figure:
                 if own.empty:
                     continue
                 dashed = {**look[name], "linestyle": (0, (2, 1.5)), "marker": "v", "markersize": 3.5, "linewidth": 1.1}
-                x, most = style.grouped(own, "eps", "most")
-                style.line(axis, x, [[sum(each) / len(each)] for each in most], dashed)
-                x, values = style.grouped(own, "eps", "measured")
-                style.line(axis, x, [[sum(each) / len(each)] for each in values], look[name])
+                seeds = own.groupby(["eps", "seed"], as_index=False)[["most", "measured"]].mean()
+                x, most = style.grouped(seeds, "eps", "most")
+                style.line(axis, x, most, dashed)
+                x, values = style.grouped(seeds, "eps", "measured")
+                style.line(axis, x, values, look[name])
             if (part["least"] > 0).any():
                 x, least = style.grouped(part, "eps", "least")
                 axis.plot(x, [max(each) for each in least], color=style.INK, linewidth=1.1, linestyle=":")
@@ -92,7 +96,7 @@ def draw(frame: pd.DataFrame, *titles: str) -> Figure:
             axis.minorticks_off()
             told = "" if (part["least"] > 0).any() else "; every lower bound says nothing"
             axis.set(title=f"led to: {attack}{told}" if attack != "untargeted" else f"untargeted{told}")
-            axis.set(xlabel="ε (ℓ2)", ylim=(-2, 103), ylabel="transferability, % of all images")
-        style.title(figure, *titles, less=1.6)
-        style.legend(figure, names, look)
-        return figure
+            axis.set(xlabel="ε (ℓ2)", ylim=(-2, 103))
+            style.outer(axis, "transferability, % of all images")
+        style.legend(figure, names, look, page)
+        return style.fit(figure, page)
