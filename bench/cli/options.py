@@ -227,15 +227,19 @@ def allow_factory(function: F) -> F:
     )(function)  # fmt: skip
 
 
-def selectors(function: F) -> F:
-    """Which results: the same options for every command that runs or shows some."""
+def selectors(function: F, *, dataset: ParamType | None = None) -> F:
+    """Which results: the same options for every command that runs or shows some.
+
+    Args:
+        dataset: what `--dataset` takes; one name unless given.
+    """
     for option in reversed(
         (
             click.option(
                 "-m", "--method", "methods", multiple=True, type=Named("methods", "paper", "all"),
                 help="Configured method; repeat for several. `paper`: the columns of Table 1; `all`: every one.",
             ),
-            click.option("-d", "--dataset", type=Named("datasets"), help="Data set.  [default: digits]"),
+            click.option("-d", "--dataset", type=dataset or Named("datasets"), help="Data set.  [default: digits]"),
             click.option("-s", "--suite", type=Named("suites"), help="Suite; the data set's own unless given."),
             click.option("--recipe", type=Named("recipes"),
                          help="How members are trained; the data set's own unless given, `quick` is for CPUs."),

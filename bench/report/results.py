@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import TYPE_CHECKING
 
@@ -16,7 +16,7 @@ from bench.experiment.select import Selection
 from bench.experiment.spec import OUTSIDE, EvaluationSpec, RunSpec
 from bench.report import hints
 from bench.report.cells import Cell, Row, outcome_of
-from bench.report.recipes import ELSEWHERE, recipe_label
+from bench.report.recipes import ELSEWHERE, recipe_label, setting_on_paper
 from bench.report.titles import Titles, budget_text, ensemble_title
 from bench.report.worst import with_worst_case
 from bench.store import queries, standing
@@ -53,6 +53,10 @@ class Results:
     """The recipe of each method."""
     verdicts: Mapping[str, Mapping[int, Opinion]] = field(default_factory=dict)
     """Of the audit, by method and seed."""
+    setting: str = ""
+    """Data set, members, model and training, for readers who do not know `bench`."""
+    unlike: Mapping[str, str] = field(default_factory=dict)
+    """What ours of a method is on, where that is not what its published values are of: network, members, images."""
     elsewhere: tuple[str, ...] = ()
     """Values that were published for these methods and rows in another setting, in words."""
 
@@ -104,12 +108,15 @@ def collect(
     attacks = [row.attack for row in rows]
     changes = changes_shown(loaded, shown, attacks)
     recipe = select.recipe_name(loaded, selection.recipe, selection.dataset)
+    label = _recipe(loaded, recipe, shown, changes)
+    models, members = [run.model for run in shown.values()], joined(run.members for run in shown.values())
     return Results(
         suite=suite,
         dataset=selection.dataset,
         model=joined(run.model for run in shown.values()),
         members={name: run.members for name, run in shown.items()},
-        recipe=_recipe(loaded, recipe, shown, changes),
+        recipe=label,
+        setting=setting_on_paper(loaded, selection.dataset, members, models, label),
         recipes={
             name: recipe_label(recipe, changes_shown(loaded, {name: run}, attacks), plugin=run.plugin)
             for name, run in shown.items()
@@ -120,6 +127,11 @@ def collect(
         rows=tuple(rows),
         cells=cells,
         published={key: value for key, value in printed.items() if key[1] in shown},
+        unlike={
+            name: told
+            for name, run in shown.items()
+            if any(method == name for _, method in printed) and (told := _unlike_published(loaded, selection, run))
+        },
         elsewhere=_elsewhere(loaded, rows, shown, references),
         notes=(*run_notes(shown, db, seeds), *_expected(rows, cells, loaded), *lost),
         verdicts=_verdicts(shown, db, seeds),
@@ -308,6 +320,26 @@ def published_beside(
             if value is not None:
                 found[row.key, name] = value
     return found
+
+
+def _unlike_published(loaded: Loaded, selection: Selection, run: RunSpec) -> str:
+    """What differs from what published values are of: the data set's own recipe, and as many images as its protocol."""
+    usual = replace(selection, recipe=None, model=None, members=None, limit=None)
+    try:
+        own = select.run_spec(loaded, usual, run.method, run.seed)
+    except BenchError:  # trained elsewhere, or by settings that only fit this selection
+        own = run
+    told = []
+    if (run.model, run.members) != (own.model, own.members):
+        told.append(f"{run.members} × {loaded.title_of_model(run.model)}")
+    if run.training != own.training:
+        told.append("another training")
+    suite, limit = select.suite_name(loaded, replace(selection, attacks=())), select.test_limit(loaded, selection)
+    protocols = loaded.config.protocols.values()
+    needed = [each.images for each in protocols if (each.dataset, each.suite) == (selection.dataset, suite)]
+    if limit is not None and any(number is not None and limit < number for number in needed):
+        told.append(f"{limit:,} test images")
+    return ", ".join(told)
 
 
 def _elsewhere(

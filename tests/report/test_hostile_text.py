@@ -231,8 +231,8 @@ def test_latex_reads_back_as_the_text(text: str) -> None:
 
 @pytest.mark.parametrize("text", HOSTILE)
 def test_a_latex_table_keeps_its_shape(text: str) -> None:
-    lines = latex_of(grid(text)).splitlines()
-    assert len(lines) == len(latex_of(grid("usual")).splitlines())
+    lines = latex_of(grid(text), 40).splitlines()
+    assert len(lines) == len(latex_of(grid("usual"), 40).splitlines())
     rows = [re.sub(r"\\.", "", line) for line in lines if line.endswith(r"\\")]
     assert [row.count("&") for row in rows] == [3] * len(rows)
     assert all(not line.lstrip().startswith(("[", "*")) for line in lines)
@@ -304,7 +304,7 @@ def _matrix(text: str) -> Any:
     spec = select.run_spec(loaded, Selection(dataset="digits"), "ece", 0)
     return Matrix(
         method=text, title=text, run=spec, budget_name="eps", budget=0.2, population="all", rate="misclassified",
-        seeds=(0,), attack=text, recipe=text, images=text, notes=(f"did not learn {text}",),
+        seeds=(0,), attack=text, recipe=text, setting=text, images=text, notes=(f"did not learn {text}",),
         members=_block(["1", "2", "3"]), others=_block(["all", "noise", text]),
     )  # fmt: skip
 

@@ -111,7 +111,7 @@ def test_markdown_keeps_its_columns_and_escapes_titles() -> None:
 
 
 def test_latex_has_no_bare_special_character_and_as_many_cells_as_columns() -> None:
-    text = tables.latex_table(results(NASTY), TIED)
+    text = tables.latex_of(layout(results(NASTY), TIED), 40)
     lines = [line for line in text.splitlines() if not line.startswith("%")]
     body = lines[lines.index(r"\toprule") : lines.index(r"\bottomrule")]
     for line in (line for line in body if line.endswith(r"\\")):
@@ -187,12 +187,15 @@ def test_csv_quotes_formulas_in_text_only() -> None:
     lines = list(csv.DictReader(io.StringIO(tables.csv_table(table, paper=True))))
     assert lines[1]["attack"] == "'=1+1"
     assert float(lines[1]["m0_difference"]) == -5.0
-    long = list(csv.DictReader(io.StringIO(tables.long_csv(replace(table, recipe="@x")))))
+    long = list(csv.DictReader(io.StringIO(tables.long_csv(tables.long_rows(replace(table, recipe="@x"))))))
     assert {line["recipe"] for line in long} == {"'@x"}
 
 
 def test_json_has_counts_values_and_what_was_tested() -> None:
-    cells = {(cell["method"], cell["attack"]): cell for cell in json.loads(tables.json_table(results(), TIED))}
+    cells = {
+        (cell["method"], cell["attack"]): cell
+        for cell in json.loads(tables.json_table(tables.long_rows(results(), TIED)))
+    }
     assert cells["m0", "pgd"]["counts"] == [295, 305]
     assert cells["m0", "pgd"]["values"] == [59.0, 61.0]
     assert [cells[f"m{index}", "pgd"]["tied"] for index in range(4)] == [True, True, False, None]
@@ -300,3 +303,94 @@ def test_members_and_training_come_from_the_records(small_results: Path, on_smal
     text = on_small("table", "core", "-m", "ece", "--format", "markdown", "--details")
     assert f"| clean, members (mean) |  | {fmean(means):.1f} ± {stdev(means):.1f} |" in text
     assert "clean, members" not in on_small("table", "core", "-m", "ece", "--format", "markdown")
+
+
+def test_a_wide_latex_table_is_split_instead_of_shrunk() -> None:
+    """Ten methods: parts of as many columns as fit, across both columns of a page; every value is there once."""
+    table = replace(results([f"method {number}" for number in range(10)]), notes=())
+    text = tables.latex_table(table)
+    assert "resizebox" not in text
+    assert text.count(r"\begin{table*}") == 1
+    assert re.findall(r"\\begin\{tabular\}\{ll(r+)\}", text) == ["rrrrr", "rrrrr"]
+    own = [f"{60 - number}.0" for number in range(9)]
+    assert [each for each in re.findall(r"(?:& |\{)(\d\d\.0)\b", text) if each in own] == own
+    assert re.findall(r"\{ll(r+)\}", tables.latex_of(layout(table), 3.25)) == ["rr"] * 5
+    assert r"\begin{table}" in tables.latex_of(layout(table), 3.25)
+    assert re.findall(r"\{ll(r+)\}", tables.latex_of(layout(table), 20)) == ["r" * 10]
+    small = tables.latex_table(replace(table, methods=("m0", "m1")))
+    assert r"\begin{table}" in small
+    long = replace(table, rows=tuple(replace(table.rows[1], key=f"k{number}") for number in range(30)))
+    text = tables.latex_table(long)
+    assert text.count(r"\begin{table*}") == 2  # a page has no room for both parts
+    assert text.count(r"\label") == 1
+    assert r"\addtocounter{table}{-1}" in text
+
+
+def test_a_latex_table_speaks_to_readers_of_a_paper() -> None:
+    """A caption of sentences; below no command, no note of a run: those are comments for the author."""
+    table = replace(results(), setting="digits, 3 × CNN", verdicts={"m0": {0: "doubtful"}})
+    flagged = {**table.cells, ("k1", "m1"): replace(table.cells["k1", "m1"], flags=("unmoved",))}
+    text = tables.latex_table(replace(table, cells=flagged), TIED)
+    (caption,) = re.findall(r"\\caption\{(.*)\}", text)
+    assert r"On digits, 3 $\times$ CNN; 500 test images. Mean $\pm$ standard deviation over 2 seeds." in caption
+    assert "exact paired test" in caption
+    shown = "\n".join(line for line in text.splitlines() if not line.startswith("%"))
+    assert "bench" not in shown
+    assert "texttt" not in shown
+    assert "recipe" not in shown
+    assert r"$^\dagger$ the attack left more than" in shown
+    assert r"% Note: m0, seed 0: 100 \%" in text
+    assert "% Audit: doubtful A" in text
+
+
+def test_a_difference_from_another_setting_is_marked() -> None:
+    table = replace(with_published(results()), unlike={"m0": "3 × LeNet, 200 test images"})
+    text = tables.markdown_table(replace(table, published={("k1", "m0"): 65.0, ("k1", "m1"): 65.0}))
+    assert "| 65.0 | -5.0‡ |" in text
+    assert "| 65.0 | -6.0 |" in text
+    assert "‡ Not the setting of the published value; ours is of A: 3 × LeNet, 200 test images." in text
+    assert r"$-$5.0$^\ddagger$" in tables.latex_table(table, paper=True)
+    flags = {cell["method"]: cell["flags"] for cell in tables.long_rows(table) if cell["attack"] == "pgd"}
+    assert flags["m0"] == ["other-setting"]
+    assert flags["m1"] == []
+
+
+def test_several_data_sets_are_one_table() -> None:
+    """A method is one column; what holds of both is said once."""
+    first, second = results(["A", "B", "C", "D"]), results(["B", "A", "E", "F"])
+    second = replace(second, dataset="mnist", images="10,000 test images", notes=("only here",))
+    grid = tables.together({"digits": layout(first), "MNIST": layout(second)})
+    assert [column.title for column in grid.columns] == ["A", "B", "C", "D", "E", "F"]
+    assert [line.section for line in grid.lines] == ["digits", "", "MNIST", ""]
+    assert [entry.value for entry in grid.lines[3].entries] == ["59.0", "60.0", "", "", "58.0", "99.0"]
+    assert len([note for note in grid.notes if note.startswith("Robust accuracy")]) == 1
+    assert "Note: MNIST: only here" in grid.notes
+    for text in (tables.markdown_of(grid), tables.html_of(grid), tables.latex_of(grid), printed(TextTable(grid), 200)):
+        assert text.index("digits") < text.rindex("MNIST")
+    lines = list(csv.DictReader(io.StringIO(tables.csv_table(first, second))))
+    assert [line["dataset"] for line in lines] == ["digits", "digits", "mnist", "mnist"]
+    assert (float(lines[1]["m0"]), float(lines[1]["m0_std"])) == (60.0, pytest.approx(2**0.5, abs=1e-4))
+
+
+def test_the_published_table_is_printed_alone_before_anything_was_run() -> None:
+    table = replace(with_published(results()), cells={}, notes=())
+    text = tables.latex_table(table, paper=True)
+    assert text.count("65.0") == 1  # columns with the same values are one
+    assert "paper (diff.)" not in text
+    assert "Published values" in text
+
+
+def test_runs_with_other_settings_stand_beside(small_results: Path, on_small: Callable[..., str]) -> None:
+    """`--variants`: the run with another λa is a column of its own, with its own numbers."""
+    lines = list(
+        csv.DictReader(io.StringIO(on_small("table", "core", "-m", "cos_only", "--variants", "--format", "csv")))
+    )
+    asked = on_small("table", "core", "-m", "cos_only", "--set", "methods.cos_only.lambda_a=5", "--format", "csv")
+    alone = list(csv.DictReader(io.StringIO(asked)))
+    kept = [line for line in lines if not line["attack"].startswith(("training", "clean_member"))]
+    assert [line["cos_only lambda_a=5.0"] for line in kept] == [
+        line["cos_only"] for line in alone if not line["attack"].startswith(("training", "clean_member"))
+    ]
+    text = on_small("table", "core", "-m", "cos_only", "--variants", "--format", "markdown")
+    assert "Cos-only, λa = 5" in text
+    assert "λa" not in on_small("table", "core", "-m", "cos_only", "--format", "markdown")

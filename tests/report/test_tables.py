@@ -76,7 +76,8 @@ def test_the_mean_of_a_matrix_leaves_diagonal_and_ensemble_out() -> None:
     rates = np.array([[100.0, 10.0, 99.0], [30.0, 100.0, 99.0]])
     matrix = Matrix(
         method="ece", title="ECE", run=run, budget_name="eps", budget=0.2, population="correct_all",
-        rate="misclassified", seeds=(0,), attack="PGD", recipe="standard", images="5 test images", notes=(),
+        rate="misclassified", seeds=(0,), attack="PGD", recipe="standard", setting="digits, 2 × CNN",
+        images="5 test images", notes=(),
         members=block("12", rates), others=block("", np.zeros((0, 3))),
     )  # fmt: skip
     assert matrix.transfer == pytest.approx(20.0)

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
 from itertools import pairwise
 from typing import Literal
 
 from bench.report.cells import Cell, Row
 from bench.report.results import Results
-from bench.report.tables.words import footnotes, heading, number
+from bench.report.tables.words import caption, footnotes, heading, number, print_notes
 from bench.report.titles import budget_text
 
 BESIDE = 3  # at most so many methods have their published values in columns of their own unless asked for
@@ -44,6 +44,7 @@ class CellText:
     tied: bool = False
     published: str = ""
     difference: str = ""
+    """From the published value; `‡` behind it: of another network, training or fewer images."""
 
     @property
     def plain(self) -> str:
@@ -67,12 +68,13 @@ class Column:
 
 @dataclass(frozen=True)
 class TableLine:
-    """A row; `ends`: a rule follows."""
+    """A row; `ends`: a rule follows; `section`: a heading that stands before it, of a table of several data sets."""
 
     title: str
     budget: str
     entries: tuple[CellText, ...]
     ends: bool = False
+    section: str = ""
 
 
 @dataclass(frozen=True)
@@ -84,6 +86,10 @@ class Grid:
     columns: tuple[Column, ...]
     lines: tuple[TableLine, ...]
     notes: tuple[str, ...] = field(default=())
+    caption: tuple[str, ...] = ()
+    """Sentences for readers of a paper, who do not know `bench`."""
+    printed: tuple[str, ...] = ()
+    """Notes below the table for the same readers."""
 
     @property
     def papers(self) -> int:
@@ -135,6 +141,7 @@ def layout(results: Results, marks: Marks | None = None, *, paper: bool | None =
                 best=best is not None and _rounds_to(results.cell(row, method), best),
                 tied=(row.key, method) in marks.tied,
                 published=results.published.get((row.key, method)) if method in beside else None,
+                unlike=method in results.unlike,
             )
             for method in results.methods
         )
@@ -142,7 +149,65 @@ def layout(results: Results, marks: Marks | None = None, *, paper: bool | None =
         lines.append(TableLine(row.title, budget_text(row.budget_name, row.budget), entries, ends))
     notes = footnotes(results, published=published, tied=bool(marks.compared))
     notes += [f"Note: {note}" for note in marks.notes]
-    return Grid(heading(results), f"{results.suite}-{results.dataset}", columns, tuple(lines), tuple(notes))
+    label = results.suite if results.suite.endswith(f"-{results.dataset}") else f"{results.suite}-{results.dataset}"
+    return Grid(
+        heading(results), label, columns, tuple(lines), tuple(notes),
+        caption=tuple(caption(results, tied=bool(marks.compared))),
+        printed=tuple(print_notes(results, published=published)),
+    )  # fmt: skip
+
+
+def together(grids: Mapping[str, Grid]) -> Grid:
+    """Tables of several data sets, by their titles, as one: each under its title, a method one column.
+
+    What is said of all of them is said once, else with the data set that it is of.
+    """
+    if len(grids) == 1:
+        return next(iter(grids.values()))
+    columns: dict[str, Column] = {}
+    for grid in grids.values():
+        for column in grid.columns:
+            known = columns.get(column.title, column)
+            seeds = known.seeds if known.seeds == column.seeds else ""
+            columns[column.title] = Column(column.title, seeds, known.paper or column.paper)
+    lines: list[TableLine] = []
+    for section, grid in grids.items():
+        places = {column.title: place for place, column in enumerate(grid.columns)}
+        for place, line in enumerate(grid.lines):
+            entries = tuple(
+                line.entries[places[title]] if title in places else CellText("missing") for title in columns
+            )
+            ends = line.ends or place == len(grid.lines) - 1
+            lines.append(replace(line, entries=entries, ends=ends, section="" if place else section))
+    lines[-1] = replace(lines[-1], ends=False)
+
+    def said(of: Callable[[Grid], tuple[str, ...]]) -> tuple[str, ...]:
+        told: dict[str, list[str]] = {}
+        for section, grid in grids.items():
+            for note in of(grid):
+                told.setdefault(note, []).append(section)
+        return tuple(
+            note if len(sections) == len(grids) else f"{_marked(note, ', '.join(sections))}"
+            for note, sections in told.items()
+        )
+
+    return Grid(
+        heading="; ".join(grid.heading for grid in grids.values()),
+        label="-".join(grid.label for grid in grids.values()),
+        columns=tuple(columns.values()),
+        lines=tuple(lines),
+        notes=said(lambda grid: grid.notes),
+        caption=said(lambda grid: grid.caption),
+        printed=said(lambda grid: grid.printed),
+    )
+
+
+def _marked(note: str, sections: str) -> str:
+    """A note with what it is of, behind the mark that it begins with."""
+    if note.startswith("On "):  # a caption names its data set
+        return note
+    mark = next((mark for mark in ("Note: ", "✗ ", "† ", "‡ ") if note.startswith(mark)), "")
+    return f"{mark}{sections}: {note.removeprefix(mark)}"
 
 
 def _group(row: Row) -> str:
@@ -171,7 +236,7 @@ def _rounds_to(cell: Cell, best: float) -> bool:
     return cell.mean is not None and not cell.stale and round(cell.mean, 1) == round(best, 1)
 
 
-def _entry(cell: Cell, *, seeds: int, best: bool, tied: bool, published: float | None) -> CellText:
+def _entry(cell: Cell, *, seeds: int, best: bool, tied: bool, published: float | None, unlike: bool) -> CellText:
     shown = "" if published is None else f"{published:.1f}"
     if cell.mean is None:
         return CellText("failed" if cell.failed else "missing", published=shown)
@@ -185,5 +250,5 @@ def _entry(cell: Cell, *, seeds: int, best: bool, tied: bool, published: float |
         best=best,
         tied=tied and not best,
         published=shown,
-        difference=f"{cell.mean - published:+.1f}" if fresh and published is not None else "",
+        difference=f"{cell.mean - published:+.1f}{'‡' if unlike else ''}" if fresh and published is not None else "",
     )

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import json
+from collections.abc import Iterable
 from typing import Any
 
 from bench.core.csv_text import field
@@ -13,31 +14,54 @@ from bench.report.cells import Cell, Row
 from bench.report.results import Results
 from bench.report.tables.layout import Marks
 
+OTHER_SETTING = "other-setting"  # where a difference from a published value is of another network or fewer images
 LONG_COLUMNS = (
     "suite", "dataset", "model", "members", "recipe", "method", "attack", "precision", "budget_name", "budget", "stop",
     "unit", "mean", "std", "seeds", "values", "counts", "n", "published", "difference", "flags", "tied", "evaluations",
 )  # fmt: skip
 
 
-def csv_table(results: Results, *, paper: bool | None = None) -> str:
-    """Columns attack, budget_name, budget and one a method: the mean in percent, empty without a current value.
+def csv_table(*tables: Results, paper: bool | None = None) -> str:
+    """Columns attack, budget_name, budget and one a method: mean over seeds in percent, empty without a current one.
+
+    METHOD_std beside it where a method has several seeds: the standard deviation (ddof 1). Of several tables their rows
+    follow each other, with a column `dataset` in front.
 
     The row `training_seconds` has seconds. With `paper` each method has columns METHOD_published and METHOD_difference.
     A column `precision` comes after `budget` where an attack asked in another one than float32.
     """
-    beside = {method for _, method in results.published} if paper else set()
-    coarse = any(row.precision != USUAL for row in results.rows)
-    lines: list[list[object]] = [["attack", "budget_name", "budget", *(["precision"] if coarse else [])]]
-    for method in results.methods:
-        lines[0] += [method, *([f"{method}_published", f"{method}_difference"] if method in beside else [])]
-    for row in results.rows:
-        line: list[object] = [row.attack, row.budget_name, row.budget, *([row.precision] if coarse else [])]
-        for method in results.methods:
-            cell = results.cell(row, method)
-            line.append(None if cell.mean is None or cell.stale else round(cell.mean, 4))
-            if method in beside:
-                line += [results.published.get((row.key, method)), _rounded(_difference(results, row, method))]
-        lines.append(line)
+    beside = {method for table in tables for _, method in table.published} if paper else set()
+    coarse = any(row.precision != USUAL for table in tables for row in table.rows)
+    several = {
+        method
+        for table in tables
+        for (_, method), cell in table.cells.items()
+        if len(cell.seeds) > 1 and not cell.stale
+    }
+    methods = list(dict.fromkeys(method for table in tables for method in table.methods))
+    head: list[object] = [*(["dataset"] if len(tables) > 1 else []), "attack", "budget_name", "budget"]
+    head += ["precision"] if coarse else []
+    for method in methods:
+        head += [method, *([f"{method}_std"] if method in several else [])]
+        head += [f"{method}_published", f"{method}_difference"] if method in beside else []
+    lines = [head]
+    for table in tables:
+        for row in table.rows:
+            line: list[object] = [
+                *([table.dataset] if len(tables) > 1 else []),
+                row.attack,
+                row.budget_name,
+                row.budget,
+            ]
+            line += [row.precision] if coarse else []
+            for method in methods:
+                cell = table.cell(row, method)
+                known = cell.mean is not None and not cell.stale
+                line.append(_rounded(cell.mean) if known else None)
+                line += [_rounded(cell.std) if known else None] if method in several else []
+                if method in beside:
+                    line += [table.published.get((row.key, method)), _rounded(_difference(table, row, method))]
+            lines.append(line)
     return _csv(lines)
 
 
@@ -47,8 +71,9 @@ def long_rows(results: Results, marks: Marks | None = None) -> list[dict[str, An
     `precision` is that of the passes that the attack asked for, float32 for what is not an attack.
     `mean`, `std` and `values` are in `unit`: percent, or seconds for the training. `values` and `counts` (images that
     are right, out of `n`) go with `seeds`, `evaluations` are ids: one a seed, or for a worst case one a seed and
-    attack. `flags` holds `stale`, `failed`, and ids of flags; `tied` says whether a method is not significantly worse
-    than the best of the row (null: not tested).
+    attack. `flags` holds `stale`, `failed`, `other-setting` (the difference from a published value is of another
+    network, training or fewer images), and ids of flags; `tied` says whether a method is not significantly worse than
+    the best of the row (null: not tested).
     """
     rows = []
     for row in results.rows:
@@ -80,6 +105,7 @@ def long_rows(results: Results, marks: Marks | None = None) -> list[dict[str, An
                     "difference": _difference(results, row, method),
                     "flags": [
                         *(name for name, on in (("stale", cell.stale), ("failed", bool(cell.failed))) if on),
+                        *([OTHER_SETTING] if method in results.unlike and _difference(results, row, method) else []),
                         *cell.flags,
                     ],
                     "tied": _tied(row, method, cell, marks),
@@ -89,17 +115,17 @@ def long_rows(results: Results, marks: Marks | None = None) -> list[dict[str, An
     return rows
 
 
-def long_csv(results: Results, marks: Marks | None = None) -> str:
+def long_csv(rows: Iterable[dict[str, Any]]) -> str:
     """`long_rows` as CSV; lists are joined with spaces."""
     lines: list[list[object]] = [list(LONG_COLUMNS)]
-    for row in long_rows(results, marks):
+    for row in rows:
         lines.append([" ".join(map(_number, v)) if isinstance(v := row[c], list) else v for c in LONG_COLUMNS])
     return _csv(lines)
 
 
-def json_table(results: Results, marks: Marks | None) -> str:
+def json_table(rows: Iterable[dict[str, Any]]) -> str:
     """`long_rows` as JSON."""
-    return json.dumps(long_rows(results, marks), indent=1, allow_nan=False, ensure_ascii=False) + "\n"
+    return json.dumps(list(rows), indent=1, allow_nan=False, ensure_ascii=False) + "\n"
 
 
 def _difference(results: Results, row: Row, method: str) -> float | None:

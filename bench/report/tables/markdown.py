@@ -23,6 +23,8 @@ def markdown_of(grid: Grid) -> str:
         head += ["published", "diff."] if column.paper else []
     lines = [f"**{escape(grid.heading)}**", "", _bar(head), _bar(["---", "---", *["---:"] * (len(head) - 2)])]
     for line in grid.lines:
+        if line.section:
+            lines.append(_bar([f"**{escape(line.section)}**", *[""] * (len(head) - 1)]))
         cells = [escape(line.title), escape(line.budget)]
         for column, entry in zip(grid.columns, line.entries, strict=True):
             cells.append(_cell(entry))

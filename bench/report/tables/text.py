@@ -72,6 +72,8 @@ def _table(grid: Grid, indices: Sequence[int]) -> Table:
             table.add_column("published", justify="right", style="dim", no_wrap=True)
             table.add_column("diff.", justify="right", style="dim", no_wrap=True)
     for line in grid.lines:
+        if line.section:
+            table.add_row(line.section, style="bold", end_section=True)
         cells: list[Text | str] = [line.title, line.budget]
         for index in indices:
             entry = line.entries[index]

@@ -48,6 +48,10 @@ def html_of(grid: Grid) -> str:
     for index, line in enumerate(grid.lines):
         last = index == len(grid.lines) - 1
         rule = ";border-bottom:2px solid currentColor" if last else f";{_RULE}" if line.ends else ""
+        if line.section:
+            lines.append(
+                f'<tr><th colspan="{width}" style="{_LEFT};{_RULE};font-weight:bold">{escape(line.section)}</th></tr>'
+            )
         cells = [f'<th scope="row" style="{_LEFT}{rule}">{escape(line.title)}</th>']
         cells.append(f'<td style="{_LEFT}{rule}">{escape(line.budget)}</td>')
         for column, entry in zip(grid.columns, line.entries, strict=True):

@@ -49,6 +49,7 @@ def footnotes(results: Results, *, published: bool, tied: bool) -> list[str]:
             "Published values judge the last iterate, ours the first success on the way: "
             "ours can only be lower by this."
         )
+        lines += _unlike(results)
         lines += [f"Other setting: {told}" for told in results.elsewhere]
     elif results.has_published:
         lines.append("Published values stand beside these with `bench table --paper`.")
@@ -67,6 +68,59 @@ def footnotes(results: Results, *, published: bool, tied: bool) -> list[str]:
     failures = {cell.failed for cell in results.cells.values() if cell.mean is None and cell.failed}
     lines += [f"✗ {failure}" for failure in sorted(failures)]
     return lines + [f"Note: {note}" for note in results.notes]
+
+
+def _unlike(results: Results) -> list[str]:
+    """What the differences marked ‡ are of."""
+    shown = {method for (key, method) in results.published if results.cells.get((key, method))}
+    told: dict[str, list[str]] = {}
+    for method, what in results.unlike.items():
+        if method in shown:
+            told.setdefault(what, []).append(results.titles[method])
+    if not told:
+        return []
+    everywhere = len(told) == 1 and shown <= results.unlike.keys()
+    each = [what if everywhere else f"{', '.join(titles)}: {what}" for what, titles in told.items()]
+    return [f"‡ Not the setting of the published value; ours is of {'; '.join(each)}."]
+
+
+def caption(results: Results, *, tied: bool) -> list[str]:
+    """Sentences for the caption of a paper: what the numbers are, of what, and what the marks of a cell mean."""
+    values = [cell for cell in results.cells.values() if cell.mean is not None]
+    seeds = sorted({seed for cell in values for seed in cell.values})
+    lines = [
+        "Accuracy under attack in % of all test images: still classified correctly after the attack.",
+        f"On {results.setting or results.dataset}; {results.images}.",
+    ]
+    if len(seeds) > 1:
+        lines.append(f"Mean ± standard deviation over {len(seeds)} seeds.")
+    if tied:
+        several = any(len(cell.values) > 1 for cell in values)
+        lines.append(
+            "Bold: best of the row; underlined: not significantly worse (exact paired test over the same images, "
+            f"Holm-corrected over the row, 5 %{', or 95 % t interval over seeds' if several else ''})."
+        )
+    if any(row.kind == "worst" for row in results.rows):
+        lines.append("Worst case: images that stand against every attack above within this ε.")
+    return lines
+
+
+def print_notes(results: Results, *, published: bool) -> list[str]:
+    """Notes below a table in a paper: the marks † ‡ ✗ and (…), and what published values are; no commands."""
+    values = [cell for cell in results.cells.values() if cell.mean is not None]
+    lines = []
+    if published and values:
+        lines.append("Published values judge an attack's last iterate, ours its first success: ours can only be lower.")
+        lines += _unlike(results)
+    if "training" in {row.kind for row in results.rows}:
+        lines.append("Training: seconds; what a method needs trained first is not counted.")
+    if any(cell.stale for cell in results.cells.values()):
+        lines.append("(…) was made by an older version of the method or attack.")
+    raised = dict.fromkeys(flag for cell in values for flag in cell.flags)
+    lines += [f"† {flags.FLAGS[flag].when}." for flag in raised]
+    if any(cell.mean is None and cell.failed for cell in results.cells.values()):
+        lines.append("✗ could not be measured.")
+    return lines
 
 
 def _audited(results: Results) -> list[str]:
