@@ -219,37 +219,43 @@ def _places(panels: list[_Panel], label: str, page: Page, *, signed: bool) -> _P
     numbers = style.text_width("+100" if signed else "100", style.SMALLEST) + 1 / 72
     told = [text for panel in panels for line in panel.small for text in line]
     small = max([style.text_width(text, style.SMALLEST) for text in told if text], default=0.0) + 1 / 72
-    names = max(style.text_width(_brief(name), page.less) for panel in panels for name in panel.sources) + 0.06
+    names = max(style.text_width(_brief(name), page.less) for panel in panels for name in panel.sources) + 0.05
     shared = len({panel.sources for panel in panels}) == 1
     between = BETWEEN if shared else BETWEEN + names
     left = style.line_height(page.size) + names
     bar = BESIDE + _bar(page, signed=signed)
 
     def cell(columns: int, lines: int) -> float:
-        free = most - left - bar - lines * style.line_height(page.size) - between * (columns - 1)
+        free = most - left - bar - lines * style.line_height(page.less) - between * (columns - 1)
         return min(CELL, free / columns / wide)
 
-    def fit(least: float) -> int:
-        return max((columns for columns in range(1, 20) if cell(columns, 1) >= least), default=0)
+    def fit(least: float, lines: int) -> int:
+        return max((columns for columns in range(1, 20) if cell(columns, lines) >= least), default=0)
 
-    columns = page.columns or _columns(len(panels), fit(max(numbers, small)) or fit(numbers))
-    columns = min(columns, len(panels))
-    if cell(columns, 1) < numbers:
+    lines = [label]
+    for _ in range(3):  # a longer label of the bar leaves less room, less room makes the label longer
+        columns = page.columns or _columns(
+            len(panels), fit(max(numbers, small), len(lines)) or fit(numbers, len(lines))
+        )
+        columns = min(columns, len(panels))
+        tall = math.ceil(len(panels) / columns) * (cell(columns, len(lines)) * high + 0.4)
+        found_lines = style.wrapped([label], tall, page.less)
+        if len(found_lines) <= len(lines):
+            break
+        lines = found_lines
+    lines = found_lines
+    if cell(columns, len(lines)) < numbers:
         raise BenchError(
             f"numbers of {style.SMALLEST:g} points have no room in {columns} matri{'x' if columns == 1 else 'ces'} of "
             f"{wide - GAP:g} columns beside each other on {most:.3g} inches: give fewer --columns or more --width"
         )
-    lines: list[str] = []
-    for _ in range(2):
-        tall = math.ceil(len(panels) / columns) * (cell(columns, max(1, len(lines))) * high + 0.4)
-        lines = style.wrapped([label], tall, page.size)
     found = cell(columns, len(lines))
     return _Places(columns, found, small <= found, left, between, lines)
 
 
 def _bar(page: Page, *, signed: bool) -> float:
     """Inches of the colour bar with its numbers."""
-    return BAR + 0.14 + style.text_width("−100" if signed else "100", page.less)
+    return BAR + 0.1 + style.text_width("−100" if signed else "100", page.less)
 
 
 def _draw(
@@ -268,7 +274,7 @@ def _draw(
     label_height, tick_height = style.line_height(page.size), style.line_height(page.less)
     bar = _bar(page, signed=bool(scale.get("signed")))
     inner = at.left + at.columns * wide + (at.columns - 1) * at.between + BESIDE
-    width = page.width or inner + bar + len(at.label) * label_height
+    width = page.width or inner + bar + len(at.label) * tick_height
     several = at.small and any(text for panel in panels for line in panel.small for text in line)
     above = page.lines(title(small=several), width)
     heads = [style.wrapped([panel.title], wide + at.between, page.size) for panel in panels]
@@ -304,7 +310,7 @@ def _draw(
         (top, _), (bottom, tall) = tops[0], tops[-1]
         box = (inner / width, 1 - (bottom + tall) / height, BAR / width, (bottom + tall - top) / height)
         drawn = figure.colorbar(figure.axes[0].collections[0], cax=figure.add_axes(box))
-        drawn.set_label("\n".join(at.label), labelpad=3)
+        drawn.set_label("\n".join(at.label), labelpad=2, fontsize=page.less)
         drawn.ax.tick_params(pad=2, length=2)
         drawn.outline.set_visible(False)  # type: ignore[operator]
         if above:

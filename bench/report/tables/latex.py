@@ -61,7 +61,7 @@ def latex_of(grid: Grid, width: float | None = None) -> str:
             rf"\begin{{{kind}}}[tbp]", r"\centering",
             rf"\caption{{{escape(told)}}}" if not number else r"\caption[]{(continued)}",
             *([] if number else [rf"\label{{tab:{re.sub('[^A-Za-z0-9:-]+', '-', grid.label)}}}"]),
-            rf"\footnotesize\setlength{{\tabcolsep}}{{{APART / 2:g}pt}}",
+            rf"\par\smallskip\footnotesize\setlength{{\tabcolsep}}{{{APART / 2:g}pt}}",
         ]  # fmt: skip
         for place, indices in enumerate(own):
             body += [*([r"\par\medskip"] if place else []), *_tabular(grid, indices)]

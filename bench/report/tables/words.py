@@ -117,7 +117,7 @@ def print_notes(results: Results, *, published: bool) -> list[str]:
     if any(cell.stale for cell in results.cells.values()):
         lines.append("(…) was made by an older version of the method or attack.")
     raised = dict.fromkeys(flag for cell in values for flag in cell.flags)
-    lines += [f"† {flags.FLAGS[flag].when}." for flag in raised]
+    lines += [f"† {'; or '.join(flags.FLAGS[flag].when for flag in raised)}."] if raised else []
     if any(cell.mean is None and cell.failed for cell in results.cells.values()):
         lines.append("✗ could not be measured.")
     return lines
