@@ -135,7 +135,7 @@ def terms(name: str, ensemble: list[nn.Module], monkeypatch) -> dict[str, Tensor
         made = method.distilled(ensemble, [2, 0], batch(epoch=1), SimpleNamespace(random=lambda: 0.5), kept)
         return method.learned(ensemble, batch(epoch=1), [made[0], made[1], made[1]])
     if name == "lotos":
-        monkeypatch.setattr("bench.baselines.lotos.iterated", lambda layer, vector, count: vector)
+        monkeypatch.setattr("bench.baselines.lotos.iterated", lambda layers, vectors, count: vectors)
         return Lotos(strength=0.05).loss(ensemble, batch(), vectors())
     if name == "igat_adp":
         monkeypatch.setattr(torch, "rand", lambda *shape, **_: torch.full(shape, 0.5, dtype=torch.float64))
