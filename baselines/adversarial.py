@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, ClassVar
 from bench.core.errors import BenchError
 from bench.core.lazy import torch
 from bench.core.terms import Norm
-from bench.training.adversary import dropout, linear, pgd
+from bench.training.adversary import linear, pgd
+from bench.training.dropout import dropout
 from bench.training.method import Batch, Method
 
 if TYPE_CHECKING:

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import contextlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING
@@ -11,7 +10,7 @@ from typing import TYPE_CHECKING
 from bench.core.errors import BenchError
 from bench.core.lazy import torch
 from bench.models.running import frozen_statistics
-from bench.training.adversary import last_linear
+from bench.training.dropout import Masks, keep_chances, masked_heads
 from bench.training.gradients import cosines, loss_and_gradient
 from bench.training.method import Batch, Method
 
@@ -53,22 +52,6 @@ class Deg(Method):
         }
 
 
-class _Heads:
-    """Multiplies the inputs of each member's last layer, while that trains, with a mask; notes them without masks."""
-
-    def __init__(self, count: int) -> None:
-        self.seen: list[Tensor] = [torch.zeros(0)] * count
-        self.masks: Tensor | None = None
-
-    def __call__(self, index: int, layer: nn.Module, inputs: tuple[Tensor, ...]) -> tuple[Tensor, ...] | None:
-        if not layer.training:
-            return None
-        if self.masks is None:
-            self.seen[index] = inputs[0]
-            return None
-        return (inputs[0] * self.masks[index, : len(inputs[0])], *inputs[1:])
-
-
 @dataclass(frozen=True, kw_only=True)
 class DegPdd(Deg):
     """DEG with PDD: in training each member keeps the features of a range of values of its own, and few others.
@@ -79,7 +62,7 @@ class DegPdd(Deg):
     `others` · (1 − the share of the member's features that lie in the same bin). Nothing is rescaled, and nothing is
     dropped in evaluation. Among bins that are equally full the lower counts as the fuller (in the public code, chance).
 
-    Official settings: 10 bins, .9 and .1; the rest as for `deg`.
+    Official settings: 10 bins (20 for five members), .9 and .1; the rest as for `deg`.
 
     Args:
         bins: number of bins, at least one a member.
@@ -96,15 +79,15 @@ class DegPdd(Deg):
 
     def fit(self, trainer: Trainer) -> None:
         """One phase, with the masks."""
-        with heads(list(trainer.ensemble.members)) as masked:
+        with masked_heads(list(trainer.ensemble.members)) as masked:
             trainer.train("joint", partial(self.loss, masked=masked))
 
-    def loss(self, members: Sequence[nn.Module], batch: Batch, masked: _Heads | None = None) -> dict[str, Tensor]:
+    def loss(self, members: Sequence[nn.Module], batch: Batch, masked: Masks | None = None) -> dict[str, Tensor]:
         """`ce`, and `cosine` times λ, of the masked members; outside of `fit` the masks are put on for the call."""
         if len(members) > self.bins:
             raise BenchError(f"{len(members)} members need as many bins or more, not {self.bins}")
         if masked is None:
-            with heads(members) as own:
+            with masked_heads(members) as own:
                 return self.loss(members, batch, own)
         masked.masks = None
         with torch.no_grad(), frozen_statistics(members):
@@ -114,33 +97,3 @@ class DegPdd(Deg):
         drawn = torch.rand(chances.shape, generator=batch.generator, device=chances.device)
         masked.masks = (drawn < chances).to(batch.images.dtype)
         return super().loss(members, batch)
-
-
-def keep_chances(features: Tensor, *, bins: int, kept: float, others: float) -> Tensor:
-    """[N, B, F]: the probability of each feature [N, B, F] of N members to be kept."""
-    low, high = features.amin((0, 2)), features.amax((0, 2))
-    width = (high - low)[None, :, None]
-    scaled = (features - low[None, :, None]) * bins / torch.where(width > 0, width, torch.ones_like(width))
-    place = scaled.floor().long().clamp(0, bins - 1)
-    ones = torch.ones_like(scaled)
-    counts = torch.zeros(*features.shape[:2], bins, dtype=scaled.dtype, device=features.device)
-    counts = counts.scatter_add(2, place, ones)  # [N, B, bins]
-    fullest = counts.sum(0).argsort(dim=1, descending=True, stable=True)[:, : len(features)]  # [B, N]
-    own = place == fullest.T.unsqueeze(2)
-    share = counts.gather(2, place) / features.shape[2]
-    return torch.where(own, kept * ones, others * (1 - share))
-
-
-@contextlib.contextmanager
-def heads(members: Sequence[nn.Module]) -> Iterator[_Heads]:
-    """Inside: the masks, which are put on every member's last linear layer.
-
-    Raises:
-        BenchError: a member has no linear layer.
-    """
-    masked = _Heads(len(members))
-    with contextlib.ExitStack() as stack:
-        for index, member in enumerate(members):
-            handle = last_linear(member, "PDD").register_forward_pre_hook(partial(masked, index))
-            stack.callback(handle.remove)
-        yield masked

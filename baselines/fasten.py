@@ -12,7 +12,7 @@ from bench.core import seeds
 from bench.core.errors import BenchError
 from bench.core.lazy import torch
 from bench.training.adversary import layer_of_epoch, pgd
-from bench.training.gradients import search_mode
+from bench.training.distillation import away
 from bench.training.method import Batch, Method
 
 if TYPE_CHECKING:
@@ -76,7 +76,7 @@ class Fasten(Method):
 
     def learned(self, members: Sequence[nn.Module], batch: Batch, images: Sequence[Tensor]) -> dict[str, Tensor]:
         """The terms, with the images [B, C, H, W] that each member learns."""
-        size, labels, functional = len(batch.labels), batch.labels, torch.nn.functional
+        divergence = partial(torch.nn.functional.kl_div, reduction="batchmean")
         terms: dict[str, list[Tensor]] = {}
         means, logs = [], []
         for member, z in zip(members, images, strict=True):
@@ -84,15 +84,15 @@ class Fasten(Method):
                 passed = [member(batch.images).log_softmax(1)]
             for name, x in {"distilled": z, **self.attacked(member, z, batch)}.items():
                 passed.append(member(x).log_softmax(1))
-                terms.setdefault(name, []).append(functional.nll_loss(passed[-1], labels))
+                terms.setdefault(name, []).append(torch.nn.functional.nll_loss(passed[-1], batch.labels))
             mean = torch.stack([one.exp() for one in passed]).mean(0)
-            apart = [functional.kl_div(one, mean, reduction="sum") / size for one in passed]
+            apart = [divergence(one, mean) for one in passed]
             terms.setdefault("agreement", []).append(self.beta * torch.stack(apart).mean())
             means.append(mean.detach())
             logs.append(torch.stack(passed).mean(0))
         for k, log in enumerate(logs):
             log = log.detach() if self.inert else log
-            far = [functional.kl_div(log, p, reduction="sum") / size for j, p in enumerate(means) if j != k]
+            far = [divergence(log, mean) for j, mean in enumerate(means) if j != k]
             terms.setdefault("distance", []).append(-self.gamma * torch.stack(far).mean())
         return {name: torch.stack(values).sum() for name, values in terms.items()}
 
@@ -139,23 +139,5 @@ class AdvFasten(Fasten):
 
     def attacked(self, member: nn.Module, images: Tensor, batch: Batch) -> dict[str, Tensor]:
         """`attacked`: the images after the step."""
-        radius, step = self.attack_eps, self.attack_step
-        found = pgd([member], images, batch.labels, radius=radius, step=step, steps=1, noise=batch)
-        return {"attacked": found}
-
-
-def away(member: nn.Module, layer: str, images: Tensor, points: Tensor, eps: float) -> Tensor:
-    """One sign step of `eps` from `points` away from the features of `images`, within eps of these and [0, 1].
-
-    BatchNorm's running statistics see both.
-    """
-    from bench.models.features import features_at
-
-    with search_mode([member], statistics=True):
-        points.requires_grad_()
-        found = features_at(member, layer, points)
-        with torch.no_grad():
-            wanted = features_at(member, layer, images)
-        (gradient,) = torch.autograd.grad(torch.nn.functional.mse_loss(found, wanted), points)
-    moved = points.detach() + eps * gradient.sign()
-    return (images + (moved - images).clamp(-eps, eps)).clamp(0, 1)
+        size = {"radius": self.attack_eps, "step": self.attack_step}
+        return {"attacked": pgd([member], images, batch.labels, **size, steps=1, noise=batch)}

@@ -72,7 +72,7 @@ class Igat(Compound):
             noise=batch,
         )  # fmt: skip
         mixed = replace(batch, images=torch.cat([batch.images[:clean].detach(), attacked]))
-        others = self.inner.loss(members, mixed if self.rest == "mixed" else _first(batch, clean))
+        others = self.inner.loss(members, mixed if self.rest == "mixed" else batch.first(clean))
         logits = torch.stack([member(mixed.images) for member in members])
         dealt, wrong = dealt_and_wrong(logits, batch.labels, batch.generator)
         own = {"dealt": self.alpha * dealt, "wrong": self.beta * wrong}
@@ -93,12 +93,3 @@ def dealt_and_wrong(logits: Tensor, labels: Tensor, generator: torch.Generator) 
     worst = probabilities.scatter(2, index, 0.0).amax(2).clamp_max(HIGHEST)
     wrong = -torch.log1p(-worst).sum(0) * fooled
     return dealt.mean(), wrong.mean()
-
-
-def _first(batch: Batch, count: int) -> Batch:
-    """The first `count` images of a batch as one of their own."""
-    others = batch.others
-    return replace(
-        batch, images=batch.images[:count], labels=batch.labels[:count], indices=batch.indices[:count],
-        others=lambda: others()[:count],
-    )  # fmt: skip

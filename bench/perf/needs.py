@@ -36,8 +36,9 @@ from bench.perf.roofline import Work, count
 from bench.training.compound import AtJoint
 from bench.training.gradients import loss_and_gradient
 from bench.training.method import Batch, Method
+from bench.training.spectral import iterated, linear_maps, mapped, singular_vectors
 
-PassKind = Literal["forward", "images", "train", "curvature", "second", "target", "features", "layers"]
+PassKind = Literal["forward", "images", "train", "curvature", "second", "target", "features", "layers", "maps"]
 
 
 @dataclass(frozen=True)
@@ -109,7 +110,9 @@ def needs(method: Method, *, members: int, size: int, coupled: bool) -> list[Nee
         return [Need(n - 1, "forward", b), Need(1, "train", b)]
     if isinstance(method, AdaBoost):
         return [Need(1, "train", b)]
-    if isinstance(method, (Ece, Adp, Ckae, Lotos)):
+    if isinstance(method, Lotos):  # a power iteration of each layer, and how far it stretches the others' vectors
+        return [Need(n, "train", b), Need(n, "maps", n - 1)]
+    if isinstance(method, (Ece, Adp, Ckae)):
         return [Need(n, "train", b)]
     return None
 
@@ -143,6 +146,8 @@ class Bare:
         self._images, self._labels = batch.images.detach(), batch.labels
         self._needed = needed
         self._layer = layer
+        mapped_alone = any(need.kind == "maps" for need in needed)
+        self._vectors = singular_vectors(members[:1], tuple(batch.images.shape[1:])) if mapped_alone else {}
 
     def __call__(self) -> None:
         """One step's worth."""
@@ -182,6 +187,15 @@ class Bare:
         if need.kind == "layers":
             logits, _, slopes = responses(member, images, need.depth)
             return grad(cross_entropy(logits, labels) + torch.cat(slopes).square().sum(), parameters)
+        if need.kind == "maps":
+            maps = linear_maps([member])
+            found = iterated([maps[key] for key in self._vectors], list(self._vectors.values()), 1)
+            reached = [
+                mapped(maps[key], vector.expand(need.images, *vector.shape[1:])).square().sum()
+                for key, vector in zip(self._vectors, found, strict=True)
+                if isinstance(maps[key], nn.Conv2d)
+            ]
+            return grad(torch.stack(reached).sum(), parameters, materialize_grads=True)
         frozen = need.kind != "second"
         x = images.clone().requires_grad_()
         for parameter in parameters:

@@ -1,17 +1,14 @@
-"""What adversarial training needs inside a step: PGD on the members, and dropout while they train."""
+"""What adversarial training needs inside a step: PGD on the members, its ramps, and the layer of an epoch."""
 
 from __future__ import annotations
 
-import contextlib
 import random
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
 from bench.attacks.ball import project
-from bench.core.errors import BenchError
 from bench.core.lazy import torch
 from bench.core.terms import Norm
-from bench.models.base import check_dropout
 from bench.training.gradients import search_mode
 
 if TYPE_CHECKING:
@@ -91,37 +88,6 @@ def _lengths(tensor: Tensor) -> Tensor:
 def linear(first: float, last: float, epoch: int, epochs: int) -> float:
     """From `first` in epoch 0 to `last` in the last epoch, linearly."""
     return first + (last - first) * (epoch / (epochs - 1) if epochs > 1 else 1.0)
-
-
-@contextlib.contextmanager
-def dropout(members: Iterable[nn.Module], rate: float) -> Iterator[None]:
-    """Inside: dropout before the last linear layer of every member, while that layer is in training mode.
-
-    Raises:
-        BenchError: the rate is not in [0, 1), or a member has no linear layer.
-    """
-    check_dropout(rate)
-
-    def drop(layer: nn.Module, inputs: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
-        return (torch.nn.functional.dropout(inputs[0], rate, layer.training), *inputs[1:])
-
-    with contextlib.ExitStack() as stack:
-        for member in members if rate else ():
-            handle = last_linear(member, "dropout", "; set dropout = 0").register_forward_pre_hook(drop)
-            stack.callback(handle.remove)
-        yield
-
-
-def last_linear(member: nn.Module, wanted_by: str, remedy: str = "") -> nn.Module:
-    """The last linear layer of a member.
-
-    Raises:
-        BenchError: it has none; the message says what needed it, and the remedy.
-    """
-    layers = [part for part in member.modules() if isinstance(part, torch.nn.Linear)]
-    if not layers:
-        raise BenchError(f"{wanted_by} needs a linear layer, and this network has none{remedy}")
-    return layers[-1]
 
 
 def layer_of_epoch(member: nn.Module, batch: Batch) -> str:

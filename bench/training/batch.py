@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, TypeVar
 
 from bench.core.lazy import torch
@@ -61,6 +61,12 @@ class Batch:
         The same throughout an epoch. Each choice has a recording of its own.
         """
         return of(self)
+
+    def first(self, count: int) -> Batch:
+        """The first `count` images as a batch of their own."""
+        others, parts = self.others, (self.images, self.labels, self.indices)
+        images, labels, indices = (part[:count] for part in parts)
+        return replace(self, images=images, labels=labels, indices=indices, others=lambda: others()[:count])
 
     def uniform(self, like: Tensor, radius: float | Tensor) -> Tensor:
         """Uniform noise in [-radius, radius], shaped as `like`."""

@@ -1,4 +1,4 @@
-"""Distilled non-robust features (DVERGE, equation 1): images near some that a network takes for others."""
+"""Images led by a network's features: towards those of others (DVERGE, equation 1), or away from their own (FASTEN)."""
 
 from __future__ import annotations
 
@@ -47,3 +47,20 @@ def distilled(
             direction = momentum * direction + gradient / length
             points = (points.detach() - eps / steps * direction.sign()).clamp(low, high)
     return points.detach()
+
+
+def away(member: nn.Module, layer: str, images: Tensor, points: Tensor, eps: float) -> Tensor:
+    """One sign step of `eps` from `points` away from the features of `images`, within eps of these and [0, 1].
+
+    BatchNorm's running statistics see both.
+    """
+    from bench.models.features import features_at
+
+    with search_mode([member], statistics=True):
+        points.requires_grad_()
+        found = features_at(member, layer, points)
+        with torch.no_grad():
+            wanted = features_at(member, layer, images)
+        (gradient,) = torch.autograd.grad(torch.nn.functional.mse_loss(found, wanted), points)
+    moved = points.detach() + eps * gradient.sign()
+    return (images + (moved - images).clamp(-eps, eps)).clamp(0, 1)

@@ -7,8 +7,7 @@ import torch
 from torch import nn
 
 from bench.baselines.adversarial import AtEnsemble, AtFgsm, AtPgdL2, AtPgdLinf
-from bench.core.errors import BenchError
-from bench.training.adversary import dropout, linear, pgd
+from bench.training.adversary import linear, pgd
 
 
 def linear_member(seed: int) -> nn.Module:
@@ -107,25 +106,6 @@ def test_at_ensemble_learns_attacked_images_only(small):
     terms = AtEnsemble(eps=0.1, step=0.05, steps=5).loss(members, small.batch(x, y))
     worst = members[0](x + 0.1 * direction(members[0], y).sign())
     assert terms["ce"].item() == pytest.approx(-worst.log_softmax(1)[torch.arange(10), y].mean().item(), rel=1e-6)
-
-
-def test_dropout_acts_in_training_only_and_leaves_no_trace(small):
-    member, x = small.network(), torch.rand(6, 1, 8, 8)
-    member[4] = nn.Identity()
-    member.eval()
-    plain = member(x)
-    with dropout([member], 0.4):
-        assert torch.equal(member(x), plain)
-        member[5].train()
-        torch.manual_seed(0)
-        dropped = torch.stack([member(x) for _ in range(2000)])
-        assert not torch.equal(dropped[0], dropped[1])
-        assert torch.allclose(dropped.mean(0), plain, atol=0.15)
-    assert torch.equal(member(x), plain)
-    with pytest.raises(BenchError, match="dropout must be"), dropout([member], 1.0):
-        pass
-    with pytest.raises(BenchError, match="needs a linear layer"), dropout([nn.Conv2d(1, 1, 1)], 0.5):
-        pass
 
 
 def test_a_single_model_trains_and_resumes(small, tmp_path):

@@ -1,4 +1,4 @@
-"""DEG's sum of cosines, and PDD's bins and masks."""
+"""DEG's sum of cosines, and PDD's masks."""
 
 from __future__ import annotations
 
@@ -9,9 +9,10 @@ import pytest
 import torch
 from torch import nn
 
-from bench.baselines.deg import Deg, DegPdd, heads, keep_chances
+from bench.baselines.deg import Deg, DegPdd
 from bench.core.errors import BenchError
 from bench.training import dual
+from bench.training.dropout import keep_chances, masked_heads
 
 
 def linear_members(n: int = 3, pixels: int = 6, classes: int = 4) -> list[nn.Module]:
@@ -58,33 +59,11 @@ def test_its_gradient_is_that_of_finite_differences(small):
         assert gradient[place].item() == pytest.approx((values[0] - values[1]) / 2e-5, rel=1e-6, abs=1e-9)
 
 
-def chances_by_hand(features: np.ndarray, bins: int, kept: float, others: float) -> np.ndarray:
-    n, size, count = features.shape
-    found = np.zeros_like(features)
-    for b in range(size):
-        low, high = features[:, b].min(), features[:, b].max()
-        place = np.minimum(((features[:, b] - low) * bins / (high - low)).astype(int), bins - 1)
-        totals = np.bincount(place.ravel(), minlength=bins)
-        fullest = sorted(range(bins), key=lambda one: -totals[one])
-        for k in range(n):
-            shares = np.bincount(place[k], minlength=bins) / count
-            found[k, b] = [kept if p == fullest[k] else others * (1 - shares[p]) for p in place[k]]
-    return found
-
-
-def test_the_probabilities_are_those_of_the_bins_by_hand():
-    features = torch.randn(3, 7, 20, generator=torch.Generator().manual_seed(0), dtype=torch.float64).relu()
-    found = keep_chances(features, bins=10, kept=0.9, others=0.1)
-    assert np.allclose(found.numpy(), chances_by_hand(features.numpy(), 10, 0.9, 0.1), atol=1e-15)
-    equal = keep_chances(torch.ones(2, 3, 4), bins=5, kept=0.9, others=0.1)  # all lie in the bin of the first member
-    assert torch.allclose(equal, torch.tensor([0.9, 0.0]).view(2, 1, 1).expand(2, 3, 4))
-
-
 def test_masks_are_drawn_with_these_probabilities_and_are_on_the_last_layer_in_training_only(small):
     members = [nn.Sequential(nn.Flatten(), nn.Linear(6, 4, bias=False), nn.Linear(4, 3)) for _ in range(2)]
     x = torch.rand(1, 1, 2, 3).expand(4000, -1, -1, -1)
     method, batch = DegPdd(strength=0.0), small.batch(x, torch.zeros(4000, dtype=torch.long))
-    with heads(members) as masked:
+    with masked_heads(members) as masked:
         terms = method.loss(members, batch, masked)
         features = torch.stack([member[1](x.flatten(1)) for member in members])
         chances = keep_chances(features.detach(), bins=10, kept=0.9, others=0.1)

@@ -1,4 +1,4 @@
-"""FASTEN's step, what is kept of it, who learns what, and its terms in numpy."""
+"""What FASTEN keeps of a step, who learns what, and its terms in numpy."""
 
 from __future__ import annotations
 
@@ -7,9 +7,8 @@ import pytest
 import torch
 from torch import nn
 
-from bench.baselines.fasten import AdvFasten, Fasten, away
+from bench.baselines.fasten import AdvFasten, Fasten
 from bench.core.errors import BenchError
-from bench.models.features import features_at, pre_activation_points
 
 
 def tables(n: int = 3, size: int = 6, classes: int = 4) -> list[torch.Tensor]:
@@ -59,30 +58,6 @@ def test_the_terms_by_hand(small, inert):
     before = -np.log(learned[0][range(6), labels]).mean() + kl(means[0], clean[0]) + kl(means[0], learned[0])
     before -= 0 if inert else 0.5 * (kl(means[1], geometric[0]) + kl(means[2], geometric[0])) / 2
     assert gradient[1, 8].item() == pytest.approx((moved - before) / 1e-5, rel=1e-4)
-
-
-def test_the_step_leads_away_from_the_features_by_finite_differences():
-    torch.manual_seed(2)
-    member = nn.Sequential(nn.Flatten(), nn.Linear(6, 5), nn.ReLU(), nn.Linear(5, 3)).double()
-    images = torch.rand(2, 1, 2, 3).double() * 0.4 + 0.3
-    points = images + 0.05 * torch.randn(2, 1, 2, 3).double()
-    found = away(member, "2", images, points.clone(), 0.06)
-
-    @torch.no_grad()
-    def distance(x: torch.Tensor) -> torch.Tensor:
-        return (member[:2](x) - member[:2](images)).square().mean()
-
-    for place in range(images.numel()):
-        shift = torch.zeros(images.numel(), dtype=torch.float64)
-        shift[place] = 1e-6
-        slope = distance(points + shift.view_as(points)) - distance(points - shift.view_as(points))
-        expected = points.flatten()[place] + 0.06 * slope.sign()
-        low, high = images.flatten()[place] - 0.06, images.flatten()[place] + 0.06
-        assert found.flatten()[place].item() == pytest.approx(expected.clamp(low, high).item(), abs=1e-9)
-    for layer in pre_activation_points(member, (1, 2, 3)):
-        start = (features_at(member, layer, points) - features_at(member, layer, images)).square().mean()
-        after = features_at(member, layer, away(member, layer, images, points.clone(), 0.06))
-        assert (after - features_at(member, layer, images)).square().mean() > start
 
 
 class Drawn:

@@ -20,8 +20,8 @@ from bench.models import passes
 from bench.models.build import build_member
 from bench.models.ensemble import Ensemble
 from bench.training import dual
-from bench.training.adversary import dropout
 from bench.training.batch import Batch
+from bench.training.dropout import dropout
 from bench.training.gradients import cosines, loss_and_gradient, norms
 from bench.training.trainer import Trainer
 

@@ -49,6 +49,7 @@ def command(
       target      forward up to a layer
       features    forward up to a layer, gradient of the images
       layers      forward, gradients of convolutions' outputs, gradient of all with respect to the parameters
+      maps        each layer alone: one vector forward and back, others forward, gradient of the parameters
 
     \b
     Examples:
