@@ -139,5 +139,6 @@ class AdvFasten(Fasten):
 
     def attacked(self, member: nn.Module, images: Tensor, batch: Batch) -> dict[str, Tensor]:
         """`attacked`: the images after the step."""
-        size = {"radius": self.attack_eps, "step": self.attack_step}
-        return {"attacked": pgd([member], images, batch.labels, **size, steps=1, noise=batch)}
+        radius, step = self.attack_eps, self.attack_step
+        found = pgd([member], images, batch.labels, radius=radius, step=step, steps=1, noise=batch)
+        return {"attacked": found}
