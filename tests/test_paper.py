@@ -29,7 +29,7 @@ def test_the_page_of_the_docs_compiles(tmp_path: Path, monkeypatch: pytest.Monke
         if file:
             (tmp_path / file).write_text(told, encoding="utf-8")
     (source,) = re.findall(r"```latex\n(.*?)```", PAGE, re.DOTALL)
-    rest = ("\\includegraphics{budget.pdf}", "\\begin{figure*}\\includegraphics{all.pdf}\\end{figure*}")
+    rest = ("\\noindent\\includegraphics{budget.pdf}", "\\begin{figure*}\\includegraphics{all.pdf}\\end{figure*}")
     more = "\n\n".join(("\\clearpage", "\\input{robust}", "\\input{published}", *rest, ""))
     (tmp_path / "paper.tex").write_text(source.replace("\\end{document}", f"{more}\\end{{document}}"), encoding="utf-8")
     for _ in range(2):
