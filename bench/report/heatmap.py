@@ -369,8 +369,9 @@ def _panel(
     own = [(index, index) for index in range(panel.members)]
     own += [(row, panel.members) for row, source in enumerate(panel.sources) if source == "all"]
     for row, column in own:
-        corner = beside[column] + 1.5 / points, places[row] + 1.5 / points
-        thin, side = min(1.4, points / 25), 1 - 3 / points
+        inset = max(1.7 / points, 0.05)
+        corner = beside[column] + inset, places[row] + inset
+        thin, side = min(1.4, points / 25), 1 - 2 * inset
         axis.add_patch(Rectangle(corner, side, side, fill=False, edgecolor="#8c8c8c" if signed else "white", lw=thin))
     axis.set(xlim=(0, edges[-1]), ylim=(places[-1] + 1, 0))
     axis.set_xticks([left + 0.5 for left in beside], [*panel.sources[: panel.members], "all"])
