@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import re
 from collections.abc import Callable
 from pathlib import Path
@@ -60,7 +61,7 @@ def _known() -> list[str]:
 @click.command("prepare", cls=Once)
 @click.argument("names", metavar="NAME...", nargs=-1, required=True, shell_complete=_complete)
 @click.option("--from", "source", type=click.Path(path_type=Path), metavar="PICTURES",
-              help="Pictures of one's own: a folder with a sub-folder a class, or an .npz (images, labels).")  # fmt: skip
+              help="Pictures of one's own: a folder with a sub-folder a class, or an .npz.")  # fmt: skip
 @click.option("--test", type=click.Path(path_type=Path), metavar="PICTURES",
               help="The same for testing; unless given, one in five of each class is held out.")  # fmt: skip
 @click.option("--size", type=SizeOf(), help="Resize pictures: 32, or 32x48 for height and width.")
@@ -113,7 +114,11 @@ def _make(
     from bench.data.base import verify
     from bench.data.prepared import LaidOut
 
-    prepared.check_name(name, config.load().config.datasets)
+    taken = {} if name not in registry.entries("datasets") else {name: registry.entry("datasets", name).label}
+    with contextlib.suppress(BenchError):  # a bench.toml may speak of the data set that is made here
+        taken |= {other: f"of the plug-in {spec.plugin!r}" for other, spec in config.load().config.datasets.items()
+                  if spec.plugin != prepared.PLUGIN}  # fmt: skip
+    prepared.check_name(name, taken)
     train, of_test, held_out = pictures.read(source, test, size, tell)
     layout = LaidOut(train, of_test, held_out, eps)
     _check_classes(layout.test, "test")

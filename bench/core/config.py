@@ -14,7 +14,7 @@ from typing import Any, Union, get_args, get_origin
 
 from pydantic import ValidationError
 
-from bench.core import registry, settings
+from bench.core import places, prepared, registry, settings
 from bench.core.errors import LONGEST, BenchError, unknown_name
 from bench.core.numbers import IMAGES, shown
 from bench.core.precision import Precision
@@ -331,7 +331,11 @@ def _check_names(config: Config, path: Path) -> None:
 
     def check(kind: str, name: str, known: Iterable[str], table: str) -> None:
         if name not in known:
-            raise BenchError(f"{path.name} [{table}]: {unknown_name(kind, name, known)}")
+            where = (
+                f"; those of pictures are looked for in {places.data_folder() / prepared.PLUGIN} (--data, BENCH_DATA)"
+            )
+            hint = where if kind == "data set" else ""
+            raise BenchError(f"{path.name} [{table}]: {unknown_name(kind, name, known)}{hint}")
 
     if ANY in config.datasets:
         raise BenchError(f"{path.name} [datasets]: {ANY!r} stands for any data set in a recipe; take another name")

@@ -98,8 +98,8 @@ def tables(data: Path) -> dict[str, There]:
     return found
 
 
-def check_name(name: str, taken: dict[str, Any]) -> None:
-    """Whether a new data set may have this name.
+def check_name(name: str, taken: dict[str, str]) -> None:
+    """Whether a new data set may have this name; `taken` says what other data sets are.
 
     Raises:
         BenchError: it is no such name, or stands for something else.
@@ -108,11 +108,11 @@ def check_name(name: str, taken: dict[str, Any]) -> None:
         raise BenchError(f"a name of a data set is small letters, digits, - and _, not {name[:200]!r}")
     if name in ("all", "default", PLUGIN):
         raise BenchError(f"{name!r} means something else on the command line; take another name")
-    if name in taken and taken[name].plugin != PLUGIN:
-        raise BenchError(f"{name} is a data set already, of the plug-in {taken[name].plugin!r}; take another name")
+    if name in taken:
+        raise BenchError(f"{name} is a data set already, {taken[name]}; take another name")
 
 
 def missing(name: str, known: list[str]) -> BenchError:
     """No data set of this name is there; how one is made."""
-    told = unknown_name("data set", name, known)
-    return BenchError(f"{told}; `bench prepare {name} --from FOLDER` makes one of pictures of your own")
+    told, new = unknown_name("data set", name, known), name if NAME.fullmatch(name) else "NAME"
+    return BenchError(f"{told}; `bench prepare {new} --from FOLDER` makes one of pictures of your own")
