@@ -27,10 +27,19 @@ from bench.training.method import Method
 from bench.training.trainer import Trainer
 
 PAGE = (Path(__file__).resolve().parents[1] / "docs" / "plugins.md").read_text(encoding="utf-8")
-SECTIONS = {
-    Method: "Methods", Batch: "Methods", Trainer: "Methods", Attack: "Attacks", Problem: "Attacks",
-    Dataset: "Data sets", Model: "Models", FusionRule: "Fusion rules", Executor: "Executors", Finished: "Executors", Setting: "Executors",
-}  # fmt: skip
+SECTIONS: dict[type[Any], str] = {
+    Method: "Methods",
+    Batch: "Methods",
+    Trainer: "Methods",
+    Attack: "Attacks",
+    Problem: "Attacks",
+    Dataset: "Data sets",
+    Model: "Models",
+    FusionRule: "Fusion rules",
+    Executor: "Executors",
+    Finished: "Executors",
+    Setting: "Executors",
+}
 SHORT = ("--set", "training.epochs=2", "--limit", "40", "--threads", "1")
 
 
