@@ -7,10 +7,10 @@ import re
 import shlex
 import subprocess
 import sys
-import tomllib
 from pathlib import Path
 
 import pytest
+from written_package import install
 
 ROOT = Path(__file__).resolve().parents[1]
 README = (ROOT / "README.md").read_text()
@@ -18,21 +18,8 @@ README = (ROOT / "README.md").read_text()
 
 @pytest.fixture(scope="module")
 def package(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with README's package as pip would install it: code, and metadata with its entry points."""
-    site = tmp_path_factory.mktemp("site")
-    info = site / "my_package-0.1.dist-info"
-    info.mkdir()
-    (info / "METADATA").write_text("Metadata-Version: 2.1\nName: my-package\nVersion: 0.1\n")
-    points = ""
-    for block in re.findall(r"```toml\n(.*?)```", README, re.DOTALL):
-        for group, named in tomllib.loads(block)["project"]["entry-points"].items():
-            points += f"[{group}]\n" + "".join(f"{name} = {value}\n" for name, value in named.items())
-    (info / "entry_points.txt").write_text(points)
-    (site / "my_package").mkdir()
-    (site / "my_package" / "__init__.py").touch()
-    for name, code in re.findall(r"```python\n# (my_package/\S+)\n(.*?)```", README, re.DOTALL):
-        (site / name).write_text(code)
-    return site
+    """A folder with README's package as pip would install it."""
+    return install(README, tmp_path_factory.mktemp("site"))
 
 
 def bench(package: Path, folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:

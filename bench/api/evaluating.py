@@ -12,6 +12,7 @@ from bench.api.places import Where, choose
 from bench.api.runs import Run
 from bench.api.work import done
 from bench.attacks.direct import check_network
+from bench.core import places
 from bench.core.errors import BenchError
 from bench.jobs import opening
 from bench.jobs.given import Given
@@ -78,7 +79,7 @@ def evaluate(
         files=files, name=name, dataset=dataset, model=model, factory=factory, normalisation=normalisation,
         fusion=fusion, seed=seed, **numbers,
     )  # fmt: skip
-    with opening.at_work(where.db, where.results) as base:
+    with places.data_in(where.data), opening.at_work(where.db, where.results) as base:
         adopted = take_in(
             base, given, chosen.loaded, where.workplace(batch_size=batch_size), networks=networks,
             tell=lambda line: out.print(line, soft_wrap=True),

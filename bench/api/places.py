@@ -72,16 +72,17 @@ def choose(
     if given:
         raise TypeError(f"unexpected argument {next(iter(given))!r}")
     changes = tuple(f"{key}={_text(value)}" for key, value in (settings or {}).items())
-    return choosing.choose(
-        outside=outside,
-        warn=_warn,
-        needs_method=needs_method,
-        methods=tuple(methods),
-        dataset=dataset,
-        seeds=seeds,
-        changes=changes,
-        **said,
-    )
+    with places.data_in(where.data):
+        return choosing.choose(
+            outside=outside,
+            warn=_warn,
+            needs_method=needs_method,
+            methods=tuple(methods),
+            dataset=dataset,
+            seeds=seeds,
+            changes=changes,
+            **said,
+        )
 
 
 def seeds_of(seed: int | Iterable[int]) -> tuple[int, ...]:

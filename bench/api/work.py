@@ -10,6 +10,7 @@ from typing import Any
 from bench.api.notebook import display
 from bench.api.places import Where, choose, seeds_of
 from bench.api.runs import Run
+from bench.core import places
 from bench.core.device import pick
 from bench.core.errors import JobError
 from bench.experiment import select
@@ -69,7 +70,7 @@ def done(
         JobError: a job failed; the others are done.
     """
     folders = where.workplace(**place)
-    with opening.at_work(where.db, where.results) as base:
+    with places.data_in(where.data), opening.at_work(where.db, where.results) as base:
         Locks(folders.locks).sweep()
         plan = make_plan(chosen.loaded, chosen.selection, base, folders, training_only=training_only)
         if plan.missing:

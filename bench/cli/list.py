@@ -145,12 +145,14 @@ def _datasets() -> Listing:
     loaded = config.load()
     datasets = loaded.config.datasets
     for row in _plugins("datasets", datasets, lambda spec: ""):
+        if row["name"] in registry.NEED_SETTINGS:
+            continue
         broken = row["description"].startswith(BROKEN)
-        plugin = None if broken else registry.load("datasets", row["plugin"])
+        plugin = None if broken else loaded.dataset(row["name"])
         rows.append(
             {
                 "name": row["name"],
-                "description": plugin.title if plugin else row["description"],
+                "description": _title(row["name"], row["plugin"], plugin) if plugin else row["description"],
                 "classes": plugin.classes if plugin else None,
                 "shape": "×".join(map(str, plugin.shape)) if plugin else None,
                 "suite": datasets[row["name"]].suite if row["name"] in datasets else None,
@@ -160,6 +162,16 @@ def _datasets() -> Listing:
             }
         )
     return rows
+
+
+def _title(name: str, plugin: str, made: Any) -> str:
+    """Of a data set; of one of somebody's own pictures its classes too."""
+    from bench.core import places, prepared
+
+    path = prepared.folder_of(places.data_folder(), name) / prepared.DESCRIPTION
+    if plugin != prepared.PLUGIN or not path.exists():
+        return str(made.title)
+    return f"{made.title}: {', '.join(prepared.read(path).classes)}"
 
 
 def _default_recipe(loaded: Loaded, dataset: str) -> str | None:

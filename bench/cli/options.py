@@ -12,6 +12,7 @@ import click
 
 from bench.cli.parameters import IMAGES, JOBS, MEMBERS, PANELS, Budgets, ParamType, Points, Real, Seeds, several
 from bench.cli.say import complain, say
+from bench.core import places
 from bench.core.errors import BenchError
 from bench.core.identity import short
 from bench.core.precision import Precision
@@ -158,10 +159,18 @@ def page_of(given: dict[str, Any]) -> Page:
 
 
 def data_option(only: str = "") -> Callable[[F], F]:
-    """`--data`; `only` stands before its help, as in `For --export: `."""
+    """`--data`; `only` stands before its help, as in `For --export: `.
+
+    While the command runs, the data sets prepared in that folder are among those that are configured.
+    """
+
+    def held(context: click.Context, parameter: click.Parameter, folder: Path) -> Path:
+        context.with_resource(places.data_in(folder))
+        return folder
+
     return click.option(
         "--data", type=click.Path(file_okay=False, path_type=Path), default=Path("data"), show_default=True,
-        envvar="BENCH_DATA", show_envvar=True, help=_begun(only, "Folder of the data sets."),
+        envvar="BENCH_DATA", show_envvar=True, help=_begun(only, "Folder of the data sets."), callback=held,
     )  # fmt: skip
 
 

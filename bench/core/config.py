@@ -14,7 +14,7 @@ from typing import Any, Union, get_args, get_origin
 
 from pydantic import ValidationError
 
-from bench.core import registry
+from bench.core import places, prepared, registry, settings
 from bench.core.errors import LONGEST, BenchError, unknown_name
 from bench.core.numbers import IMAGES, shown
 from bench.core.precision import Precision
@@ -29,11 +29,10 @@ from bench.core.specs import (
     RecipeSpec,
     Spec,
 )
-
-PACKAGE = Path(__file__).resolve().parent.parent
-FILE_BYTES = 1 << 20
-DEPTH = 12
-"""Of tables and lists within one another; the deepest that means anything has 7."""
+from bench.core.tables import ANY, DEPTH, compose, read_toml
+from bench.core.tables import defaults as defaults
+from bench.core.tables import locate as locate
+from bench.core.toml_text import Place, leaves
 
 
 @dataclass(frozen=True)
@@ -75,6 +74,15 @@ class Loaded:
         spec = self.config.models.get(name)
         return (spec.title if spec else "") or name.removeprefix("timm/")
 
+    def dataset(self, name: str) -> Any:
+        """The data set that is configured as `name`, with its settings: what its shape, classes and test images are.
+
+        Raises:
+            BenchError: its plug-in cannot be used, or its settings do not fit.
+        """
+        spec = self.config.datasets[name]
+        return settings.build(registry.load("datasets", spec.plugin), spec.settings, f"datasets.{name}")
+
     @property
     def blackbox(self) -> BlackboxSpec:
         """`[blackbox]`.
@@ -109,28 +117,6 @@ class Loaded:
         return replace(self, config=config, outside=found)
 
 
-def defaults(name: str) -> Path:
-    """A file or folder that comes with `bench` (`bench.toml`, `published`): of the checkout, or of the wheel."""
-    in_wheel = PACKAGE / "_defaults" / name
-    if in_wheel.exists():
-        return in_wheel
-    return PACKAGE.parent / ("results/published" if name == "published" else name)
-
-
-def locate() -> Path:
-    """The `bench.toml` that holds here: `$BENCH_CONFIG`, the nearest above the working folder, or the built-in."""
-    named = os.environ.get("BENCH_CONFIG")
-    if named:
-        if not Path(named).is_file():
-            raise BenchError(f"BENCH_CONFIG names {named}, which is not a file")
-        return Path(named)
-    here = Path.cwd().resolve()
-    for folder in (here, *here.parents):
-        if (folder / "bench.toml").is_file():
-            return folder / "bench.toml"
-    return defaults("bench.toml")
-
-
 def load(path: Path | None = None, changes: Iterable[str] = ()) -> Loaded:
     """Read, change and check the configuration.
 
@@ -141,14 +127,7 @@ def load(path: Path | None = None, changes: Iterable[str] = ()) -> Loaded:
     Raises:
         BenchError: not TOML, an unknown key (with the nearest name), or a value of the wrong type.
     """
-    path = path or locate()
-    try:
-        if path.stat().st_size > FILE_BYTES:
-            raise BenchError(f"{path} is larger than {FILE_BYTES >> 20} MiB, which no bench.toml is")
-        table = read_toml(path.read_text(encoding="utf-8"), str(path))
-    except (OSError, UnicodeDecodeError) as error:
-        raise BenchError(f"{path}: {error}") from error
-    _add_plugins(table)
+    table, path, _ = compose(path or locate())
     changes = tuple(changes)
     written = copy.deepcopy(table) if changes else None
     everywhere: dict[str, dict[str, Any]] = {"training": {}, "data": {}}
@@ -163,33 +142,59 @@ def load(path: Path | None = None, changes: Iterable[str] = ()) -> Loaded:
     return Loaded(config, path, changes, everywhere["training"], everywhere["data"], unchanged=unchanged)
 
 
+@dataclass(frozen=True)
+class Explained:
+    """The table that holds, and where each value is from: `built-in`, a file, a plug-in, a rule, or `--set`.
+
+    `adds`: whether the file at `path` adds to the built-in one.
+    """
+
+    table: dict[str, Any]
+    path: Path
+    adds: bool
+    origins: Mapping[Place, str]
+
+    @property
+    def told(self) -> str:
+        """Which file holds, and how."""
+        if self.path == defaults("bench.toml"):
+            return f"the built-in {self.path}; a bench.toml of your own, here or in a folder above, adds to it"
+        by = ", which BENCH_CONFIG names," if os.environ.get("BENCH_CONFIG") == str(self.path) else ""
+        return f"{self.path}{by} {'added to the built-in file' if self.adds else 'alone, without the built-in file'}"
+
+
+def explained(path: Path | None = None, changes: Iterable[str] = ()) -> Explained:
+    """The table of `load`, with where each value is from.
+
+    Raises:
+        BenchError: as `load`, but that values are not checked.
+    """
+    before: dict[Place, Any] = {}
+    origins: dict[Place, str] = {}
+
+    def note(origin: str, table: dict[str, Any], own: dict[str, Any]) -> None:
+        said = {place for place, _ in leaves(own)}
+        now = {place: copy.copy(value) for place, value in leaves(table)}
+        for place, value in now.items():
+            if place in said or place not in before or before[place] != value:
+                origins[place] = origin
+        before.clear()
+        before.update(now)
+
+    table, path, adds = compose(path or locate(), note)
+    everywhere: dict[str, dict[str, Any]] = {"training": {}, "data": {}}
+    for change in changes:
+        _apply(table, everywhere, change)
+        note("--set", table, {})
+    return Explained(table, path, adds, origins)
+
+
 def _valid(table: dict[str, Any]) -> Config | None:
     """The table where it is sound; a change may have mended the file."""
     try:
         return Config.model_validate(table)
     except ValidationError:
         return None
-
-
-def _add_plugins(table: dict[str, Any]) -> None:
-    """Plug-ins that no table configures are configured by their own name, so that an installed one can be used.
-
-    None is loaded here: a broken one is reported when it is used. A data set gets the suite `core`, or, in a file
-    without it, the first for any data set.
-    """
-    suites = table.get("suites")
-    names = suites if isinstance(suites, dict) else {}
-    free = [name for name, suite in names.items() if isinstance(suite, dict) and not suite.get("datasets")]
-    suite = "core" if "core" in names else next(iter([*free, *names]), "core")
-    for kind in ("methods", "attacks", "models", "datasets"):
-        tables = table.setdefault(kind, {})
-        if not isinstance(tables, dict):
-            raise BenchError(f"{kind} is a table of names, not {shown(tables)}")
-        given = (item.get("plugin") for item in tables.values() if isinstance(item, dict))
-        used = {plugin for plugin in given if isinstance(plugin, str)}
-        for name in registry.entries(kind):
-            if name not in used and name not in tables and name not in registry.NEED_SETTINGS:
-                tables[name] = {"plugin": name, **({"suite": suite} if kind == "datasets" else {})}
 
 
 def hidden(kind: str, name: str, configured: Mapping[str, Any]) -> str:
@@ -201,34 +206,6 @@ def hidden(kind: str, name: str, configured: Mapping[str, Any]) -> str:
         f"bench.toml has a {kind[:-1]} of this name, of the plug-in {other!r}; "
         f"add [{kind}.OTHER_NAME] with plugin = {name!r} to use this one"
     )
-
-
-def read_toml(text: str, where: str) -> dict[str, Any]:
-    """A table out of TOML text; `where` names it in messages.
-
-    Raises:
-        BenchError: no TOML, a number of thousands of digits, or tables and lists nested deeper than `DEPTH`.
-    """
-    try:
-        table = tomllib.loads(text)
-    except RecursionError:
-        table = None
-    except tomllib.TOMLDecodeError as error:
-        raise BenchError(f"{where}: {error}") from error
-    except ValueError as error:  # int() refuses
-        raise BenchError(f"{where}: it holds a number of thousands of digits") from error
-    if table is None or _deeper(table, DEPTH):
-        raise BenchError(f"{where}: tables and lists are nested more than {DEPTH} deep")
-    return table
-
-
-def _deeper(table: dict[str, Any], depth: int) -> bool:
-    """Whether something lies deeper; without recursion, since it may be thousands deep."""
-    level: list[Any] = [table]
-    for _ in range(depth):
-        containers = (item.values() if isinstance(item, dict) else item for item in level)
-        level = [part for parts in containers for part in parts if isinstance(part, (dict, list))]
-    return bool(level)
 
 
 def parse_value(text: str, key: str = "") -> Any:
@@ -364,8 +341,14 @@ def _check_names(config: Config, path: Path) -> None:
 
     def check(kind: str, name: str, known: Iterable[str], table: str) -> None:
         if name not in known:
-            raise BenchError(f"{path.name} [{table}]: {unknown_name(kind, name, known)}")
+            where = (
+                f"; those of pictures are looked for in {places.data_folder() / prepared.PLUGIN} (--data, BENCH_DATA)"
+            )
+            hint = where if kind == "data set" else ""
+            raise BenchError(f"{path.name} [{table}]: {unknown_name(kind, name, known)}{hint}")
 
+    if ANY in config.datasets:
+        raise BenchError(f"{path.name} [datasets]: {ANY!r} stands for any data set in a recipe; take another name")
     for name, dataset in config.datasets.items():
         check("suite", dataset.suite, config.suites, f"datasets.{name}")
         if dataset.recipe is not None:
@@ -396,12 +379,14 @@ def _check_names(config: Config, path: Path) -> None:
             check("data set", dataset_name, config.datasets, f"suites.{name}")
     for name, recipe in config.recipes.items():
         for dataset_name, part in recipe.items():
-            check("data set", dataset_name, config.datasets, f"recipes.{name}")
+            check("data set", dataset_name, [*config.datasets, ANY], f"recipes.{name}")
             for method_name in part.methods:
                 check("method", method_name, config.methods, f"recipes.{name}.{dataset_name}.methods")
             if part.extends is not None and config.extended(name, part) is None:
                 others = (f"{key}.{other}" for key, of in config.recipes.items() for other in of)
                 check("data set", part.extends, [*recipe, *others], f"recipes.{name}.{dataset_name}")
+        if ANY in recipe and recipe[ANY].aliases:
+            raise BenchError(f"{path.name} [recipes.{name}.{ANY}]: aliases are for one data set; leave them out")
     for name, protocol in config.protocols.items():
         check("data set", protocol.dataset, config.datasets, f"protocols.{name}")
         check("suite", protocol.suite, config.suites, f"protocols.{name}")

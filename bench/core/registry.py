@@ -25,7 +25,8 @@ from bench.core.release import DISTRIBUTION
 from bench.core.terms import BudgetName, Norm, TakesWeights
 
 # No use under their own name: each use has settings of its own.
-NEED_SETTINGS = ("timm", "factory", "memory", "outside", "at_joint", "igat")
+NEED_SETTINGS = ("timm", "factory", "memory", "outside", "at_joint", "igat", "prepared")
+BUILT_IN_DATASETS = ("digits", "mnist", "fashion_mnist", "cifar10", "cifar100")  # bench.toml has a table of each
 BUILT_IN = "bench"  # the origin of what comes with bench, whatever the distribution is called
 
 # Base classes by name: no import goes up from core, and a base is only needed where a plug-in is loaded.
@@ -37,7 +38,11 @@ BASES = {
     "fusions": "bench.models.fusion:FusionRule",
 }
 KINDS = tuple(BASES)
-RESERVED = {"methods": ("all", "paper"), "attacks": ("clean",), "datasets": ("all",)}  # words of the command line
+RESERVED = {
+    "methods": ("all", "paper"),
+    "attacks": ("clean",),
+    "datasets": ("all", "default"),
+}  # words of the command line
 REQUIRED = {"datasets": ("title", "classes", "shape", "mean", "std")}  # class attributes without a default
 ALLOWED = {
     "attacks": {"budget_name": get_args(BudgetName), "norm": (*get_args(Norm), None)},
@@ -136,9 +141,9 @@ def _check_class(entry: Registered, plugin: type[Any]) -> None:
     if type(version) is not int or version < 1:
         raise PluginError("has a version", f"{entry.label}: its version is a whole number from 1 on, not {version!r}")
     for attribute in REQUIRED.get(entry.kind, ()):
-        if not hasattr(plugin, attribute):
+        if not hasattr(plugin, attribute) and attribute not in plugin.__dataclass_fields__:
             raise PluginError(f"has {attribute}", f"{entry.label}: {plugin.__qualname__} does not say its {attribute}")
-    if entry.kind == "datasets":
+    if entry.kind == "datasets" and "shape" not in plugin.__dataclass_fields__:
         shape = plugin.shape
         if not isinstance(shape, tuple) or len(shape) != 3 or not all(type(size) is int and size > 0 for size in shape):
             told = f"its shape is (channels, height, width), not {shape!r}"

@@ -76,6 +76,8 @@ class DatasetSpec(_WithSettings):
     title: str = Field("", description="what people read in figures and captions; the name unless given")
     suite: str = Field(description="the suite that `bench run` uses when none is named")
     recipe: str | None = Field(None, description="the recipe that `bench run` uses when none is named")
+    like: str | None = Field(None, description="the data set whose budgets it has where the file gives none for it")
+    eps: Budgets = Field((), description="its radii of attacks in the ℓ∞ ball, where the file gives none for it")
 
 
 class ModelSpec(_WithSettings):
@@ -376,7 +378,8 @@ OF_TRAINING = (*Training.model_fields, *Watching.model_fields)
 class RecipeSpec(Spec):
     """`[recipes.NAME.DATASET]`: model, members and training; `methods.M` holds what one method needs otherwise.
 
-    That is training, and `members` where the method is for a single model, say.
+    That is training, and `members` where the method is for a single model, say. `[recipes.NAME.default]` is for any
+    data set that the recipe has no table for.
     """
 
     aliases: tuple[Annotated[str, Field(min_length=1)], ...] = Field(

@@ -38,6 +38,10 @@ class Dataset:
     `mean` and `std` (one number a channel, for images in [0, 1]) belong to the first layer of every member.
     `crop_padding` and `mirror` are the augmentation of the published recipes. `built_in` says that no file is needed,
     `test_images` how large the test set is, where that is fixed.
+
+    `eps` are the radii that attacks in the ℓ∞ ball have on it, and `like` names the data set whose budgets and settings
+    of methods it has otherwise, both where bench.toml says nothing of it. Without `like` that is `mnist` for images of
+    one channel and `cifar10` for others.
     """
 
     version: ClassVar[int] = 1
@@ -50,6 +54,8 @@ class Dataset:
     mirror: ClassVar[bool] = False
     built_in: ClassVar[bool] = False
     test_images: ClassVar[int | None] = None
+    eps: ClassVar[tuple[float, ...]] = ()
+    like: ClassVar[str] = ""
 
     def load(self, folder: Path, *, train: bool) -> tuple[Tensor, Tensor]:
         """Images uint8 [n, C, H, W] and labels int64 [n] of the training or the test set, on the CPU.
@@ -250,18 +256,26 @@ def _limit(option: str, limit: int | None, size: int, where: str) -> int:
     return limit
 
 
+def _said(error: FileNotFoundError) -> str:
+    """What a data set says of its missing files, in one line: its own words, or the file that it tried to open."""
+    return (f"no file {error.filename}" if error.filename else str(error)).partition("\n")[0]
+
+
 @lru_cache(maxsize=4)
 def _read(name: str, dataset: Dataset, folder: Path, train: bool) -> ImageSet:
-    again = f"run `bench prepare {name} --data {folder}`"
+    fetched = type(dataset).prepare is not Dataset.prepare  # else `bench prepare` has nothing to offer
+    again = f"run `bench prepare {name} --data {folder}`" if fetched else "put its files there"
+    mended = f"{again} to fetch it again" if fetched else "mend its files"
     try:
         images, labels = dataset.load(folder, train=train)
         found = ImageSet(images, labels)
     except FileNotFoundError as error:
+        told = f" ({said})" if (said := _said(error)) else ""
         raise MissingDataError(
-            f"{name} is not in {folder}; {again}, or point --data (or BENCH_DATA) at a folder that has it"
+            f"{name} is not in {folder}{told}; {again}, or point --data (or BENCH_DATA) at a folder that has it"
         ) from error
     except (OSError, ValueError) as error:
-        raise BenchError(f"{name} in {folder} is damaged ({error}); {again} to fetch it again") from error
+        raise BenchError(f"{name} in {folder} is damaged ({error}); {mended}") from error
     except BenchError:
         raise
     except Exception as error:  # a stranger's data set may raise anything

@@ -118,12 +118,12 @@ def _data(folder: Path) -> list[Check]:
 
     checks: list[Check] = []
     try:
-        datasets = config.load().config.datasets
+        loaded = config.load()
     except BenchError:
         return checks  # `_configuration` says so
-    for name, spec in datasets.items():
+    for name, spec in loaded.config.datasets.items():
         try:
-            splits = verify(spec.plugin, folder=folder)
+            splits = verify(spec.plugin, folder=folder, dataset=loaded.dataset(name))
         except MissingDataError:
             checks.append(Check(f"data {name}", True, f"not there; `bench prepare {name}`"))
         except BenchError as error:

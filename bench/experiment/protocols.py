@@ -135,11 +135,10 @@ def standard(loaded: Loaded, name: str, eps: float) -> Standard:
     """
     spec = loaded.config.protocols[name]
     configured = loaded.config.datasets[spec.dataset]
-    plugin = registry.load("datasets", configured.plugin)
-    values = settings.plain(settings.build(plugin, configured.settings, f"datasets.{spec.dataset}"))
+    dataset = loaded.dataset(spec.dataset)
     run = RunSpec(  # stands for any: the name of an attack does not depend on what is attacked
         method="", plugin="", settings={}, dataset=spec.dataset, dataset_plugin=configured.plugin,
-        dataset_settings=values, model="", model_plugin="", model_settings={}, members=1, recipe="",
+        dataset_settings=settings.plain(dataset), model="", model_plugin="", model_settings={}, members=1, recipe="",
         training=Training(epochs=1), seed=0, versions={},
     )  # fmt: skip
     try:
@@ -151,8 +150,8 @@ def standard(loaded: Loaded, name: str, eps: float) -> Standard:
         raise _no_board(name, f"no attack of the suite {spec.suite} lies within {spec.norm} {eps:g}")
     return Standard(
         name=name, version=spec.version, title=spec.title or name, dataset=spec.dataset,
-        plugin=configured.plugin, norm=spec.norm, eps=eps, images=min(spec.images, plugin.test_images or spec.images),
-        size=plugin.test_images, seeds=spec.seeds, suite=spec.suite, parts=parts, succeeded_by=spec.succeeded_by,
+        plugin=configured.plugin, norm=spec.norm, eps=eps, images=min(spec.images, dataset.test_images or spec.images),
+        size=dataset.test_images, seeds=spec.seeds, suite=spec.suite, parts=parts, succeeded_by=spec.succeeded_by,
     )  # fmt: skip
 
 

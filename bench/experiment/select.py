@@ -112,7 +112,7 @@ def run_spec(
         training, watching = trained_and_watched(table)
     except ValidationError as error:
         raise BenchError(f"training of {method} on {selection.dataset}: {settings.explain(error)}") from error
-    dataset_class = registry.load("datasets", dataset.plugin)
+    made = loaded.dataset(selection.dataset)
     validation = held_out(loaded, recipe)
     monitor, keep = monitors.watched(loaded, watching, selection.dataset, validation)
     return RunSpec(
@@ -121,9 +121,7 @@ def run_spec(
         settings=settings.plain(instance),
         dataset=selection.dataset,
         dataset_plugin=dataset.plugin,
-        dataset_settings=settings.plain(
-            settings.build(dataset_class, dataset.settings, f"datasets.{selection.dataset}")
-        ),
+        dataset_settings=settings.plain(made),
         model=model,
         model_plugin=model_plugin,
         model_settings=model_settings,
@@ -136,7 +134,7 @@ def run_spec(
         versions={
             "method": plugin.version,
             "model": model_version,
-            "dataset": dataset_class.version,
+            "dataset": made.version,
             "trainer": versions.TRAINER,
             **instance.part_versions,
             **monitors.versions_of(keep),
@@ -266,7 +264,7 @@ def test_limit(loaded: Loaded, selection: Selection) -> int | None:
         return None
     if limit is None:
         limit = resolved_recipe(loaded, selection.recipe, selection.dataset)[0].test_limit
-    size = registry.load("datasets", loaded.config.datasets[selection.dataset].plugin).test_images
+    size = loaded.dataset(selection.dataset).test_images
     if limit is not None and size is not None and limit > size:
         raise BenchError(f"{selection.dataset} has {size:,} test images; --limit {limit} is more")
     return None if limit == size else limit
@@ -455,7 +453,7 @@ def blackbox_rows(loaded: Loaded, selection: Selection, run: RunSpec, names: tup
 def _at_most(loaded: Loaded, selection: Selection, most: int | None) -> int | None:
     """How many test images are used where they are no more than `most`; held-out images are all used."""
     limit = test_limit(loaded, selection)
-    size = registry.load("datasets", loaded.config.datasets[selection.dataset].plugin).test_images
+    size = loaded.dataset(selection.dataset).test_images
     more = selection.split == "test" and most is not None and (limit or size or most + 1) > most
     return most if more else limit
 

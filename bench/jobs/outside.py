@@ -85,8 +85,7 @@ def adopt(
     """
     _check_name(given, loaded)
     configured = loaded.config.datasets[given.dataset]
-    dataset_class = registry.load("datasets", configured.plugin)
-    dataset = settings.build(dataset_class, configured.settings, f"datasets.{given.dataset}")
+    dataset = loaded.dataset(given.dataset)
     if networks:
         taken, held = take_networks(given, networks, dataset)
         model, model_plugin, model_settings = held["networks"], MEMORY, dict(held)
@@ -115,7 +114,7 @@ def adopt(
             training=Training.model_validate({"epochs": 1}),  # its training is unknown; nothing shows or uses this
             seed=seed,
             versions={
-                "method": Outside.version, "model": model_version, "dataset": dataset_class.version,
+                "method": Outside.version, "model": model_version, "dataset": dataset.version,
                 "trainer": versions.TRAINER, **_later(ensemble),
             },
             weights=digest,

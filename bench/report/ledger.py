@@ -8,7 +8,6 @@ from typing import Any
 
 from sqlalchemy import func, select
 
-from bench.core import registry
 from bench.core.config import Loaded
 from bench.core.errors import BenchError
 from bench.experiment.protocols import standards
@@ -111,11 +110,10 @@ def mark(db: Database) -> tuple[Any, ...]:
         return (*connection.execute(query).one(), *(connection.scalar(count) for count in counts))
 
 
-def test_images(dataset: str, configured: dict[str, Any]) -> int | None:
+def test_images(dataset: str, loaded: Loaded) -> int | None:
     """The number of a data set's test images, where its plug-in is installed and says it."""
-    spec = configured.get(dataset)
     try:
-        found = registry.load("datasets", spec.plugin if spec is not None else dataset).test_images
+        found = loaded.dataset(dataset).test_images if dataset in loaded.config.datasets else None
     except BenchError:
         return None
     return int(found) if found else None

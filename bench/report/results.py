@@ -417,7 +417,7 @@ def images_label(loaded: Loaded, selection: Selection) -> str:
     if selection.split == "validation":
         recipe, _ = select.resolved_recipe(loaded, selection.recipe, selection.dataset)
         return f"{select.held_out(loaded, recipe):,} validation images"
-    size = registry.load("datasets", loaded.config.datasets[selection.dataset].plugin).test_images
+    size = loaded.dataset(selection.dataset).test_images
     limit = select.test_limit(loaded, selection)
     if limit is None:
         return f"{size:,} test images" if size else "all test images"

@@ -106,7 +106,7 @@ class Titles:
         """` (3 target classes)` where the data set has too few classes for all that the attack leads to elsewhere."""
         try:
             plugin = registry.load("attacks", made.plugin)
-            known = registry.load("datasets", self.loaded.config.datasets[dataset].plugin).classes
+            known = self.loaded.dataset(dataset).classes
         except (BenchError, KeyError):
             return ""
         most = made.settings.get("target_classes", getattr(plugin, "target_classes", 0))

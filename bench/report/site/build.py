@@ -93,7 +93,7 @@ class _Site:
         self.references = queries.references(db)
         self.common = fingerprint([pages.source(), described(), loaded.config.model_dump(mode="json")])
         self.datasets = {run.dataset for run in self.ledger.runs.values()}
-        self.sizes = {name: ledger.test_images(name, loaded.config.datasets) for name in self.datasets}
+        self.sizes = {name: ledger.test_images(name, loaded) for name in self.datasets}
         self.methods = sorted({run.method for run in self.ledger.runs.values()})
         self.failed = failed_runs(self.ledger)
         parts = (self.ledger.runs, self.ledger.boards * 3, self.methods, self.failed)
