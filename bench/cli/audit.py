@@ -112,7 +112,7 @@ def _deep(
     from bench.core import config
     from bench.core.device import pick
     from bench.jobs import audit, ensembles
-    from bench.jobs.estimate import estimate, from_earlier, spoken
+    from bench.jobs.estimate import Outlook, estimate, from_earlier, range_spoken
     from bench.store import ids
 
     with reading(db, place.results) as base:
@@ -126,11 +126,11 @@ def _deep(
         ensembles.splits_of(plan.missing[0].run, place, limit=None)  # missing data is said before anything starts
         expected = estimate(plan, from_earlier(plan, base), place)
         out.print(
-            f"{len(plan.missing)} of {len(plan.planned)} evaluations of this audit to run, at most about "
-            f"{spoken(expected.total)} ({place.device})"
+            f"{len(plan.missing)} of {len(plan.planned)} evaluations of this audit to run: "
+            f"{range_spoken(expected.total())} ({place.device})"
         )
         with Interrupts(quiet=False) as interrupts:
-            drive_here(plan, base, place, out, interrupts, threads=threads)
+            drive_here(plan, base, place, out, interrupts, threads=threads, outlook=Outlook(expected, 1))
         if interrupts.asked:
             out.print("Stopped; the same command goes on.", style="yellow")
         return not interrupts.asked

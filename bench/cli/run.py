@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shlex
 import sys
-from dataclasses import asdict, replace
+from dataclasses import replace
 from math import isnan
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -162,10 +162,14 @@ def _work(
     """Check the data, say how long it takes, do the jobs."""
     from bench.jobs.display import Display
     from bench.jobs.driver import Driver
+    from bench.jobs.estimate import Outlook, estimate, from_earlier
     from bench.jobs.executors import executor_class
+    from bench.jobs.executors.local import usual_workers
     from bench.jobs.plan import check_data
 
-    name = options.pop("executor") or ("local" if options["gpus"] or options["workers"] else "inline")
+    name = options.pop("executor")
+    usual = name is None and not options["gpus"] and not options["workers"]
+    name = name or ("inline" if usual else "local")
     kind = executor_class(name)
     if kind.here:
         if options["gpus"]:
@@ -175,16 +179,22 @@ def _work(
         elif name != "inline" and device is None:
             device = "cpu"
         place = replace(place, device=pick(device, threads))
-        if place.device == "cpu" and threads is None and (busy := others()):
+        if place.device == "cpu" and (busy := others()):
             out.print(busy, style="yellow")
         check_data(plan, place, chosen.loaded, chosen.selection)
     else:
         place = replace(place, device=device or ("cuda" if options["gpus"] else "cpu"))
-    with Display(len(plan.missing), out) as display:
-        setting = setting_of(place, display, interrupts, threads=threads, **options)
-        executor = kind(setting)
+    earlier = from_earlier(plan, base)
+    expected = estimate(plan, earlier, place) if kind.here else None
+    if usual and expected and place.device == "cpu":
+        workers = usual_workers(len(plan.missing), expected.total().high, threads)
+        if workers > 1:
+            kind, options["workers"] = executor_class("local"), workers
+    with Display(len(plan.missing), out, jobs=plan.missing) as display:
+        executor = kind(setting_of(place, display, interrupts, threads=threads, **options))
         interrupts.renew()
-        out.print(_expectation(plan, base, place, chosen, executor))
+        display.outlook = expected and Outlook(expected, executor.slots)
+        out.print(_expectation(plan, earlier, expected, place, chosen, executor), soft_wrap=True)
         driver = Driver(
             plan, executor, base, place, watcher=display, fail_fast=fail_fast,
             stopping=lambda: interrupts.asked,
@@ -192,38 +202,40 @@ def _work(
         return driver.drive()
 
 
-def _expectation(plan: Plan, base: Database, place: Workplace, chosen: Chosen, executor: Executor) -> Text:
+def _expectation(
+    plan: Plan, earlier: Mapping[str, float | None], expected: Estimate | None, place: Workplace, chosen: Chosen,
+    executor: Executor,
+) -> Text:  # fmt: skip
     """How much there is to do, where, and how long it should take."""
     from rich.text import Text
 
     from bench.experiment.select import recipe_name
-    from bench.jobs.estimate import LONG, estimate, from_earlier
+    from bench.jobs.estimate import LONG
 
     kinds = {"new": "new", "stale": "of an older version", "failed": "failed before"}
     counts = [f"{plan.count(key)} {text}" for key, text in kinds.items() if plan.count(key)]  # type: ignore[arg-type]
     counts += [f"{again} once more"] if (again := sum(item.again for item in plan.planned)) else []
     line = f"{len(plan.missing)} of {len(plan.planned)} jobs to do ({', '.join(counts)})"
-    earlier = from_earlier(plan, base)
-    if not executor.here:
+    if expected is None:
         return Text(f"{line}. {time_line([value for value in earlier.values() if value is not None], len(earlier))}")
-    expected = estimate(plan, earlier, place)
-    line += _told(expected, f"{place.device}{f', {executor.slots} workers at once' if executor.slots > 1 else ''}")
+    at_once = f", {executor.slots} jobs at once" if executor.slots > 1 else ""
+    line += _told(expected, f"{place.device}{at_once}", executor.slots)
     dataset = chosen.selection.dataset
     recipe = recipe_name(chosen.loaded, chosen.selection.recipe, dataset)
-    if expected.total > LONG and recipe != "quick" and "quick" in chosen.loaded.config.recipes_of(dataset):
-        long = "\nThat is long: `--recipe quick` is meant for CPUs and takes about five minutes a method."
-        return Text.assemble(line, (long, "yellow"))
+    long = expected.total(executor.slots).high > LONG
+    if long and recipe != "quick" and "quick" in chosen.loaded.config.recipes_of(dataset):
+        advice = "\nThat is long: `--recipe quick` is meant for CPUs and takes about five minutes a method."
+        return Text.assemble(line, (advice, "yellow"))
     return Text(line)
 
 
-def _told(expected: Estimate, where: str) -> str:
+def _told(expected: Estimate, where: str, slots: int = 1) -> str:
     """An estimate as the end of a sentence."""
-    from bench.jobs.estimate import spoken
+    from bench.jobs.estimate import range_spoken
 
-    told = ""
-    if expected.total:
-        told = f"; about {spoken(expected.training)} of training and at most {spoken(expected.attacks)} of attacks on "
-        told += f"this machine ({where})"
+    told, total = "", expected.total(slots)
+    if total.high:
+        told = f": {range_spoken(total)} on this machine ({where})"
     return told + (f"; of {', '.join(expected.unknown)} the time is unknown." if expected.unknown else ".")
 
 
@@ -336,13 +348,22 @@ def _dry_run(
 ) -> int:
     if as_json:
         rows = plan_rows(plan, earlier)
-        record = rows if probed is None else {"jobs": rows, "device": probed[1], **asdict(probed[0])}
+        record = rows if probed is None else {"jobs": rows, "device": probed[1], **_expected(probed[0])}
         say_json(record)
         return 0
     print_plan(plan, earlier, out)
     if probed is not None:
         out.print(f"{len(plan.missing)} to do{_told(*probed)}", soft_wrap=True)
     return 0
+
+
+def _expected(estimate: Estimate) -> dict[str, Any]:
+    """Seconds for machines; of attacks the most, and what they take if every image breaks at once."""
+    attacks = estimate.attacks
+    return {
+        "training": estimate.training, "attacks": attacks.high, "attacks_least": attacks.low,
+        "unknown": [*estimate.unknown],
+    }  # fmt: skip
 
 
 def _jobs(count: int) -> str:

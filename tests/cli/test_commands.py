@@ -504,10 +504,12 @@ def test_weights_that_come_out_otherwise_are_refused(tmp_path: Path) -> None:
     (weights,) = tmp_path.glob("runs/*/members.safetensors")
     weights.unlink()
     record = json.loads((weights.parent / "run.json").read_text())
-    (weights.parent / "run.json").write_text(json.dumps({**record, "weights_digest": "0" * 24}))
+    environment = {**record["environment"], "threads": 2}
+    changed = {**record, "weights_digest": "0" * 24, "environment": environment}
+    (weights.parent / "run.json").write_text(json.dumps(changed))
     code, out, _ = command(*arguments, "--attack", "pgd", "--eps", "0.3")
     assert code == 1
-    assert "other weights than before" in out
+    assert "other weights than before (threads 2 then, 1 now; --threads 2 trains as before)" in out
     assert not weights.exists()
 
 
