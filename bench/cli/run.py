@@ -91,8 +91,8 @@ def command(
       bench run -m paper --dataset digits --workers 4                    four processes
       bench run -m paper --dataset cifar10 --gpus 0,1 --per-gpu 2        two on each of two GPUs
     """
-    if not (dry_run or quiet or as_json) and sys.stdout.isatty():  # what follows takes seconds: torch, the database
-        say(f"{' and '.join(given['methods']) or 'no method'}{' on ' + given['dataset'] if given['dataset'] else ''} …")
+    if not (dry_run or quiet or as_json):  # what follows takes seconds: torch, the database
+        say(f"{_asked(given)}: what is missing is trained and attacked, then the table follows")
     from bench.jobs.estimate import from_earlier
     from bench.jobs.locks import Locks
     from bench.jobs.plan import ForcedPass, make_plan, unwatched
@@ -153,6 +153,15 @@ def command(
             with base.snapshot():
                 ok &= _report(chosen, base, place, out, plan, summary, as_json, ok)
     return 2 if chosen.refused else 0 if ok else 1
+
+
+def _asked(given: Mapping[str, Any]) -> str:
+    """`trs and ece on digits, recipe quick`: what was asked for, before anything is looked up."""
+    told = " and ".join(given["methods"]) or "no method"
+    told += f" on {given['dataset']}" if given["dataset"] else ""
+    told += "".join(f", {name} {given[name]}" for name in ("recipe", "suite", "model") if given.get(name))
+    attacks = ", ".join(given.get("attack") or ())
+    return told + (f", {attacks}" if attacks else "")
 
 
 def _work(
