@@ -57,8 +57,8 @@ def print_matrix(matrix: Matrix, out: Console) -> None:
     """A transferability matrix with its heading."""
     from bench.report import tables
 
-    out.print(tables.matrix_heading(matrix), style="bold", soft_wrap=True)
+    out.print(tables.matrix_heading(matrix), style="bold", soft_wrap=not out.is_terminal)
     out.print(tables.matrix_table(matrix))
     for note in (matrix.remark, *matrix.notes):
         if note:
-            out.print(f"Note: {note}", style="yellow", soft_wrap=True)
+            out.print(f"Note: {note}", style="yellow", soft_wrap=not out.is_terminal)

@@ -46,10 +46,10 @@ def print_grid(grid: Grid, out: Console) -> None:
 
     from bench.report.tables.words import is_foreign
 
-    out.print(Text(grid.heading, style="bold"), soft_wrap=True)
+    out.print(Text(grid.heading, style="bold"), soft_wrap=not out.is_terminal)
     out.print(TextTable(grid))
     for line in grid.notes:
-        out.print(Text(line, style="yellow" if is_foreign(line) else "dim"), soft_wrap=True)
+        out.print(Text(line, style="yellow" if is_foreign(line) else "dim"), soft_wrap=not out.is_terminal)
 
 
 def _width(table: Table, console: Console, options: ConsoleOptions) -> int:
