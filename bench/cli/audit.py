@@ -169,8 +169,8 @@ def _print(
     from bench.store import flags
 
     if found:
-        heads = [Head("evaluation", 3), Head("method"), Head("data", 2), Head("seed", 1), Head("attack", whole=True),
-                 Head("flag"), Head("evidence")]  # fmt: skip
+        heads = [Head("evaluation", 3), Head("method"), Head("data", 2), Head("seed", 1), Head("attack", least=10),
+                 Head("flag"), Head("evidence", least=16)]  # fmt: skip
         told: list[list[Text | str]] = []
         for row in rows:
             for item in found.get(row.evaluation_id, ()):

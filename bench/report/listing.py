@@ -10,7 +10,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-PROSE = 24  # letters that a column of sentences gets before others are left out for it
+PROSE = 24  # letters that sentences get, unless told
 
 
 class Head(NamedTuple):
@@ -22,6 +22,8 @@ class Head(NamedTuple):
     right: bool = False
     whole: bool = False
     """Whether its cells stay on one line."""
+    least: int = PROSE
+    """Letters that its sentences get before other columns are left out for it."""
 
 
 def print_listing(
@@ -70,7 +72,7 @@ def _widths(heads: Sequence[Head], texts: Sequence[Sequence[Text]], kept: Sequen
         cells = max(map(cell_len, lines))
         longest = max(map(cell_len, words), default=0)
         most.append(wide)
-        least.append(max(longest, cells if heads[place].whole else min(cells, PROSE)))
+        least.append(max(longest, cells if heads[place].whole else min(cells, heads[place].least)))
     room -= 3 * len(kept) + 1  # the lines between columns and the blanks beside them
     if sum(least) > room:
         return None
