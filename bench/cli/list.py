@@ -73,10 +73,10 @@ def _print(rows: Listing, out: Console) -> None:
 
     from bench.report.listing import Head, print_listing
 
-    heads = [Head(name, RANKS.get(name, 0)) for name in rows[0] if name not in ("version", "notes")]
-    alike = {row.get("status") for row in rows} == {"done"}
-    heads = [head for head in heads if head.title != "status" or not alike]
-    print_listing(heads, [[_cell(row, head.title) for head in heads] for row in rows], out)
+    hidden = {"version", "notes"} | ({"status"} if all(row.get("status") == "done" for row in rows) else set())
+    names = [name for name in rows[0] if name not in hidden]
+    heads = [Head("time" if name == "seconds" else name, RANKS.get(name, 0)) for name in names]
+    print_listing(heads, [[_cell(row, name) for name in names] for row in rows], out)
     for row in rows:
         for note in row.get("notes") or ():
             style = "red" if row.get("status") == "failed" else "yellow"

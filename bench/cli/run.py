@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import shlex
+import shutil
 import sys
+import textwrap
 from dataclasses import replace
 from math import isnan
 from pathlib import Path
@@ -92,7 +94,9 @@ def command(
       bench run -m paper --dataset cifar10 --gpus 0,1 --per-gpu 2        two on each of two GPUs
     """
     if not (dry_run or quiet or as_json):  # what follows takes seconds: torch, the database
-        say(f"{_asked(given)}: what is missing is trained and attacked, then the table follows")
+        told = f"{_asked(given)}: trains, attacks, prints the table"
+        width = shutil.get_terminal_size().columns if sys.stdout.isatty() else len(told)
+        say(textwrap.fill(told, width, break_long_words=False, break_on_hyphens=False))
     from bench.jobs.estimate import from_earlier
     from bench.jobs.locks import Locks
     from bench.jobs.plan import ForcedPass, make_plan, unwatched

@@ -587,5 +587,5 @@ run.say = say
 main.run(["run", "-m", "trs", "-m", "ece", "-d", "digits", "--recipe", "quick", "--results", {str(tmp_path)!r}])
 """
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
-    told = "trs and ece on digits, recipe quick: what is missing is trained and attacked, then the table follows []\n"
+    told = "trs and ece on digits, recipe quick: trains, attacks, prints the table []\n"
     assert done.stdout == told, done.stderr
