@@ -29,6 +29,7 @@ from bench.cli.options import (  # fmt: skip
 from bench.cli.parameters import Once
 from bench.cli.say import say, say_json
 from bench.cli.status import plan_rows, print_plan, time_line
+from bench.core import machine as computer
 from bench.core.device import others, pick
 from bench.core.errors import BenchError
 from bench.core.identity import short
@@ -198,7 +199,9 @@ def _work(
     else:
         place = replace(place, device=device or ("cuda" if options["gpus"] else "cpu"))
     earlier = from_earlier(plan, base)
+    before = computer.work_done()
     expected = estimate(plan, earlier, place) if kind.here else None
+    used = computer.used_since(before)  # while steps were timed
     if usual and expected and place.device == "cpu":
         workers = usual_workers(len(plan.missing), expected.total().high, threads)
         if workers > 1:
@@ -207,7 +210,7 @@ def _work(
         executor = kind(setting_of(place, display, interrupts, threads=threads, **options))
         interrupts.renew()
         display.outlook = expected and Outlook(expected, executor.slots)
-        out.print(_expectation(plan, earlier, expected, place, chosen, executor), soft_wrap=True)
+        out.print(_expectation(plan, earlier, expected, place, chosen, executor, used), soft_wrap=not out.is_terminal)
         driver = Driver(
             plan, executor, base, place, watcher=display, fail_fast=fail_fast,
             stopping=lambda: interrupts.asked,
@@ -217,9 +220,9 @@ def _work(
 
 def _expectation(
     plan: Plan, earlier: Mapping[str, float | None], expected: Estimate | None, place: Workplace, chosen: Chosen,
-    executor: Executor,
+    executor: Executor, used: float | None,
 ) -> Text:  # fmt: skip
-    """How much there is to do, where, and how long it should take."""
+    """How much there is to do, where, and how long it should take beside others that have `used` so many cores."""
     from rich.text import Text
 
     from bench.experiment.select import recipe_name
@@ -232,7 +235,8 @@ def _expectation(
     if expected is None:
         return Text(f"{line}. {time_line([value for value in earlier.values() if value is not None], len(earlier))}")
     at_once = f", {executor.slots} jobs at once" if executor.slots > 1 else ""
-    line += _told(expected, f"{place.device}{at_once}", executor.slots)
+    slower = computer.slowdown(executor.slots, used) if place.device == "cpu" else 1.0
+    line += _told(expected, f"{place.device}{at_once}", executor.slots, slower)
     dataset = chosen.selection.dataset
     recipe = recipe_name(chosen.loaded, chosen.selection.recipe, dataset)
     long = expected.total(executor.slots).high > LONG
@@ -242,11 +246,12 @@ def _expectation(
     return Text(line)
 
 
-def _told(expected: Estimate, where: str, slots: int = 1) -> str:
-    """An estimate as the end of a sentence."""
-    from bench.jobs.estimate import range_spoken
+def _told(expected: Estimate, where: str, slots: int = 1, slower: float = 1.0) -> str:
+    """An estimate as the end of a sentence; `slower` is how much more the jobs may take than the steps timed."""
+    from bench.jobs.estimate import Span, range_spoken
 
     told, total = "", expected.total(slots)
+    total = Span(total.low, total.high * slower)
     if total.high:
         told = f": {range_spoken(total)} on this machine ({where})"
     return told + (f"; of {', '.join(expected.unknown)} the time is unknown." if expected.unknown else ".")

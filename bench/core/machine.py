@@ -7,6 +7,7 @@ import os
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import NamedTuple
 
 WATCHED = 0.3  # seconds over which the use of the cores is measured
 ROOT = Path("/")
@@ -32,18 +33,39 @@ def used_by_others(seconds: float = WATCHED) -> float | None:
 
     The load average does not tell that: it still holds the minute before, an installation that has just ended say.
     """
-    before = _busy()
-    if before is None:
+    before = work_done()
+    time.sleep(seconds if before else 0.0)
+    return used_since(before)
+
+
+def used_since(before: WorkDone | None) -> float | None:
+    """The same since `before`, while this process may have worked too."""
+    after = work_done()
+    if before is None or after is None or after.clock - before.clock < WATCHED / 2:
         return None
-    time.sleep(seconds)
-    after = _busy()
-    assert after is not None
-    (clock, busy, own), (clock_after, busy_after, own_after) = before, after
-    return max(0.0, (busy_after - busy - (own_after - own)) / (clock_after - clock))
+    by_all, by_us = after.by_all - before.by_all, after.by_us - before.by_us
+    return max(0.0, (by_all - by_us) / (after.clock - before.clock))
 
 
-def _busy() -> tuple[float, float, float] | None:
-    """The clock, the seconds that all cores were busy, and those of this process and the children it waited for."""
+def slowdown(workers: int, used: float | None) -> float:
+    """How much slower each of so many workers is than one process alone, beside others that keep `used` cores busy.
+
+    Where there are more of them than cores, each gets its share; at most, as nobody tells how many others wait.
+    """
+    among, others = cores(), used or 0.0
+    return min(1.0, among / (1 + others)) / min(1.0, among / (workers + others))
+
+
+class WorkDone(NamedTuple):
+    """A clock, and the seconds that cores were busy until then: of all programs, and of us and our ended children."""
+
+    clock: float
+    by_all: float
+    by_us: float
+
+
+def work_done() -> WorkDone | None:
+    """Now; None where the system does not say."""
     try:
         times = (ROOT / "proc/stat").read_text().split("\n", 1)[0].split()[1:]
         user, nice, system, _, _, irq, soft = map(int, times[:7])
@@ -51,7 +73,7 @@ def _busy() -> tuple[float, float, float] | None:
         return None
     own = os.times()
     spent = own.user + own.system + own.children_user + own.children_system
-    return time.monotonic(), (user + nice + system + irq + soft) / os.sysconf("SC_CLK_TCK"), spent
+    return WorkDone(time.monotonic(), (user + nice + system + irq + soft) / os.sysconf("SC_CLK_TCK"), spent)
 
 
 def _groups(root: Path, kind: str) -> Iterator[Path]:

@@ -215,7 +215,7 @@ class SlotLine(Progress):
         """Within an epoch; after the first one its line says more than this would."""
         self.share = (epoch + share) / epochs
         if self._epochs_seen == 0:
-            self._show(f"epoch {epoch + 1}/{epochs} · {share:.0%} of its batches")
+            self._show(f"epoch {epoch + 1}/{epochs} · {100 * share:.0f} % of its batches")
         else:
             self._display.refresh()
 
@@ -223,7 +223,7 @@ class SlotLine(Progress):
         """Progress of an attack."""
         self.share = done / max(1, total) if share is None else share
         told = f"{done}/{total} images" + (f" · {standing} standing" if standing is not None else "")
-        self._show(told if share is None else f"{share:.0%} · {told}")
+        self._show(told if share is None else f"{100 * share:.0f} % · {told}")
 
     def note(self, text: str) -> None:
         """A line that stays."""

@@ -138,3 +138,16 @@ def test_only_threads_that_would_wait_for_others_are_warned_of(monkeypatch: pyte
         )
         device.pick("cpu", None)
         assert device.others() == ""
+
+
+@pytest.mark.parametrize(("workers", "used", "slower"), [
+    (2, 0.0, 1.0),  # a core each
+    (2, None, 1.0),
+    (4, 0.0, 2.0),  # two share a core
+    (2, 2.0, 4 / 3),  # of two cores one process among three gets 2/3, one among four 1/2
+])  # fmt: skip
+def test_workers_that_share_cores_are_slower(
+    workers: int, used: float | None, slower: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(machine, "cores", lambda: 2)
+    assert machine.slowdown(workers, used) == pytest.approx(slower)
