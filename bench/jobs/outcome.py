@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +20,8 @@ def in_words(path: Path) -> str:
     try:
         record = read_json(path)
         if record.get("kind") == "transfer":
-            return f"{100 * _transfer(record):.1f} % transfer"
+            rate = _transfer(record)
+            return "" if math.isnan(rate) else f"{100 * rate:.1f} % transfer"
         if record.get("kind") in (None, "craft", *UNSHARED):  # a training, or nothing that is one share
             return ""
         right = record["n_clean"] if record["kind"] == "clean" else record["n_robust"]

@@ -7,7 +7,7 @@ import re
 from pathlib import Path
 
 import pytest
-from in_process import TINY, command
+from in_process import QUICK, command
 
 from bench.jobs.outcome import in_words
 
@@ -17,7 +17,7 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str, dict[str,
     """The folder of a tiny run with a matrix, what it told, and its outcome."""
     folder = tmp_path_factory.mktemp("outcome")
     own = ["--device", "cpu", "--set", 'suites.core.attacks=["fgsm"]', "--results", folder]
-    done = command("run", "-m", "ece", *TINY, *own, "--json")
+    done = command("run", "-m", "ece", *QUICK, *own, "--json")
     assert done.code == 0, done.err
     return folder, done.err, json.loads(done.out)
 
