@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
+from click.core import ParameterSource
 
 from bench.cli.executor import EXECUTOR_OPTIONS, Interrupts, executor_options, setting_of
 from bench.cli.options import (  # fmt: skip
@@ -182,6 +183,8 @@ def _work(
     from bench.jobs.plan import check_data
 
     name = options.pop("executor")
+    if name == "inline" and (options["gpus"] or options["workers"]) and _from_environment("executor"):
+        name = None  # what is typed comes before what is set for all commands
     usual = name is None and not options["gpus"] and not options["workers"]
     name = name or ("inline" if usual else "local")
     kind = executor_class(name)
@@ -216,6 +219,11 @@ def _work(
             stopping=lambda: interrupts.asked,
         )  # fmt: skip
         return driver.drive()
+
+
+def _from_environment(name: str) -> bool:
+    """Whether an option was not typed, but set by its environment variable."""
+    return click.get_current_context().get_parameter_source(name) == ParameterSource.ENVIRONMENT
 
 
 def _expectation(

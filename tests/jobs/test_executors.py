@@ -244,6 +244,7 @@ def test_a_cpu_gets_workers_of_one_thread_where_there_is_enough_to_do(
             seen.append(setting.workers)
             super().__init__(dataclasses.replace(setting, workers=None))
 
+    monkeypatch.delenv("BENCH_EXECUTOR")
     monkeypatch.setattr(local, "Local", Watched)
     monkeypatch.setattr(local, "cores", lambda: 2)
     without = [word for word in RUN if word not in ("--threads", "1")]
@@ -256,6 +257,11 @@ def test_a_cpu_gets_workers_of_one_thread_where_there_is_enough_to_do(
         assert seen == []  # a single job
         assert main.run([*command, "--attack", "fgsm", "--eps", "0.3,0.4"]) == 0
         assert seen == [2]
+        monkeypatch.setenv("BENCH_EXECUTOR", "inline")
+        assert main.run([*command, "--attack", "fgsm", "--eps", "0.5,0.6"]) == 0
+        assert seen == [2]
+        assert main.run([*command, "--attack", "fgsm", "--eps", "0.7", "--workers", "3"]) == 0
+        assert seen == [2, 3]
     for path in tmp_path.glob("runs/*/*.json"):
         assert json.loads(path.read_text())["environment"]["threads"] == 1
 
