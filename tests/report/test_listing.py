@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import io
+from types import SimpleNamespace
 
+import numpy as np
 import pytest
 
 from bench.report.console import PlainConsole
 from bench.report.listing import Head, print_listing
+from bench.report.matrices import Block
+from bench.report.tables import matrix_table
 
 HEADS = [Head("name"), Head("budget", whole=True), Head("description", 1), Head("origin", 2)]
 ROWS = [
@@ -63,3 +67,16 @@ def test_a_narrow_column_comes_back_where_a_wide_one_had_to_go() -> None:
 
 def test_a_column_without_any_text_is_left_out() -> None:
     assert "empty" not in printed(80, [Head("name"), Head("empty")], [["a", ""], ["b", ""]])
+
+
+@pytest.mark.parametrize(("width", "cell"), [(240, "12.5 [10.0, 15.0]"), (80, "12.5"), (80, "[10.0, 15.0]")])
+def test_a_matrix_puts_intervals_below_rates_where_there_is_little_room(width: int, cell: str) -> None:
+    rates = np.full((3, 4), 12.5)
+    block = Block(("1", "2", "3"), rates, rates * 0, rates - 2.5, rates + 2.5, np.ones((2, 3, 4), dtype=int))
+    others = Block((), rates[:0], rates[:0], rates[:0], rates[:0], np.ones((2, 0, 4), dtype=int))
+    matrix = SimpleNamespace(rates=rates, seeds=(0,), members=block, others=others)
+    out = PlainConsole(width=width, file=io.StringIO())
+    out.print(matrix_table(matrix, width=width))
+    lines = out.file.getvalue().splitlines()
+    assert all(len(line) <= width for line in lines)
+    assert sum(line.count(f"{cell} │") for line in lines) == 12
