@@ -12,7 +12,6 @@ from bench.report.results import Results, joined
 from bench.report.titles import budget_text, plain
 from bench.store import flags
 from bench.store.flags import Opinion
-from bench.store.rates import counted
 
 
 def number(value: float) -> str:
@@ -156,7 +155,7 @@ def matrix_heading(matrix: Matrix) -> str:
     """What the matrix shows, in one line."""
     return (
         f"Transferability of {matrix.title}: {plain(matrix.rate)} in %, {matrix.attack}, "
-        f"{budget_text(matrix.budget_name, matrix.budget)}, of {plain(counted(matrix.rate, matrix.population))}, "
+        f"{budget_text(matrix.budget_name, matrix.budget)}, of {plain(matrix.population)}, "
         f"{phrase(matrix.recipe)}, {matrix.images}, {_seeds(matrix.seeds)}; "
         f"mean off the diagonal {'–' if math.isnan(matrix.transfer) else f'{matrix.transfer:.1f}'}"
     )
