@@ -212,7 +212,7 @@ def _work(
     with Display(len(plan.missing), out, jobs=plan.missing) as display:
         executor = kind(setting_of(place, display, interrupts, threads=threads, **options))
         interrupts.renew()
-        display.outlook = expected and Outlook(expected, executor.slots)
+        display.outlook = Outlook(expected, executor.slots) if expected else None
         out.print(_expectation(plan, earlier, expected, place, chosen, executor, used), soft_wrap=not out.is_terminal)
         driver = Driver(
             plan, executor, base, place, watcher=display, fail_fast=fail_fast,
