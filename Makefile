@@ -8,7 +8,7 @@ PIP = $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constr
 .PHONY: demo test install check
 
 demo: install
-	$(BIN)/bench run --method trs --method ece --dataset digits
+	$(BIN)/bench run --method trs --method ece --dataset digits --recipe quick
 
 test: $(VENV)/.test
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --dist loadfile

@@ -12,6 +12,9 @@ from hypothesis import settings
 
 MAY_BE_MISSING = ("BENCH_DATA", "GPU", "not for this model", "needs root")
 
+# Jobs stay in the process of the test, where it can look at them, however busy the machine is; `--workers` is obeyed.
+os.environ["BENCH_EXECUTOR"] = "inline"
+
 # Shared machines stall: a slow example says nothing about the code.
 settings.register_profile("bench", deadline=None)
 settings.load_profile("bench")

@@ -1,4 +1,4 @@
-"""What the documents quote is what the files beside them hold: tables, numbers in sentences, the demo's output.
+"""What the documents quote is what the files beside them hold: tables, numbers in sentences.
 
 In Markdown a comment says where a number or table comes from: `58.6<!-- digits TRS, PGD, 0.15 -->` after a number,
 `<!-- rows of results/reference/digits/table1.md -->` on the line before a table.
@@ -7,7 +7,6 @@ In Markdown a comment says where a number or table comes from: `58.6<!-- digits 
 from __future__ import annotations
 
 import csv
-import io
 import json
 import re
 import shlex
@@ -20,9 +19,6 @@ import pytest
 from in_process import bench, refused
 
 from bench.cli.main import cli
-from bench.core import config
-from bench.experiment.select import Selection
-from bench.store.database import Database
 
 ROOT = Path(__file__).resolve().parents[1]
 DIGITS = ROOT / "results" / "reference" / "digits"
@@ -156,38 +152,6 @@ def test_what_the_sentences_on_the_digits_conclude_follows_from_the_table() -> N
     audit = (DIGITS / "audit.txt").read_text()
     for seed in range(3):
         assert re.search(rf"│ adp +│ digits │ {seed} +│ blackbox ε = 0.15 │ black-box-stronger", audit)
-
-
-def test_the_demo_of_the_readme_is_what_the_archive_gives(tmp_path: Path) -> None:
-    """`make demo` makes two of the archive's runs, so that their tables are those of its first seed."""
-    from bench.report import results as report
-    from bench.report.console import PlainConsole, print_matrix, print_results
-    from bench.report.matrices import matrices
-
-    # No other seeds and no black-box suite: their flags need more results than the demo makes.
-    with zipfile.ZipFile(DIGITS / "runs.zip") as archive:
-        files = [name for name in archive.namelist() if name.startswith("runs/")]
-        records = {name: json.loads(archive.read(name)) for name in files if name.endswith("run.json")}
-        demo = [name for name, run in records.items() if run["method"] in ("trs", "ece") and run["seed"] == 0]
-        chosen = {name.split("/")[1] for name in demo}
-        for name in files:
-            data = archive.read(name)
-            if name.split("/")[1] in chosen and b'"kind": "blackbox"' not in data:
-                (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
-                (tmp_path / name).write_bytes(data)
-    bench("db", "rebuild", "--results", tmp_path)
-    loaded, selection = config.load(ROOT / "bench.toml"), Selection(methods=("trs", "ece"))
-    text = io.StringIO()
-    out = PlainConsole(width=240, no_color=True, file=text)
-    with Database(tmp_path / "bench.db").open() as base:
-        print_results(report.collect(loaded, selection, base, seeds=(0,), every=True), out)
-        for matrix in matrices(loaded, selection, base, seeds=(0,)):
-            out.print()
-            print_matrix(matrix, out)
-    printed = "\n".join(line.rstrip() for line in text.getvalue().splitlines())
-    readme = (ROOT / "README.md").read_text()
-    (block,) = re.findall(r"```text\n(core · digits.*?)\n```", readme, re.DOTALL)
-    assert block == printed.partition("\n\nTransferability")[0]
 
 
 def test_the_commands_of_the_reference_are_understood(tmp_path: Path) -> None:

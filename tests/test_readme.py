@@ -22,7 +22,7 @@ def package(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return install(README, tmp_path_factory.mktemp("site"))
 
 
-def bench(package: Path, folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
+def bench(package: Path, folder: Path, *arguments: str, timeout: float = 300) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
         [sys.executable, "-m", "bench.cli.main", *arguments],
         capture_output=True,
@@ -34,8 +34,25 @@ def bench(package: Path, folder: Path, *arguments: str) -> subprocess.CompletedP
             "BENCH_CONFIG": str(ROOT / "bench.toml"),
             "OMP_NUM_THREADS": "1",
         },
-        timeout=300,
+        timeout=timeout,
     )
+
+
+@pytest.mark.timeout(1800)  # a minute and a half of a core that nobody else uses
+def test_the_demo_prints_what_the_readme_shows(package: Path, tmp_path: Path) -> None:
+    """The same lines and rows; numbers differ by tenths between processors, a change of what is computed does more."""
+    (recipe,) = re.findall(r"^demo:.*\n\t\$\(BIN\)/bench (.*)$", (ROOT / "Makefile").read_text(), re.MULTILINE)
+    done = bench(package, tmp_path, *shlex.split(recipe), "--device", "cpu", "--executor", "inline", timeout=1800)
+    assert done.returncode == 0, done.stdout + done.stderr
+    (block,) = re.findall(r"```text\n(core · digits.*?)\n```", README, re.DOTALL)
+    printed = "\n".join(line.rstrip() for line in done.stdout.splitlines())
+    printed = printed[printed.index("core · digits") :].partition("\n\nTransferability")[0]
+    number = re.compile(r"\d+\.\d (?=│)")
+    assert number.sub("#", printed) == number.sub("#", block)
+    shown, now = ([float(text) for text in number.findall(each)] for each in (block, printed))
+    assert len(shown) == 22
+    assert now == pytest.approx(shown, abs=1.0)
+    assert list(tmp_path.glob("results/figures/transfer-*.png"))
 
 
 @pytest.mark.parametrize("name", ["noisy", "signs"])

@@ -11,7 +11,7 @@ from bench.api.notebook import display
 from bench.api.places import Where, choose, seeds_of
 from bench.api.runs import Run
 from bench.core import places
-from bench.core.device import pick
+from bench.core.device import pick, threads_kept
 from bench.core.errors import JobError
 from bench.experiment import select
 from bench.jobs import opening
@@ -83,9 +83,9 @@ def _do(
     workers: int | None, quiet: bool,
 ) -> None:  # fmt: skip
     kind = executor_class("local" if workers else "inline")
-    place = replace(folders, device=pick("cpu" if workers and device is None else device, threads))
-    check_data(plan, place, chosen.loaded, chosen.selection)
-    with display(len(plan.missing), quiet=quiet) as shown:
+    with threads_kept(), display(len(plan.missing), quiet=quiet) as shown:
+        place = replace(folders, device=pick("cpu" if workers and device is None else device, threads))
+        check_data(plan, place, chosen.loaded, chosen.selection)
         executor = kind(Setting(place, shown, workers=workers, threads=threads))
         summary = Driver(plan, executor, base, place, watcher=shown).drive()
     if not summary.ok:

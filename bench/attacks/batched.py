@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import time
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 import torch
@@ -16,6 +18,8 @@ from bench.attacks.problem import Problem
 from bench.core.errors import JobError
 from bench.core.precision import OfPasses
 from bench.data.base import ImageSet
+
+OFTEN = 0.2  # seconds between two words about a batch
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -38,7 +42,9 @@ class BatchedAttack:
     asks_in: OfPasses
     counts: AttackCounts
 
-    def run(self, rows: Tensor, restart: int, clean: Tensor, *, first: bool) -> tuple[Tensor, Tensor]:
+    def run(
+        self, rows: Tensor, restart: int, clean: Tensor, *, first: bool, tell: Callable[[float], None] = lambda _: None
+    ) -> tuple[Tensor, Tensor]:
         """Adversarial images [b, C, H, W] of the images at `rows`, and the classes [b] the model takes them for.
 
         What a copy in float32 calls broken leaves at once; where the model differs in the end, by rounding, it is
@@ -47,11 +53,12 @@ class BatchedAttack:
         Args:
             clean: bool [b], right when clean.
             first: whether these images are attacked for the first time.
+            tell: called now and then with about how much of the batch is done, in [0, 1].
 
         Raises:
             JobError: the attack returned NaN or left the budget, or the model's output is not finite.
         """
-        problem, output, far = self._run_once(rows, restart, self.network)
+        problem, output, far = self._run_once(rows, restart, self.network, tell)
         again = (problem.doubtful & ~self.fooled(output, rows)).nonzero().squeeze(1)
         if len(again):
             other, output[again], further = self._run_once(rows[again], restart, self.model)
@@ -71,7 +78,9 @@ class BatchedAttack:
         """Bool [b]: whether the classes `output` of the images at `rows` are what the attack wants."""
         return output != self.images.labels[rows] if self.targets is None else output == self.targets[rows]
 
-    def _run_once(self, rows: Tensor, restart: int, network: nn.Module) -> tuple[Problem, Tensor, float]:
+    def _run_once(
+        self, rows: Tensor, restart: int, network: nn.Module, tell: Callable[[float], None] = lambda _: None
+    ) -> tuple[Problem, Tensor, float]:
         """The finished problem, the model's classes [b] for its result, and how far that was outside the budget."""
         clean_images = self.images.floats(rows)
         name = type(self.attack).__name__
@@ -92,6 +101,7 @@ class BatchedAttack:
             network=network,
             asks_in=self.asks_in,
             eot=self.attack.eot,
+            tell=_seldom(tell, 3 * self.attack.passes * self.attack.eot),
         )
         problem.finish(self.attack.run(problem))
         if not bool(problem.result.isfinite().all()):
@@ -101,6 +111,21 @@ class BatchedAttack:
             raise JobError(f"{name} returned images {far:g} outside of its budget or of [0, 1]")
         problem.result = project(problem.result, clean_images, self.conditions.budget, self.attack.norm)
         return problem, predicted(self.model, problem.result), far
+
+
+def _seldom(tell: Callable[[float], None], total: int) -> Callable[[int], None]:
+    """Sums up the work done and tells its share of `total`, not oftener than people look."""
+    done, last = 0, time.monotonic()
+
+    def summed(work: int) -> None:
+        nonlocal done, last
+        done += work
+        now = time.monotonic()
+        if now - last >= OFTEN:
+            last = now
+            tell(min(1.0, done / max(1, total)))
+
+    return summed
 
 
 @torch.no_grad()

@@ -10,6 +10,7 @@ import contextlib
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import Any
 
 import torch
@@ -180,14 +181,23 @@ def attack_images(
             asks_in=USUAL,
             counts=counts,
         )
-        for number, (batched, restart) in enumerate(_runs(usual, progress)):
+        runs = _runs(usual, progress)
+
+        def tell(size: int, batch: float) -> None:
+            """Of the batch at hand, of `size` images, the share `batch` is done."""
+            done, todo = under_way.done, len(under_way.todo)
+            share = (under_way.run + (done + batch * size) / max(1, todo)) / len(runs)
+            progress.images(done, todo, standing=under_way.standing, share=share)
+
+        for number, (batched, restart) in enumerate(runs):
             if number < under_way.run:
                 continue
             todo = under_way.todo
             for rows in todo[under_way.done :].split(conditions.batch_size):  # type: ignore[no-untyped-call]
                 if not len(rows):
                     continue
-                result, output = batched.run(rows, restart, clean[rows], first=number == 0)
+                within = partial(tell, len(rows))
+                result, output = batched.run(rows, restart, clean[rows], first=number == 0, tell=within)
                 wrong, success = output != images.labels[rows], batched.fooled(output, rows)
                 if adversarial is not None:
                     # Later runs replace an image only where they break what stood before.
@@ -198,7 +208,8 @@ def attack_images(
                 if hit is not None:
                     hit[rows] |= success
                 under_way.done += len(rows)
-                progress.images(under_way.done, len(todo), standing=int(robust.sum()))
+                under_way.standing = int(robust.sum())
+                tell(0, 0.0)
                 unfinished.save(lambda: under_way.contents(counts, time.perf_counter() - started))
             if at_once:
                 under_way.todo = (robust if hit is None else clean & ~hit).nonzero().squeeze(1)
@@ -226,6 +237,7 @@ class _UnderWay:
         run: number of the run over them, from 0.
         done: how many of `todo` it has attacked.
         seconds: that earlier calls took.
+        standing: how many stood after the last batch; None before it.
     """
 
     clean: Tensor
@@ -236,6 +248,7 @@ class _UnderWay:
     run: int = 0
     done: int = 0
     seconds: float = 0.0
+    standing: int | None = None
 
     def contents(self, counts: AttackCounts, seconds: float) -> Contents:
         """To be kept; `seconds` of this call."""

@@ -78,6 +78,7 @@ class Problem:
         network: nn.Module | None = None,
         asks_in: OfPasses = USUAL,
         eot: int = 1,
+        tell: Callable[[int], None] = lambda _: None,
     ) -> None:
         """A batch whose images stand at `rows`, int64 [B], in the evaluation set.
 
@@ -85,6 +86,7 @@ class Problem:
             name: of the attack, for messages.
             asks_in: the precision of the passes through `network`.
             eot: passes that each gradient is the mean over.
+            tell: called while the attack goes on with the work done since: 3 for a gradient, 1 for a pass forwards.
         """
         self.images = images
         self.labels = labels
@@ -114,6 +116,7 @@ class Problem:
         self._broken = self.doubtful.clone()  # bool [b], of the images still attacked
         self._droppable = False  # whether any of these may be broken: known without waiting for the device
         self._asked = False
+        self._tell = tell
 
     # ---- asking the model
 
@@ -123,6 +126,7 @@ class Problem:
         with products_in_tf32(self._asks_in):
             scores: Tensor = self.network(x)
         self.forwards += len(x)
+        self._tell(1)
         self.judge(x, scores, exact=self.network is self.model)
         return scores
 
@@ -203,6 +207,7 @@ class Problem:
                 gradient, values = gradient / self.eot, values / self.eot
         self.forwards += passes * self.eot * len(x)
         self.backwards += passes * self.eot * len(x)
+        self._tell(3 * passes * self.eot)
         if curve is not False:
             name = [*self.stages[-1:], *([] if curve is True else [curve])]
             self.loss_sums.append((" ".join(name), values.sum().double(), len(x)))

@@ -112,7 +112,7 @@ def _deep(
     from bench.core import config
     from bench.core.device import pick
     from bench.jobs import audit, ensembles
-    from bench.jobs.estimate import estimate, from_earlier, spoken
+    from bench.jobs.estimate import Outlook, estimate, from_earlier, range_spoken
     from bench.store import ids
 
     with reading(db, place.results) as base:
@@ -126,11 +126,11 @@ def _deep(
         ensembles.splits_of(plan.missing[0].run, place, limit=None)  # missing data is said before anything starts
         expected = estimate(plan, from_earlier(plan, base), place)
         out.print(
-            f"{len(plan.missing)} of {len(plan.planned)} evaluations of this audit to run, at most about "
-            f"{spoken(expected.total)} ({place.device})"
+            f"{len(plan.missing)} of {len(plan.planned)} evaluations of this audit to run: "
+            f"{range_spoken(expected.total())} ({place.device})"
         )
         with Interrupts(quiet=False) as interrupts:
-            drive_here(plan, base, place, out, interrupts, threads=threads)
+            drive_here(plan, base, place, out, interrupts, threads=threads, outlook=Outlook(expected, 1))
         if interrupts.asked:
             out.print("Stopped; the same command goes on.", style="yellow")
         return not interrupts.asked
@@ -162,31 +162,31 @@ def _print(
     rows: list[EvaluationRow], found: Flagged, failures: list[FailureRow], unchecked: list[str],
     verdicts: Mapping[str, AuditVerdict], out: Console,
 ) -> None:  # fmt: skip
-    from rich.table import Table
     from rich.text import Text
 
+    from bench.report.listing import Head, print_listing
     from bench.report.tables import budget_text
     from bench.store import flags
 
     if found:
-        table = Table(header_style="bold")
-        for name in ("evaluation", "method", "data", "seed", "attack", "flag", "evidence"):
-            table.add_column(name)
+        heads = [Head("evaluation", 3), Head("method"), Head("data", 2), Head("seed", 1), Head("attack", least=10),
+                 Head("flag"), Head("evidence", least=16)]  # fmt: skip
+        told: list[list[Text | str]] = []
         for row in rows:
             for item in found.get(row.evaluation_id, ()):
                 style = {"invalid": "red", "suspect": "yellow", "note": "dim"}[item.flag.severity]
                 attack = titled(f"{row.attack} {budget_text(row.budget_name, row.budget)}", row.precision)
-                table.add_row(
-                    short(row.evaluation_id), row.method, row.dataset, str(row.seed),
-                    f"matrix {attack}" if row.kind == "transfer" else attack,
-                    Text(item.flag.id, style), item.evidence,
+                attack = f"matrix {attack}" if row.kind == "transfer" else attack
+                told.append(
+                    [short(row.evaluation_id), row.method, row.dataset, str(row.seed), attack,
+                     Text(item.flag.id, style), item.evidence]
                 )  # fmt: skip
-        out.print(table)
+        print_listing(heads, told, out)
         for flag in {item.flag.id: item.flag for raised in found.values() for item in raised}.values():
             out.print(Text.assemble((flag.id, "bold"), f" ({flag.severity}): {flag.when}. {flag.explanation}"))
     for failure in failures:
-        told = ", ".join(f"{value}" for value in failure.describe.values() if value is not None)
-        out.print(f"✗ {failure.kind} ({told}): {failure.error}", style="red")
+        of = ", ".join(f"{value}" for value in failure.describe.values() if value is not None)
+        out.print(f"✗ {failure.kind} ({of}): {failure.error}", style="red")
     out.print(
         f"{len(found)} of {len(rows)} evaluations flagged"
         + (f", {len(failures)} failed jobs" if failures else "")
@@ -203,7 +203,7 @@ def _print(
         style = {"believed": "green", "doubtful": "red", "not checked enough": "yellow"}[verdict.opinion]
         out.print(Text.assemble(f"verdict on run {short(run_id)}: ", (verdict.opinion, f"bold {style}")))
         for why in verdict.why:
-            out.print(f"  {why}", soft_wrap=True)
+            out.print(f"  {why}", soft_wrap=not out.is_terminal)
 
 
 def _nothing_speaks(

@@ -70,36 +70,42 @@ def _refuse_selectors(context: click.Context) -> None:
 
 
 def _print(paired: Paired, out: Console) -> None:
-    from rich.table import Table
     from rich.text import Text
 
     from bench.report import pairing
+    from bench.report.listing import Head, print_listing
     from bench.report.tables import budget_text
 
     several = any(pair.comparison.over_seeds for pair in paired.pairs)
-    table = Table(header_style="bold")
-    table.add_column("attack")
-    table.add_column("budget")
     titles = paired.a, paired.b
-    wide = ["difference [95 %]", *(["over seeds [95 %]"] if several else [])]
-    for name in (*titles, *wide, f"only {titles[0]} right", f"only {titles[1]} right", "p (Holm)"):
-        table.add_column(name, justify="right")
-    table.add_column("")
+    heads = [
+        Head("attack"), Head("budget", whole=True), *(Head(name, right=True) for name in titles),
+        Head("difference [95 %]", right=True, whole=True), Head("over seeds [95 %]", 1, right=True, whole=True),
+        *(Head(f"only {name} right", 3, right=True) for name in titles),
+        Head("p (Holm)", 2, right=True, whole=True), Head("verdict", 4, whole=True),
+    ]  # fmt: skip
+    rows = []
     for pair in paired.pairs:
         found = pair.comparison
-        cells = [pair.row.title, budget_text(pair.row.budget_name, pair.row.budget)]
-        cells += [f"{100 * found.a:.1f}", f"{100 * found.b:.1f}"]
-        cells.append(f"{100 * found.difference:+.1f} {_interval(found.over_images)}")
-        cells += [_interval(found.over_seeds)] if several else []
-        cells += [str(sum(each[side] for each in found.discordant)) for side in (0, 1)]
-        cells += [_p(pair), pair.verdict(paired.a, paired.b)]
-        table.add_row(*cells, style=None if pair.better else "dim", end_section=pair.row.kind == "clean")
-    out.print(Text.assemble((f"{titles[0]} against {titles[1]}", "bold"), f": {paired.heading}"), soft_wrap=True)
-    out.print(table)
+        rows.append(
+            [
+                pair.row.title, budget_text(pair.row.budget_name, pair.row.budget), f"{100 * found.a:.1f}",
+                f"{100 * found.b:.1f}", f"{100 * found.difference:+.1f} {_interval(found.over_images)}",
+                _interval(found.over_seeds) if several else "",
+                *(str(sum(each[side] for each in found.discordant)) for side in (0, 1)),
+                _p(pair), pair.verdict(paired.a, paired.b),
+            ]
+        )  # fmt: skip
+    heading = Text.assemble((f"{titles[0]} against {titles[1]}", "bold"), f": {paired.heading}")
+    out.print(heading, soft_wrap=not out.is_terminal)
+    print_listing(
+        heads, rows, out, styles=[None if pair.better else "dim" for pair in paired.pairs],
+        ends=[place for place, pair in enumerate(paired.pairs) if pair.row.kind == "clean"],
+    )  # fmt: skip
     for line in pairing.summary(paired):
-        out.print(line, soft_wrap=True)
+        out.print(line, soft_wrap=not out.is_terminal)
     for line in pairing.footnotes(paired):
-        out.print(line, style="yellow" if line.startswith("Note") else "dim", soft_wrap=True)
+        out.print(line, style="yellow" if line.startswith("Note") else "dim", soft_wrap=not out.is_terminal)
 
 
 def _interval(interval: Interval | None) -> str:

@@ -31,6 +31,10 @@ def command(data: Path, plugin: str | None, results: Path, db: str | None) -> in
       bench doctor
       bench doctor --plugin trs
     """
+    from rich.text import Text
+
+    from bench.report.console import console
+
     if plugin:
         from bench.doctor import plugins
 
@@ -39,10 +43,11 @@ def command(data: Path, plugin: str | None, results: Path, db: str | None) -> in
         from bench.doctor import installation
 
         checks = installation.check(data, results, db)
-    bad = 0
+    bad, out = 0, console()
     for check in checks:
         bad += not check.ok
-        say("ok  " if check.ok else "FAIL", fg="green" if check.ok else "red", nl=False)
-        say(f" {check.name}{': ' + check.detail if check.detail else ''}")
+        mark = ("ok   ", "green") if check.ok else ("FAIL ", "red")
+        told = Text.assemble(mark, f"{check.name}{': ' + check.detail if check.detail else ''}")
+        out.print(told, soft_wrap=not out.is_terminal)
     say("all is well" if not bad else f"{bad} of {len(checks)} checks found fault")
     return 1 if bad else 0

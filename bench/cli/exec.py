@@ -9,6 +9,7 @@ import click
 from bench.cli.options import allow_factory, where, workplace
 from bench.cli.parameters import JOBS, InputFile, Once
 from bench.cli.say import say
+from bench.core.device import set_threads
 from bench.core.errors import BenchError
 from bench.core.files import read_json
 from bench.core.progress import Progress
@@ -36,7 +37,6 @@ def command(
     Example:
       bench exec results/jobs/4f0c….json --device cuda:1
     """
-    import torch
     from pydantic import ValidationError
 
     from bench.experiment.spec import Job
@@ -49,8 +49,7 @@ def command(
         raise BenchError(
             f"{job_file} is not a job: {error.error_count()} faults, e.g. {error.errors()[0]['msg']}"
         ) from error
-    if threads:
-        torch.set_num_threads(threads)
+    set_threads(device, threads)
     place = workplace(results, data, device, factories=factories)
     with Locks(place.locks) as locks:
         held = locks.acquire(job.job_id)

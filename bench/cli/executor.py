@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from rich.console import Console
 
     from bench.jobs.driver import Summary
+    from bench.jobs.estimate import Outlook
     from bench.jobs.executors import Reports, Setting
     from bench.jobs.plan import Plan
     from bench.jobs.workplace import Workplace
@@ -49,11 +50,12 @@ def executor_options(function: F) -> F:
         (
             click.option("--executor", metavar="NAME", envvar="BENCH_EXECUTOR", show_envvar=True,
                          help="Where jobs run: inline (this process), local (a process a slot), ray, slurm, or one of "
-                         "a plug-in.  [default: inline; local with --gpus or --workers]"),
+                         "a plug-in.  [default: local on a CPU and with --gpus, else inline]"),
             click.option("--gpus", type=Gpus(), default=(), help="GPUs for local, such as 0,1."),
             click.option("--per-gpu", type=JOBS, default=1, show_default=True,
                          help="Jobs at once on each GPU (local, ray)."),
-            click.option("--workers", type=JOBS, help="Jobs at once on CPUs (local, ray, slurm)."),
+            click.option("--workers", type=JOBS, help="Jobs at once on CPUs (local, ray, slurm).  [default: as many "
+                         "as cores and free memory allow]"),
             click.option("--address", help="Of an existing Ray cluster; `auto` finds the one here."),
             click.option("--chunk", type=Integer(1, numbers.MOST), help="Jobs in one Slurm allocation.  [default: 4]"),
             click.option("--executor-option", multiple=True, metavar="KEY=VALUE",
@@ -82,15 +84,17 @@ def setting_of(
 
 
 def drive_here(
-    plan: Plan, base: Database, place: Workplace, out: Console, interrupts: Interrupts, *, threads: int | None = None
-) -> Summary:
-    """Do what is missing of a plan in this process, with its progress on `out`."""
+    plan: Plan, base: Database, place: Workplace, out: Console, interrupts: Interrupts, *, threads: int | None = None,
+    outlook: Outlook | None = None,
+) -> Summary:  # fmt: skip
+    """Do what is missing of a plan in this process, with its progress on `out`; `outlook` knows the time left."""
     from bench.jobs.display import Display
     from bench.jobs.driver import Driver
     from bench.jobs.executors import Setting
     from bench.jobs.executors.inline import Inline
 
-    with Display(len(plan.missing), out) as display:
+    with Display(len(plan.missing), out, jobs=plan.missing) as display:
+        display.outlook = outlook
         executor = Inline(Setting(place, display, stopping=lambda: interrupts.asked, threads=threads))
         return Driver(plan, executor, base, place, watcher=display, stopping=lambda: interrupts.asked).drive()
 

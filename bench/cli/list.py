@@ -16,6 +16,8 @@ from bench.core.errors import BenchError
 from bench.core.identity import short
 
 if TYPE_CHECKING:
+    from rich.console import Console
+
     from bench.core.config import Loaded
     from bench.core.registry import Registered
     from bench.core.specs import AttackSpec
@@ -23,6 +25,9 @@ if TYPE_CHECKING:
 Listing = list[dict[str, Any]]
 SHOWN = 200  # runs in a table for people; more take a terminal seconds
 BROKEN = "broken: "
+# What a narrow terminal may do without, the highest first.
+RANKS = {"seconds": 9, "started": 8, "model": 7, "recipe": 6, "evaluations": 5, "origin": 9, "plugin": 8, "budgets": 7,
+         "aliases": 9, "members": 8, "matrix": 9, "datasets": 8, "attacks": 7, "shape": 6, "classes": 7}  # fmt: skip
 
 
 @click.command("list", cls=Once)
@@ -53,24 +58,45 @@ def command(what: str, as_json: bool, results: Path, db: str | None) -> None:
     if not rows:
         say(f"no {what} yet")
         return
-    from rich.table import Table
-
     total = len(rows)
     if what == "runs" and total > SHOWN:
         latest = {id(row) for row in sorted(rows, key=lambda row: str(row["started"]))[-SHOWN:]}
         rows = [row for row in rows if id(row) in latest]
-    table = Table(header_style="bold")
-    for name in rows[0]:
-        if name != "version":
-            table.add_column(name, overflow="fold")
-    for row in rows:
-        version = row.pop("version", None)
-        table.add_row(
-            *(_text(f"{value} {version}" if name == "origin" and version else value) for name, value in row.items())
-        )
-    console().print(table)
+    _print(rows, console())
     if total > len(rows):
         say(f"The latest {len(rows)} of {total:,} runs; --json lists all.")
+
+
+def _print(rows: Listing, out: Console) -> None:
+    """A table without notes, which stand below it, one line each."""
+    from rich.text import Text
+
+    from bench.report.listing import Head, print_listing
+
+    hidden = {"version", "notes"} | ({"status"} if all(row.get("status") == "done" for row in rows) else set())
+    names = [name for name in rows[0] if name not in hidden]
+    heads = [Head("time" if name == "seconds" else name, RANKS.get(name, 0)) for name in names]
+    print_listing(heads, [[_cell(row, name) for name in names] for row in rows], out)
+    for row in rows:
+        for note in row.get("notes") or ():
+            style = "red" if row.get("status") == "failed" else "yellow"
+            out.print(Text.assemble((str(row["id"]), "bold"), f"  {note}"), style=style, soft_wrap=not out.is_terminal)
+
+
+def _cell(row: dict[str, Any], name: str) -> str:
+    """A value as people read it."""
+    from bench.jobs.estimate import spoken
+
+    value = row.get(name)
+    if value is None:
+        return ""
+    if name == "seconds":
+        return spoken(float(value))
+    if name == "started":
+        return str(value).replace("T", " ")[: len("2026-01-31 23:59")]
+    if name == "origin" and row.get("version"):
+        return f"{value} {row['version']}"
+    return _text(value)
 
 
 def _text(value: Any) -> str:
@@ -78,7 +104,7 @@ def _text(value: Any) -> str:
         return ", ".join(map(str, value))
     if isinstance(value, bool):
         return "yes" if value else "no"
-    return "" if value is None else str(value)
+    return str(value)
 
 
 def _plugins(kind: str, configured: dict[str, Any], described: Callable[[Any], str]) -> Listing:

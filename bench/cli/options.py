@@ -180,7 +180,7 @@ def machine(*, batch: bool = True, only: str = "", otherwise: str = "") -> Calla
     `only` stands before their helps; `otherwise` says what device and threads are unless given.
     """
     device = f"cpu, cuda, cuda:1; {otherwise or 'a GPU if there is one'}."
-    threads = f"CPU threads{f'; {otherwise}' if otherwise else ''}."
+    threads = f"CPU threads of a job; {otherwise or 'one unless given (beside a GPU, as torch takes)'}."
     images = (
         "Images a batch in evaluations; changes no result. Unless given, what memory allows, at most 250 (GPU: 1,000)."
     )

@@ -10,9 +10,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
+from click.core import ParameterSource
 
 from bench.core import numbers
 from bench.core.numbers import BUDGET, MOST, read_number, read_whole, shown
+from bench.core.printable import begin, forget
 from bench.core.seeds import parse_seeds
 
 F = TypeVar("F", bound=Callable[..., Any])
@@ -39,6 +41,33 @@ class Once(click.Command):
             if _takes_one(parameter) and parameter in given[:index] and not ctx.resilient_parsing:
                 raise click.UsageError(f"{parameter.opts[-1]} takes one value and is given twice; {_advice(parameter)}")
         return super().parse_args(ctx, args)
+
+    def invoke(self, ctx: click.Context) -> Any:
+        """As click's; before anything is imported that takes time, a terminal shows what was understood."""
+        begin(" · ".join([ctx.command_path, *_understood(ctx)]))
+        try:
+            return super().invoke(ctx)
+        finally:
+            forget()
+
+
+def _understood(ctx: click.Context) -> list[str]:
+    """What was given on the command line, as it was understood: `trs, ece`, `dataset digits`, `dry run`."""
+    told = []
+    for parameter in ctx.command.params:
+        name = parameter.name or ""
+        value = ctx.params.get(name)
+        if ctx.get_parameter_source(name) != ParameterSource.COMMANDLINE or value is None:
+            continue
+        words = ", ".join(map(str, value)) if isinstance(value, tuple | list) else str(value)
+        title = parameter.opts[-1].lstrip("-").replace("-", " ")
+        if isinstance(parameter, click.Argument):
+            told.append(words)
+        elif isinstance(value, bool):
+            told.append(title if value else f"no {title}")
+        else:
+            told.append(f"{title} {words}")
+    return told
 
 
 def _takes_one(parameter: click.Parameter) -> bool:

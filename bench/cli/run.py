@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import shlex
+import shutil
 import sys
-from dataclasses import asdict, replace
+import textwrap
+from dataclasses import replace
 from math import isnan
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
+from click.core import ParameterSource
 
 from bench.cli.executor import EXECUTOR_OPTIONS, Interrupts, executor_options, setting_of
 from bench.cli.options import (  # fmt: skip
@@ -27,6 +30,7 @@ from bench.cli.options import (  # fmt: skip
 from bench.cli.parameters import Once
 from bench.cli.say import say, say_json
 from bench.cli.status import plan_rows, print_plan, time_line
+from bench.core import machine as computer
 from bench.core.device import others, pick
 from bench.core.errors import BenchError
 from bench.core.identity import short
@@ -91,8 +95,10 @@ def command(
       bench run -m paper --dataset digits --workers 4                    four processes
       bench run -m paper --dataset cifar10 --gpus 0,1 --per-gpu 2        two on each of two GPUs
     """
-    if not (dry_run or quiet or as_json) and sys.stdout.isatty():  # what follows takes seconds: torch, the database
-        say(f"{' and '.join(given['methods']) or 'no method'}{' on ' + given['dataset'] if given['dataset'] else ''} …")
+    if not (dry_run or quiet or as_json):  # what follows takes seconds: torch, the database
+        told = f"{_asked(given)}: trains, attacks, prints the table"
+        width = shutil.get_terminal_size().columns if sys.stdout.isatty() else len(told)
+        say(textwrap.fill(told, width, break_long_words=False, break_on_hyphens=False))
     from bench.jobs.estimate import from_earlier
     from bench.jobs.locks import Locks
     from bench.jobs.plan import ForcedPass, make_plan, unwatched
@@ -155,6 +161,15 @@ def command(
     return 2 if chosen.refused else 0 if ok else 1
 
 
+def _asked(given: Mapping[str, Any]) -> str:
+    """`trs and ece on digits, recipe quick`: what was asked for, before anything is looked up."""
+    told = " and ".join(given["methods"]) or "no method"
+    told += f" on {given['dataset']}" if given["dataset"] else ""
+    told += "".join(f", {name} {given[name]}" for name in ("recipe", "suite", "model") if given.get(name))
+    attacks = ", ".join(given.get("attack") or ())
+    return told + (f", {attacks}" if attacks else "")
+
+
 def _work(
     plan: Plan, base: Database, place: Workplace, out: Console, chosen: Chosen, interrupts: Interrupts,
     fail_fast: bool, *, device: str | None, threads: int | None, **options: Any,
@@ -162,10 +177,16 @@ def _work(
     """Check the data, say how long it takes, do the jobs."""
     from bench.jobs.display import Display
     from bench.jobs.driver import Driver
+    from bench.jobs.estimate import Outlook, estimate, from_earlier
     from bench.jobs.executors import executor_class
+    from bench.jobs.executors.local import usual_workers
     from bench.jobs.plan import check_data
 
-    name = options.pop("executor") or ("local" if options["gpus"] or options["workers"] else "inline")
+    name = options.pop("executor")
+    if name == "inline" and (options["gpus"] or options["workers"]) and _from_environment("executor"):
+        name = None  # what is typed comes before what is set for all commands
+    usual = name is None and not options["gpus"] and not options["workers"]
+    name = name or ("inline" if usual else "local")
     kind = executor_class(name)
     if kind.here:
         if options["gpus"]:
@@ -175,16 +196,24 @@ def _work(
         elif name != "inline" and device is None:
             device = "cpu"
         place = replace(place, device=pick(device, threads))
-        if place.device == "cpu" and threads is None and (busy := others()):
+        if place.device == "cpu" and (busy := others()):
             out.print(busy, style="yellow")
         check_data(plan, place, chosen.loaded, chosen.selection)
     else:
         place = replace(place, device=device or ("cuda" if options["gpus"] else "cpu"))
-    with Display(len(plan.missing), out) as display:
-        setting = setting_of(place, display, interrupts, threads=threads, **options)
-        executor = kind(setting)
+    earlier = from_earlier(plan, base)
+    before = computer.work_done()
+    expected = estimate(plan, earlier, place) if kind.here else None
+    used = computer.used_since(before)  # while steps were timed
+    if usual and expected and place.device == "cpu":
+        workers = usual_workers(len(plan.missing), expected.total().high, threads)
+        if workers > 1:
+            kind, options["workers"] = executor_class("local"), workers
+    with Display(len(plan.missing), out, jobs=plan.missing) as display:
+        executor = kind(setting_of(place, display, interrupts, threads=threads, **options))
         interrupts.renew()
-        out.print(_expectation(plan, base, place, chosen, executor))
+        display.outlook = Outlook(expected, executor.slots) if expected else None
+        out.print(_expectation(plan, earlier, expected, place, chosen, executor, used), soft_wrap=not out.is_terminal)
         driver = Driver(
             plan, executor, base, place, watcher=display, fail_fast=fail_fast,
             stopping=lambda: interrupts.asked,
@@ -192,38 +221,47 @@ def _work(
         return driver.drive()
 
 
-def _expectation(plan: Plan, base: Database, place: Workplace, chosen: Chosen, executor: Executor) -> Text:
-    """How much there is to do, where, and how long it should take."""
+def _from_environment(name: str) -> bool:
+    """Whether an option was not typed, but set by its environment variable."""
+    return click.get_current_context().get_parameter_source(name) == ParameterSource.ENVIRONMENT
+
+
+def _expectation(
+    plan: Plan, earlier: Mapping[str, float | None], expected: Estimate | None, place: Workplace, chosen: Chosen,
+    executor: Executor, used: float | None,
+) -> Text:  # fmt: skip
+    """How much there is to do, where, and how long it should take beside others that have `used` so many cores."""
     from rich.text import Text
 
     from bench.experiment.select import recipe_name
-    from bench.jobs.estimate import LONG, estimate, from_earlier
+    from bench.jobs.estimate import LONG
 
     kinds = {"new": "new", "stale": "of an older version", "failed": "failed before"}
     counts = [f"{plan.count(key)} {text}" for key, text in kinds.items() if plan.count(key)]  # type: ignore[arg-type]
     counts += [f"{again} once more"] if (again := sum(item.again for item in plan.planned)) else []
     line = f"{len(plan.missing)} of {len(plan.planned)} jobs to do ({', '.join(counts)})"
-    earlier = from_earlier(plan, base)
-    if not executor.here:
+    if expected is None:
         return Text(f"{line}. {time_line([value for value in earlier.values() if value is not None], len(earlier))}")
-    expected = estimate(plan, earlier, place)
-    line += _told(expected, f"{place.device}{f', {executor.slots} workers at once' if executor.slots > 1 else ''}")
+    at_once = f", {executor.slots} jobs at once" if executor.slots > 1 else ""
+    slower = computer.slowdown(executor.slots, used) if place.device == "cpu" else 1.0
+    line += _told(expected, f"{place.device}{at_once}", executor.slots, slower)
     dataset = chosen.selection.dataset
     recipe = recipe_name(chosen.loaded, chosen.selection.recipe, dataset)
-    if expected.total > LONG and recipe != "quick" and "quick" in chosen.loaded.config.recipes_of(dataset):
-        long = "\nThat is long: `--recipe quick` is meant for CPUs and takes about five minutes a method."
-        return Text.assemble(line, (long, "yellow"))
+    long = expected.total(executor.slots).high > LONG
+    if long and recipe != "quick" and "quick" in chosen.loaded.config.recipes_of(dataset):
+        advice = "\nThat is long: `--recipe quick` is meant for CPUs and takes about five minutes a method."
+        return Text.assemble(line, (advice, "yellow"))
     return Text(line)
 
 
-def _told(expected: Estimate, where: str) -> str:
-    """An estimate as the end of a sentence."""
-    from bench.jobs.estimate import spoken
+def _told(expected: Estimate, where: str, slots: int = 1, slower: float = 1.0) -> str:
+    """An estimate as the end of a sentence; `slower` is how much more the jobs may take than the steps timed."""
+    from bench.jobs.estimate import Span, range_spoken
 
-    told = ""
-    if expected.total:
-        told = f"; about {spoken(expected.training)} of training and at most {spoken(expected.attacks)} of attacks on "
-        told += f"this machine ({where})"
+    told, total = "", expected.total(slots)
+    total = Span(total.low, total.high * slower)
+    if total.high:
+        told = f": {range_spoken(total)} on this machine ({where})"
     return told + (f"; of {', '.join(expected.unknown)} the time is unknown." if expected.unknown else ".")
 
 
@@ -336,13 +374,22 @@ def _dry_run(
 ) -> int:
     if as_json:
         rows = plan_rows(plan, earlier)
-        record = rows if probed is None else {"jobs": rows, "device": probed[1], **asdict(probed[0])}
+        record = rows if probed is None else {"jobs": rows, "device": probed[1], **_expected(probed[0])}
         say_json(record)
         return 0
     print_plan(plan, earlier, out)
     if probed is not None:
         out.print(f"{len(plan.missing)} to do{_told(*probed)}", soft_wrap=True)
     return 0
+
+
+def _expected(estimate: Estimate) -> dict[str, Any]:
+    """Seconds for machines; of attacks the most, and what they take if every image breaks at once."""
+    attacks = estimate.attacks
+    return {
+        "training": estimate.training, "attacks": attacks.high, "attacks_least": attacks.low,
+        "unknown": [*estimate.unknown],
+    }  # fmt: skip
 
 
 def _jobs(count: int) -> str:

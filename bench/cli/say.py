@@ -9,7 +9,7 @@ from typing import Any
 
 import click
 
-from bench.core.printable import fitting, visible
+from bench.core.printable import fitting, forget, visible
 
 _LONGEST = 2000
 _UNSEEN = re.compile("[\x7f-\x9f\u00ad\u061c\u200b-\u200f\u2028-\u202e\u2060-\u206f\ufeff\ud800-\udfff\ufff9-\ufffb]")
@@ -17,6 +17,7 @@ _UNSEEN = re.compile("[\x7f-\x9f\u00ad\u061c\u200b-\u200f\u2028-\u202e\u2060-\u2
 
 def say(text: str, *, fg: str | None = None, err: bool = False, nl: bool = True) -> None:
     """Print text; its own line breaks stay, other control characters show as their code."""
+    forget()
     stream = sys.stderr if err else sys.stdout
     click.secho(fitting(visible(text, keep="\n\t"), stream.encoding), fg=fg, err=err, nl=nl)
 
@@ -30,6 +31,7 @@ def complain(text: str) -> None:
 
 def say_json(value: Any) -> None:
     r"""Print a value as JSON; letters that do not show, or that the output has not, as `\u202e`."""
+    forget()
     text = json.dumps(value, indent=1, ensure_ascii=False)
     text = _UNSEEN.sub(lambda found: f"\\u{ord(found[0]):04x}", text)
     if not (sys.stdout.encoding or "").lower().startswith("utf"):

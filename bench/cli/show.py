@@ -282,8 +282,11 @@ def _print_run(run: dict[str, Any], out: Console, results: Path) -> None:
     from rich.text import Text
 
     from bench.experiment.spec import OUTSIDE
+    from bench.jobs.estimate import spoken
+    from bench.report.listing import Head, print_listing
     from bench.report.recipes import ELSEWHERE
     from bench.report.tables import budget_text
+    from bench.report.titles import plain
 
     changes = f" with {', '.join(run['recipe_changes'])}" if run["recipe_changes"] else ""
     grid = Table.grid(padding=(0, 2))
@@ -318,22 +321,20 @@ def _print_run(run: dict[str, Any], out: Console, results: Path) -> None:
     for note in run["notes"]:
         out.print(f"Note: {note}", style="yellow")
     if run["evaluations"]:
-        table = Table(header_style="bold")
-        for name in ("evaluation", "budget", "result", "images", "stop", "settings", "seconds", "id"):
-            table.add_column(name, justify="right" if name in ("result", "images", "seconds") else "left")
+        heads = [
+            Head("evaluation"), Head("budget", whole=True), Head("result", right=True), Head("images", 4, right=True),
+            Head("stops at", 3), Head("settings", 5), Head("time", 2, right=True, whole=True), Head("id", 1),
+        ]  # fmt: skip
         titles = {"transfer": "transfer {}", "craft": "black-box images", "judged": "images {}", "audit": "audit of {}"}
-        for row in run["evaluations"]:
-            table.add_row(
-                titles.get(row["kind"], "{}").format(row["attack"]),
-                budget_text(row["budget_name"], row["budget"]),
-                _result(row) + ("†" if _doubted(run["flags"].get(row["evaluation_id"], [])) else ""),
-                str(row["n"]),
-                row["stop"] or "",
-                _settings(row),
-                f"{row['seconds']:.1f}",
-                short(row["evaluation_id"]),
-            )
-        out.print(table)
+        rows = [
+            [
+                titles.get(row["kind"], "{}").format(row["attack"]), budget_text(row["budget_name"], row["budget"]),
+                _result(row) + ("†" if _doubted(run["flags"].get(row["evaluation_id"], [])) else ""), str(row["n"]),
+                plain(row["stop"] or ""), _settings(row), spoken(row["seconds"]), short(row["evaluation_id"]),
+            ]
+            for row in run["evaluations"]
+        ]  # fmt: skip
+        print_listing(heads, rows, out)
     raised = dict.fromkeys(flag for many in run["flags"].values() for flag in _doubted(many))
     if raised:
         out.print(f"† {', '.join(raised)}; `bench audit {short(run['run_id'])}` has the evidence", style="yellow")
@@ -367,6 +368,7 @@ def _print_evaluation(row: dict[str, Any], out: Console) -> None:
     from rich.text import Text
 
     from bench.report.tables import budget_text
+    from bench.report.titles import plain
 
     grid = Table.grid(padding=(0, 2))
     name = f"images {row['attack']}" if row["kind"] == "judged" else row["attack"]
@@ -381,7 +383,7 @@ def _print_evaluation(row: dict[str, Any], out: Console) -> None:
         "of run": f"{short(row['run_id'])}  {row['method']} on {row['dataset']}, seed {row['seed']}",
         "result": f"{_result(row)} of {row['n']} images, clean {100 * row['n_clean'] / row['n']:.1f} %",
         "settings": _settings(row) or "none",
-        "stop": row["stop"] or "–",
+        "stops at": plain(row["stop"] or "–"),
         "passes": f"{_count(row['forwards'])} forwards, {_count(row['backwards'])} backwards (images), "
         f"{row['seconds']:.1f} s",
         **({"broken by": ", ".join(f"{stage['attack']} {stage['broken']}" for stage in stages)} if stages else {}),
@@ -415,6 +417,8 @@ def _count(number: int | None) -> str:
 
 
 def _settings(row: dict[str, Any]) -> str:
+    from bench.report.titles import plain
+
     if row["kind"] in SUITES:
         settings = row["settings"]
         attacks, surrogates = settings.get("attacks"), settings.get("surrogates")
@@ -423,7 +427,7 @@ def _settings(row: dict[str, Any]) -> str:
             return f"{named}, {row['targets'] or 'untargeted'}"
         text = f"{named}, {settings.get('restarts', '?')} starts each"
         return text + (f", {len(surrogates)} surrogates" if isinstance(surrogates, list | dict) else "")
-    return ", ".join(f"{name} {value}" for name, value in row["settings"].items())
+    return ", ".join(f"{plain(name)} {value}" for name, value in row["settings"].items())
 
 
 def _result(row: dict[str, Any]) -> str:

@@ -97,22 +97,22 @@ def print_plan(plan: Plan, seconds: Mapping[str, float | None], out: Console) ->
 
     `seconds` as `from_earlier` gives them.
     """
-    from rich.table import Table
     from rich.text import Text
 
     from bench.jobs.estimate import spoken
+    from bench.report.listing import Head, print_listing
+    from bench.report.titles import plain
 
     colours = {"done": "green", "new": "cyan", "stale": "dim", "failed": "red"}
-    table = Table(header_style="bold")
-    for name in ("state", "job", "id", "time", "why"):
-        table.add_column(name, overflow="fold", justify="right" if name == "time" else "left")
+    heads = [Head("state"), Head("job"), Head("id", 2), Head("time", 1, right=True), Head("why")]
+    rows: list[list[Text | str]] = []
     for item in plan.planned:
-        state = Text(f"{item.state}{', again' if item.again else ''}", colours[item.state])
+        state = Text(f"{plain(item.state)}{', again' if item.again else ''}", colours[item.state])
         expected = seconds.get(item.job.job_id)
         time = "" if expected is None else spoken(expected)
-        table.add_row(state, item.job.label, short(item.job.job_id), time, item.reason)
-    out.print(table)
-    counts = ", ".join(f"{plan.count(state)} {state}" for state in colours if plan.count(state))  # type: ignore[arg-type]
+        rows.append([state, item.job.label, short(item.job.job_id), time, item.reason])
+    print_listing(heads, rows, out)
+    counts = ", ".join(f"{plan.count(state)} {plain(state)}" for state in colours if plan.count(state))  # type: ignore[arg-type]
     again = sum(item.again for item in plan.planned)
     out.print(f"{len(plan.planned)} jobs: {counts}{f', {again} to be done again' if again else ''}.")
     if seconds:

@@ -135,14 +135,11 @@ def as_record(panel: Panel) -> dict[str, Any]:
 
 def print_panel(panel: Panel, out: Console, which: Reading = "seen") -> None:
     """The tables of a run, also in `bench show`."""
-    from rich.table import Table
+    from bench.report.listing import Head, print_listing
 
     for shown in panel.tables(which):
-        table = Table(title=shown.title, title_justify="left", header_style="bold")
-        for position, head in enumerate(shown.heads):
-            table.add_column(head, justify="left" if not position or head.startswith("at ") else "right")
-        for row in shown.rows:
-            table.add_row(*row)
-        out.print(table)
+        heads = [Head(head, right=bool(place) and not head.startswith("at ")) for place, head in enumerate(shown.heads)]
+        out.print(shown.title, style="italic")
+        print_listing(heads, shown.rows, out)
     for note in panel.notes():
         out.print(note, style="dim")

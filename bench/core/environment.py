@@ -52,6 +52,15 @@ def differences(then: Mapping[str, Any], now: Mapping[str, Any]) -> tuple[str, .
     )
 
 
+def other_weights(then: Mapping[str, Any], now: Mapping[str, Any]) -> str:
+    """That a training again gave other weights, what explains it as far as the two records tell, and what would not."""
+    found = differences(then, now)
+    why = ", ".join(found) or "the records name no reason: device, threads and torch are the same"
+    threads = _bits_of(then)["threads"]
+    advice = f"; --threads {threads} trains as before" if found and threads != _bits_of(now)["threads"] else ""
+    return f"training again gave other weights than before ({why}{advice})"
+
+
 def repeats(record: Mapping[str, Any]) -> bool:
     """Whether the same work gives the same bits each time: on a CPU; on a GPU where it was asked for and could be."""
     if _kind(record) in (None, "cpu"):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import codecs
 import logging
+import shutil
 import sys
 import unicodedata
 
@@ -67,3 +68,29 @@ def prepare_streams() -> None:
             stream.reconfigure(errors=HANDLER)
     if logging.lastResort is not None:
         logging.lastResort.setFormatter(_OneLine())
+
+
+_begun = False
+
+
+def begin(text: str) -> None:
+    """On a terminal, say at once what was understood, on stderr and until something else is said (`forget`).
+
+    Imports and the database take seconds, on a busy machine many: nobody should look at nothing meanwhile.
+    """
+    global _begun
+    if sys.stderr.isatty():
+        room = shutil.get_terminal_size().columns - 3  # a line that breaks could not be taken back
+        shown = fitting(visible(text), sys.stderr.encoding)
+        sys.stderr.write(f"{shown if len(shown) <= room else shown[:room]} …")
+        sys.stderr.flush()
+        _begun = True
+
+
+def forget() -> None:
+    """Take back what `begin` said: now there is something to be read."""
+    global _begun
+    if _begun:
+        _begun = False
+        sys.stderr.write("\r\x1b[2K")
+        sys.stderr.flush()

@@ -20,7 +20,7 @@ from bench.attacks.unfinished import Unfinished
 from bench.core.bits import classes_to_text, to_text
 from bench.core.errors import JobError
 from bench.core.numbers import ENSEMBLE
-from bench.core.progress import Progress
+from bench.core.progress import PartProgress, Progress
 from bench.core.terms import NOISE, WHOLE
 from bench.data.base import ImageSet
 from bench.models.ensemble import Ensemble
@@ -153,8 +153,11 @@ def transferability(
     last = replace(conditions, stop="last")
     networks: list[tuple[int | str, nn.Module]] = [*enumerate(ensemble.members)]
     networks += [(WHOLE, ensemble), *(others or {}).items()] if beside else []
-    for source, network in networks:
-        outcome = attack_images(attack, network, images, last, targets=wanted, keep_images=True, progress=progress)
+    # A member costs its part of an ensemble.
+    costs = [1 / len(ensemble.members) if isinstance(source, int) else 1.0 for source, _ in networks]
+    for place, (source, network) in enumerate(networks):
+        part = PartProgress(progress or Progress(), sum(costs[:place]) / sum(costs), costs[place] / sum(costs))
+        outcome = attack_images(attack, network, images, last, targets=wanted, keep_images=True, progress=part)
         assert outcome.adversarial is not None
         if keep is not None and isinstance(source, int):
             keep.append(outcome.adversarial)

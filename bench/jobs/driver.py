@@ -15,6 +15,7 @@ from bench.jobs import journal
 from bench.jobs.executors import Executor, Finished
 from bench.jobs.executors.task import Task, done_attempt, fail, record_path
 from bench.jobs.locks import Locks, Owner
+from bench.jobs.outcome import in_words
 from bench.jobs.plan import Plan
 from bench.jobs.workplace import Workplace
 from bench.store import ingest
@@ -49,8 +50,8 @@ class Summary:
 class Watcher(Protocol):
     """Who is told what the driver does."""
 
-    def finished(self, job: Job, error: str | None, where: str) -> None:
-        """A job ended, with its error if it failed."""
+    def finished(self, job: Job, error: str | None, where: str, result: str) -> None:
+        """A job ended, with its error if it failed, else what came out in a few words ("" where none say it)."""
 
     def waiting(self, others: dict[str, int]) -> None:
         """How many of our jobs are being done by each of other living owners."""
@@ -203,7 +204,8 @@ class Driver:
         else:
             self._lost.add(job.job_id)
             self.summary.failed.append((job, error))
-        self._watcher.finished(job, error, finished.where)
+        result = "" if error is not None else in_words(Path(finished.note))
+        self._watcher.finished(job, error, finished.where, result)
         return True
 
     def _take_in(self, job: Job, finished: Finished) -> str | None:

@@ -5,9 +5,9 @@ from __future__ import annotations
 import math
 import time
 from collections import defaultdict
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from bench.core.errors import BenchError
 from bench.core.lazy import torch
@@ -17,45 +17,119 @@ from bench.store import queries
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from bench.experiment.spec import EvaluationSpec, RunSpec
+    from bench.experiment.spec import EvaluationSpec, Job, RunSpec
     from bench.jobs.plan import Plan
     from bench.jobs.workplace import Workplace
     from bench.store.database import Database
 
 PROBE = 32  # images in a timed batch on a CPU; a GPU takes as long for few as for many, and gets a whole batch
+QUICK = 0.05  # seconds of a step on a CPU below which a whole batch is timed: small steps cost little less than large
 ATTACKED = 500  # images of a timed attack's step on a GPU
+TIMED = 0.3  # seconds of steps that are timed: the machine may be busy, and so will it be for the jobs
+KNOWN = 0.1  # share of a job after which it says itself how long it takes
 LONG = 600.0  # seconds beyond which people want to be told of a shorter way
+
+
+class Span(NamedTuple):
+    """Expected seconds, at least and at most; alike where nothing hangs on the outcome."""
+
+    low: float
+    high: float
 
 
 @dataclass(frozen=True)
 class Estimate:
-    """Expected seconds; an upper bound for attacks, since broken images leave the batch."""
+    """Expected seconds of jobs.
 
-    training: float
-    attacks: float
+    Attacks that are done with an image when it breaks take least if all break at once, most if none does.
+    """
+
+    jobs: tuple[Job, ...]
+    spans: Mapping[str, Span]
+    """By the id of the job."""
     unknown: tuple[str, ...] = ()
     """Methods of which no step could be timed; their job will say why."""
 
     @property
-    def total(self) -> float:
-        """Training and attacks."""
-        return self.training + self.attacks
+    def training(self) -> float:
+        """Of all trainings, one after another."""
+        return sum(self.spans[job.job_id].high for job in self.jobs if job.evaluation is None)
+
+    @property
+    def attacks(self) -> Span:
+        """Of all measurements, one after another."""
+        spans = [self.spans[job.job_id] for job in self.jobs if job.evaluation is not None]
+        return Span(sum(span.low for span in spans), sum(span.high for span in spans))
+
+    def total(self, slots: int = 1) -> Span:
+        """Until the last of the jobs ends, so many of them at once."""
+        return Span(*(_until_all_end(self.jobs, {key: span[at] for key, span in self.spans.items()}, slots)
+                      for at in (0, 1)))  # fmt: skip
+
+
+def _until_all_end(jobs: Iterable[Job], seconds: Mapping[str, float], slots: int) -> float:
+    """The longest chain of jobs that need each other, or the share of each slot: whichever is more."""
+    ends: dict[str, float] = {}
+    for job in jobs:  # in an order in which what is needed comes first
+        ends[job.job_id] = seconds[job.job_id] + max((ends.get(needed, 0.0) for needed in job.needs), default=0.0)
+    return max([sum(seconds[key] for key in ends) / slots, *ends.values()])
+
+
+class Outlook:
+    """The time left, from an estimate and from what the jobs that ended took."""
+
+    def __init__(self, estimate: Estimate, slots: int) -> None:
+        self.jobs = estimate.jobs
+        self._expected = {key: sum(span) / 2 for key, span in estimate.spans.items()}
+        self._slots = slots
+        self._undone = {job.job_id: job for job in estimate.jobs}
+        self._taken: dict[bool, list[float]] = {True: [0.0, 0.0], False: [0.0, 0.0]}
+
+    def ended(self, job: Job, seconds: float | None) -> None:
+        """A job is over; `seconds` that it took, None where it was not done here."""
+        self._undone.pop(job.job_id, None)
+        if seconds is not None and (expected := self._expected.get(job.job_id)):
+            taken = self._taken[job.evaluation is None]
+            taken[0] += seconds
+            taken[1] += expected
+
+    def left(self, under_way: Mapping[str, tuple[float, float]]) -> float:
+        """Seconds until all is done; of each job that has begun, by its label, its share in [0, 1] and its seconds."""
+        taken = {kind: list(sums) for kind, sums in self._taken.items()}
+        for job in self._undone.values():
+            share, seconds = under_way.get(job.label, (0.0, 0.0))
+            if share:
+                taken[job.evaluation is None][0] += seconds
+                taken[job.evaluation is None][1] += share * self._expected[job.job_id]
+
+        def rest(job: Job) -> float:
+            share, seconds = under_way.get(job.label, (0.0, 0.0))
+            if share > KNOWN:
+                return seconds * (1 - share) / share
+            spent, expected = taken[job.evaluation is None]
+            return self._expected[job.job_id] * (spent / expected if expected else 1.0) * (1 - share)
+
+        rests = {key: rest(job) for key, job in self._undone.items()}
+        return _until_all_end(self._undone.values(), rests, self._slots)
 
 
 def from_earlier(plan: Plan, db: Database) -> dict[str, float | None]:
     """Seconds that each missing job should take, from finished ones of the same kind; None where there is none.
 
-    Of the same kind is another seed of the same cell, else a training of the same method, data set and model (scaled
-    by epochs and images), or a measurement with the same attack on as many members of the same model (by images).
+    Only what was measured here counts. Of the same kind is another seed of the same cell, else a training of the same
+    method, data set and model (scaled by epochs and images), or a measurement with the same attack on as many members
+    of the same model (by images).
     """
     missing = plan.missing
     datasets = {job.run.dataset for job in missing}
     attacks = {job.evaluation.attack for job in missing if job.evaluation}
     runs, evaluations = defaultdict(list), defaultdict(list)
     for row in queries.runs(db, dataset=datasets):
-        runs[row.plugin, row.dataset, row.model, row.members].append(row)
+        if row.provenance == "measured":
+            runs[row.plugin, row.dataset, row.model, row.members].append(row)
     for found in queries.evaluations(db, dataset=datasets, attack=attacks) if attacks else ():
-        evaluations[found.kind, found.attack, found.dataset, found.model, found.members].append(found)
+        if found.provenance == "measured":
+            evaluations[found.kind, found.attack, found.dataset, found.model, found.members].append(found)
 
     def training(run: RunSpec) -> float | None:
         like = runs[run.plugin, run.dataset, run.model, run.members]
@@ -96,39 +170,43 @@ def from_earlier(plan: Plan, db: Database) -> dict[str, float | None]:
 def estimate(plan: Plan, earlier: Mapping[str, float | None], place: Workplace) -> Estimate:
     """Expected time for the missing jobs of a plan: what `from_earlier` knows of them, else from timed steps.
 
-    A step on 32 images (GPU: a batch) is timed and scaled by the batch size and the number of steps.
+    Steps are timed for a while on a batch, or on 32 images of it where they are slow, and scaled by their number.
 
     Raises:
         BenchError: no run of the plan can be built (a network for other images, say).
     """
-    training = attacks = 0.0
     unknown: dict[str, None] = {}
     refused: list[BenchError] = []
     probes: dict[str, Probe] = {}
 
-    def timed(run: RunSpec, evaluation: EvaluationSpec | None) -> float:
+    def timed(job: Job) -> Span:
+        run = job.run
         try:
             if run.family_id not in probes:
                 probes[run.family_id] = Probe(run, place)
             probe = probes[run.family_id]
-            return probe.training() if evaluation is None else probe.attack(evaluation)
+            if job.evaluation is not None:
+                return probe.attack(job.evaluation)
+            seconds = probe.training()
         except BenchError as error:
             refused.append(error)
-            unknown[run.method] = None
-            return 0.0
         except Exception:  # whatever it is, it is the job's failure to record, not a reason to start nothing
-            unknown[run.method] = None
-            return 0.0
+            pass
+        else:
+            return Span(seconds, seconds)
+        unknown[run.method] = None
+        return Span(0.0, 0.0)
 
+    spans: dict[str, Span] = {}
     for job in plan.missing:
         known = earlier[job.job_id]
-        if job.evaluation is None:
-            training += known if known is not None else timed(job.run, None)
-        elif job.evaluation.kind != "clean":
-            attacks += known if known is not None else timed(job.run, job.evaluation)
+        if job.kind == "clean":
+            spans[job.job_id] = Span(0.0, 0.0)
+        else:
+            spans[job.job_id] = timed(job) if known is None else Span(known, known)
     if refused and len(unknown) == len({job.run.method for job in plan.missing}):
         raise refused[0]  # nothing could be done at all: a mistake in the selection
-    return Estimate(training, attacks, tuple(unknown))
+    return Estimate(plan.missing, spans, tuple(unknown))
 
 
 class Probe:
@@ -148,29 +226,48 @@ class Probe:
         self._training: float | None = None
         self._gradient: float | None = None
 
-    def _size(self, on_gpu: int) -> int:
-        return on_gpu if self._place.device.startswith("cuda") else PROBE
+    def _timed(self, step: Callable[[int], object], batch: int, on_gpu: int) -> float:
+        """Seconds of a step on each of its images; `step` takes how many of the `batch` it is to be made on."""
+        device = self._place.device
+        if device.startswith("cuda"):
+            size = min(on_gpu, len(self._train))
+            return _seconds(lambda: step(size), device) / size
+        size = min(PROBE, batch, len(self._train))
+        step(size)
+        started = time.perf_counter()
+        step(size)
+        if time.perf_counter() - started < QUICK:
+            size = min(batch, len(self._train))
+        return _seconds(lambda: step(size), device) / size
 
     def training(self) -> float:
         """Seconds of the whole training."""
         if self._training is None:
             from bench.training.captured import WARM, Replayed, usual_recorder
             from bench.training.method import Batch, Method
+            from bench.training.optim import make_optimizer
 
-            images, size = self._train, min(self._size(self._run.training.batch_size), len(self._train))
+            images, training = self._train, self._run.training
             joint = type(self._method).loss is not Method.loss
-            pixels = images.floats(slice(0, size))
-            batch = Batch(
-                images=pixels,
-                labels=images.labels[:size],
-                indices=torch.arange(size, device=self._place.device),
-                epoch=0,
-                epochs=1,
-                progress=0.5,
-                generator=torch.Generator(device=self._place.device).manual_seed(0),
-                others=lambda: pixels.flip(0),
-            )
             parameters = list(self._ensemble.parameters())
+            captured = self._place.capture and self._plugin.is_replayable()
+            recorder = usual_recorder(self._place.device) if captured else None
+            optimizer = (
+                None if recorder else make_optimizer(parameters, training)
+            )  # with graphs it costs next to nothing
+
+            def batch(size: int) -> Batch:
+                pixels = images.floats(slice(0, size))
+                return Batch(
+                    images=pixels,
+                    labels=images.labels[:size],
+                    indices=torch.arange(size, device=self._place.device),
+                    epoch=0,
+                    epochs=1,
+                    progress=0.5,
+                    generator=torch.Generator(device=self._place.device).manual_seed(0),
+                    others=lambda: pixels.flip(0),
+                )
 
             def step(batch: Batch) -> dict[str, Tensor]:
                 if joint:
@@ -178,36 +275,47 @@ class Probe:
                     total = torch.stack(list(terms.values())).sum()
                 else:  # members one after another: one plain step of each
                     total = self._ensemble.member_logits(batch.images).logsumexp(2).sum()
-                torch.autograd.grad(total, parameters, allow_unused=True)
+                gradients = torch.autograd.grad(total, parameters, allow_unused=True)
+                if optimizer is not None:
+                    for parameter, gradient in zip(parameters, gradients, strict=True):
+                        parameter.grad = gradient
+                    optimizer.step()
                 return {}
 
-            captured = self._place.capture and self._plugin.is_replayable()
-            recorder = usual_recorder(self._place.device) if captured else None
             replayed = Replayed(step, recorder, tell=lambda _: None)
             self._ensemble.train()
+            batches: dict[int, Batch] = {}
+
+            def once(size: int) -> None:
+                replayed(batches.setdefault(size, batch(size)))
+
             for _ in range(WARM if recorder else 0):  # the next one is recorded
-                replayed(batch)
-            training = self._run.training
+                once(min(training.batch_size, len(images)))
             steps = training.epochs * math.ceil(len(images) / training.batch_size)
-            self._training = _seconds(lambda: replayed(batch), self._place.device) * training.batch_size / size * steps
+            each = self._timed(once, training.batch_size, training.batch_size)
+            self._training = each * training.batch_size * steps
         return self._training
 
-    def attack(self, evaluation: EvaluationSpec) -> float:
+    def attack(self, evaluation: EvaluationSpec) -> Span:
         """Seconds of one evaluation on the whole test set."""
         if self._gradient is None:
-            size = min(self._size(ATTACKED), len(self._train))
-            images, labels = self._train.floats(slice(0, size)), self._train.labels[:size]
-            self._ensemble.eval().requires_grad_(False)
+            from bench.attacks.batches import batch_size
 
-            def step() -> None:
-                x = images.detach().requires_grad_()
-                loss = torch.nn.functional.cross_entropy(self._ensemble(x), labels)
+            self._ensemble.eval().requires_grad_(False)
+            usual = self._place.batch_size or batch_size(self._ensemble, self._splits.test)
+
+            def step(size: int) -> None:
+                x = self._train.floats(slice(0, size)).detach().requires_grad_()
+                loss = torch.nn.functional.cross_entropy(self._ensemble(x), self._train.labels[:size])
                 torch.autograd.grad(loss, x)
 
-            self._gradient = _seconds(step, self._place.device) / size
+            self._gradient = self._timed(step, usual, ATTACKED)
             self._ensemble.requires_grad_(True)
         looked_at = evaluation.settings.get("count") if evaluation.kind == "audit" else None
-        return self._gradient * _passes(evaluation) * (looked_at or evaluation.limit or len(self._splits.test))
+        once = self._gradient * (looked_at or evaluation.limit or len(self._splits.test))
+        most = once * _passes(evaluation)
+        leaves = evaluation.kind == "attack" and evaluation.stop == "first_success"
+        return Span(min(once, most) if leaves else most, most)
 
 
 def _passes(evaluation: EvaluationSpec) -> int:
@@ -232,17 +340,16 @@ def _passes(evaluation: EvaluationSpec) -> int:
 
 
 def _seconds(step: Callable[[], object], device: str) -> float:
-    """Duration of one step, computed as jobs compute: the faster of two after a warm-up."""
-    times = []
+    """Duration of one step, computed as jobs compute: the mean of what fits into a while, after a warm-up."""
     with numerics():
         step()
-        for _ in range(2):
-            _wait(device)
-            started = time.perf_counter()
+        _wait(device)
+        started, made = time.perf_counter(), 0
+        while made < 2 or time.perf_counter() - started < TIMED:
             step()
             _wait(device)
-            times.append(time.perf_counter() - started)
-    return min(times)
+            made += 1
+        return (time.perf_counter() - started) / made
 
 
 def _wait(device: str) -> None:
@@ -262,3 +369,12 @@ def spoken(seconds: float) -> str:
         return f"{hours} h {minutes:02d} min"
     days, hours = divmod(hours, 24)
     return f"{days} days {hours} h"
+
+
+def range_spoken(span: Span) -> str:
+    """`about 3 min`, or `3 to 5 min` where the two differ by a tenth or more."""
+    low, high = (spoken(value) for value in span)
+    if span.high <= 1.1 * span.low or low == high:
+        return f"about {high}"
+    number, _, unit = low.partition(" ")
+    return f"{number if high.partition(' ')[2] == unit else low} to {high}"

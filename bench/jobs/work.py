@@ -155,12 +155,13 @@ def _refuse_others(run: RunSpec, place: Workplace, digest: str) -> None:
     path = place.run(run.run_id).record
     if not path.exists():
         return
-    before = read_json(path).get("weights_digest")
+    record = read_json(path)
+    before = record.get("weights_digest")
     if before is not None and before != digest:
+        told = environment.other_weights(record.get("environment") or {}, environment.describe(place.device))
         raise JobError(
-            f"training again gave other weights than before (another device, number of threads or torch?), so the "
-            f"recorded evaluations are of an ensemble that is lost; delete {path.parent} and `bench db rebuild` to "
-            f"start over"
+            f"{told}, so the recorded evaluations are of an ensemble that is lost; delete {path.parent} and "
+            f"`bench db rebuild` to start over"
         )
 
 

@@ -13,8 +13,8 @@ from pathlib import Path
 
 from bench.core.errors import BenchError, JobError
 from bench.core.files import read_json
+from bench.core.machine import cores
 from bench.experiment.spec import Job
-from bench.jobs.executors.local import cores
 from bench.perf.timing import Clock, Spread, alternate, spread
 
 ON_GPU = (2, 4)  # jobs at once on a GPU, unless told otherwise

@@ -9,7 +9,7 @@ from rich.console import Console, ConsoleOptions
 from rich.segment import Segment
 from rich.text import Text
 
-from bench.core.printable import fitting, visible
+from bench.core.printable import fitting, forget, visible
 
 if TYPE_CHECKING:
     from bench.report.matrices import Matrix
@@ -41,6 +41,7 @@ class PlainConsole(Console):
 
 def console(*, stderr: bool = False) -> Console:
     """A console as wide as the terminal; in a file or pipe wide enough for any table, and without colours."""
+    forget()
     made = PlainConsole(stderr=stderr)
     return made if made.is_terminal else PlainConsole(stderr=stderr, width=240, no_color=True)
 
@@ -56,8 +57,8 @@ def print_matrix(matrix: Matrix, out: Console) -> None:
     """A transferability matrix with its heading."""
     from bench.report import tables
 
-    out.print(tables.matrix_heading(matrix), style="bold", soft_wrap=True)
-    out.print(tables.matrix_table(matrix))
+    out.print(tables.matrix_heading(matrix), style="bold", soft_wrap=not out.is_terminal)
+    out.print(tables.matrix_table(matrix, width=out.width))
     for note in (matrix.remark, *matrix.notes):
         if note:
-            out.print(f"Note: {note}", style="yellow", soft_wrap=True)
+            out.print(f"Note: {note}", style="yellow", soft_wrap=not out.is_terminal)

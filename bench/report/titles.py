@@ -16,6 +16,25 @@ from bench.experiment.spec import EvaluationSpec, of_attack
 from bench.store.typed_rows import EvaluationRow
 
 LONGEST = 40  # letters of a value
+# What records and options call it, and what people are told; docs/glossary.md explains both.
+PLAIN = {
+    "first_success": "first success",
+    "last": "last step",
+    "rel_step": "relative step",
+    "stale": "of an older version",
+    "outside": "trained elsewhere",
+    "correct_all": "images that every member gets right",
+    "correct_both": "images that source and target get right",
+    "all": "all images",
+    "definition6": "misclassified by source and target",
+    "definition6_conditional": "misclassified by source and target",
+    "same_class": "misclassified as the source's class",
+}
+
+
+def plain(word: str) -> str:
+    """A word of records and options as people read it: `first success`; others as they are."""
+    return PLAIN.get(word, word)
 
 
 GREEK = {

@@ -12,6 +12,7 @@ from attacking import attack
 from torch import Tensor, nn
 from torch.nn import functional
 
+from bench.attacks import batched
 from bench.attacks.base import Attack
 from bench.attacks.fgsm import FGSM
 from bench.attacks.iterative import BIM, MIM, PGD, PGDL2
@@ -325,11 +326,23 @@ def test_progress_is_told_and_ends_complete():
     seen: list[tuple[int, int, int | None]] = []
 
     class Told(Progress):
-        def images(self, done: int, total: int, *, standing: int | None = None) -> None:
+        def images(self, done: int, total: int, *, standing: int | None = None, share: float | None = None) -> None:
             seen.append((done, total, standing))
 
     judged(FGSM(), batch_size=2, progress=Told())
     assert seen == [(2, 4, 2), (4, 4, 2)]
+
+
+def test_progress_is_told_within_a_batch_and_ends_complete_over_all_restarts(monkeypatch: pytest.MonkeyPatch):
+    shares: list[float | None] = []
+
+    class Told(Progress):
+        def images(self, done: int, total: int, *, standing: int | None = None, share: float | None = None) -> None:
+            shares.append(share)
+
+    monkeypatch.setattr(batched, "OFTEN", 0.0)
+    judged(PGD(steps=4, restarts=2), stop="last", progress=Told())
+    assert shares == pytest.approx([1 / 8, 2 / 8, 3 / 8, 4 / 8, 4 / 8, 5 / 8, 6 / 8, 7 / 8, 8 / 8, 8 / 8])
 
 
 def test_a_set_without_a_single_right_image_is_no_error():

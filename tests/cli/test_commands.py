@@ -504,10 +504,12 @@ def test_weights_that_come_out_otherwise_are_refused(tmp_path: Path) -> None:
     (weights,) = tmp_path.glob("runs/*/members.safetensors")
     weights.unlink()
     record = json.loads((weights.parent / "run.json").read_text())
-    (weights.parent / "run.json").write_text(json.dumps({**record, "weights_digest": "0" * 24}))
+    environment = {**record["environment"], "threads": 2}
+    changed = {**record, "weights_digest": "0" * 24, "environment": environment}
+    (weights.parent / "run.json").write_text(json.dumps(changed))
     code, out, _ = command(*arguments, "--attack", "pgd", "--eps", "0.3")
     assert code == 1
-    assert "other weights than before" in out
+    assert "other weights than before (threads 2 then, 1 now; --threads 2 trains as before)" in out
     assert not weights.exists()
 
 
@@ -529,16 +531,61 @@ def test_mistakes_in_settings_are_one_line(arguments: list[str], words: str, tmp
     assert words in err.strip().splitlines()[-1]
 
 
-def test_on_a_terminal_a_run_says_what_it_understood_before_it_imports_what_is_large(tmp_path: Path) -> None:
+@pytest.mark.parametrize(("words", "told"), [
+    (["run", "-m", "trs", "-m", "ece", "-d", "digits", "--no-capture"],
+     "bench run · method trs, ece · dataset digits · no capture …"),
+    (["compare", "trs", "ece", "--recipe", "quick"], "bench compare · trs, ece · recipe quick …"),
+    (["list", "runs"], "bench list · runs …"),
+    (["audit", "4f0c1a", "--deep"], "bench audit · 4f0c1a · deep …"),
+    (["evaluate", "a.pth", "-d", "digits", "--model", "lenet", "--name", "mine"],
+     "bench evaluate · a.pth · name mine · dataset digits · model lenet …"),
+])  # fmt: skip
+def test_a_terminal_shows_what_was_understood_before_anything_large_is_imported(
+    words: list[str], told: str, tmp_path: Path
+) -> None:
+    code = f"""
+import io, sys
+class Terminal(io.StringIO):
+    isatty = lambda self: True
+    def write(self, text):
+        print([text, sorted({LARGE!r} & sys.modules.keys())])
+        raise KeyboardInterrupt
+sys.stderr = Terminal()
+from bench.cli import main
+main.run({words!r})
+"""
+    environment = {**os.environ, "COLUMNS": "120", "BENCH_RESULTS": str(tmp_path)}
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, env=environment)
+    assert done.stdout.splitlines()[0] == str([told, []]), done.stderr
+
+
+def test_what_a_terminal_showed_first_gives_way_to_what_follows(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Terminal(io.StringIO):
+        def isatty(self) -> bool:
+            return True
+
+    monkeypatch.setattr(sys, "stderr", Terminal())
+    monkeypatch.setenv("COLUMNS", "40")
+    assert main.run(["show", "4f0c1a", "--results", str(tmp_path)]) == 2
+    first, *_, rest = sys.stderr.getvalue().partition("\r\x1b[2K")
+    assert first.startswith("bench show · 4f0c1a · results ")
+    assert len(first) <= 40
+    assert "Error: " in rest
+    assert "\x1b[2K" not in rest
+
+
+def test_a_run_says_first_what_it_will_do_in_a_pipe_too(tmp_path: Path) -> None:
     code = f"""
 import sys
 from bench.cli import main, run
-sys.stdout.isatty = lambda: True
 def say(text):
     print(text, sorted({LARGE!r} & sys.modules.keys()))
     raise KeyboardInterrupt
 run.say = say
-main.run(["run", "-m", "trs", "-m", "ece", "-d", "digits", "--results", {str(tmp_path)!r}])
+main.run(["run", "-m", "trs", "-m", "ece", "-d", "digits", "--recipe", "quick", "--results", {str(tmp_path)!r}])
 """
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
-    assert done.stdout == "trs and ece on digits … []\n", done.stderr
+    told = "trs and ece on digits, recipe quick: trains, attacks, prints the table []\n"
+    assert done.stdout == told, done.stderr

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import dataclasses
+import io
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -12,17 +15,22 @@ from pathlib import Path
 
 import pytest
 from in_process import needs
+from rich.console import Console
 from test_runs import ROOT, numbers
 
 from bench.cli import main
 from bench.core import config
+from bench.core.device import threads_kept
 from bench.core.errors import BenchError
 from bench.core.progress import Progress
 from bench.experiment import select
 from bench.experiment.select import Selection
 from bench.experiment.spec import Job
+from bench.jobs.display import Display
 from bench.jobs.driver import Driver
+from bench.jobs.estimate import Estimate, Outlook, Span, range_spoken
 from bench.jobs.executors import Setting, executor_class, local
+from bench.jobs.executors.inline import Inline
 from bench.jobs.plan import Plan, Planned, make_plan
 from bench.jobs.workplace import Workplace
 from bench.store import queries
@@ -72,7 +80,7 @@ class Silent:
     def of(self, slot: str) -> Progress:
         return Progress()
 
-    def finished(self, job: Job, error: str | None, where: str = "") -> None:
+    def finished(self, job: Job, error: str | None, where: str = "", result: str = "") -> None:
         self.ended.append((job.label, error))
 
     def waiting(self, others: dict[str, int]) -> None:
@@ -226,7 +234,39 @@ def test_what_an_executor_does_not_understand_is_one_clear_line(
     assert "Traceback" not in error
 
 
-def test_slots_are_gpus_or_shares_of_the_threads(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_cpu_gets_workers_of_one_thread_where_there_is_enough_to_do(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    seen: list[int | None] = []
+
+    class Watched(Inline):
+        def __init__(self, setting: Setting) -> None:
+            seen.append(setting.workers)
+            super().__init__(dataclasses.replace(setting, workers=None))
+
+    monkeypatch.delenv("BENCH_EXECUTOR")
+    monkeypatch.setattr(local, "Local", Watched)
+    monkeypatch.setattr(local, "cores", lambda: 2)
+    without = [word for word in RUN if word not in ("--threads", "1")]
+    with threads_kept():
+        command = [*without, "--device", "cpu", "--results", str(tmp_path)]
+        assert main.run([*command, "--attack", "fgsm", "--eps", "0.1"]) == 0
+        assert seen == []  # seconds of work, done here
+        monkeypatch.setattr(local, "WORTH", 1e-9)
+        assert main.run([*command, "--attack", "fgsm", "--eps", "0.1,0.2"]) == 0
+        assert seen == []  # a single job
+        assert main.run([*command, "--attack", "fgsm", "--eps", "0.3,0.4"]) == 0
+        assert seen == [2]
+        monkeypatch.setenv("BENCH_EXECUTOR", "inline")
+        assert main.run([*command, "--attack", "fgsm", "--eps", "0.5,0.6"]) == 0
+        assert seen == [2]
+        assert main.run([*command, "--attack", "fgsm", "--eps", "0.7", "--workers", "3"]) == 0
+        assert seen == [2, 3]
+    for path in tmp_path.glob("runs/*/*.json"):
+        assert json.loads(path.read_text())["environment"]["threads"] == 1
+
+
+def test_slots_are_gpus_or_one_thread_each(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     place = Workplace(results=tmp_path, data=tmp_path)
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "4,7")
     slots = local._slots(Setting(place, Silent(), gpus=("0", "1"), per_gpu=2))
@@ -236,8 +276,9 @@ def test_slots_are_gpus_or_shares_of_the_threads(tmp_path: Path, monkeypatch: py
     with pytest.raises(BenchError, match="no GPU '2'"):
         local._slots(Setting(place, Silent(), gpus=("2",)))
     monkeypatch.setattr(os, "sched_getaffinity", lambda pid: set(range(8)))
-    assert [slot.threads for slot in local._slots(Setting(place, Silent(), workers=3))] == [2, 2, 2]
-    assert [slot.threads for slot in local._slots(Setting(place, Silent(), workers=20))] == [1] * 20
+    assert [slot.threads for slot in local._slots(Setting(place, Silent(), workers=3))] == [1, 1, 1]
+    assert [slot.threads for slot in local._slots(Setting(place, Silent(), workers=3, threads=2))] == [2, 2, 2]
+    assert len(local._slots(Setting(place, Silent()))) == 8
     assert len(local._slots(Setting(place, Silent(), threads=2))) == 4
 
 
@@ -263,8 +304,8 @@ def test_two_ray_nodes_without_a_shared_disk_survive_the_loss_of_one(
             executor._probe = Path("/nowhere/at/all")  # type: ignore[attr-defined]
             ended, killed = watcher.finished, []
 
-            def kill_a_node(job: Job, error: str | None, where: str = "") -> None:
-                ended(job, error, where)
+            def kill_a_node(job: Job, error: str | None, where: str = "", result: str = "") -> None:
+                ended(job, error, where, result)
                 if not killed and len(watcher.ended) == 4:
                     killed.append(cluster.remove_node(doomed, allow_graceful=False))
 
@@ -284,12 +325,6 @@ def test_two_ray_nodes_without_a_shared_disk_survive_the_loss_of_one(
 
 
 def test_the_display_shows_all_workers_at_once() -> None:
-    import io
-
-    from rich.console import Console
-
-    from bench.jobs.display import Display
-
     console = Console(file=io.StringIO(), force_terminal=True, width=120)
     display = Display(7, console)
     for slot in ("worker 1", "worker 2"):
@@ -297,17 +332,95 @@ def test_the_display_shows_all_workers_at_once() -> None:
     display.of("worker 2").images(5, 20, standing=3)
     display.waiting({"process 7 on far": 2})
     assert display._live is not None
-    shown = display._live.get_renderable()
-    assert str(shown).splitlines() == [
-        "  1/7 job of worker 1 · worker 1",
-        "  2/7 job of worker 2 · 5/20 images · 3 standing · worker 2",
+    assert drawn(display) == [
+        "  job of worker 1 · worker 1",
+        "  job of worker 2 · 5/20 images · 3 standing · worker 2",
         "  waiting for jobs that others are doing: 2 by process 7 on far",
+        f"  {'━' * 1}{'─' * 39} 0 of 7 jobs",
     ]
     loaded = config.load(ROOT / "bench.toml", TINY)
     job = Job(run=select.run_spec(loaded, Selection(methods=("ece",)), "ece", 0))
     display.finished(job, None, "worker 1")
     display.waiting({})
-    assert str(display._live.get_renderable()) == "  2/7 job of worker 2 · 5/20 images · 3 standing · worker 2"
+    assert drawn(display) == [
+        "  job of worker 2 · 5/20 images · 3 standing · worker 2",
+        f"  {'━' * 7}{'─' * 33} 1 of 7 jobs",
+    ]
+
+
+def drawn(display: Display) -> list[str]:
+    """The lines that a terminal shows at the moment."""
+    assert display._live is not None
+    with display.console.capture() as shown:
+        display.console.print(display._live.get_renderable())
+    return [re.sub(r"\x1b\[[0-9;]*m", "", line).rstrip() for line in shown.get().splitlines()]
+
+
+def jobs_of_ece() -> list[Job]:
+    """A training and three attacks on what it gives."""
+    loaded = config.load(ROOT / "bench.toml", TINY)
+    selection = Selection(methods=("ece",), attacks=("pgd", "fgsm"), eps=(0.1,), limit=20)
+    run = select.run_spec(loaded, selection, "ece", 0)
+    return [Job(run=run), *(Job(run=run, evaluation=each) for each in select.evaluations(loaded, selection, run))]
+
+
+def test_a_finished_job_shows_its_result_and_not_what_all_share() -> None:
+    train, clean, *_, last = jobs = jobs_of_ece()
+    console = Console(file=io.StringIO(), width=80)
+    display = Display(len(jobs), console, jobs=jobs)
+    line = display.of("worker 1")
+    line.job(train.label)
+    accuracy = {"member_accuracy": [0.9], "ensemble_accuracy": 0.943, "accuracy_on": "sample"}
+    line.epoch({"epoch": 2, "terms": {"ce": 0.5}, **accuracy}, epochs=2)
+    display.finished(train, None, "worker 1")
+    display.finished(clean, None, "elsewhere", "97.0 %")
+    display.finished(last, "no memory", "worker 1")
+    told = console.file.getvalue().splitlines()
+    assert re.fullmatch(r"✓ 1/4 ece: train · 94.3 % on the sample · \d\.\d s · worker 1", told[0])
+    assert told[1] == "✓ 2/4 ece: clean accuracy · 97.0 % · elsewhere"
+    assert re.fullmatch(r"✗ 3/4 ece: (pgd|fgsm) ε=0.1 · \d\.\d s · worker 1", told[2])
+    assert told[3] == "  no memory"
+
+
+def test_the_bar_tells_the_time_left_over_all_jobs() -> None:
+    train, clean, *attacks = jobs = jobs_of_ece()
+    display = Display(len(jobs), Console(file=io.StringIO(), force_terminal=True, width=80), jobs=jobs)
+    seconds = {job.job_id: Span(100.0, 100.0) for job in jobs}
+    display.outlook = Outlook(Estimate(tuple(jobs), seconds), slots=1)
+    assert drawn_after(display)[-1].endswith(" 0 of 4 jobs · about 7 min left")
+    line = display.of("")
+    line.job(train.label)
+    line.started -= 20.0
+    line.step(epoch=4, epochs=10, share=0.0)  # 40 % in 20 s: 30 s more, and of attacks nothing is known yet
+    assert drawn(display)[-1].endswith(" 0 of 4 jobs · about 6 min left")  # 330 s
+    display.finished(train, None, "")
+    assert drawn(display)[-1].endswith(" 1 of 4 jobs · about 5 min left")
+    display.outlook.ended(clean, 50.0)
+    assert 99 < display.outlook.left({}) < 101  # two attacks, at the pace of the first measurement
+    assert 5 < display.outlook.left({each.label: (0.9, 30.0) for each in attacks}) < 8  # they say so themselves
+    assert all(len(text) <= 80 for text in drawn(display))
+
+
+def drawn_after(display: Display) -> list[str]:
+    display.refresh()
+    return drawn(display)
+
+
+def test_jobs_at_once_wait_for_what_they_need() -> None:
+    jobs = jobs_of_ece()
+    seconds = {job.job_id: Span(10.0, 20.0) for job in jobs}
+    estimate = Estimate(tuple(jobs), seconds)
+    assert estimate.total(1) == Span(40.0, 80.0)
+    assert estimate.total(4) == Span(20.0, 40.0)  # the training, then all measurements at once
+    assert (estimate.training, estimate.attacks) == (20.0, Span(30.0, 60.0))
+
+
+@pytest.mark.parametrize(("low", "high", "told"), [
+    (12.0, 12.4, "about 12 s"), (3.04, 9.0, "3.0 to 9.0 s"), (80.0, 300.0, "80 s to 5 min"),
+    (200.0, 320.0, "3 to 5 min"),
+])  # fmt: skip
+def test_a_range_of_time_in_words(low: float, high: float, told: str) -> None:
+    assert range_spoken(Span(low, high)) == told
 
 
 @pytest.mark.slow
@@ -327,7 +440,7 @@ def test_the_overhead_of_2000_small_jobs(executor: str, tmp_path: Path) -> None:
             jobs.append(Job(run=run, evaluation=one.model_copy(update={"budget": (number + 1) / 8000})))
         assert len({job.job_id for job in jobs}) == 2001
         watcher, times = Silent(), []
-        watcher.finished = lambda job, error, where="": times.append(time.monotonic())  # type: ignore[method-assign]
+        watcher.finished = lambda job, error, where="", result="": times.append(time.monotonic())  # type: ignore[method-assign]
         workers = 2 if executor != "inline" else None
         made = executor_class(executor)(Setting(place, watcher, workers=workers, threads=1))
         plan = Plan(tuple(Planned(job, "new") for job in jobs))

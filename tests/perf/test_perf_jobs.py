@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import subprocess
 import sys
 from collections.abc import Sequence
@@ -15,7 +14,7 @@ import pytest
 from in_process import bench, command
 
 from bench.cli.perf import jobs as cli
-from bench.core import config
+from bench.core import config, machine
 from bench.core.errors import BenchError, JobError
 from bench.experiment.select import Selection
 from bench.jobs.plan import jobs_of
@@ -30,9 +29,9 @@ TWO = ("--seeds", "0-1", *SHORT)
 
 @pytest.fixture(autouse=True)
 def load(monkeypatch: pytest.MonkeyPatch) -> list[float]:
-    """How busy the machine is: not at all, but where a test says so."""
-    values = [0.0, 0.0, 0.0]
-    monkeypatch.setattr(os, "getloadavg", lambda: values)
+    """How many cores other programs keep busy: none, but where a test says so."""
+    values = [0.0]
+    monkeypatch.setattr(machine, "used_by_others", lambda: values[0])
     return values
 
 
@@ -57,8 +56,8 @@ def asked(monkeypatch: pytest.MonkeyPatch) -> list[list[str]]:
 
 @pytest.mark.parametrize(
     ("number", "device", "threads", "told"),
-    [(1, "cpu", 1, "--device cpu --threads 1"),
-     (1, "cuda:1", 2, "--device cuda:1 --threads 2"),
+    [(1, "cpu", 1, "--executor inline --device cpu --threads 1"),
+     (1, "cuda:1", 2, "--executor inline --device cuda:1 --threads 2"),
      (2, "cpu", 1, "--workers 2 --threads 1"),
      (4, "cuda", 1, "--gpus 0 --per-gpu 4 --threads 1"),
      (2, "cuda:3", 1, "--gpus 3 --per-gpu 2 --threads 1")],
@@ -106,7 +105,7 @@ def test_other_programs_are_told(asked: list[list[str]], load: list[float]) -> N
     load[0] = 1000.0
     code, _, err = command("perf", "jobs", *TWO, "--at-once", 2)
     assert code == 0
-    assert "Other programs use this machine (load 1000.0 on" in err
+    assert "Other programs use this machine (1000.0 of" in err
     assert err.strip().count("\n") == 0
 
 

@@ -104,7 +104,7 @@ def command(
 def _at_once(jobs: int, device: str, threads: int) -> list[str]:
     """What tells `bench run` to do `jobs` at once on `device`, each with `threads` on the CPU.
 
-    One job needs no worker: it is done in the process of the command, as by default.
+    One job needs no worker: it is done in the process of the command.
 
     Raises:
         BenchError: no jobs can share such a device.
@@ -113,7 +113,7 @@ def _at_once(jobs: int, device: str, threads: int) -> list[str]:
 
     own = ["--threads", str(threads)]
     if jobs == 1:
-        return ["--device", device, *own]
+        return ["--executor", "inline", "--device", device, *own]
     if on_gpu(device):
         return ["--gpus", device.partition(":")[2] or "0", "--per-gpu", str(jobs), *own]
     return ["--workers", str(jobs), *own]

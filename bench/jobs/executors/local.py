@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import ctypes
 import dataclasses
+import math
 import multiprocessing
 import os
 import queue
@@ -19,12 +20,15 @@ from multiprocessing.process import BaseProcess
 from typing import Any
 
 from bench.core.errors import BenchError
+from bench.core.machine import cores, free_memory
 from bench.core.numbers import shown
 from bench.jobs.executors import Finished, Setting
 from bench.jobs.executors.task import Relay, Stoppable, Stopped, Task, carry_out
 from bench.jobs.workplace import Workplace
 
 TALK_SECONDS = 0.2  # between two reports of steps or images
+MEMORY = 2**30  # bytes that a worker on a CPU may need
+WORTH = 10.0  # seconds of work that a further worker is started for
 
 
 @dataclass(frozen=True)
@@ -207,9 +211,14 @@ def _die_with(driver: int) -> None:
         os._exit(1)
 
 
-def cores() -> int:
-    """The CPU cores that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+def usual_workers(jobs: int, seconds: float, threads: int | None = None) -> int:
+    """How many workers on CPUs, unless told: as many as there are jobs, cores for their threads, and memory for each.
+
+    A worker takes seconds to start, so that there is one for each `WORTH` of the `seconds` that all jobs take, no more.
+    """
+    memory = free_memory()
+    room = jobs if memory is None else memory // MEMORY
+    return max(1, min(jobs, cores() // (threads or 1), room, math.ceil(seconds / WORTH)))
 
 
 def _slots(setting: Setting) -> list[Slot]:
@@ -225,8 +234,8 @@ def _slots(setting: Setting) -> list[Slot]:
             for real in [_physical(gpu, visible)]
             for number in range(setting.per_gpu)
         ]
-    workers = setting.workers or max(1, cores() // (setting.threads or 1))
-    threads = setting.threads or max(1, cores() // workers)
+    threads = setting.threads or 1
+    workers = setting.workers or max(1, cores() // threads)
     place = dataclasses.replace(setting.place, device="cpu")
     return [Slot(f"worker {number + 1}", place, threads) for number in range(workers)]
 

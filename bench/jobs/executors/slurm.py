@@ -17,6 +17,7 @@ from typing import Any
 
 import submitit
 
+from bench.core.device import set_threads
 from bench.core.errors import BenchError
 from bench.core.files import read_json, write_json
 from bench.core.numbers import read_whole
@@ -172,10 +173,7 @@ class Chunk:
 
     def __call__(self) -> int:
         """Do the tasks that have not ended; the number done."""
-        import torch
-
-        if self.threads:
-            torch.set_num_threads(self.threads)
+        set_threads(self.place.device, self.threads)
         with Locks(self.place.locks, task=self.key) as locks:
             for task in self.tasks:
                 if not self.outcome_file(task).exists():

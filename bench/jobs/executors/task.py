@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from bench.core import environment
 from bench.core.errors import BenchError, JobError
 from bench.core.files import read_json
 from bench.core.progress import Progress
@@ -64,9 +65,9 @@ class Stoppable(Progress):
         """Within an epoch."""
         self._inner.step(epoch=epoch, epochs=epochs, share=share)
 
-    def images(self, done: int, total: int, *, standing: int | None = None) -> None:
+    def images(self, done: int, total: int, *, standing: int | None = None, share: float | None = None) -> None:
         """Progress of an attack."""
-        self._inner.images(done, total, standing=standing)
+        self._inner.images(done, total, standing=standing, share=share)
 
     def note(self, text: str) -> None:
         """One line that people should see."""
@@ -93,9 +94,9 @@ class Relay(Progress):
         """Within an epoch."""
         self._seldom("step", (), {"epoch": epoch, "epochs": epochs, "share": share})
 
-    def images(self, done: int, total: int, *, standing: int | None = None) -> None:
+    def images(self, done: int, total: int, *, standing: int | None = None, share: float | None = None) -> None:
         """Progress of an attack."""
-        self._seldom("images", (done, total), {"standing": standing})
+        self._seldom("images", (done, total), {"standing": standing, "share": share})
 
     def note(self, text: str) -> None:
         """One line that people should see."""
@@ -180,11 +181,12 @@ def carry_out(task: Task, place: Workplace, progress: Progress) -> tuple[bool, P
         target.parent.mkdir(parents=True, exist_ok=True)
         return False, path.replace(target)
     again, first = beside.run(run_id), place.run(run_id)
-    before, after = (read_json(part.record).get("weights_digest") for part in (first, again))
-    if before is not None and before != after and first.weights.exists():
+    before, after = (read_json(part.record) for part in (first, again))
+    digest = before.get("weights_digest")
+    if digest is not None and digest != after.get("weights_digest") and first.weights.exists():
+        told = environment.other_weights(before.get("environment") or {}, after.get("environment") or {})
         error = JobError(
-            f"training again gave other weights than before (another device, number of threads or torch?), so the "
-            f"recorded evaluations are of other weights; they stay, the new ones are in {again.path}; "
+            f"{told}, so the recorded evaluations are of other weights; they stay, the new ones are in {again.path}; "
             f"delete {first.path} and `bench db rebuild` to start over"
         )
         return False, fail(task.job, place, error)

@@ -4,23 +4,20 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any
+from typing import Any, get_args
 
 from bench.core import registry
 from bench.core.errors import BenchError
 from bench.core.precision import USUAL
 from bench.core.statistics import wilson
-from bench.core.terms import NOISE, WHOLE
+from bench.core.terms import NOISE, WHOLE, Population
 from bench.report.site import charts
 from bench.report.site.names import exact, percent
+from bench.report.titles import plain
 from bench.store.standing import Standings
 from bench.store.typed_rows import EvaluationRow, RunRow
 
-POPULATIONS = {
-    "correct_all": "images that every member gets right",
-    "correct_both": "images that source and target get right",
-    "all": "all images",
-}
+POPULATIONS = {population: plain(population) for population in get_args(Population)}
 CellCounts = Mapping[str, Any]
 """Columns of a stored cell: source, target (-1 the ensemble) and counts."""
 

@@ -46,10 +46,10 @@ def print_grid(grid: Grid, out: Console) -> None:
 
     from bench.report.tables.words import is_foreign
 
-    out.print(Text(grid.heading, style="bold"), soft_wrap=True)
+    out.print(Text(grid.heading, style="bold"), soft_wrap=not out.is_terminal)
     out.print(TextTable(grid))
     for line in grid.notes:
-        out.print(Text(line, style="yellow" if is_foreign(line) else "dim"), soft_wrap=True)
+        out.print(Text(line, style="yellow" if is_foreign(line) else "dim"), soft_wrap=not out.is_terminal)
 
 
 def _width(table: Table, console: Console, options: ConsoleOptions) -> int:
@@ -115,14 +115,25 @@ def _cell(entry: CellText, *, stacked: bool) -> Text:
     return text
 
 
-def matrix_table(matrix: Matrix) -> Table:
-    """A transferability matrix for the terminal."""
+def matrix_table(matrix: Matrix, *, width: int = 240) -> Table:
+    """A transferability matrix for a terminal of so many letters: spreads stand below their rates in a narrow one."""
+    from rich.console import Console
+
+    wide = Console(width=10_000)
+    table = _matrix(matrix, " ")
+    return table if _width(table, wide, wide.options) <= width else _matrix(matrix, "\n")
+
+
+def _matrix(matrix: Matrix, between: str) -> Table:
+    """`between` stands between a rate and its spread."""
     from rich.table import Table
     from rich.text import Text
 
     members, several = len(matrix.rates), len(matrix.seeds) > 1
     table = Table(header_style="bold")
-    table.add_column("crafted on ↓   evaluated on →")
+    table.add_column(
+        "crafted on ↓   evaluated on →" if between == " " else "crafted on ↓\nevaluated on →", no_wrap=True
+    )
     for index in range(members):
         table.add_column(f"member {index + 1}", justify="right")
     table.add_column("ensemble", justify="right")
@@ -130,17 +141,18 @@ def matrix_table(matrix: Matrix) -> Table:
     for block in (matrix.members, matrix.others):
         for index, source in enumerate(block.sources):
             own = index if block is matrix.members else members if source == "all" else None
-            values = [Text(_rate(block, index, column, several), "dim" if column == own else "")
+            values = [Text(_rate(block, index, column, several, between), "dim" if column == own else "")
                       for column in range(members + 1)]  # fmt: skip
             name = f"member {source}" if block is matrix.members else names.get(source, source)
             table.add_row(name, *values, end_section=block is matrix.members and index == members - 1)
     return table
 
 
-def _rate(block: Block, row: int, column: int, several: bool) -> str:
+def _rate(block: Block, row: int, column: int, several: bool, between: str) -> str:
     """`57.2 ± 1.3` over seeds; of one seed with its interval, `57.2 [52.9, 61.4]`."""
     value = block.rates[row, column]
     if math.isnan(value):  # an empty population
         return "–"
     low, high = block.low[row, column], block.high[row, column]
-    return f"{value:.1f} ± {block.deviation[row, column]:.1f}" if several else f"{value:.1f} [{low:.1f}, {high:.1f}]"
+    spread = f"± {block.deviation[row, column]:.1f}" if several else f"[{low:.1f}, {high:.1f}]"
+    return f"{value:.1f}{between}{spread}"

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from bench.report.matrices import Matrix
 from bench.report.recipes import phrase
 from bench.report.results import Results, joined
-from bench.report.titles import budget_text
+from bench.report.titles import budget_text, plain
 from bench.store import flags
 from bench.store.flags import Opinion
 
@@ -154,8 +154,8 @@ def spans(line: str) -> Iterator[tuple[bool, str]]:
 def matrix_heading(matrix: Matrix) -> str:
     """What the matrix shows, in one line."""
     return (
-        f"Transferability of {matrix.title}: {matrix.rate.replace('_', ' ')} in %, {matrix.attack}, "
-        f"{budget_text(matrix.budget_name, matrix.budget)}, population {matrix.population}, "
+        f"Transferability of {matrix.title}: {plain(matrix.rate)} in %, {matrix.attack}, "
+        f"{budget_text(matrix.budget_name, matrix.budget)}, of {plain(matrix.population)}, "
         f"{phrase(matrix.recipe)}, {matrix.images}, {_seeds(matrix.seeds)}; "
         f"mean off the diagonal {'–' if math.isnan(matrix.transfer) else f'{matrix.transfer:.1f}'}"
     )
