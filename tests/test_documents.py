@@ -75,7 +75,7 @@ def published(what: str) -> str:
 def transfer(method: str) -> str:
     """Mean off the diagonal of a method's matrix."""
     with (DIGITS / "transferability.csv").open() as file:
-        shares = [float(row["percent"]) for row in csv.DictReader(file)
+        shares = [float(row["mean"]) for row in csv.DictReader(file)
                   if row["method"] == method and row["target"] not in ("ensemble", row["source"])]  # fmt: skip
     assert len(shares) == 6
     return f"{sum(shares) / 6:.1f}"
