@@ -312,7 +312,7 @@ def _draw(
         drawn = figure.colorbar(figure.axes[0].collections[0], cax=figure.add_axes(box))
         drawn.set_label("\n".join(at.label), labelpad=2, fontsize=page.less)
         drawn.ax.tick_params(pad=2, length=2)
-        drawn.outline.set_visible(False)  # type: ignore[operator]
+        drawn.outline.set_visible(False)
         if above:
             figure.text(0.05 / width, 1 - 0.04 / height, "\n".join(above), va="top", linespacing=1.2)
         if notes:

@@ -100,7 +100,7 @@ def draw(frame: pd.DataFrame, *titles: str, page: Page = PLAIN) -> Figure:
     with style.sheet(page):
         if beside:
             figure, (left, right) = style.panels(2, names, titles, page, width=2.9, height=2.6)
-            found = [(left, right)]
+            found: list[tuple[Axes, ...]] = [(left, right)]
         else:
             figure, found = style.stacks(
                 len(methods), names, titles, page, width=2.0, height=2.9, parts=(1, 1), most=5, below=True

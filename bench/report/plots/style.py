@@ -272,7 +272,7 @@ def fit(figure: Figure, page: Page) -> Figure:
         sides = {axis.xaxis.label: width, axis.yaxis.label: height + 0.2}
         sides |= dict.fromkeys((axis.title, axis._left_title), width + 0.1)  # type: ignore[attr-defined]
         for label, side in sides.items():
-            label.set_text("\n".join(wrapped(label.get_text().split("\n"), side, label.get_fontsize())))
+            label.set_text("\n".join(wrapped(label.get_text().split("\n"), side, float(label.get_fontsize()))))
         if isinstance(axis.xaxis.get_major_locator(), FixedLocator):
             end, names = -math.inf, []
             for tick in axis.get_xticklabels():
@@ -357,8 +357,10 @@ def with_spread(frame: pd.DataFrame, along: Sequence[str], value: str) -> pd.Dat
         along: the columns that a point is told by, all but the seed.
     """
     groups = frame.groupby(list(along), dropna=False, sort=False)[value]
-    told = {"mean": "mean", "std": "std", "lowest": "min", "highest": "max"}
-    return frame.assign(**{name: groups.transform(how) for name, how in told.items()})
+    return frame.assign(
+        mean=groups.transform("mean"), std=groups.transform("std"), lowest=groups.transform("min"),
+        highest=groups.transform("max"),
+    )  # fmt: skip
 
 
 def order_of(frame: pd.DataFrame, along: list[str]) -> list[str]:

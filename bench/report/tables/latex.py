@@ -73,8 +73,8 @@ def latex_of(grid: Grid, width: float | None = None) -> str:
     head = [f"% \\usepackage{{{name}}}" for name in packages]
     if re.search("[^\x00-\u017f]", "".join(body)):
         head.append("% Some letters need LuaLaTeX or XeLaTeX with a font that has them.")
-    told = [note for note in grid.notes if is_foreign(note) or note.startswith("Audit:")]
-    head += [f"% {escape(note.replace('`', ''))}" for note in told]
+    own_notes = [note for note in grid.notes if is_foreign(note) or note.startswith("Audit:")]
+    head += [f"% {escape(note.replace('`', ''))}" for note in own_notes]
     return "\n".join([*head, *body]) + "\n"
 
 
