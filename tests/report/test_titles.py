@@ -45,7 +45,7 @@ def test_titles_as_configured_are_the_papers() -> None:
     [
         (["attacks.pgd.steps=1000"], "PGD (1000)"),
         (["attacks.pgd.steps=1000", "attacks.pgd.restarts=10"], "PGD (1000), restarts 10"),
-        (["attacks.pgd.rel_step=0.25"], "PGD (50), rel_step 0.25"),
+        (["attacks.pgd.rel_step=0.25"], "PGD (50), rel step 0.25"),
         (["attacks.pgd.steps=50"], "PGD (50)"),
         (["attacks.pgd.targets=random"], "PGD (50), targets random"),
         (["attacks.pgd.precision=bfloat16"], "PGD (50), bfloat16"),
