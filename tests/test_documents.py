@@ -173,7 +173,9 @@ def test_the_commands_of_the_reference_are_understood(tmp_path: Path) -> None:
 @pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: str(path.relative_to(ROOT)))
 def test_command_lines_of_the_documents_have_commands_options_and_values_that_exist(document: Path) -> None:
     profiled = r"[\w .:-]* -m bench\.cli\.main"
-    lines = re.findall(rf"^(?:\$ |    )(?:bench|{profiled}) (.+?)(?: 2>.*| > [\w.]+)?$", document.read_text(), re.MULTILINE)
+    lines = re.findall(
+        rf"^(?:\$ |    )(?:bench|{profiled}) (.+?)(?: 2>.*| > [\w.]+)?$", document.read_text(), re.MULTILINE
+    )
     assert lines or document.name in ("reproduction.md", "architecture.md", "glossary.md", "README.md", "python.md")
     for line in lines:
         words, context = shlex.split(line, comments=True), click.Context(cli)
