@@ -143,7 +143,7 @@ def _check_class(entry: Registered, plugin: type[Any]) -> None:
     for attribute in REQUIRED.get(entry.kind, ()):
         if not hasattr(plugin, attribute) and attribute not in plugin.__dataclass_fields__:
             raise PluginError(f"has {attribute}", f"{entry.label}: {plugin.__qualname__} does not say its {attribute}")
-    if entry.kind == "datasets" and "shape" not in plugin.__dataclass_fields__:
+    if entry.kind == "datasets" and hasattr(plugin, "shape"):  # else it is a setting
         shape = plugin.shape
         if not isinstance(shape, tuple) or len(shape) != 3 or not all(type(size) is int and size > 0 for size in shape):
             told = f"its shape is (channels, height, width), not {shape!r}"
