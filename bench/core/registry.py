@@ -140,10 +140,11 @@ def _check_class(entry: Registered, plugin: type[Any]) -> None:
     version = getattr(plugin, "version", None)
     if type(version) is not int or version < 1:
         raise PluginError("has a version", f"{entry.label}: its version is a whole number from 1 on, not {version!r}")
+    settings = {field.name for field in fields(plugin)}  # what is one may be said for each use
     for attribute in REQUIRED.get(entry.kind, ()):
-        if not hasattr(plugin, attribute) and attribute not in plugin.__dataclass_fields__:
+        if not hasattr(plugin, attribute) and attribute not in settings:
             raise PluginError(f"has {attribute}", f"{entry.label}: {plugin.__qualname__} does not say its {attribute}")
-    if entry.kind == "datasets" and "shape" not in plugin.__dataclass_fields__:
+    if entry.kind == "datasets" and hasattr(plugin, "shape"):  # else it is a setting
         shape = plugin.shape
         if not isinstance(shape, tuple) or len(shape) != 3 or not all(type(size) is int and size > 0 for size in shape):
             told = f"its shape is (channels, height, width), not {shape!r}"
