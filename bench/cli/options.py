@@ -215,6 +215,14 @@ def precision_option(text: str, default: str | None = "float32") -> Callable[[F]
     )  # fmt: skip
 
 
+def capture_option(function: F) -> F:
+    """`--capture`."""
+    return click.option(
+        "--capture/--no-capture", default=True, show_default=True,
+        help="On a GPU: record steps of trainings and attacks and replay them, to the same numbers in less time.",
+    )(function)  # fmt: skip
+
+
 def attack_options(function: F) -> F:
     """`--attack`, `--eps`, `--c`: attacks of one's own choice instead of a suite, each at each of its budgets."""
     for option in reversed(

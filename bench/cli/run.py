@@ -19,6 +19,7 @@ from bench.cli.options import (  # fmt: skip
     Chosen,
     allow_factory,
     at_work,
+    capture_option,
     choose,
     existing_or_scratch,
     machine,
@@ -57,8 +58,7 @@ if TYPE_CHECKING:
 @click.option("--deterministic/--no-deterministic", default=None,
               help="Bit-equal from run to run, somewhat slower; operations that cannot be are named.  [default: on a "
               "GPU; a CPU is so anyway]")  # fmt: skip
-@click.option("--capture/--no-capture", default=True, show_default=True,
-              help="On a GPU: record training steps and replay them, to the same numbers in less time.")  # fmt: skip
+@capture_option
 @allow_factory
 @click.option("--retry-failed", is_flag=True, help="Do only what failed before, and what it held up.")
 @click.option("--force", is_flag=True, help="Do again what is done; new results supersede old ones when complete.")

@@ -243,7 +243,8 @@ class Probe:
     def training(self) -> float:
         """Seconds of the whole training."""
         if self._training is None:
-            from bench.training.captured import WARM, Replayed, usual_recorder
+            from bench.core.recorded import usual_recorder
+            from bench.training.captured import WARM, Replayed
             from bench.training.method import Batch, Method
             from bench.training.optim import make_optimizer
 

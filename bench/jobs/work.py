@@ -17,6 +17,7 @@ from bench.core.identity import source_digest
 from bench.core.memory import keep_freed_memory
 from bench.core.numerics import numerics
 from bench.core.progress import Progress
+from bench.core.recorded import usual_recorder
 from bench.core.tensors import set_aside
 from bench.core.traces import relative
 from bench.data.augment import Augmentation
@@ -43,7 +44,7 @@ from bench.jobs.measuring import evaluate, give_memory_back
 from bench.jobs.workplace import Workplace
 from bench.store import provenance
 from bench.training import checkpoint
-from bench.training.captured import NOT_RECORDED, usual_recorder
+from bench.training.captured import NOT_RECORDED
 from bench.training.monitoring import Monitoring, value_of
 from bench.training.trainer import Trainer
 

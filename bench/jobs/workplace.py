@@ -23,7 +23,7 @@ class Workplace:
     deterministic: bool | None = None
     """Whether operations are to be bit-equal from run to run where torch offers that; None: as the device needs."""
     capture: bool = True
-    """Whether training steps are recorded and replayed on devices that gain by it."""
+    """Whether steps of trainings and attacks are recorded and replayed on devices that gain by it."""
     factories: tuple[str, ...] = ()
     """Functions of one's own packages (`package.module:function`) that runs of others may have called."""
     again: tuple[str, ...] = ()

@@ -20,6 +20,7 @@ from bench.core.files import write_text
 from bench.core.numerics import has_tf32, passes_in, products_in_tf32
 from bench.core.precision import OfPasses
 from bench.core.progress import Progress
+from bench.core.recorded import Recorder
 from bench.core.specs import Training
 from bench.core.tensors import set_aside
 from bench.data.base import ImageSet, unit
@@ -30,7 +31,7 @@ from bench.models.ensemble import Ensemble
 from bench.models.passes import passes_on
 from bench.training import checkpoint, dual
 from bench.training.batch import Batch
-from bench.training.captured import Recorder, Replayed
+from bench.training.captured import Replayed
 from bench.training.monitoring import Monitoring, value_of
 from bench.training.optim import make_optimizer, rate_at, set_rate
 
