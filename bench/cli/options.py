@@ -122,6 +122,11 @@ def where(function: F) -> F:
         show_envvar=True,
         help="Database; RESULTS/bench.db unless given.",
     )(function)
+    return results_option(function)
+
+
+def results_option(function: F) -> F:
+    """`--results`."""
     return click.option(
         "--results",
         type=click.Path(file_okay=False, path_type=Path),

@@ -175,6 +175,7 @@ def _work(
     fail_fast: bool, *, device: str | None, threads: int | None, **options: Any,
 ) -> Summary:  # fmt: skip
     """Check the data, say how long it takes, do the jobs."""
+    from bench.jobs import measured_best
     from bench.jobs.display import Display
     from bench.jobs.driver import Driver
     from bench.jobs.estimate import Outlook, estimate, from_earlier
@@ -193,6 +194,9 @@ def _work(
             if device is not None:
                 raise BenchError("--gpus says on which devices: leave --device out")
             device = f"cuda:{options['gpus'][0]}" if options["gpus"][0].isdecimal() else "cuda"
+            if options["per_gpu"] is None and name == "local":
+                options["per_gpu"], why = measured_best.per_gpu(place.results, options["gpus"])
+                out.print(why, style="dim", soft_wrap=True, highlight=False) if why else None
         elif name != "inline" and device is None:
             device = "cpu"
         place = replace(place, device=pick(device, threads))
