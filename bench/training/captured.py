@@ -27,8 +27,6 @@ Step = Callable[[Batch], Terms]
 WARM = 3  # usual steps before one is recorded: optimisers and libraries make on their first ones what stays
 NOT_RECORDED = "training steps are not recorded, which is slower on this device: {}"
 BY_PYTHON = {"epoch", "progress", "generator"}  # of a batch: a recording would keep their values of one step
-
-
 _now: ContextVar[_Plan | None] = ContextVar("the step that is made now, if it may be recorded", default=None)
 
 
@@ -36,6 +34,11 @@ def recording() -> bool:
     """Whether operations are being recorded: no value of a tensor and no state of a generator can be read then."""
     plan = _now.get()
     return plan is not None and plan.recording
+
+
+def may_be_recorded() -> bool:
+    """Whether a step is made now that is recorded, or one before it."""
+    return _now.get() is not None
 
 
 def refuse(reason: str) -> None:
