@@ -9,7 +9,7 @@ import textwrap
 from dataclasses import replace
 from math import isnan
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, get_args
 
 import click
 from click.core import ParameterSource
@@ -35,6 +35,7 @@ from bench.core import machine as computer
 from bench.core.device import others, pick
 from bench.core.errors import BenchError
 from bench.core.identity import short
+from bench.core.terms import Compile
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -59,6 +60,9 @@ if TYPE_CHECKING:
               help="Bit-equal from run to run, somewhat slower; operations that cannot be are named.  [default: on a "
               "GPU; a CPU is so anyway]")  # fmt: skip
 @capture_option
+@click.option("--compile", "compiled", type=click.Choice(get_args(Compile)), default="off", show_default=True,
+              help="Compile plain passes of trainings, to numbers equal but for rounding; auto: on a GPU, trainings of "
+              "half an hour and more.")  # fmt: skip
 @allow_factory
 @click.option("--retry-failed", is_flag=True, help="Do only what failed before, and what it held up.")
 @click.option("--force", is_flag=True, help="Do again what is done; new results supersede old ones when complete.")
@@ -72,7 +76,7 @@ if TYPE_CHECKING:
 @where
 def command(
     data: Path, device: str | None, threads: int | None, batch: int | None, oom_retry: bool,
-    deterministic: bool | None, capture: bool,
+    deterministic: bool | None, capture: bool, compiled: Compile,
     factories: tuple[str, ...],
     retry_failed: bool, force: bool, fail_fast: bool, dry_run: bool, probe: bool, quiet: bool, as_json: bool,
     results: Path, db: str | None, **given: Any,
@@ -115,7 +119,7 @@ def command(
     with existing_or_scratch(db, results) if dry_run else at_work(db, results) as base:
         place = replace(
             workplace(results, data, batch_size=batch, factories=factories),
-            oom_retry=oom_retry, deterministic=deterministic, capture=capture,
+            oom_retry=oom_retry, deterministic=deterministic, capture=capture, compile=compiled,
         )  # fmt: skip
         if dry_run:
             with_published(base)

@@ -25,8 +25,8 @@ from bench.experiment.select import Selection
 from bench.experiment.spec import Job
 from bench.jobs import ensembles, measuring, unfinished, work
 from bench.jobs.ensembles import data_axes
-from bench.jobs.estimate import PROBE
 from bench.jobs.measuring import conditions_of
+from bench.jobs.probe import PROBE
 from bench.jobs.workplace import Workplace
 
 pytestmark = pytest.mark.usefixtures("_one_thread")
