@@ -13,6 +13,7 @@ from bench.core.numerics import numerics
 if TYPE_CHECKING:
     from torch import Tensor
 
+    from bench.data.base import ImageSet
     from bench.experiment.spec import EvaluationSpec, RunSpec
     from bench.jobs.workplace import Workplace
 
@@ -42,22 +43,21 @@ class Probe:
         with seeds.isolated("probe"):
             self._ensemble = ensembles.fresh_ensemble(run, self._method, place).to(place.device)
         self._splits = ensembles.splits_of(run, place, limit=None)
-        self._train = self._splits.train
         self._training: float | None = None
         self._gradient: float | None = None
 
-    def _timed(self, step: Callable[[int], object], batch: int, on_gpu: int) -> float:
-        """Seconds of a step on each of its images; `step` takes how many of the `batch` it is to be made on."""
+    def _timed(self, step: Callable[[int], object], images: ImageSet, batch: int, on_gpu: int) -> float:
+        """Seconds of a step on each of its images; `step` takes how many of `images`, at most `batch`, it is made on."""
         device = self._place.device
         if device.startswith("cuda"):
-            size = min(on_gpu, len(self._train))
+            size = min(on_gpu, len(images))
             return _seconds(lambda: step(size), device) / size
-        size = min(PROBE, batch, len(self._train))
+        size = min(PROBE, batch, len(images))
         step(size)
         started = time.perf_counter()
         step(size)
         if time.perf_counter() - started < QUICK:
-            size = min(batch, len(self._train))
+            size = min(batch, len(images))
         return _seconds(lambda: step(size), device) / size
 
     def training(self) -> float:
@@ -68,7 +68,7 @@ class Probe:
             from bench.training.method import Batch, Method
             from bench.training.optim import make_optimizer
 
-            images, training = self._train, self._run.training
+            images, training = self._splits.train, self._run.training
             joint = type(self._method).loss is not Method.loss
             parameters = list(self._ensemble.parameters())
             captured = self._place.capture and self._plugin.is_replayable()
@@ -113,7 +113,7 @@ class Probe:
             for _ in range(WARM if recorder else 0):  # the next one is recorded
                 once(min(training.batch_size, len(images)))
             steps = training.epochs * math.ceil(len(images) / training.batch_size)
-            each = self._timed(once, training.batch_size, training.batch_size)
+            each = self._timed(once, images, training.batch_size, training.batch_size)
             self._training = each * training.batch_size * steps
         return self._training
 
@@ -123,14 +123,15 @@ class Probe:
             from bench.attacks.batches import batch_size
 
             self._ensemble.eval().requires_grad_(False)
-            usual = self._place.batch_size or batch_size(self._ensemble, self._splits.test)
+            images = self._splits.test  # the jobs' own: no other ones come to the device for this
+            usual = self._place.batch_size or batch_size(self._ensemble, images)
 
             def step(size: int) -> None:
-                x = self._train.floats(slice(0, size)).detach().requires_grad_()
-                loss = torch.nn.functional.cross_entropy(self._ensemble(x), self._train.labels[:size])
+                x = images.floats(slice(0, size)).detach().requires_grad_()
+                loss = torch.nn.functional.cross_entropy(self._ensemble(x), images.labels[:size])
                 torch.autograd.grad(loss, x)
 
-            self._gradient = self._timed(step, usual, ATTACKED)
+            self._gradient = self._timed(step, images, usual, ATTACKED)
             self._ensemble.requires_grad_(True)
         looked_at = evaluation.settings.get("count") if evaluation.kind == "audit" else None
         once = self._gradient * (looked_at or evaluation.limit or len(self._splits.test))
