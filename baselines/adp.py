@@ -8,7 +8,9 @@ from typing import TYPE_CHECKING, ClassVar
 
 from bench.core.lazy import torch
 from bench.training.batch import is_class
+from bench.training.compiled import passed
 from bench.training.method import Batch, Method
+from bench.training.streams import abreast
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -39,7 +41,7 @@ class Adp(Method):
 
     def loss(self, members: Sequence[nn.Module], batch: Batch) -> dict[str, Tensor]:
         """`ce`, `entropy` times −α, `log_det` times −β."""
-        logits = torch.stack([member(batch.images) for member in members])
+        logits = torch.stack(abreast(lambda member: passed(member, batch.images), members, batch.images))
         cross_entropy = torch.nn.functional.cross_entropy
         return {
             "ce": torch.stack([cross_entropy(one, batch.labels) for one in logits]).sum(),

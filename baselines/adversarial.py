@@ -10,6 +10,7 @@ from bench.core.errors import BenchError
 from bench.core.lazy import torch
 from bench.core.terms import Norm
 from bench.training.adversary import linear, pgd
+from bench.training.compiled import passed
 from bench.training.dropout import dropout
 from bench.training.method import Batch, Method
 
@@ -153,4 +154,4 @@ class AtEnsemble(Method):
             members, batch.images, batch.labels, radius=self.eps, step=self.step, steps=self.steps, noise=batch
         )
         cross_entropy = torch.nn.functional.cross_entropy
-        return {"ce": torch.stack([cross_entropy(member(images), batch.labels) for member in members]).sum()}
+        return {"ce": torch.stack([cross_entropy(passed(member, images), batch.labels) for member in members]).sum()}

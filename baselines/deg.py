@@ -11,7 +11,7 @@ from bench.core.errors import BenchError
 from bench.core.lazy import torch
 from bench.models.running import frozen_statistics
 from bench.training.dropout import Masks, keep_chances, masked_heads
-from bench.training.gradients import cosines, loss_and_gradient
+from bench.training.gradients import cosines, losses_and_gradients
 from bench.training.method import Batch, Method
 
 if TYPE_CHECKING:
@@ -45,7 +45,7 @@ class Deg(Method):
     def loss(self, members: Sequence[nn.Module], batch: Batch) -> dict[str, Tensor]:
         """`ce`, and `cosine` times λ."""
         images = batch.images.detach().requires_grad_()
-        losses, gradients = zip(*(loss_and_gradient(m, images, batch.labels) for m in members), strict=True)
+        losses, gradients = losses_and_gradients(members, images, batch.labels)
         return {
             "ce": self.over_members(torch.stack(losses)) / len(batch.labels),
             "cosine": self.strength * cosines(gradients).mean(1).sum(),

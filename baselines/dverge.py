@@ -12,6 +12,7 @@ from bench.core.settings import added
 from bench.training.adversary import layer_of_epoch
 from bench.training.gradients import tracks_statistics
 from bench.training.method import Batch, Method
+from bench.training.streams import abreast
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -64,15 +65,16 @@ class Dverge(Method):
     def loss(self, members: Sequence[nn.Module], batch: Batch) -> dict[str, Tensor]:
         """`distilled`: the sum over members of the cross-entropy on every other member's distilled images."""
         layer = batch.choice(lambda at: self.layer(members[0], at))
-        distilled = [self.distil(member, layer, batch.images, batch.others()) for member in members]
+        others = batch.others()
+        distilled = abreast(lambda member: self.distil(member, layer, batch.images, others), members, others)
         cross_entropy = torch.nn.functional.cross_entropy
-        losses = [
-            cross_entropy(member(images), batch.labels)
-            for i, member in enumerate(members)
-            for j, images in enumerate(distilled)
-            if i != j
-        ]
-        return {"distilled": torch.stack(losses).sum()}
+
+        def losses(one: int) -> list[Tensor]:
+            shown = (images for other, images in enumerate(distilled) if other != one)
+            return [cross_entropy(members[one](images), batch.labels) for images in shown]
+
+        found = abreast(losses, range(len(members)), *distilled)
+        return {"distilled": torch.stack([value for values in found for value in values]).sum()}
 
     def layer(self, member: nn.Module, batch: Batch) -> str:
         """The layer of this epoch."""

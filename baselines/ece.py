@@ -7,7 +7,9 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
 
 from bench.core.lazy import torch
+from bench.training.compiled import passed
 from bench.training.method import Batch, Method
+from bench.training.streams import abreast
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -29,4 +31,7 @@ class Ece(Method):
     def loss(self, members: Sequence[nn.Module], batch: Batch) -> dict[str, Tensor]:
         """`ce`: the sum over members of the batch mean of the cross-entropy."""
         cross_entropy = torch.nn.functional.cross_entropy
-        return {"ce": torch.stack([cross_entropy(member(batch.images), batch.labels) for member in members]).sum()}
+        losses = abreast(
+            lambda member: cross_entropy(passed(member, batch.images), batch.labels), members, batch.images
+        )
+        return {"ce": torch.stack(losses).sum()}

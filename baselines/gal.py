@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, ClassVar, Literal
 from bench.core.errors import BenchError
 from bench.core.lazy import torch
 from bench.core.settings import added
-from bench.training.gradients import TORCH_FLOOR, cosines, loss_and_gradient, pass_again
+from bench.training.gradients import TORCH_FLOOR, cosines, losses_and_gradients, pass_again
 from bench.training.method import Batch, Method
 
 if TYPE_CHECKING:
@@ -57,7 +57,7 @@ class Gal(Method):
     def loss(self, members: Sequence[nn.Module], batch: Batch) -> dict[str, Tensor]:
         """`ce`, and `coherence` times λ."""
         images = self.noisy(batch).requires_grad_()
-        losses, gradients = zip(*(loss_and_gradient(m, images, batch.labels) for m in members), strict=True)
+        losses, gradients = losses_and_gradients(members, images, batch.labels)
         if self.running_statistics == "public":
             pass_again(members, images)
         return {

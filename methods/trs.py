@@ -36,11 +36,13 @@ from bench.training.gradients import (
     coupled,
     frozen_statistics,
     loss_and_gradient,
+    losses_and_gradients,
     norms,
     pass_again,
     search_mode,
 )
 from bench.training.method import Batch, Method
+from bench.training.streams import abreast
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -84,7 +86,7 @@ class CosOnly(Method):
         size, official = len(batch.labels), self.terms == "official"
         support = self.support_points(members, batch) if self.searches_first else None
         images = batch.images.detach().requires_grad_()
-        losses, gradients = zip(*(loss_and_gradient(m, images, batch.labels) for m in members), strict=True)
+        losses, gradients = losses_and_gradients(members, images, batch.labels)
         cross_entropy = torch.stack(losses).sum() / size
         terms = {
             "ce": cross_entropy if official else cross_entropy / len(members),
@@ -238,18 +240,21 @@ class Trs(CosL2):
             support = self.support_points(members, batch)
         searched = support.shape[1]
         if self.terms == "official":
-            values = []
-            for member, clean in zip(members, gradients, strict=True):
+
+            def magnitudes(known: tuple[nn.Module, Tensor]) -> Tensor:
+                member, clean = known
                 kept = 0 if coupled(member) else len(clean) - searched  # images whose gradient is known already
                 points = torch.cat([batch.images[kept:-searched].detach(), support[0]]).requires_grad_()
                 found = loss_and_gradient(member, points, batch.labels[kept:])[1]
-                values.append(self.magnitude(torch.cat([clean[:kept], found])))
+                return self.magnitude(torch.cat([clean[:kept], found]))
+
+            values = abreast(magnitudes, list(zip(members, gradients, strict=True)), support, *gradients)
             return self.lambda_b * self.pair_average(torch.stack(values)).mean()
         labels, sums = batch.labels[-searched:], []
         with frozen_statistics(members):  # the running statistics are those of clean images
             for group, points in zip(self._groups(members), support, strict=True):
                 points = points.detach().requires_grad_()
-                values = [norms(loss_and_gradient(member, points, labels)[1]) for member in group]
+                values = [norms(found) for found in losses_and_gradients(group, points, labels)[1]]
                 sums.append(self.pair_average(torch.stack(values)).mean())
         return self.lambda_b * torch.stack(sums).mean()
 
@@ -268,7 +273,7 @@ class Trs(CosL2):
         with search_mode(members, statistics=official):
             for _ in range(self.steps):
                 points.requires_grad_()
-                ascended = [self.magnitude(loss_and_gradient(m, points, labels)[1]).sum() for m in members]
+                ascended = [self.magnitude(found).sum() for found in losses_and_gradients(members, points, labels)[1]]
                 (gradient,) = torch.autograd.grad(torch.stack(ascended).sum(), points)
                 # The authors' code never clears its buffer: step k follows the sum of the gradients so far.
                 total = total + gradient if official else gradient

@@ -11,7 +11,7 @@ from bench.core.lazy import torch
 from bench.methods.trs import CosL2
 from bench.training.adversary import linear, pgd
 from bench.training.dropout import dropout
-from bench.training.gradients import frozen_statistics, loss_and_gradient
+from bench.training.gradients import frozen_statistics, losses_and_gradients
 from bench.training.method import Batch
 
 if TYPE_CHECKING:
@@ -83,9 +83,9 @@ class TrsReport(CosL2):
         size, labels = len(batch.labels), batch.labels
         mixed = self.mixed(members, batch).requires_grad_()
         images = batch.images.detach().requires_grad_()
-        losses, gradients = zip(*(loss_and_gradient(m, images, labels) for m in members), strict=True)
+        losses, gradients = losses_and_gradients(members, images, labels)
         with frozen_statistics(members):
-            attacked, steep = zip(*(loss_and_gradient(m, mixed, labels) for m in members), strict=True)
+            attacked, steep = losses_and_gradients(members, mixed, labels)
         norm = self.pair_average(torch.stack([self.magnitude(g) for g in steep])).mean()
         return {
             "ce": torch.stack(attacked if self.attacked_cross_entropy else losses).sum() / size,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -11,7 +11,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 READS = {torch.Tag.data_dependent_output, torch.Tag.dynamic_output_shape}
-Terms = dict[str, Tensor]
+T = TypeVar("T")
 
 
 class _Noting(TorchDispatchMode):
@@ -33,7 +33,7 @@ class _Noting(TorchDispatchMode):
 
 
 class Tape:
-    """A `bench.training.captured.Recorder`.
+    """A `bench.core.recorded.Recorder`.
 
     Unlike a GPU it carries out what it notes: where that fails the members are set back, else the first call of what is
     given does nothing.
@@ -43,11 +43,11 @@ class Tape:
         self._members = members
         self.recordings = self.replays = 0
 
-    def record(self, step: Callable[[], Terms]) -> Callable[[], Terms]:
+    def record(self, work: Callable[[], T]) -> Callable[[], T]:
         before = {name: tensor.clone() for name, tensor in self._members.state_dict().items()}, torch.get_rng_state()
         try:
             with _Noting() as noting:
-                terms = step()
+                made = work()
         except Exception:
             self._members.load_state_dict(before[0])
             torch.set_rng_state(before[1])
@@ -55,13 +55,13 @@ class Tape:
         self.recordings += 1
         done = True
 
-        def replay() -> Terms:
+        def replay() -> T:
             nonlocal done
             if not done:
                 self.replays += 1
                 _again(noting.calls)
             done = False
-            return terms
+            return made
 
         return replay
 

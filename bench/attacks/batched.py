@@ -15,6 +15,7 @@ from bench.attacks.contract import Runnable
 from bench.attacks.counts import AttackCounts
 from bench.attacks.draws import Draws
 from bench.attacks.problem import Problem
+from bench.attacks.replayed import ReplayedPasses
 from bench.core.errors import JobError
 from bench.core.precision import OfPasses
 from bench.data.base import ImageSet
@@ -30,6 +31,7 @@ class BatchedAttack:
         targets: int64 [n] for all images, None when untargeted.
         network: what the attack asks: `model`, or a copy that does the same in less time.
         asks_in: the precision of the passes through `network`.
+        replayed: makes these passes from recordings, where there are some.
     """
 
     attack: Runnable
@@ -40,6 +42,7 @@ class BatchedAttack:
     draws: Draws
     network: nn.Module
     asks_in: OfPasses
+    replayed: ReplayedPasses
     counts: AttackCounts
 
     def run(
@@ -102,6 +105,7 @@ class BatchedAttack:
             asks_in=self.asks_in,
             eot=self.attack.eot,
             tell=_seldom(tell, 3 * self.attack.passes * self.attack.eot),
+            replayed=self.replayed if network is self.network else None,
         )
         problem.finish(self.attack.run(problem))
         if not bool(problem.result.isfinite().all()):

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from bench.attacks.draws import Draws
 from bench.core.precision import USUAL, Precision
+from bench.core.recorded import Recorder
 from bench.core.terms import Stop, Targets
 
 
@@ -28,6 +29,8 @@ class Conditions:
             is the result; with "tf32" or "bfloat16" an image may stand that float32 gradients would have broken. With
             "mixed" none does: one run in bfloat16 with the random numbers of the first restart, then all of float32's
             on what stands. Under "last" it is float32.
+        recorder: records passes, which are then replayed, to the same numbers but for that rounding; None makes every
+            pass as usual.
     """
 
     budget: float
@@ -36,6 +39,7 @@ class Conditions:
     seed_axes: tuple[object, ...] = ()
     batch_size: int = 250
     precision: Precision = USUAL
+    recorder: Recorder | None = field(default=None, compare=False)
 
     def draws(self, shape: tuple[int, ...]) -> Draws:
         """The attack's random numbers for images of `shape` [C, H, W]."""

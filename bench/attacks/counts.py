@@ -32,6 +32,7 @@ class AttackCounts:
         self.backwards = 0
         self.asked_in: Precision | None = None  # the precision of the passes, where another one than float32 was wanted
         self.first_run_broke: int | None = None
+        self.captured: bool | None = None  # whether passes were recorded and replayed, where the device records
         self._attacked = 0
         self._zero_gradients = 0
         self._unmoved = 0
@@ -112,7 +113,8 @@ class AttackCounts:
         ones had left, and which (`bits`). Attacks say themselves: `implementation`; `target_classes`, to how many
         classes each image was led.
         `asked_in` where another precision than float32 was wanted: the one that the attack asked in. `first_run_broke`
-        where it had a first run in less than float32: the images that this left nothing to do for.
+        where it had a first run in less than float32: the images that this left nothing to do for. `captured` where the
+        device records: whether passes were recorded and replayed, as far as they were made often enough.
         For attacks without a ball also `distances`: how many images broke (`broken`), and of these the mean, median,
         smallest and largest distance in `l1` and `l2` (none when no image broke).
         """
@@ -130,6 +132,7 @@ class AttackCounts:
             **self._facts,
             **({} if self.asked_in is None else {"asked_in": self.asked_in}),
             **({} if self.first_run_broke is None else {"first_run_broke": self.first_run_broke}),
+            **({} if self.captured is None else {"captured": self.captured}),
         }
         return counts if self._distances is None else {**counts, "distances": _summary(torch.cat(self._distances))}
 

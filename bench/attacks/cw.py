@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
 
 from bench.attacks.base import Attack
-from bench.attacks.losses import CONFIDENCE, cw
+from bench.attacks.losses import CONFIDENCE, OnAims, cw
 from bench.core.errors import BenchError
 from bench.core.lazy import torch
 
@@ -52,13 +52,14 @@ class Minimising(Attack):
         if self.confidence < 0:
             raise BenchError(f"confidence is at least 0, not {self.confidence}")
 
-    def objective(self, problem: Problem, scores: Tensor) -> Tensor:
-        """Minus the hinge [b] of fused outputs [b, classes]: 0 where the wrong class leads by `confidence`."""
-        return cw(scores, problem.labels, problem.targets, confidence=self.confidence)
+    @property
+    def objective(self) -> OnAims:
+        """Minus the hinge of fused outputs: 0 where the wrong class leads by `confidence`."""
+        return OnAims(cw, (self.confidence,))
 
     def found(self, problem: Problem, scores: Tensor) -> Tensor:
         """Which images, bool [b], count as misled for fused outputs [b, classes]."""
-        return self.objective(problem, scores) == 0 if self.confident else problem.fooled(scores)
+        return problem.loss(scores, self.objective) == 0 if self.confident else problem.fooled(scores)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -93,7 +94,7 @@ class CW(Minimising):
         window = max(1, self.steps // 10)
         for step in range(1, self.steps + 1):
             x = torch.sigmoid(2 * w)
-            answer = problem.ask(x, lambda scores, _: self.objective(problem, scores))
+            answer = problem.ask(x, self.objective)
             change = x - problem.images
             distance = change.flatten(1).square().sum(1)
             if best_of_all:

@@ -50,7 +50,7 @@ class EAD(Minimising):
         x = slack = best = problem.images
         nearest = torch.full(x.shape[:1], torch.inf, device=x.device)
         for step in range(self.steps):
-            answer = problem.ask(slack, lambda scores, _: self.objective(problem, scores), judged=False)
+            answer = problem.ask(slack, self.objective, judged=False)
             rate = self.rate * (1 - step / self.steps) ** 0.5
             slope = 2 * (slack - problem.images) - c * answer.gradient
             new = shrink(slack - rate * slope, problem.images, self.beta)

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
 
 from bench.attacks.base import Attack
+from bench.attacks.losses import OnAims, over
 from bench.attacks.rivals import TARGETS, check_targets, each_rival
 from bench.core.errors import BenchError
 from bench.core.lazy import torch
@@ -67,15 +68,9 @@ class FABT(Attack):
 
     def search(self, problem: Problem) -> Tensor:
         """Steps towards the classes of `problem.aims`."""
-
-        def ahead(scores: Tensor, labels: Tensor) -> Tensor:
-            assert problem.aims is not None
-            both = scores.gather(1, torch.stack([problem.aims, labels], 1))
-            return both[:, 0] - both[:, 1]
-
         x = problem.images
         for _ in range(self.steps):
-            answer = problem.ask(x, ahead, judged=False, curve=False)
+            answer = problem.ask(x, OnAims(over), judged=False, curve=False)
             x = self.step(x, problem.images, answer.gradient, answer.losses)
             fooled = problem.fooled(problem.scores(x)).view(-1, 1, 1, 1)
             x = torch.where(fooled, problem.images + self.beta * (x - problem.images), x)

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from bench.attacks.iterative import PGD
-from bench.attacks.losses import margin
+from bench.attacks.losses import OnAims, ce, margin, over
 from bench.core.errors import BenchError
 from bench.core.lazy import torch
 
@@ -53,15 +53,7 @@ class IR(PGD):
     def slope(self, problem: Problem, x: Tensor, step: int) -> Tensor:
         """Gradient of CE − λ·I at `x`; v(0) does not depend on it and is left out."""
 
-        def lead(scores: Tensor, wrong: Tensor) -> Tensor:
-            both = scores.gather(1, torch.stack([wrong, problem.labels], 1))
-            return both[:, 0] - both[:, 1]
-
-        def whole(scores: Tensor, labels: Tensor) -> Tensor:
-            value = -margin(scores, labels) if problem.targets is None else lead(scores, problem.targets)
-            return problem.loss(scores, "ce") - self.strength * value
-
-        answer = problem.ask(x, whole)
+        answer = problem.ask(x, OnAims(_whole, (self.strength,)))
         gradient = answer.gradient
         wrong = problem.targets
         if wrong is None:
@@ -69,14 +61,22 @@ class IR(PGD):
         for sample in range(self.samples):
             cells = cell_mask(problem.shared_uniform(("cells", step, sample), _cells(x)), x, self.share)
 
-            def parts(point: Tensor, cells: Tensor = cells) -> Tensor:
-                change = point - problem.images
-                within = torch.cat([problem.images + change * cells, problem.images + change * (1 - cells)])
+            def parts(point: Tensor, images: Tensor, labels: Tensor, wrong: Tensor, cells: Tensor) -> tuple[Tensor]:
+                change = point - images
+                within = torch.cat([images + change * cells, images + change * (1 - cells)])
                 only, without = problem.network(within).chunk(2)
-                return lead(only, wrong) + lead(without, wrong)
+                return (over(only, labels, wrong) + over(without, labels, wrong),)
 
-            gradient = gradient + problem.ascend(x, parts, passes=2, curve=False)[0] * (self.strength / self.samples)
+            rows = problem.images, problem.labels, wrong, cells.expand(len(x), -1, -1, -1)
+            slope, _ = problem.ascend_by_rows(x, parts, rows, same="parts", passes=2, curve=False)
+            gradient = gradient + slope * (self.strength / self.samples)
         return gradient
+
+
+def _whole(scores: Tensor, labels: Tensor, targets: Tensor | None, strength: float) -> Tensor:
+    """Cross-entropy less `strength` times the lead of the best other class, or of the target."""
+    value = -margin(scores, labels) if targets is None else over(scores, labels, targets)
+    return ce(scores, labels, targets) - strength * value
 
 
 def _grid(images: Tensor) -> tuple[int, int]:

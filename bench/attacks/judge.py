@@ -20,6 +20,7 @@ from bench.attacks.batched import BatchedAttack, predicted
 from bench.attacks.conditions import Conditions
 from bench.attacks.contract import Runnable
 from bench.attacks.counts import AttackCounts
+from bench.attacks.replayed import ReplayedPasses
 from bench.attacks.unfinished import Contents, Unfinished
 from bench.core import seeds
 from bench.core.errors import BenchError
@@ -179,6 +180,7 @@ def attack_images(
             draws=conditions.draws(tuple(images.images.shape[1:])),
             network=model,
             asks_in=USUAL,
+            replayed=ReplayedPasses(),
             counts=counts,
         )
         runs = _runs(usual, progress)
@@ -216,6 +218,8 @@ def attack_images(
                 if number == 0 and counts.asked_in == "mixed":
                     counts.first_run_broke = len(todo) - len(under_way.todo)
             under_way.run, under_way.done = number + 1, 0
+        if conditions.recorder is not None and attack.needs_gradient:
+            counts.captured = not any(batched.replayed.refused for batched, _ in runs)
     return AttackOutcome(
         clean=clean.cpu(),
         robust=robust.cpu(),
@@ -283,11 +287,20 @@ def _runs(usual: BatchedAttack, progress: Progress) -> list[tuple[BatchedAttack,
     if conditions.precision != USUAL:
         usual.counts.asked_in = USUAL if coarse is None else wanted
     restarts = range(attack.restarts)
-    quick = None if coarse is None else replace(usual, network=coarse, asks_in=asks_in)
+    quick = None if coarse is None else _through(usual, coarse, asks_in, progress)
     if quick is not None and wanted != "mixed":
         return [(quick, restart) for restart in restarts]
-    exact = replace(usual, network=_fast_network(attack, model, images))
+    exact = _through(usual, _fast_network(attack, model, images), USUAL, progress)
     return [*([] if quick is None else [(quick, 0)]), *((exact, restart) for restart in restarts)]
+
+
+def _through(usual: BatchedAttack, network: nn.Module, asks_in: OfPasses, progress: Progress) -> BatchedAttack:
+    """`usual` with passes through `network`, recorded where the device records."""
+    conditions = usual.conditions
+    replayed = ReplayedPasses(
+        conditions.recorder, most=conditions.batch_size, precision=asks_in, tell=progress.note
+    )  # fmt: skip
+    return replace(usual, network=network, asks_in=asks_in, replayed=replayed)
 
 
 def _coarse_copy(model: nn.Module, images: ImageSet, precision: OfPasses, progress: Progress) -> nn.Module | None:

@@ -7,6 +7,7 @@ int64 [b] or None, and gives one number an image [b]. With targets it grows as t
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from bench.core.errors import BenchError
@@ -17,6 +18,21 @@ if TYPE_CHECKING:
 
 AttackLoss = Callable[["Tensor", "Tensor", "Tensor | None"], "Tensor"]
 CONFIDENCE = 0.1
+
+
+@dataclass(frozen=True)
+class OnAims:
+    """A loss that is none of `LOSSES`, or one with settings of its own: `function(scores, labels, targets, *settings)`.
+
+    Two are equal, and their passes the same, where function and settings are. It depends on nothing else.
+    """
+
+    function: Callable[..., Tensor]
+    settings: tuple[float, ...] = ()
+
+    def __call__(self, scores: Tensor, labels: Tensor, targets: Tensor | None) -> Tensor:
+        """Each image's value [b]."""
+        return self.function(scores, labels, targets, *self.settings)
 
 
 def ce(scores: Tensor, labels: Tensor, targets: Tensor | None = None) -> Tensor:
@@ -39,7 +55,7 @@ def margin(scores: Tensor, classes: Tensor) -> Tensor:
     return own - scores.scatter(1, classes[:, None], -torch.inf).amax(1)
 
 
-def cw(scores: Tensor, labels: Tensor, targets: Tensor | None = None, *, confidence: float = CONFIDENCE) -> Tensor:
+def cw(scores: Tensor, labels: Tensor, targets: Tensor | None = None, confidence: float = CONFIDENCE) -> Tensor:
     """Minus the hinge max(margin + confidence, 0) of Carlini and Wagner 2017 (f₆); 0 where the attack is done.
 
     With targets the margin is that of the best other class over the target.
@@ -79,6 +95,12 @@ def lead(scores: Tensor, labels: Tensor, targets: Tensor | None = None) -> Tenso
     The hinge of `cw` without its end: above 0 where the attack is done (Square's margin loss with its sign turned).
     """
     return -margin(scores, labels) if targets is None else margin(scores, targets)
+
+
+def over(scores: Tensor, labels: Tensor, classes: Tensor) -> Tensor:
+    """By how much the score of another class, int64 [b], is above that of the label."""
+    both = scores.gather(1, torch.stack([classes, labels], 1))
+    return both[:, 0] - both[:, 1]
 
 
 LOSSES: dict[str, AttackLoss] = {"ce": ce, "cw": cw, "dlr": dlr, "lead": lead}

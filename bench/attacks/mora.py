@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, ClassVar
 
 from bench.attacks.apgd import MOMENTUM, momentum_step, surface_start
 from bench.attacks.base import Attack
+from bench.attacks.losses import ce
 from bench.core.errors import BenchError
 from bench.core.lazy import torch
 
@@ -63,18 +64,16 @@ class MORA(Attack):
     def run(self, problem: Problem) -> Tensor:
         """Sign steps with momentum; broken images leave under `first_success`."""
         ensemble, blend = problem.ensemble, self.blends[problem.restart % len(self.blends)]
+
+        def evaluate(point: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
+            logits = ensemble.member_logits(point)
+            fused = ensemble.fuse(logits)
+            return ce(self.surrogate(ensemble, logits, fused, labels, blend), labels), fused
+
         x = old = surface_start(problem)
         for step in range(self.steps):
-            fused: list[Tensor] = []
-
-            def evaluate(point: Tensor, fused: list[Tensor] = fused) -> Tensor:
-                logits = ensemble.member_logits(point)
-                fused.append(ensemble.fuse(logits))
-                surrogate = self.surrogate(ensemble, logits, fused[-1], problem.labels, blend)
-                return problem.loss(surrogate, "ce")
-
-            gradient, _ = problem.ascend(x, evaluate)
-            problem.judge(x, fused[-1].detach())
+            gradient, _, fused = problem.ascend_by_rows(x, evaluate, (problem.labels,), same=("mora", blend))
+            problem.judge(x, fused)
             x, old, gradient = problem.drop_broken(x, old, gradient)
             if not len(x):
                 return x

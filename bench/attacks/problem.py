@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Hashable, Sequence
 from typing import Any, NamedTuple, overload
 
 import torch
@@ -11,11 +11,14 @@ from torch import Tensor, nn
 from bench.attacks.ball import TOLERANCE, excess, project
 from bench.attacks.conditions import Conditions
 from bench.attacks.draws import Draws
-from bench.attacks.losses import LOSSES, OF_MEMBERS
+from bench.attacks.losses import LOSSES, OF_MEMBERS, OnAims
+from bench.attacks.replayed import ReplayedPasses
 from bench.core.errors import BenchError
 from bench.core.numerics import products_in_tf32
 from bench.core.precision import USUAL, OfPasses
 from bench.models.ensemble import Ensemble
+
+Loss = str | OnAims | Callable[[Tensor, Tensor], Tensor]
 
 
 class Answer(NamedTuple):
@@ -79,6 +82,7 @@ class Problem:
         asks_in: OfPasses = USUAL,
         eot: int = 1,
         tell: Callable[[int], None] = lambda _: None,
+        replayed: ReplayedPasses | None = None,
     ) -> None:
         """A batch whose images stand at `rows`, int64 [B], in the evaluation set.
 
@@ -87,6 +91,7 @@ class Problem:
             asks_in: the precision of the passes through `network`.
             eot: passes that each gradient is the mean over.
             tell: called while the attack goes on with the work done since: 3 for a gradient, 1 for a pass forwards.
+            replayed: makes passes through `network` from recordings, where there are some.
         """
         self.images = images
         self.labels = labels
@@ -111,6 +116,7 @@ class Problem:
         self.facts: dict[str, Any] = {}
         self._name = name
         self._asks_in = asks_in
+        self._replayed = ReplayedPasses() if replayed is None else replayed
         self._draws = draws
         self._rows = rows
         self._broken = self.doubtful.clone()  # bool [b], of the images still attacked
@@ -124,66 +130,61 @@ class Problem:
     def scores(self, x: Tensor) -> Tensor:
         """The ensemble's fused output [b, C] at `x`, without gradients; `x` counts as an iterate."""
         with products_in_tf32(self._asks_in):
-            scores: Tensor = self.network(x)
+            (scores,) = self._replayed("scores", lambda point: (self.network(point),), x)
         self.forwards += len(x)
         self._tell(1)
         self.judge(x, scores, exact=self.network is self.model)
         return scores
 
-    def gradient(
-        self, x: Tensor, loss: str | Callable[[Tensor, Tensor], Tensor] = "ce", *, curve: bool | str = True
-    ) -> Tensor:
+    def gradient(self, x: Tensor, loss: Loss = "ce", *, curve: bool | str = True) -> Tensor:
         """Gradient [b, C, H, W] of each image's own loss at `x`, an ascent direction; `x` counts as an iterate.
 
         Args:
             x: [b, C, H, W], rows as in `images`.
-            loss: a name in `bench.attacks.losses.LOSSES` or `OF_MEMBERS`, or a function (scores [b, C], labels [b]) →
-                [b] to be ascended. A named loss leads to `aims` where there are any; a function sees to that itself.
+            loss: a name in `bench.attacks.losses.LOSSES` or `OF_MEMBERS`, an `OnAims`, or a function (scores [b, C],
+                labels [b]) → [b] to be ascended. The first two lead to `aims` where there are any; a function sees to
+                that itself, and its passes are not recorded on a GPU.
             curve: as for `ascend`.
         """
         return self.ask(x, loss, curve=curve).gradient
 
-    def ask(
-        self, x: Tensor, loss: str | Callable[[Tensor, Tensor], Tensor] = "ce", *, judged: bool = True,
-        curve: bool | str = True,
-    ) -> Answer:  # fmt: skip
+    def ask(self, x: Tensor, loss: Loss = "ce", *, judged: bool = True, curve: bool | str = True) -> Answer:
         """As `gradient`, with each image's loss and fused output, from one forward and one backward pass.
 
         Args:
             judged: whether `x` counts as an iterate, which breaks an image under `first_success`.
             curve: as for `ascend`.
         """
-        scores: Tensor | None = None
 
-        def evaluate(point: Tensor) -> Tensor:
-            nonlocal scores
-            scores, value = self.valued(point, loss)
-            return value
+        def evaluate(point: Tensor, labels: Tensor, aims: Tensor | None = None) -> tuple[Tensor, Tensor]:
+            scores, value = self._valued(point, loss, labels, aims)
+            return value, scores
 
-        gradient, losses = self.ascend(x, evaluate, curve=curve)
-        assert scores is not None
-        scores = scores.detach()
+        rows = (self.labels,) if self.aims is None else (self.labels, self.aims)
+        same = loss if isinstance(loss, (str, OnAims)) else None
+        gradient, losses, scores = self.ascend_by_rows(x, evaluate, rows, same=same, curve=curve)
         if judged:
             self.judge(x, scores, exact=self.network is self.model)
         return Answer(gradient, losses, scores)
 
-    def loss(self, scores: Tensor, loss: str | Callable[[Tensor, Tensor], Tensor]) -> Tensor:
+    def loss(self, scores: Tensor, loss: Loss) -> Tensor:
         """Each image's loss [b] for fused outputs [b, classes]; `loss` as for `gradient`, but none `OF_MEMBERS`."""
-        if isinstance(loss, str):
-            return LOSSES[loss](scores, self.labels, self.aims)
-        return loss(scores, self.labels)
+        return _loss(scores, loss, self.labels, self.aims)
 
-    def valued(self, point: Tensor, loss: str | Callable[[Tensor, Tensor], Tensor]) -> tuple[Tensor, Tensor]:
+    def valued(self, point: Tensor, loss: Loss) -> tuple[Tensor, Tensor]:
         """Fused output [b, classes] and each image's loss [b] at `point`, from one pass through `network`.
 
         For use inside `ascend`, which counts the pass; `loss` as for `gradient`.
         """
+        return self._valued(point, loss, self.labels, self.aims)
+
+    def _valued(self, point: Tensor, loss: Loss, labels: Tensor, aims: Tensor | None) -> tuple[Tensor, Tensor]:
         if isinstance(loss, str) and loss in OF_MEMBERS and isinstance(self.model, Ensemble):
             logits: Tensor = self.network.member_logits(point)  # type: ignore[operator]
-            values = [LOSSES[OF_MEMBERS[loss]](each, self.labels, self.aims) for each in logits]
+            values = [_loss(each, OF_MEMBERS[loss], labels, aims) for each in logits]
             return self.model.fuse(logits), torch.stack(values).mean(0)
         scores: Tensor = self.network(point)
-        return scores, self.loss(scores, OF_MEMBERS.get(loss, loss) if isinstance(loss, str) else loss)
+        return scores, _loss(scores, OF_MEMBERS.get(loss, loss) if isinstance(loss, str) else loss, labels, aims)
 
     def ascend(
         self, x: Tensor, evaluate: Callable[[Tensor], Tensor], *, passes: int = 1, curve: bool | str = True
@@ -198,12 +199,35 @@ class Problem:
             curve: whether the values are a step of the loss curve; a name where the attack has several stages that
                 are not to be compared (another loss, another target), of which it is a step.
         """
+        gradient, values = self.ascend_by_rows(x, lambda point: (evaluate(point),), passes=passes, curve=curve)
+        return gradient, values
+
+    def ascend_by_rows(
+        self, x: Tensor, evaluate: Callable[..., tuple[Tensor, ...]], rows: Sequence[Tensor] = (), *,
+        same: Hashable | None = None, passes: int = 1, curve: bool | str = True,
+    ) -> tuple[Tensor, ...]:  # fmt: skip
+        """As `ascend`, for a function that gives more than values; on a GPU its passes are recorded and replayed.
+
+        Gives gradient, values, and what else the function gives (of the last evaluation with `eot`).
+
+        Args:
+            evaluate: (images [b, C, H, W] that require a gradient, then `rows`) → values [b], and whatever else has a
+                row an image.
+            rows: tensors with one row an image: all that differs from step to step or from image to image.
+            same: what stands for the function: equal wherever it does the same with `network` and its rows. None:
+                it is not recorded.
+        """
+        key = None if same is None else ("ascend", same, len(rows))
+
+        def work(*given: Tensor) -> tuple[Tensor, ...]:
+            return _differentiated(evaluate, *given)
+
         with products_in_tf32(self._asks_in):
-            gradient, values = _differentiated(evaluate, x)
+            gradient, values, *others = self._replayed(key, work, x, *rows)
             if self.eot > 1:
                 for _ in range(1, self.eot):
-                    more = _differentiated(evaluate, x)
-                    gradient, values = gradient + more[0], values + more[1]
+                    more = self._replayed(key, work, x, *rows)
+                    gradient, values, others = gradient + more[0], values + more[1], list(more[2:])
                 gradient, values = gradient / self.eot, values / self.eot
         self.forwards += passes * self.eot * len(x)
         self.backwards += passes * self.eot * len(x)
@@ -214,7 +238,7 @@ class Problem:
         if not self._asked:
             self._asked = True
             self.zero_gradients = (gradient.flatten(1).abs().amax(1) == 0).sum()
-        return gradient, values
+        return gradient, values, *others
 
     @property
     def classes(self) -> int:
@@ -375,10 +399,16 @@ class Problem:
         self._store(torch.ones_like(self._broken), x)
 
 
-def _differentiated(evaluate: Callable[[Tensor], Tensor], x: Tensor) -> tuple[Tensor, Tensor]:
-    """Gradient [b, C, H, W] and values [b] of one evaluation."""
+def _loss(scores: Tensor, loss: Loss, labels: Tensor, aims: Tensor | None) -> Tensor:
+    if isinstance(loss, str):
+        return LOSSES[loss](scores, labels, aims)
+    return loss(scores, labels, aims) if isinstance(loss, OnAims) else loss(scores, labels)
+
+
+def _differentiated(evaluate: Callable[..., tuple[Tensor, ...]], x: Tensor, *rows: Tensor) -> tuple[Tensor, ...]:
+    """Gradient [b, C, H, W], values [b] and what else there is of one evaluation."""
     with torch.enable_grad():
         point = x.detach().requires_grad_()
-        values = evaluate(point)
+        values, *others = evaluate(point, *rows)
         (gradient,) = torch.autograd.grad(values.sum(), point)
-    return gradient, values.detach()
+    return gradient, values.detach(), *(other.detach() for other in others)

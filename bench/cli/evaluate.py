@@ -13,6 +13,7 @@ from bench.cli.options import (
     PluginName,
     at_work,
     attack_options,
+    capture_option,
     choose,
     machine,
     precision_option,
@@ -83,6 +84,7 @@ class Renamed(ParamType):
 @precision_option("As for `bench run`.", default=None)
 @click.option("--set", "changes", multiple=True, metavar="KEY=VALUE", help="As for `bench run`.")
 @machine()
+@capture_option
 @click.option("-q", "--quiet", is_flag=True, help="Print nothing but errors.")
 @click.option("--json", "as_json", is_flag=True, help="Print the outcome as JSON, progress on stderr.")
 @where

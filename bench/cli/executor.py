@@ -52,8 +52,8 @@ def executor_options(function: F) -> F:
                          help="Where jobs run: inline (this process), local (a process a slot), ray, slurm, or one of "
                          "a plug-in.  [default: local on a CPU and with --gpus, else inline]"),
             click.option("--gpus", type=Gpus(), default=(), help="GPUs for local, such as 0,1."),
-            click.option("--per-gpu", type=JOBS, default=1, show_default=True,
-                         help="Jobs at once on each GPU (local, ray)."),
+            click.option("--per-gpu", type=JOBS, help="Jobs at once on each GPU (local, ray).  [default: what `bench "
+                         "perf jobs` found best on this kind of GPU (local); 1]"),
             click.option("--workers", type=JOBS, help="Jobs at once on CPUs (local, ray, slurm).  [default: as many "
                          "as cores and free memory allow]"),
             click.option("--address", help="Of an existing Ray cluster; `auto` finds the one here."),
@@ -80,6 +80,7 @@ def setting_of(
         if not part.partition("=")[0] or "=" not in part:
             raise BenchError(f"--executor-option {part!r} has no value; write KEY=VALUE, e.g. partition=gpu")
     more = {key: value for key, _, value in (part.partition("=") for part in executor_option)}
+    options["per_gpu"] = options["per_gpu"] or 1
     return Setting(place, reports, stopping=lambda: interrupts.asked, more=more, **options)
 
 

@@ -122,6 +122,11 @@ def where(function: F) -> F:
         show_envvar=True,
         help="Database; RESULTS/bench.db unless given.",
     )(function)
+    return results_option(function)
+
+
+def results_option(function: F) -> F:
+    """`--results`."""
     return click.option(
         "--results",
         type=click.Path(file_okay=False, path_type=Path),
@@ -213,6 +218,14 @@ def precision_option(text: str, default: str | None = "float32") -> Callable[[F]
         "--precision", type=click.Choice(get_args(Precision)), default=default, show_default=default is not None,
         help=text + told,
     )  # fmt: skip
+
+
+def capture_option(function: F) -> F:
+    """`--capture`."""
+    return click.option(
+        "--capture/--no-capture", default=True, show_default=True,
+        help="On a GPU: record steps of trainings and attacks and replay them, to the same numbers in less time.",
+    )(function)  # fmt: skip
 
 
 def attack_options(function: F) -> F:

@@ -9,7 +9,7 @@ import textwrap
 from dataclasses import replace
 from math import isnan
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, get_args
 
 import click
 from click.core import ParameterSource
@@ -19,6 +19,7 @@ from bench.cli.options import (  # fmt: skip
     Chosen,
     allow_factory,
     at_work,
+    capture_option,
     choose,
     existing_or_scratch,
     machine,
@@ -34,6 +35,7 @@ from bench.core import machine as computer
 from bench.core.device import others, pick
 from bench.core.errors import BenchError
 from bench.core.identity import short
+from bench.core.terms import Compile
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -57,8 +59,10 @@ if TYPE_CHECKING:
 @click.option("--deterministic/--no-deterministic", default=None,
               help="Bit-equal from run to run, somewhat slower; operations that cannot be are named.  [default: on a "
               "GPU; a CPU is so anyway]")  # fmt: skip
-@click.option("--capture/--no-capture", default=True, show_default=True,
-              help="On a GPU: record training steps and replay them, to the same numbers in less time.")  # fmt: skip
+@capture_option
+@click.option("--compile", "compiled", type=click.Choice(get_args(Compile)), default="off", show_default=True,
+              help="Compile plain passes of trainings, to numbers equal but for rounding; auto: on a GPU, trainings of "
+              "half an hour and more.")  # fmt: skip
 @allow_factory
 @click.option("--retry-failed", is_flag=True, help="Do only what failed before, and what it held up.")
 @click.option("--force", is_flag=True, help="Do again what is done; new results supersede old ones when complete.")
@@ -72,7 +76,7 @@ if TYPE_CHECKING:
 @where
 def command(
     data: Path, device: str | None, threads: int | None, batch: int | None, oom_retry: bool,
-    deterministic: bool | None, capture: bool,
+    deterministic: bool | None, capture: bool, compiled: Compile,
     factories: tuple[str, ...],
     retry_failed: bool, force: bool, fail_fast: bool, dry_run: bool, probe: bool, quiet: bool, as_json: bool,
     results: Path, db: str | None, **given: Any,
@@ -115,7 +119,7 @@ def command(
     with existing_or_scratch(db, results) if dry_run else at_work(db, results) as base:
         place = replace(
             workplace(results, data, batch_size=batch, factories=factories),
-            oom_retry=oom_retry, deterministic=deterministic, capture=capture,
+            oom_retry=oom_retry, deterministic=deterministic, capture=capture, compile=compiled,
         )  # fmt: skip
         if dry_run:
             with_published(base)
@@ -175,6 +179,7 @@ def _work(
     fail_fast: bool, *, device: str | None, threads: int | None, **options: Any,
 ) -> Summary:  # fmt: skip
     """Check the data, say how long it takes, do the jobs."""
+    from bench.jobs import measured_best
     from bench.jobs.display import Display
     from bench.jobs.driver import Driver
     from bench.jobs.estimate import Outlook, estimate, from_earlier
@@ -193,6 +198,9 @@ def _work(
             if device is not None:
                 raise BenchError("--gpus says on which devices: leave --device out")
             device = f"cuda:{options['gpus'][0]}" if options["gpus"][0].isdecimal() else "cuda"
+            if options["per_gpu"] is None and name == "local":
+                options["per_gpu"], why = measured_best.per_gpu(place.results, options["gpus"])
+                out.print(why, style="dim", soft_wrap=True, highlight=False) if why else None
         elif name != "inline" and device is None:
             device = "cpu"
         place = replace(place, device=pick(device, threads))

@@ -29,6 +29,8 @@ Stop = Literal["first_success", "last"]
 """When an image is done: as soon as one iterate is misclassified, or by its last iterate."""
 Targets = Literal["random", "least_likely"]
 """How the classes are chosen that an attack leads to."""
+Compile = Literal["off", "auto", "on"]
+"""Whether passes of trainings are compiled; "auto" goes by device and length."""
 BudgetName = Literal["eps", "c"]
 """The radius of a ball, or the weight of the loss against the distance."""
 Norm = Literal["linf", "l2"]

@@ -153,7 +153,7 @@ def _call(plugin: type[Attack], attack: Attack, problem: Problem) -> tuple[Tenso
         backwards=max(backwards.values(), default=0),
         counted_forwards=problem.forwards,
         counted_backwards=problem.backwards,
-        points=(len(points["ascend"]), len(points["scores"])),
+        points=(len(points["ascend_by_rows"]), len(points["scores"])),
         random=random_state() == state,
     )
     return result, call
@@ -169,8 +169,8 @@ def _left_behind(states: list[ModelState], models: tuple[nn.Module, ...]) -> lis
 
 
 def _watch_points(problem: Problem) -> dict[str, set[bytes]]:
-    """The images that `ascend` and `scores` are called with, as they come."""
-    points: dict[str, set[bytes]] = {"ascend": set(), "scores": set()}
+    """The images that `ascend_by_rows` (for `ascend` too) and `scores` are called with, as they come."""
+    points: dict[str, set[bytes]] = {"ascend_by_rows": set(), "scores": set()}
 
     def noting(name: str) -> Any:
         original = getattr(problem, name)

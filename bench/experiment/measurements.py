@@ -96,6 +96,7 @@ class Attacked(_Drawn):
     implementation: Name | None = None
     asked_in: Precision | None = None
     first_run_broke: Small | None = None
+    captured: bool | None = None
     distances: Distances | None = None
 
     def over(self, n: int) -> str:

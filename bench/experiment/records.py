@@ -81,6 +81,8 @@ class _Environment(Open):
     deterministic: bool | None = None
     captured: bool | None = None
     """Whether training steps were recorded and replayed, on a GPU."""
+    compiled: bool | None = None
+    """Whether plain passes of training steps were compiled, where that was asked for."""
     gpus: list[Line] | None = None
 
 

@@ -134,7 +134,7 @@ def _write(stored: Stored, place: Workplace, path: Path, progress: Progress) -> 
     recorded = row.measurements.get("batch_sizes") or [batches.batch_size(ensemble, images)]
     batch_size = place.batch_size or recorded[-1]
     try:
-        found = _craft(spec, ensemble, images, batch_size, progress)
+        found = _craft(spec, ensemble, images, batch_size, place, progress)
     except RuntimeError as error:
         if not batches.is_out_of_memory(error):
             raise
@@ -149,7 +149,7 @@ def _write(stored: Stored, place: Workplace, path: Path, progress: Progress) -> 
 
 
 def _craft(
-    spec: EvaluationSpec, ensemble: Ensemble, images: ImageSet, batch_size: int, progress: Progress
+    spec: EvaluationSpec, ensemble: Ensemble, images: ImageSet, batch_size: int, place: Workplace, progress: Progress
 ) -> dict[str, Tensor]:
     """The attack as it was, with all its images kept."""
     attack: Attack = settings.build(registry.load("attacks", spec.plugin), spec.settings, f"attacks.{spec.attack}")
@@ -157,8 +157,8 @@ def _craft(
     with evaluation_mode(ensemble):
         before = predictions(ensemble, images, batch_size=batch_size)
         outcome = attack_images(
-            attack, ensemble, images, conditions_of(spec, batch_size), clean=before == images.labels, keep_images=True,
-            progress=progress,
+            attack, ensemble, images, conditions_of(spec, batch_size, place), clean=before == images.labels,
+            keep_images=True, progress=progress,
         )  # fmt: skip
         adversarial = outcome.adversarial
         assert adversarial is not None

@@ -22,6 +22,7 @@ from bench.core.errors import JobError
 from bench.core.files import read_json
 from bench.core.identity import source_digest
 from bench.core.progress import Progress
+from bench.core.recorded import usual_recorder
 from bench.data import base
 from bench.data.base import ImageSet
 from bench.evaluation import (
@@ -176,7 +177,7 @@ def make(
 
     def measured(batch_size: int) -> Measured:
         if evaluation.kind in ("diversity", "theory"):
-            return _of_pairs(evaluation, ensemble, images, progress, batch_size, sources)
+            return _of_pairs(evaluation, ensemble, images, place, progress, batch_size, sources)
         if evaluation.kind == "clean":
             return measure.clean(ensemble, images, batch_size=batch_size)
         if evaluation.kind == "judged":
@@ -206,7 +207,7 @@ def _attacked(
     batch_size: int, sources: list[Any], clean: Tensor | None, unfinished: Unfinished | None,
 ) -> Measured:  # fmt: skip
     """An attack on the ensemble, a transferability matrix, or the images of a surrogate."""
-    conditions = conditions_of(evaluation, batch_size)
+    conditions = conditions_of(evaluation, batch_size, place)
     if evaluation.kind == "craft":
         folder = place.run(evaluation.run.run_id).crafted(evaluation.evaluation_id)
         attacks = {}
@@ -232,7 +233,7 @@ def _audited(
 ) -> Measured:  # fmt: skip
     """A look at the gradients of the ensemble, or of its training."""
     asked, axes = evaluation.settings, data_axes(evaluation.run)
-    conditions = conditions_of(evaluation, batch_size)
+    conditions = conditions_of(evaluation, batch_size, place)
     if evaluation.plugin == "gradients":
         sources.append(gradients)
         return gradients.measure(
@@ -254,8 +255,8 @@ def _audited(
 
 
 def _of_pairs(
-    evaluation: EvaluationSpec, ensemble: Ensemble, images: ImageSet, progress: Progress, batch_size: int,
-    sources: list[Any],
+    evaluation: EvaluationSpec, ensemble: Ensemble, images: ImageSet, place: Workplace, progress: Progress,
+    batch_size: int, sources: list[Any],
 ) -> Measured:  # fmt: skip
     """How unlike the members are, or what the theorems on their transferability are made of."""
     own = dict(evaluation.settings)
@@ -266,11 +267,11 @@ def _of_pairs(
     sources.append(theory)
     ((name, part),) = own.pop("attacks").items()
     attack = _attack(part["plugin"], part["settings"], name, sources)
-    search, conditions = theory.Search(**own), conditions_of(evaluation, batch_size)
+    search, conditions = theory.Search(**own), conditions_of(evaluation, batch_size, place)
     return theory.theory(ensemble, images, attack, conditions, search, progress=progress)
 
 
-def conditions_of(evaluation: EvaluationSpec, batch_size: int) -> Conditions:
+def conditions_of(evaluation: EvaluationSpec, batch_size: int, place: Workplace) -> Conditions:
     """How the attack of an evaluation is run; those of one data set and seed have the same random numbers."""
     assert evaluation.budget is not None
     assert evaluation.stop is not None
@@ -279,6 +280,7 @@ def conditions_of(evaluation: EvaluationSpec, batch_size: int) -> Conditions:
         stop=evaluation.stop,
         seed_axes=data_axes(evaluation.run),
         batch_size=batch_size,
+        recorder=usual_recorder(place.device) if place.capture else None,
         **evaluation.asked(),
     )
 

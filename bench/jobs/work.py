@@ -17,6 +17,7 @@ from bench.core.identity import source_digest
 from bench.core.memory import keep_freed_memory
 from bench.core.numerics import numerics
 from bench.core.progress import Progress
+from bench.core.recorded import usual_recorder
 from bench.core.tensors import set_aside
 from bench.core.traces import relative
 from bench.data.augment import Augmentation
@@ -40,13 +41,17 @@ from bench.jobs.ensembles import (
     weights_of,
 )
 from bench.jobs.measuring import evaluate, give_memory_back
+from bench.jobs.probe import Probe
 from bench.jobs.workplace import Workplace
 from bench.store import provenance
 from bench.training import checkpoint
-from bench.training.captured import NOT_RECORDED, usual_recorder
+from bench.training.captured import NOT_RECORDED
+from bench.training.compiled import Compiling
 from bench.training.monitoring import Monitoring, value_of
 from bench.training.trainer import Trainer
 
+BUILD = 100.0  # seconds that compiling a TRS step took on an H100 (prototype)
+WORTH = 20  # a training is this many times as long, where "auto" compiles
 ELSEWHERE = "a part was trained elsewhere: this training went on with the checkpoint of an archive"
 
 
@@ -99,6 +104,7 @@ def train(run: RunSpec, place: Workplace, progress: Progress) -> Path:
     can_capture = recorder is not None
     if can_capture and place.capture and not plugin.is_replayable():
         progress.note(NOT_RECORDED.format(f"{run.method} does not say that they can be (replayable)"))
+    compiling = Compiling(progress.note) if _compiles(run, place) else None
     monitoring = None
     if splits.validation is not None and (run.monitor or run.keep):
         monitoring = Monitoring(run, splits.validation, data_axes(run), progress)
@@ -115,6 +121,7 @@ def train(run: RunSpec, place: Workplace, progress: Progress) -> Path:
         run=run,
         recorder=recorder if place.capture and plugin.is_replayable() else None,
         monitoring=monitoring,
+        compiling=compiling,
     )
     if not trainer.continues and not folder.record.exists():
         folder.imported.unlink(missing_ok=True)  # what had come out of an archive was of no use
@@ -127,6 +134,8 @@ def train(run: RunSpec, place: Workplace, progress: Progress) -> Path:
     shared = trained(run, ensemble, place, activation=method.activation, digest=weights_digest)
     if can_capture:
         shared["environment"]["captured"] = trainer.captured
+    if place.compile != "off":
+        shared["environment"]["compiled"] = compiling is not None and not compiling.refused
     notes = [*_notes(trainer, dataset.classes), *trainer.notes]
     if folder.imported.exists() and not folder.record.exists():
         provenance.note_attempt(folder, shared["attempt_id"])
@@ -148,6 +157,13 @@ def train(run: RunSpec, place: Workplace, progress: Progress) -> Path:
     with contextlib.suppress(Exception):  # it saves time only, and the training is done
         keep(run, place, tensors, metadata, weights_digest)
     return folder.record
+
+
+def _compiles(run: RunSpec, place: Workplace) -> bool:
+    """Whether passes are to be compiled; "auto" goes by the clock, where the build is a small part of the training."""
+    if place.compile == "auto":
+        return place.device.startswith("cuda") and Probe(run, place).training() > WORTH * BUILD
+    return place.compile == "on"
 
 
 def _refuse_others(run: RunSpec, place: Workplace, digest: str) -> None:

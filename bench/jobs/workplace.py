@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from bench.core.numerics import usual_mode
+from bench.core.terms import Compile
 from bench.experiment.folder import RUNS, RunFolder
 
 
@@ -23,7 +24,9 @@ class Workplace:
     deterministic: bool | None = None
     """Whether operations are to be bit-equal from run to run where torch offers that; None: as the device needs."""
     capture: bool = True
-    """Whether training steps are recorded and replayed on devices that gain by it."""
+    """Whether steps of trainings and attacks are recorded and replayed on devices that gain by it."""
+    compile: Compile = "off"
+    """Whether plain passes of trainings are compiled; "auto": on a GPU, where the training is long."""
     factories: tuple[str, ...] = ()
     """Functions of one's own packages (`package.module:function`) that runs of others may have called."""
     again: tuple[str, ...] = ()

@@ -38,17 +38,17 @@ class Passes:
 def counted() -> Iterator[Callable[[], Passes]]:
     """Inside, attacks of ours tell the passes they ask for; those of the harness that judges them do not count."""
     calls: list[tuple[int, bool]] = []
-    ascend, scores = Problem.ascend, Problem.scores
+    ascend, scores = Problem.ascend_by_rows, Problem.scores
 
-    def ascending(self: Problem, x: Tensor, evaluate: Any, *, passes: int = 1, curve: bool = True) -> Any:
+    def ascending(self: Problem, x: Tensor, *given: Any, passes: int = 1, **named: Any) -> Any:
         calls.extend([(len(x), True)] * passes)
-        return ascend(self, x, evaluate, passes=passes, curve=curve)
+        return ascend(self, x, *given, passes=passes, **named)
 
     def scoring(self: Problem, x: Tensor) -> Tensor:
         calls.append((len(x), False))
         return scores(self, x)
 
-    with patch.object(Problem, "ascend", ascending), patch.object(Problem, "scores", scoring):
+    with patch.object(Problem, "ascend_by_rows", ascending), patch.object(Problem, "scores", scoring):
         yield lambda: Passes(tuple(calls))
 
 

@@ -9,12 +9,12 @@ import torch
 from bench.core import seeds
 from bench.core.config import Loaded
 from bench.core.progress import Progress
+from bench.core.recorded import Recorder, usual_recorder
 from bench.data.base import ImageSet
 from bench.experiment.select import Selection, run_spec
 from bench.experiment.spec import RunSpec
 from bench.jobs.ensembles import dataset_of, fresh_ensemble, method_of
 from bench.models.ensemble import Ensemble
-from bench.training.captured import Recorder, usual_recorder
 from bench.training.trainer import Loss, Trainer
 
 STILL = 1e-7  # learning rate: a step that is repeated stays the same step, and weights stay finite on random images

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from bench.core import seeds
 from bench.core.numerics import as_torch_is, has_tf32, products_in_tf32
 from bench.core.precision import OfPasses
+from bench.core.recorded import Recorder
 from bench.data.base import ImageSet
 from bench.experiment.spec import RunSpec
 from bench.jobs.ensembles import method_of
@@ -26,7 +27,7 @@ from bench.perf.roofline import Bound, Rates, bound
 from bench.perf.steps import STILL, ensemble_of, recorder_of
 from bench.perf.timing import Clock, Spread, alternate, spread
 from bench.training.adversary import layer_of_epoch
-from bench.training.captured import WARM, Recorder, Replayed
+from bench.training.captured import WARM, Replayed
 from bench.training.method import Batch, Method
 from bench.training.optim import make_optimizer
 from bench.training.trainer import Loss, Trainer, training_step

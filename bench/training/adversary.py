@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 from bench.attacks.ball import project
 from bench.core.lazy import torch
 from bench.core.terms import Norm
+from bench.training.compiled import passed
 from bench.training.gradients import search_mode
 
 if TYPE_CHECKING:
@@ -56,7 +57,7 @@ def pgd(
     with evaluation_mode(torch.nn.ModuleList(members)) if evaluated else search_mode(members):
         for _ in range(steps):
             points = points.detach().requires_grad_()
-            loss = objective(torch.stack([member(points) for member in members]), labels)
+            loss = objective(torch.stack([passed(member, points) for member in members]), labels)
             (gradient,) = torch.autograd.grad(loss, points)
             direction = gradient.sign() if norm == "linf" else gradient / _lengths(gradient)
             points = project(points.detach() + step * direction, images, radius, norm)

@@ -1,7 +1,7 @@
 """Training steps that are recorded once and replayed: thousands of small operations started as one.
 
-On a GPU the recording is a CUDA graph. It holds operations and places in memory, no Python: whatever differs from step
-to step has to come in by value, at the same place each time. `Batch.number`, `drawn`, `choice` and `others` are how a
+A recording (`bench.core.recorded`) holds operations and places in memory, no Python: whatever differs from step to step
+has to come in by value, at the same place each time. `Batch.number`, `drawn`, `choice` and `others` are how a
 method's loss asks for it. In the first steps of a phase, which are trained as usual, they note what they were asked;
 before each replay what was noted is made of the new batch and written where the recorded operations read it.
 
@@ -12,11 +12,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from contextvars import ContextVar
-from typing import Any, Protocol, TypeVar
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
 
+from bench.core.recorded import Recorder, hindrance
 from bench.training.batch import Batch
 
 T = TypeVar("T")
@@ -26,51 +27,6 @@ Step = Callable[[Batch], Terms]
 WARM = 3  # usual steps before one is recorded: optimisers and libraries make on their first ones what stays
 NOT_RECORDED = "training steps are not recorded, which is slower on this device: {}"
 BY_PYTHON = {"epoch", "progress", "generator"}  # of a batch: a recording would keep their values of one step
-
-
-class Recorder(Protocol):
-    """How a device records."""
-
-    def record(self, step: Callable[[], Terms]) -> Callable[[], Terms]:
-        """Note the operations of `step`; what is given carries them out, and gives the same tensors each time.
-
-        The step counts as carried out when what is given has been called once, not before. Raises whatever stands in
-        the way; then nothing has been changed.
-        """
-
-
-class CudaGraphs:
-    """Records on a CUDA device; all recordings of one of these share their memory, so only one may run at a time."""
-
-    def __init__(self, device: torch.device | str) -> None:
-        self._device = torch.device(device)
-        self._pool: Any = None
-
-    def record(self, step: Callable[[], Terms]) -> Callable[[], Terms]:
-        """As `Recorder.record`."""
-        graph = torch.cuda.CUDAGraph()
-        with torch.cuda.device(self._device):
-            stream = torch.cuda.current_stream()
-            try:
-                with torch.cuda.graph(graph, pool=self._pool):
-                    terms = step()
-            finally:  # torch stays on the stream of a recording that failed
-                torch.cuda.set_stream(stream)
-        self._pool = graph.pool()
-
-        def replay() -> Terms:
-            graph.replay()
-            return terms
-
-        return replay
-
-
-def usual_recorder(device: torch.device | str) -> Recorder | None:
-    """What records on a device where nobody says otherwise; None where nothing is gained, as on a CPU."""
-    device = torch.device(device)
-    return CudaGraphs(device) if device.type == "cuda" else None
-
-
 _now: ContextVar[_Plan | None] = ContextVar("the step that is made now, if it may be recorded", default=None)
 
 
@@ -78,6 +34,11 @@ def recording() -> bool:
     """Whether operations are being recorded: no value of a tensor and no state of a generator can be read then."""
     plan = _now.get()
     return plan is not None and plan.recording
+
+
+def may_be_recorded() -> bool:
+    """Whether a step is made now that is recorded, or one before it."""
+    return _now.get() is not None
 
 
 def refuse(reason: str) -> None:
@@ -163,7 +124,7 @@ class _Plan:
         try:
             self._replay = recorder.record(step)
         except Exception as error:  # whatever a device, or a method, says of being recorded
-            self.reason = _first_line(error)
+            self.reason = hindrance(error)
         finally:
             self.recording = False
 
@@ -237,10 +198,3 @@ class _Fixed(Batch):
 
     def choice(self, of: Callable[[Batch], T]) -> T:
         return self._plan.choice(of)
-
-
-def _first_line(error: BaseException) -> str:
-    """Of what was raised first: the end of a recording that failed raises once more."""
-    while error.__context__ is not None:
-        error = error.__context__
-    return str(error).strip().partition("\n")[0] or type(error).__name__

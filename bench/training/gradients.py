@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 from bench.core.lazy import torch
 from bench.models.running import frozen_statistics as frozen_statistics
 from bench.models.running import tracks_statistics as tracks_statistics
+from bench.training.streams import abreast
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -45,6 +46,14 @@ def loss_and_gradient(
     if create_graph and dual.serves(member, images, labels):
         return dual.by_pairs(member, images, labels)
     return dual.by_torch(member, images, labels, create_graph=create_graph)
+
+
+def losses_and_gradients(
+    members: Sequence[nn.Module], images: Tensor, labels: Tensor
+) -> tuple[list[Tensor], list[Tensor]]:  # fmt: skip
+    """`loss_and_gradient` of each member at the same images: N sums, and N gradients [B, D]."""
+    found = abreast(lambda member: loss_and_gradient(member, images, labels), members, images)
+    return [loss for loss, _ in found], [gradient for _, gradient in found]
 
 
 def scores_and_gradient(

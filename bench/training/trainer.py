@@ -6,6 +6,7 @@ import json
 import math
 import time
 from collections.abc import Callable, Iterable, Sequence
+from contextlib import nullcontext
 from functools import partial
 from pathlib import Path
 from typing import Any, Final
@@ -20,6 +21,7 @@ from bench.core.files import write_text
 from bench.core.numerics import has_tf32, passes_in, products_in_tf32
 from bench.core.precision import OfPasses
 from bench.core.progress import Progress
+from bench.core.recorded import Recorder
 from bench.core.specs import Training
 from bench.core.tensors import set_aside
 from bench.data.base import ImageSet, unit
@@ -30,7 +32,8 @@ from bench.models.ensemble import Ensemble
 from bench.models.passes import passes_on
 from bench.training import checkpoint, dual
 from bench.training.batch import Batch
-from bench.training.captured import Recorder, Replayed
+from bench.training.captured import Replayed
+from bench.training.compiled import Compiling
 from bench.training.monitoring import Monitoring, value_of
 from bench.training.optim import make_optimizer, rate_at, set_rate
 
@@ -56,6 +59,7 @@ class Trainer:
         prerequisites: the trained ensembles that the method asks for, by name.
         run: what is trained; its checkpoint says so, and one of another run is not gone on from.
         recorder: records training steps, to be replayed; None trains step by step.
+        compiling: compiles plain passes of training steps; None makes them as usual.
         monitoring: what measures the epochs, and says which one of each phase is kept; without it the last.
     """
 
@@ -74,6 +78,7 @@ class Trainer:
         run: RunSpec | None = None,
         recorder: Recorder | None = None,
         monitoring: Monitoring | None = None,
+        compiling: Compiling | None = None,
     ) -> None:
         self.ensemble = ensemble
         self.images = images
@@ -93,6 +98,7 @@ class Trainer:
         self._restored: dict[str, Any] | None = None
         self._run = run
         self._recorder = recorder
+        self._compiling = compiling
         self.captured = recorder is not None
         """Whether training steps are recorded and replayed, as far as anything was trained."""
         self.monitoring = monitoring
@@ -248,7 +254,8 @@ class Trainer:
         watch = _LossWatch()
         # Everything random in an epoch depends on the seed and the epoch alone, so that a resumed run needs no
         # generator state; dropout draws from the global generator.
-        with seeds.isolated("training", *self._axes, phase, epoch), products_in_tf32(training.precision):
+        compiled = nullcontext() if self._compiling is None else self._compiling.here()
+        with seeds.isolated("training", *self._axes, phase, epoch), products_in_tf32(training.precision), compiled:
             self.ensemble.eval()
             for module in modules:
                 module.train()

@@ -1,4 +1,4 @@
-"""Whether a run's training steps are recorded, and what its record says of it; a stand-in records as a GPU would."""
+"""Whether steps of trainings and attacks are recorded, and what records say; a stand-in records as a GPU would."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from tape import Tape
 from torch import nn
 
 from bench.baselines.ece import Ece
-from bench.jobs import work
+from bench.jobs import measuring, work
 from bench.training.captured import NOT_RECORDED
 
 TINY = ["-m", "ece", "-d", "digits", "--recipe", "quick", "--set", "training.epochs=6", "--set", "training.limit=64",
@@ -47,6 +47,35 @@ def test_steps_are_recorded_where_the_device_can_and_the_record_says_so(
     assert NOT_RECORDED.format("ece does not say that they can be (replayable)") in " ".join(text.split())
     assert tape.replays == before
     assert len({each["run_id"] for each in (plain, yes, no, stranger)}) == 1
+
+
+def measured(folder: Path, *options: str) -> dict[str, Any]:
+    code, text = told(
+        "run", "-m", "ece", "-d", "digits", "--recipe", "quick", "--set", "training.epochs=1", "--attack", "pgd",
+        "--set", "attacks.pgd.steps=20", "--eps", ".02", "--limit", "20", "--threads", "1", *options,
+        "--results", folder,
+    )  # fmt: skip
+    assert code == 0, text
+    (record,) = (
+        record for path in folder.glob("runs/*/evaluations/*.json")
+        if (record := json.loads(path.read_text()))["kind"] == "attack"
+    )  # fmt: skip
+    return dict(record)
+
+
+def test_attack_steps_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    plain = measured(tmp_path / "plain")
+    assert "captured" not in plain["measurements"]
+    tape = Tape(nn.ModuleList())
+    monkeypatch.setattr(measuring, "usual_recorder", lambda device: tape)
+    yes = measured(tmp_path / "yes")
+    assert yes["measurements"]["captured"] is True
+    assert tape.replays > 0
+    before = tape.replays
+    no = measured(tmp_path / "no", "--no-capture")
+    assert "captured" not in no["measurements"]
+    assert tape.replays == before
+    assert len({(each["evaluation_id"], each["robust_bits"]) for each in (plain, yes, no)}) == 1
 
 
 def test_a_subclass_says_it_again() -> None:

@@ -11,7 +11,9 @@ import in_process
 import pytest
 import torch
 from in_process import bench, command
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
+from tape import Tape
+from torch import nn
 
 from bench.attacks.batched import BatchedAttack
 from bench.attacks.conditions import Conditions
@@ -25,8 +27,8 @@ from bench.experiment.select import Selection
 from bench.experiment.spec import Job
 from bench.jobs import ensembles, measuring, unfinished, work
 from bench.jobs.ensembles import data_axes
-from bench.jobs.estimate import PROBE
 from bench.jobs.measuring import conditions_of
+from bench.jobs.probe import PROBE
 from bench.jobs.workplace import Workplace
 
 pytestmark = pytest.mark.usefixtures("_one_thread")
@@ -46,13 +48,16 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> tuple[Workplace, list[J
     return place, [Job(run=run, evaluation=spec) for spec in select.evaluations(loaded, selection, run)]
 
 
-def test_an_attack_is_run_under_the_conditions_of_its_evaluation(trained: tuple[Workplace, list[Job]]) -> None:
+def test_an_attack_is_run_under_the_conditions_of_its_evaluation(
+    trained: tuple[Workplace, list[Job]], monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Under all of them: what a condition more is not taken from would be its default, whatever the evaluation says."""
     _, (_, job) = trained
     unusual: dict[str, Any] = {"budget": 0.3, "stop": "last", "targets": "random", "precision": "bfloat16"}
     assert job.evaluation is not None
     spec = job.evaluation.model_copy(update=unusual)
-    found = conditions_of(spec, 7)
+    monkeypatch.setattr(measuring, "usual_recorder", lambda device: Tape(nn.Module()))
+    found = conditions_of(spec, 7, Workplace(results=Path(), data=Path()))
     assert found == Conditions(**unusual, seed_axes=data_axes(job.run), batch_size=7)
     assert all(getattr(found, field.name) != field.default for field in dataclasses.fields(found))
 
@@ -191,6 +196,28 @@ def test_the_jobs_of_a_process_share_images_and_ensemble(tmp_path: Path, monkeyp
     assert first == {
         path.name: json.loads(path.read_text())["robust_bits"] for path in tmp_path.glob("runs/*/evaluations/*")
     }
+
+
+def test_so_do_the_jobs_on_an_ensemble_from_elsewhere(
+    trained: tuple[Workplace, list[Job]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """`bench evaluate`: the test images come to the device once, and the files of weights are read once."""
+    place, (job, _) = trained
+    whole = load_file(place.run(job.run.run_id).weights)
+    for number in range(2):
+        start = f"members.{number}."
+        member = {name.removeprefix(start): part for name, part in whole.items() if name.startswith(start)}
+        save_file(member, tmp_path / f"{number}.safetensors")
+    base.let_go()
+    ensembles.let_go()
+    counts = counted(monkeypatch)
+    bench(
+        "evaluate", tmp_path / "0.safetensors", tmp_path / "1.safetensors", "--model", "digits_cnn", "-d", "digits",
+        "--name", "theirs", "--attack", "fgsm", "--eps", "0.05,0.1", "--threads", "1",
+        "--results", tmp_path / "results",
+    )  # fmt: skip
+    assert len([*tmp_path.glob("results/runs/*/evaluations/*")]) == 3
+    assert counts == {"images": 1, "members": 1}
 
 
 def test_an_ensemble_that_is_not_that_of_its_record_any_more_is_read_again(

@@ -14,13 +14,18 @@ out=${OUT:-results/perf} limit=${LIMIT:-600}
 bench=${BENCH:-bench} python=${PYTHON:-python}
 data=${DATA:-data} device=${DEVICE:-cuda} dataset=${DATASET:-cifar10} model=${MODEL:-resnet20}
 epochs=${EPOCHS:-20} images=${IMAGES:-10000} batch=${BATCH:-1000} step_batch=${STEP_BATCH:-128} eps=${EPS:-0.02}
+few_images=${FEW_IMAGES:-200} compile_epochs=${COMPILE_EPOCHS:-5}
 methods=${METHODS:-} # "--method trs --method ece"; all of them unless given
 first=${FIRST:---method trs --method trs_official --method ece --method dverge}
-parts=(tests steps steps-tf32 pgd attacks-pgd recipe jobs training attacks attacks-bfloat16 table memory)
+parts=(tests steps steps-tf32 streams pgd attacks-pgd attacks-few attacks-eager compile compile-off recipe jobs training
+  attacks attacks-bfloat16 table memory)
 
 steps=(perf training --data "$data" --dataset "$dataset" --model "$model" --batch "$step_batch" --device "$device")
 selected=(--method ece --dataset "$dataset" --model "$model" --set training.epochs="$epochs" --attack pgd --eps "$eps"
   --device "$device" --data "$data" --results "$out/trained")
+few=(--timed "$few_images" --attack pgd --attack apgd_ce) # where starting operations takes longer than computing
+compiled=(run --method ece --dataset "$dataset" --model "$model" --set training.epochs="$compile_epochs" --attack fgsm
+  --eps "$eps" --device "$device" --data "$data") # the seconds of its epochs stand in train.jsonl
 probe=(--dataset "$dataset" --device "$device" --data "$data" --dry-run --probe --results "$out/none")
 
 measure() { # PART COMMAND…: run it, show it, keep it; a FAIL (exit code 1) is a finding, and the part is done
@@ -53,13 +58,20 @@ part() {
   # shellcheck disable=SC2086
   case $1 in
     tests) measure tests "$python" -m pytest -q -m "gpu or not slow" tests/models/test_trust.py \
-      tests/data/test_batches.py tests/jobs/test_measuring.py tests/training/test_captured.py ;; # kernels, recorded steps
+      tests/data/test_batches.py tests/jobs/test_measuring.py tests/training/test_captured.py \
+      tests/training/test_streams.py tests/attacks/test_replayed.py ;; # kernels, recorded steps, streams and attacks
     steps) measure steps "$bench" "${steps[@]}" $first ;;        # a step of TRS, and of the authors' code
     steps-tf32) measure steps-tf32 "$bench" "${steps[@]}" --set training.precision=tf32 $first ;;
+    streams) measure streams "$bench" "${steps[@]}" --one-stream $first ;; # beside the part steps
     pgd) measure pgd "$bench" run "${selected[@]}" ;;            # its seconds stand in the record of the evaluation
     attacks-pgd) attack attacks-pgd --timed "$images" --attack pgd ;; # beside it, the libraries and the floors
+    attacks-few) images=$few_images batch=$few_images attack attacks-few "${few[@]}" ;;
+    attacks-eager) images=$few_images batch=$few_images attack attacks-eager "${few[@]}" --no-capture ;; # beside the part attacks-few
+    compile) measure compile "$bench" "${compiled[@]}" --results "$out/compiled" --compile on ;;
+    compile-off) measure compile-off "$bench" "${compiled[@]}" --results "$out/uncompiled" ;; # beside the part compile
     recipe) measure recipe "$bench" run --method trs "${probe[@]}" ;; # how long the whole recipe would take
-    jobs) measure jobs "$bench" perf jobs --data "$data" --device "$device" --at-once 2 --at-once 4 ;;
+    jobs) measure jobs "$bench" perf jobs --data "$data" --device "$device" --at-once 2 --at-once 4 \
+      --results "$out/trained" ;; # notes the best for this card
     training) measure training "$bench" "${steps[@]}" $methods ;;
     attacks) attack attacks --timed "$batch" --steps 50 ;;
     attacks-bfloat16) attack attacks-bfloat16 --timed "$batch" --attack pgd --precision bfloat16 ;;

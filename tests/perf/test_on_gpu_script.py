@@ -17,10 +17,11 @@ SCRIPT = Path(__file__).parent / "on_gpu.sh"
 SMALL = {
     "DEVICE": "cpu", "DATASET": "digits", "MODEL": "digits_cnn", "EPOCHS": "1", "IMAGES": "20", "BATCH": "20",
     "STEP_BATCH": "16", "EPS": "0.1", "METHODS": "--method ece --method trs_official", "FIRST": "--method ece",
+    "FEW_IMAGES": "10", "COMPILE_EPOCHS": "1",
 }  # fmt: skip
 MEASURED = [
-    "steps", "steps-tf32", "pgd", "attacks-pgd", "recipe", "jobs", "training", "attacks", "attacks-bfloat16", "table",
-    "memory",
+    "steps", "steps-tf32", "streams", "pgd", "attacks-pgd", "attacks-few", "attacks-eager", "compile", "compile-off",
+    "recipe", "jobs", "training", "attacks", "attacks-bfloat16", "table", "memory",
 ]  # fmt: skip
 
 
@@ -60,7 +61,7 @@ def test_every_command_is_understood_and_gets_data_and_device(tmp_path: Path, st
     done = run(tmp_path, *MEASURED, **stub)
     assert done.returncode == 0, done.stdout + done.stderr
     lines = [line.split() for line in (tmp_path / "log").read_text().splitlines()]
-    assert len(lines) == len(MEASURED) + 3  # before each part that attacks, the ensemble is asked for
+    assert len(lines) == len(MEASURED) + 5  # before each part that attacks, the ensemble is asked for
     for words in lines:
         params = parsed(words)
         assert params["device"] == "cpu", words

@@ -11,12 +11,14 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+import torch
 from in_process import bench, command
 
 from bench.cli.perf import jobs as cli
 from bench.core import config, machine
 from bench.core.errors import BenchError, JobError
 from bench.experiment.select import Selection
+from bench.jobs import measured_best
 from bench.jobs.plan import jobs_of
 from bench.perf import jobs, timing
 from bench.perf.jobs import AtOnce, Throughput
@@ -165,6 +167,76 @@ def test_a_gain_in_some_rounds_only_is_told(monkeypatch: pytest.MonkeyPatch) -> 
 def test_where_several_at_once_are_no_faster_one_after_another_is_best(monkeypatch: pytest.MonkeyPatch) -> None:
     lines = _printed(_found((10.0,), k2=(12.0,), k4=(10.0,)), monkeypatch)
     assert lines[4] == "Best: one after another; none of these is faster."
+
+
+# ---------------------------------------------------------------- what is noted for `bench run`
+
+
+@pytest.fixture
+def cards(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """The GPUs of this machine, by name."""
+    names = ["card A", "card B", "card A"]
+    monkeypatch.setattr(
+        torch.cuda,
+        "get_device_name",
+        lambda device=0: (
+            names[torch.device("cuda", device).index or 0]
+            if isinstance(device, int)
+            else names[torch.device(device).index or 0]
+        ),
+    )
+    return names
+
+
+def test_the_best_on_a_gpu_is_noted_by_its_name(
+    cards: list[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr(cli, "pick", lambda device, threads: device or "cuda")
+    for device, found in (("cuda", _found((10.0,), k2=(9.0,), k4=(5.0,))), ("cuda:1", _found((10.0,), k2=(12.0,)))):
+        monkeypatch.setattr(jobs, "measure", lambda *_, found=found, **__: found)
+        code, out, err = command("perf", "jobs", *SHORT[:-2], "--device", device, "--results", tmp_path)
+        assert code == 0, out + err
+        best, card = ("4", "card A") if device == "cuda" else ("1", "card B")
+        told = f"`bench run --gpus` with --results {tmp_path} has {best} at once on each {card}."
+        assert out.splitlines()[-1].endswith(told)
+    for gpus, jobs_at_once in ((("0",), 4), (("0", "2"), 4), (("0", "1"), 1), (("1",), 1), (("GPU-4f",), 1), ((), 1)):
+        number, why = measured_best.per_gpu(tmp_path, gpus)
+        assert number == jobs_at_once, gpus
+        assert bool(why) == (bool(gpus) and gpus[0] != "GPU-4f")
+    assert "4 at once on each GPU" in measured_best.per_gpu(tmp_path, ("0", "2"))[1]
+
+
+@pytest.mark.parametrize(
+    "kept", ["", "[]", "{", '{"per_gpu": 4}', '{"per_gpu": {"card A": 0}}', '{"per_gpu": {"card A": "4"}}',
+             '{"per_gpu": {"card B": 4}}']
+)  # fmt: skip
+def test_without_a_measurement_it_is_one(kept: str, cards: list[str], tmp_path: Path) -> None:
+    assert measured_best.per_gpu(tmp_path, ("0",)) == (1, "")
+    (tmp_path / "machine.json").write_text(kept)
+    assert measured_best.per_gpu(tmp_path, ("0",)) == (1, "")
+    measured_best.keep(tmp_path, "cuda", 2)
+    assert measured_best.per_gpu(tmp_path, ("0",))[0] == 2
+
+
+def test_a_run_goes_by_what_was_noted(cards: list[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    measured_best.keep(tmp_path, "cuda:0", 3)
+    seen: list[int] = []
+
+    class Full:
+        here = True
+
+        def __init__(self, setting: Any) -> None:
+            seen.append(setting.per_gpu)
+            raise BenchError("no room")
+
+    monkeypatch.setattr("bench.jobs.executors.executor_class", lambda name: Full)
+    monkeypatch.setattr("bench.cli.run.pick", lambda device, threads: "cpu")
+    run = ("run", "-m", "ece", "--recipe", "quick", "--results", tmp_path, "--gpus", "0")
+    for options, wanted in (((), 3), (("--per-gpu", 2), 2), (("--per-gpu", 1), 1)):
+        code, out, err = command(*run, *options)
+        assert (code, "no room" in err) == (2, True)
+        assert seen.pop() == wanted
+        assert ("3 at once on each GPU: what `bench perf jobs` found best on card A" in out) == (not options)
 
 
 # ---------------------------------------------------------------- the command

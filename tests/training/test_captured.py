@@ -13,7 +13,7 @@ from tape import Tape
 from torch import Tensor, nn
 from torch.nn import functional
 
-from bench.core import config, registry, seeds, settings
+from bench.core import config, recorded, registry, seeds, settings
 from bench.core.progress import Progress
 from bench.core.specs import Training
 from bench.data import base, loader
@@ -348,7 +348,7 @@ def test_so_is_a_rate(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_a_cpu_records_nothing() -> None:
-    assert captured.usual_recorder("cpu") is None
+    assert recorded.usual_recorder("cpu") is None
 
 
 def on_a_gpu(name: str, recorder: Any, dropout: float = 0.0) -> tuple[list[Tensor], Trainer, list[str]]:
@@ -366,7 +366,7 @@ def on_a_gpu(name: str, recorder: Any, dropout: float = 0.0) -> tuple[list[Tenso
 @pytest.mark.parametrize("name", METHODS)
 def test_on_a_gpu_replayed_training_is_training(name: str) -> None:
     expected, *_ = on_a_gpu(name, None)
-    recorder = captured.usual_recorder("cuda")
+    recorder = recorded.usual_recorder("cuda")
     assert recorder is not None
     found, made, told = on_a_gpu(name, recorder)
     assert made.captured, told
@@ -377,7 +377,7 @@ def test_on_a_gpu_replayed_training_is_training(name: str) -> None:
 @pytest.mark.gpu
 def test_on_a_gpu_dropout_is_that_of_training_step_by_step() -> None:
     expected, *_ = on_a_gpu("ece", None, dropout=0.4)
-    found, made, told = on_a_gpu("ece", captured.usual_recorder("cuda"), dropout=0.4)
+    found, made, told = on_a_gpu("ece", recorded.usual_recorder("cuda"), dropout=0.4)
     assert made.captured, told
     for mine, theirs in zip(found, expected, strict=True):
         assert torch.allclose(mine, theirs, rtol=1e-6, atol=1e-9)
@@ -387,7 +387,7 @@ def test_on_a_gpu_dropout_is_that_of_training_step_by_step() -> None:
 def test_on_a_gpu_training_goes_on_after_a_recording_that_failed() -> None:
     """In the middle of a phase, with the numbers of training step by step, random ones included."""
     numbers = []
-    for recorder in (captured.usual_recorder("cuda"), None):
+    for recorder in (recorded.usual_recorder("cuda"), None):
         members = ensemble(0.4).cuda()
         heard = Heard()
         made = Trainer(

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from bench.cli.options import Named, RunId, open_database, precision_option, where, workplace
+from bench.cli.options import Named, RunId, capture_option, open_database, precision_option, where, workplace
 from bench.cli.parameters import IMAGES, Integer, Number, Once
 from bench.cli.perf import printing
 from bench.cli.perf.options import processor, rounds
@@ -19,6 +19,7 @@ from bench.core.device import others, pick
 from bench.core.errors import BenchError
 from bench.core.memory import keep_freed_memory
 from bench.core.numerics import numerics, usual_mode
+from bench.core.recorded import usual_recorder
 from bench.perf import ATTACKS, SLOW
 
 if TYPE_CHECKING:
@@ -42,6 +43,7 @@ if TYPE_CHECKING:
 @click.option("--steps", type=Integer(1, numbers.EPOCHS),
               help="At most this many steps, of proportionally greater length.")  # fmt: skip
 @precision_option("Of our own passes; libraries have no other than float32.")
+@capture_option
 @click.option("--images", type=IMAGES, help="Test images for robust accuracy.  [default: 1000, or all]")
 @click.option("--timed", type=IMAGES, help="How many of them are timed.  [default: one batch]")
 @click.option("--batch", type=IMAGES, default=250, show_default=True, help="Images a batch, for everybody.")
@@ -51,7 +53,7 @@ if TYPE_CHECKING:
 def command(
     dataset: str, model: str | None, method: str, run_id: str | None, names: tuple[str, ...],
     libraries: tuple[str, ...], eps: float | None, eps_l2: float | None, c: float | None, steps: int | None,
-    precision: Precision, images: int | None, timed: int | None, batch: int, data: Path, repeats: int,
+    precision: Precision, capture: bool, images: int | None, timed: int | None, batch: int, data: Path, repeats: int,
     device: str | None, threads: int, changes: tuple[str, ...], as_json: bool, results: Path, db: str | None,
 ) -> int:  # fmt: skip
     """Compare our attacks with every installed library's: robust accuracy and time, on the same images.
@@ -99,10 +101,12 @@ def command(
             err.print(line, style="yellow")
     budgets = {"linf": eps, "l2": eps_l2, None: c}
     done, out = [], console()
-    coarse = "" if precision == "float32" else f"; ours asks in {precision}"
+    recorder = usual_recorder(place.device) if capture else None
+    ours = "" if precision == "float32" else f"; ours asks in {precision}"
+    ours += "" if recorder is None else "; ours recorded and replayed"
     if not as_json:
         out.print(
-            Text.assemble((found.title, "bold"), f", {len(found.images):,} test images, batches of {batch}{coarse}"),
+            Text.assemble((found.title, "bold"), f", {len(found.images):,} test images, batches of {batch}{ours}"),
             soft_wrap=True,
         )
     rates = measure_rates(place.device, precision=precision) if repeats and precision != "mixed" else None
@@ -116,7 +120,9 @@ def command(
             attack = configured(loaded, name, steps=steps)
             given = budgets[attack.norm]
             budget = _budget(loaded, name, run.dataset) if given is None else given
-            conditions = Conditions(budget=budget, seed_axes=AXES, batch_size=batch, precision=precision)
+            conditions = Conditions(
+                budget=budget, seed_axes=AXES, batch_size=batch, precision=precision, recorder=recorder
+            )
             case = Case(found.ensemble, found.images, attack, conditions)
             chosen = [peer for peer in peers if libraries or case.kind not in peer.slow]
             result = perf.compare(
@@ -128,7 +134,7 @@ def command(
                 printing.attack(result, out)
     if as_json:
         record = {"ensemble": found.title, "run": run.run_id, "batch": batch, "threads": threads,
-                  "precision": precision, "device": place.device,
+                  "precision": precision, "captured": recorder is not None, "device": place.device,
                   "rates": asdict(rates) if rates else None,
                   "attacks": [asdict(result) for result in done]}  # fmt: skip
         say_json(record)

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from bench.cli.options import Named
+from bench.cli.options import Named, results_option
 from bench.cli.parameters import IMAGES, Integer, Once, Seeds
 from bench.cli.perf.options import processor, rounds
 from bench.cli.say import say_json
@@ -38,17 +38,19 @@ if TYPE_CHECKING:
               "cores]")  # fmt: skip
 @rounds(repeats=1, least=1)
 @processor
+@results_option
 def command(
     dataset: str, methods: tuple[str, ...], recipe: str, model: str | None, seeds: tuple[int, ...], limit: int | None,
     at_once: tuple[int, ...], data: Path, repeats: int, device: str | None, threads: int, changes: tuple[str, ...],
-    as_json: bool,
+    as_json: bool, results: Path,
 ) -> int:  # fmt: skip
     """Time the same runs one job after another and with K jobs at once, on one device, and say which K is best.
 
     Each time the runs are done from nothing, in processes and a folder of their own; nothing of them is kept. On a GPU
     (the first, or the one of --device) K is `--per-gpu` of `bench run`, on a CPU `--workers`, each job with `--threads`
-    CPU threads. Ratios are wall-clock time, one after another / K at once: higher is better. Nothing else should be
-    running. Nothing passes or fails.
+    CPU threads. The best K on a GPU is noted in the results folder, by the name of the card: `bench run --gpus` has as
+    many at once there unless --per-gpu is given. Ratios are wall-clock time, one after another / K at once: higher is
+    better. Nothing else should be running. Nothing passes or fails.
 
     \b
     Examples:
@@ -61,6 +63,7 @@ def command(
     from bench.core import config
     from bench.experiment.command import words
     from bench.experiment.select import Selection
+    from bench.jobs import measured_best
     from bench.jobs.plan import jobs_of
     from bench.perf import jobs
     from bench.report.console import console
@@ -92,12 +95,18 @@ def command(
             {number: [*start, *own] for number, own in options.items()}, threads=threads, repeats=repeats,
             tell=lambda text: status.update(Text(text)),
         )  # fmt: skip
+    best = found.best.jobs if found.best else 1
+    noted = measured_best.keep(results, where, best) if jobs.on_gpu(where) else None
     if as_json:
         several = [{**asdict(one), "options": options[one.jobs]} for one in found.at_once]
         say_json({"command": run, "device": where, "threads": threads, "repeats": repeats, "seconds": found.seconds,
-                  "at_once": several, "best": found.best.jobs if found.best else 1})  # fmt: skip
+                  "at_once": several, "best": best, "noted": bool(noted)})  # fmt: skip
     else:
         _print(found, options, shlex.join(run), console())
+        if noted:
+            card, path = noted
+            told = f"Noted in {path}: `bench run --gpus` with --results {results} has {best} at once on each {card}."
+            console().print(told, soft_wrap=True, highlight=False)
     return 0
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
 from dataclasses import asdict
 from pathlib import Path
 
@@ -25,11 +26,13 @@ from bench.core.numerics import numerics, usual_mode
 @click.option("-m", "--method", "names", multiple=True, type=Named("methods", "paper", "all"),
               help="Configured method; repeat for several; every one unless given.")  # fmt: skip
 @click.option("--batch", type=Integer(4, numbers.BATCH), default=128, show_default=True, help="Images in the step.")
+@click.option("--streams/--one-stream", default=True, show_default=True,
+              help="On a GPU: members of a recorded step on streams of their own.")  # fmt: skip
 @rounds(repeats=3, least=0)
 @processor
 def command(
     dataset: str, model: str | None, members: int, names: tuple[str, ...], batch: int, data: Path, device: str | None,
-    threads: int, repeats: int, changes: tuple[str, ...], as_json: bool,
+    threads: int, repeats: int, streams: bool, changes: tuple[str, ...], as_json: bool,
 ) -> int:  # fmt: skip
     """Time one training step of every method against its floor, and of TRS against the authors' step.
 
@@ -67,6 +70,7 @@ def command(
     from bench.perf.roofline import measure_rates
     from bench.perf.steps import run_of
     from bench.report.console import console
+    from bench.training.streams import one_stream
 
     keep_freed_memory()  # as a run does; for everybody here
     loaded, place = config.load(changes=changes), pick(device, threads)
@@ -86,6 +90,7 @@ def command(
             printing.rates(rates, out)
     with (
         numerics(deterministic=usual_mode(place)),
+        nullcontext() if streams else one_stream(),
         console(stderr=True).status("") as status,
     ):  # as a run computes; for everybody here
         for run in runs:
