@@ -34,10 +34,10 @@ def per_gpu(results: Path, gpus: Sequence[str]) -> tuple[int, str]:
     """
     known = _of(_read(results / FILE))
     cards = [_card(gpu) for gpu in gpus]
-    found = [known.get(card) for card in cards]
-    if not found or any(not isinstance(jobs, int) or not 1 <= jobs <= MOST for jobs in found):
+    found = [(jobs, card) for card in cards if isinstance(jobs := known.get(card), int) and 1 <= jobs <= MOST]
+    if not found or len(found) < len(cards):
         return 1, ""
-    jobs, card = min(zip(found, cards, strict=True))
+    jobs, card = min(found)
     return jobs, f"{jobs} at once on each GPU: what `bench perf jobs` found best on {card}; --per-gpu says otherwise."
 
 

@@ -47,7 +47,7 @@ class Probe:
         self._gradient: float | None = None
 
     def _timed(self, step: Callable[[int], object], images: ImageSet, batch: int, on_gpu: int) -> float:
-        """Seconds of a step on each of its images; `step` takes how many of `images`, at most `batch`, it is made on."""
+        """Seconds of a step on each of its images; `step` takes how many of `images` it uses, at most `batch`."""
         device = self._place.device
         if device.startswith("cuda"):
             size = min(on_gpu, len(images))

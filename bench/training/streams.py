@@ -71,7 +71,7 @@ def _streams(device: torch.device, count: int) -> list[Any]:
 @cache
 def _stream(device: torch.device, number: int) -> Any:
     """Always the same: libraries keep workspaces for each stream, made in the steps before one is recorded."""
-    return torch.cuda.Stream(device)
+    return torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
 
 
 def _tensors(found: Any) -> Iterator[Any]:
