@@ -47,14 +47,14 @@ def test_a_rank_correlation_is_scipys() -> None:
 
 
 def test_what_holds_across_methods_may_be_turned_round_within_them() -> None:
-    found = predict.correlations(planted(methods=6, ensembles=4, slope=-1, offset=5)).set_index(["scope", "predictor"])
+    found = predict.correlations(planted(methods=12, ensembles=4, slope=-1, offset=5)).set_index(["scope", "predictor"])
     across, within = found.loc["across", "similarity"], found.loc["within", "similarity"]
     assert within["correlation"] == pytest.approx(-1)
     assert across["correlation"] > 0.9
     assert across["low"] > 0.5
     assert (within["low"], within["high"]) == pytest.approx((-1, -1))
-    assert (across["ensembles"], across["methods"]) == (24, 6)
-    again = predict.correlations(planted(methods=6, ensembles=4, slope=-1, offset=5)).set_index(["scope", "predictor"])
+    assert (across["ensembles"], across["methods"]) == (48, 12)
+    again = predict.correlations(planted(methods=12, ensembles=4, slope=-1, offset=5)).set_index(["scope", "predictor"])
     pd.testing.assert_frame_equal(found, again)
 
 
@@ -62,6 +62,25 @@ def test_no_interval_is_claimed_where_a_method_has_one_ensemble() -> None:
     found = predict.correlations(planted(methods=5, ensembles=1, slope=1, offset=0)).set_index(["scope", "predictor"])
     assert found.loc["within", "similarity"]["correlation"] == pytest.approx(1)
     assert math.isnan(found.loc["within", "similarity"]["low"])
+
+
+def test_more_seeds_of_the_same_methods_make_no_narrower_interval_across_them() -> None:
+    generator = np.random.default_rng(2)
+    levels = [(x, y) for x, y in zip(generator.permutation(8), generator.permutation(8), strict=True)]
+    frames = [
+        pd.DataFrame(
+            [
+                {"dataset": "digits", "method": f"m{method}", "seed": seed, "run_id": f"{method} {seed}", "eps": 1.0,
+                 "source": 1, "target": 2, **dict.fromkeys(predict.PREDICTORS, x + 1e-3 * seed), "transfer": y}
+                for method, (x, y) in enumerate(levels)
+                for seed in range(seeds)
+            ]
+        )
+        for seeds in (1, 9)
+    ]  # fmt: skip
+    few, many = (predict.correlations(f).set_index(["scope", "predictor"]).loc["across", "cka"] for f in frames)
+    assert many["ensembles"] == 9 * few["ensembles"]
+    assert many["high"] - many["low"] > 0.85 * (few["high"] - few["low"]) > 0.5
 
 
 @pytest.fixture(scope="module")

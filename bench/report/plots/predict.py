@@ -34,7 +34,7 @@ PREDICTORS = {
 }
 PAIR_COLUMNS = ("dataset", "method", "seed", "run_id", "eps", "source", "target", "transfer", *PREDICTORS)
 COLUMNS = ("dataset", "scope", "predictor", "correlation", "low", "high", "ensembles", "methods")
-LEAST = 4  # points that a rank correlation is computed of
+LEAST = 4  # points that a rank correlation is computed of, methods that an interval across them is
 REPLICATES = 1_000
 
 
@@ -101,9 +101,9 @@ def correlations(pairs: pd.DataFrame) -> pd.DataFrame:
     """Spearman's rank correlation of each predictor with transfer, by data set: `COLUMNS`.
 
     `scope`: `across` methods, a point an ensemble (means over its pairs); `within` methods, a point an ordered pair,
-    the mean of the methods' own correlations, weighted by their pairs. Intervals: 95 % percentile bootstrap over
-    ensembles (within: over those of each method; none where no method has two). A seeded generator: same data, same
-    interval.
+    the mean of the methods' own correlations, weighted by their pairs. Intervals: 95 % percentile bootstrap, across
+    over methods with all their ensembles, as those of one method are alike (none of fewer than four methods), within
+    over the ensembles of each method (none where a method has one alone). A seeded generator: same data, same interval.
     """
     import pandas as pd
 
@@ -112,9 +112,10 @@ def correlations(pairs: pd.DataFrame) -> pd.DataFrame:
         means = part.groupby(["method", "run_id"], sort=True)[["transfer", *PREDICTORS]].mean(numeric_only=True)
         for name in PREDICTORS:
             points = means[["transfer", name]].dropna()
+            clusters = [own.to_numpy(dtype=float) for _, own in points.groupby("method", sort=True)]
             records.append(
-                {"dataset": dataset, "scope": "across", "predictor": name, **_across(points.to_numpy(dtype=float)),
-                 "ensembles": len(points), "methods": points.index.get_level_values("method").nunique()}
+                {"dataset": dataset, "scope": "across", "predictor": name, **_across(clusters),
+                 "ensembles": len(points), "methods": len(clusters)}
             )  # fmt: skip
             rows = part[["method", "run_id", "transfer", name]].dropna()
             groups = [
@@ -140,13 +141,16 @@ def spearman(x: NDArray[np.float64], y: NDArray[np.float64]) -> float:
     return float(a @ b) / length if length > 0 else math.nan
 
 
-def _across(points: NDArray[np.float64]) -> dict[str, float]:
-    def drawn(generator: np.random.Generator) -> float:
-        some = points[generator.integers(len(points), size=len(points))]
-        return spearman(some[:, 0], some[:, 1])
+def _across(groups: Sequence[NDArray[np.float64]]) -> dict[str, float]:
+    def of(chosen: Sequence[NDArray[np.float64]]) -> float:
+        points = np.concatenate(chosen)
+        return spearman(points[:, 0], points[:, 1])
 
-    value = spearman(points[:, 0], points[:, 1]) if len(points) else math.nan
-    return {"correlation": value, **_interval(drawn if len(points) >= LEAST else None)}
+    def drawn(generator: np.random.Generator) -> float:
+        return of([groups[k] for k in generator.integers(len(groups), size=len(groups))])
+
+    value = of(groups) if groups else math.nan
+    return {"correlation": value, **_interval(drawn if len(groups) >= LEAST else None)}
 
 
 def _within(groups: Sequence[Sequence[NDArray[np.float64]]]) -> dict[str, float]:
