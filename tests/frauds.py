@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor, nn
 
@@ -83,3 +85,49 @@ class Cold(_Around):
 
     def after(self, logits: Tensor) -> Tensor:
         return logits / 1000
+
+
+class _Turned(torch.autograd.Function):
+    """The identity, with a gradient that points the other way."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor) -> Tensor:
+        return x.clone()
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> Tensor:
+        return -gradient
+
+
+class Turned(_Around):
+    """A gradient that leads downhill."""
+
+    def before(self, x: Tensor) -> Tensor:
+        turned: Tensor = _Turned.apply(x)
+        return turned
+
+
+class WinnersTakeAll(_Around):
+    """The brightest third of the pixels is kept: a jump wherever two change places."""
+
+    def before(self, x: Tensor) -> Tensor:
+        flat = x.flatten(1)
+        kth = flat.topk(flat.shape[1] // 3, dim=1).values[:, -1:]
+        return (flat * (flat >= kth)).reshape(x.shape)
+
+
+class Hashed(_Around):
+    """Noise on the logits that the image's own values seed: the same for an image, another for its neighbour."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        logits = self.inner(x)
+        seed = (x.detach().flatten(1).double() * 1e6).sin().sum(1, keepdim=True)
+        phases = torch.arange(1, logits.shape[1] + 1, dtype=torch.float64, device=x.device)
+        return logits + 3 * (1e4 * seed * phases).sin().to(logits)
+
+
+class Squashed(_Around):
+    """Logits through a steep sigmoid: all gradients vanish where the network is sure."""
+
+    def after(self, logits: Tensor) -> Tensor:
+        return torch.sigmoid(20 * logits) * 100

@@ -81,6 +81,10 @@ def test_honest_ensembles_are_believed(imported: Path, method: str) -> None:
         ("SameNoise", (), {"depends-on-others"}),
         ("CutOff", (), {"unavailable-gradients"}),
         ("Cold", (), {"attacks-too-weak"}),
+        ("Turned", (), {"not-a-gradient", "noise-as-strong", "gradient-free-stronger"}),
+        ("Hashed", (), {"not-a-gradient", "unstable-predictions"}),
+        pytest.param("WinnersTakeAll", (), {"not-a-gradient", "more-steps-lower"}, marks=pytest.mark.slow),
+        pytest.param("Squashed", (), {"unavailable-gradients", "attacks-too-weak"}, marks=pytest.mark.slow),
     ],
 )
 def test_frauds_are_doubted(
