@@ -264,7 +264,8 @@ def _expectation(
 
 def _told(expected: Estimate, where: str, slots: int = 1, slower: float = 1.0) -> str:
     """An estimate as the end of a sentence; `slower` is how much more the jobs may take than the steps timed."""
-    from bench.jobs.estimate import Span, range_spoken
+    from bench.jobs.estimate import range_spoken
+    from bench.jobs.probe import Span
 
     told, total = "", expected.total(slots)
     total = Span(total.low, total.high * slower)

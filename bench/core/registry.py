@@ -153,8 +153,9 @@ def _check_class(entry: Registered, plugin: type[Any]) -> None:
         if (value := getattr(plugin, attribute)) not in allowed:
             told = f"its {attribute} is {' or '.join(map(repr, allowed))}, not {value!r}"
             raise PluginError(f"has a known {attribute}", f"{entry.label}: {told}")
-    if entry.kind == "fusions" and (settings := ", ".join(field.name for field in fields(plugin))):
-        told = f"a rule is known by its name alone, and {plugin.__qualname__} has settings ({settings})"
+    if entry.kind == "fusions" and settings:
+        names = ", ".join(field.name for field in fields(plugin))
+        told = f"a rule is known by its name alone, and {plugin.__qualname__} has settings ({names})"
         raise PluginError("has no settings", f"{entry.label}: {told}")
     requires = getattr(plugin, "requires", ())
     if not isinstance(requires, tuple) or not all(isinstance(item, str) for item in requires):
