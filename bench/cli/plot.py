@@ -339,8 +339,8 @@ def predict(dataset: str | None, output: Path | None, results: Path, db: str | N
     """Rank correlation of gradient similarity, smoothness, both, CKA and diversity with measured transfer.
 
     Over all stored ensembles that have a transferability matrix and what `bench theory` measures. Across methods a
-    point is an ensemble, within methods a pair of members; lines are 95 % intervals (bootstrap over ensembles). The
-    pairs themselves lie in a second CSV.
+    point is an ensemble, within methods a pair of members; lines are 95 % intervals, bootstraps over methods and over
+    ensembles. The pairs themselves lie in a second CSV.
 
     \b
     Examples:
@@ -363,9 +363,8 @@ def predict(dataset: str | None, output: Path | None, results: Path, db: str | N
     frame = plot.correlations(pairs)
     picture = output or results / "figures" / f"{safe_name(f'predict-{dataset}' if dataset else 'predict')}.png"
     head = "Does it predict the heatmap? Spearman's rank correlation with measured transfer between members"
-    _save(
-        plot.draw(frame, head, "lines: 95 % bootstrap over ensembles", page=page), frame, picture, results, picture.stem
-    )
+    told = "lines: 95 % bootstrap over methods (across), over ensembles (within)"
+    _save(plot.draw(frame, head, told, page=page), frame, picture, results, picture.stem)
     write_text(picture.with_suffix(".pairs.csv"), style.csv_text(pairs))
 
 

@@ -83,6 +83,16 @@ def test_more_seeds_of_the_same_methods_make_no_narrower_interval_across_them() 
     assert many["high"] - many["low"] > 0.85 * (few["high"] - few["low"]) > 0.5
 
 
+def test_a_long_title_leaves_the_legend_its_room() -> None:
+    frame = predict.correlations(planted(methods=5, ensembles=2, slope=1, offset=1))
+    figure = predict.draw(frame, "a long line about what is drawn here " * 3)
+    figure.draw_without_rendering()
+    (legend,) = figure.legends
+    title = figure._suptitle
+    assert title is not None
+    assert not title.get_window_extent().overlaps(legend.get_window_extent())
+
+
 @pytest.fixture(scope="module")
 def results(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Four ensembles of two members with matrices and what `bench theory` measures, on a few images."""

@@ -233,7 +233,7 @@ def stacks(
             "each: give fewer --columns or more --width"
         )
     lines = math.ceil(count / columns)
-    above = len(page.lines(titles, total)) * line_height(page.size)
+    above = len(page.lines(titles, free)) * line_height(page.size)
     under = math.ceil(len(names) / _legend_columns(names, page, total)) * 1.15 * line_height(page.less) + 0.1
     high = max(1.1 * len(parts) + 0.25, free / columns * height / width) + line_height(page.size)
     figure, axes = subplots(
@@ -250,7 +250,7 @@ def stacks(
             found.append(own)
         for axis in own if index >= count else ():
             axis.axis("off")
-    title(figure, page, *titles)
+    title(figure, page, *titles, room=free)
     return figure, found
 
 
@@ -343,9 +343,13 @@ def legend(
     )  # fmt: skip
 
 
-def title(figure: Figure, page: Page, *lines: str) -> None:
-    """Lines above the figure, wrapped to its width; none where the page has a caption instead."""
-    shown = page.lines(lines, figure.get_figwidth())
+def title(figure: Figure, page: Page, *lines: str, room: float | None = None) -> None:
+    """Lines above the figure; none where the page has a caption instead.
+
+    Args:
+        room: inches that they are wrapped to, where a legend stands beside them; otherwise all of the width.
+    """
+    shown = page.lines(lines, room or figure.get_figwidth())
     if shown:
         figure.suptitle("\n".join(shown), x=0.01, ha="left", fontsize=page.size, color=INK)
 
