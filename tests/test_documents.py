@@ -85,7 +85,8 @@ def counted(what: str, records: list[dict[str, object]]) -> str:
     """How many evaluations the archive holds; whole: every one of `make.sh`, on ten methods and three seeds."""
     columns = {(record["method"], record["seed"]) for record in records if record["kind"] not in ("craft",)}
     assert len(columns) == 30
-    assert len(records) == 30 * 23 + 3 * 5  # clean, 16 rows, a matrix, 5 black boxes; the images of 3 surrogates
+    table = 30 * 23 + 3 * 5  # clean, 16 rows, a matrix, 5 black boxes; the images of 3 surrogates
+    assert len(records) == table + 30 * 6 + 30 * 11  # the close look; diversity, five radii with and without a target
     return str({"evaluations": len(records)}[what])
 
 
@@ -151,18 +152,37 @@ def test_what_the_sentences_on_the_digits_conclude_follows_from_the_table() -> N
         assert sum(means[name] > means["TRS"] for name in means) >= 4
     audit = (DIGITS / "audit.txt").read_text()
     for seed in range(3):
-        assert re.search(rf"│ adp +│ digits │ {seed} +│ blackbox ε = 0.15 │ black-box-stronger", audit)
+        assert re.search(rf"│ adp +│ digits │ {seed} +│ blackbox ε = 0.15 +│ black-box-stronger", audit)
+    page = (ROOT / "docs" / "audit.md").read_text()
+    (told,) = re.findall(r"verdicts: (\d+) believed, (\d+) not checked enough, (\d+) doubtful", audit)
+    believed, unchecked, doubtful = map(int, told)
+    assert (believed, doubtful) == (24, 6)
+    assert f"{believed} of {believed + doubtful} are *believed*" in page
+    assert unchecked == 20  # the seeds that were trained for the page on theory
+    for method, seed, evidence in (
+        ("adp", 2, "blackbox eps 0.15: 33.4 %, apgd_ce eps 0.15: 37.6 %"), ("cos_only", 0, "4 of 500 images"),
+        ("cos_only", 1, "4 of 500 images"), ("cos_only", 2, "pgd eps 0.1: 58.4 %; with 300 steps in all 55.8 %"),
+    ):  # fmt: skip
+        assert re.search(rf"│ {method} +│ digits │ {seed} +│ [^│]+│ [^│]+│ {re.escape(evidence)} +│", audit)
 
 
 def test_the_commands_of_the_reference_are_understood(tmp_path: Path) -> None:
     script = (DIGITS / "make.sh").read_text()
-    (of,) = re.findall(r'^of="(.*)"$', script, re.MULTILINE)
+    given = dict(re.findall(r'^(columns|of)="(.*)"$', script, re.MULTILINE))
+    given["of"] = given["of"].replace("$columns", given["columns"])
     lines = [line.strip() for line in script.splitlines() if line.strip().startswith("bench ")]
     assert len(lines) >= 8
     for line in lines:
-        line = (
-            re.sub(r"> .*$|\|\| true$", "", line).replace("$of", of).replace("$style", "csv").replace("$suffix", "csv")
-        )
+        line = re.sub(r"> .*$|\|\| true$", "", line)
+        stands_for = {
+            "$of": given["of"],
+            "$columns": given["columns"],
+            "$style": "csv",
+            "$suffix": "csv",
+            "$id": "4f0c1a",
+        }
+        for name, value in {"$(ids 0 4)": "4f0c1a", **stands_for}.items():
+            line = line.replace(name, value)
         words = [word for word in shlex.split(line.replace("$here", str(tmp_path)))[1:] if word != "$@"]
         if words[0] == "run":
             bench(*words, "--dry-run", "--results", tmp_path / "none")

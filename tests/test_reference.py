@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
 from in_process import bench
 
+from bench.report.plots import predict
 from bench.store import queries
 from bench.store.database import Database
 
@@ -69,3 +72,74 @@ def test_in_whatever_order_it_comes_the_leaderboards_are_the_same(tmp_path: Path
             assert (board[0]["method"], board[0]["rank"]) == ("trs", 1)
             assert len(board) == 10
             assert not any(row["provisional"] for row in board)
+
+
+def bound_lines(frame: pd.DataFrame, pairs: pd.DataFrame) -> Iterator[str]:
+    """Of docs/theory.md: of each method measured transfer and what Theorem 2 says, over pairs of all seeds."""
+    radii = (0.01, 0.1, 1.0)
+    yield "| method | " + " | ".join(f"ε {eps:g}: measured | at most" for eps in radii) + " | β |"
+    yield "|---|" + "---|---|" * len(radii) + "---|"
+    rough = pairs.groupby("method")["roughness"].mean()
+    targeted = frame[frame["attack"] != "untargeted"]
+    for (method, title), own in targeted.groupby(["method", "title"], sort=False):
+        cells = []
+        for eps in radii:
+            part = own[own["eps"] == eps]
+            measured = 100 * part["transferability"]
+            cells.append(f"{measured.mean():.1f} (up to {measured.max():.1f})" if measured.max() else "0")
+            told = 100 * part["upper_bound"][part["upper_bound"] < 1]
+            least, pairs = len(told), len(part)
+            some = "" if least == pairs else f" ({least} of {pairs})"
+            cells.append(f"{told.min():.1f} to {told.max():.1f}{some}" if least else "–")
+        yield f"| {title} | " + " | ".join([*cells, f"{rough[method]:.0f}"]) + " |"
+
+
+def predictor_lines(frame: pd.DataFrame) -> Iterator[str]:
+    """Of docs/theory.md: rank correlations with measured transfer, with 95 % intervals."""
+    yield "| what | across methods | within methods |"
+    yield "|---|---|---|"
+    for name, own in frame.groupby("predictor", sort=False):
+        by_scope = own.set_index("scope")
+        cells = [
+            f"{row['correlation']:.2f} [{row['low']:.2f}, {row['high']:.2f}]".replace("-", "−")
+            for row in (by_scope.loc[scope] for scope in ("across", "within"))
+        ]
+        yield f"| {predict.PREDICTORS[str(name)]} | " + " | ".join(cells) + " |"
+
+
+def test_the_numbers_of_the_page_on_theory_are_those_of_the_archive() -> None:
+    page = (REFERENCE.parents[2] / "docs" / "theory.md").read_text()
+    bounds = pd.read_csv(REFERENCE / "theory.csv")
+    assert "\n".join(bound_lines(bounds, pd.read_csv(REFERENCE / "predict.pairs.csv"))) in page
+    correlations = pd.read_csv(REFERENCE / "predict.csv")
+    assert "\n".join(predictor_lines(correlations)) in page
+    assert (bounds["lower_bound"].isna() & bounds["lower_bound_least"].isna()).all()  # Theorem 1 never applies
+    untargeted = bounds[bounds["attack"] == "untargeted"]
+    assert not (untargeted["upper_bound"] < 1).any()
+    assert len(bounds) == 3_000
+    for eps in (0.3, 1):
+        assert not (bounds["upper_bound"][bounds["eps"] == eps] < 1).any()
+    assert correlations["ensembles"].min() >= 50
+
+
+def test_the_archives_give_the_numbers_of_theory(tmp_path: Path) -> None:
+    for name in ("runs.zip", "more.zip"):
+        bench("db", "import", REFERENCE / name, "--results", tmp_path)
+    for kind in ("theory", "predict"):
+        more = ("-m", "paper", "-m", "ece") if kind == "theory" else ()
+        bench("plot", kind, *more, "--dataset", "digits", "-o", tmp_path / f"{kind}.svg", "--results", tmp_path)
+    for name in ("theory.csv", "predict.csv", "predict.pairs.csv"):
+        assert (tmp_path / name).read_text() == (REFERENCE / name).read_text()
+
+
+def test_the_weights_of_authors_give_the_table_beside_their_archive(tmp_path: Path) -> None:
+    authors = REFERENCE.parent / "authors"
+    bench("db", "import", authors / "runs.zip", "--results", tmp_path)
+    names = ("-m", "DVERGE, authors", "-m", "baseline of DVERGE", "-d", "cifar10", "--limit", 1000)
+    told = bench("table", "core", *names, "--format", "markdown", "--results", tmp_path)
+    assert told == (authors / "core.md").read_text()
+    audit = bench("audit", "--results", tmp_path)
+    page = (REFERENCE.parents[2] / "docs" / "audit.md").read_text()
+    assert "1 doubtful, 1 not checked enough, 1 believed" in audit
+    assert "13 of 200 images" in audit
+    assert "break 13\nimages" in page

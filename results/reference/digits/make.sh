@@ -1,10 +1,21 @@
 #!/bin/sh
 # The reference results on digits: train, attack, then write tables and figures beside this file.
-# Needs the built-in images only; an hour and a half on one core, and goes on after an interruption.
+# Needs the built-in images only; three hours on one core, and goes on after an interruption.
 set -eu
 here=$(cd "$(dirname "$0")" && pwd)
-of="--method paper --method ece --dataset digits --seeds 0-2"
+columns="--method paper --method ece --dataset digits"
+of="$columns --seeds 0-2"
+# Ids of the runs of these seeds, first and last.
+print_ids='import json, sys; print(*[run["id"] for run in json.load(sys.stdin) if int(sys.argv[1]) <= run["seed"] <= int(sys.argv[2])])'
+ids() { bench list runs --json | python3 -c "$print_ids" $1 $2; }
+
 bench run $of --suite full --threads 1 "$@"
+# Two more ensembles a column, for what theory predicts, then a close look at each of the first three.
+bench run $columns --seeds 3-4 --suite figure3-digits --threads 1 "$@"
+bench theory $(ids 0 4) --threads 1 > /dev/null
+for id in $(ids 0 2); do
+  bench audit $id --deep --threads 1 > /dev/null || true
+done
 
 for style in markdown latex csv; do
   suffix=$(echo $style | sed 's/markdown/md/; s/latex/tex/')
@@ -14,6 +25,9 @@ done
 bench heatmap $of --suite core -o "$here/transferability.png" > /dev/null
 bench plot budget $of --suite core -o "$here/budget.png"
 bench plot blackbox $of -o "$here/blackbox.png"
+bench plot theory $columns -o "$here/theory.png"
+bench plot predict --dataset digits -o "$here/predict.png"
 bench audit > "$here/audit.txt" || true
-bench db export -o "$here/runs.zip" --no-weights
+bench db export -o "$here/runs.zip" --no-weights $(ids 0 2) $(ids 1000000 1999999)  # surrogates too
+bench db export -o "$here/more.zip" --no-weights --seeds 3-4
 bench db export -o "$here/weights.zip" --seeds 0
