@@ -288,6 +288,7 @@ def test_table_and_status_are_unhurt(ran: tuple[Path, dict[str, Any]], installed
         ("attack_third", "runs", "RuntimeError: the third batch (attacks.py:"),
         ("data_untold", "has title", "Untold does not say its title"),
         ("data_flat", "has a shape", "not 64"),
+        ("data_radius", "has radii", "not 0.1"),
         ("data_raises", "runs", "cannot be read (KeyError: 'no images here')"),
         ("model_raises", "runs", "IndexError: no layer 7 (others.py:"),
         ("model_few", "runs", "a tensor (4, 3)"),

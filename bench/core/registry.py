@@ -149,6 +149,10 @@ def _check_class(entry: Registered, plugin: type[Any]) -> None:
         if not isinstance(shape, tuple) or len(shape) != 3 or not all(type(size) is int and size > 0 for size in shape):
             told = f"its shape is (channels, height, width), not {shape!r}"
             raise PluginError("has a shape", f"{entry.label}: {told}")
+    eps = getattr(plugin, "eps", ()) if entry.kind == "datasets" else ()
+    if not isinstance(eps, tuple) or not all(type(value) in (int, float) and value > 0 for value in eps):
+        told = f"its eps is a tuple of radii above 0, such as (8 / 255,), not {eps!r}"
+        raise PluginError("has radii", f"{entry.label}: {told}")
     for attribute, allowed in ALLOWED.get(entry.kind, {}).items():
         if (value := getattr(plugin, attribute)) not in allowed:
             told = f"its {attribute} is {' or '.join(map(repr, allowed))}, not {value!r}"

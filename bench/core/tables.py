@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 
 from bench.core import places, prepared, registry
 from bench.core.errors import BenchError, unknown_name
-from bench.core.numbers import shown
+from bench.core.numbers import parse_number, shown
 from bench.core.specs import Config
 
 PACKAGE = Path(__file__).resolve().parent.parent
@@ -82,7 +82,8 @@ def compose(path: Path, note: Note = lambda origin, table, own: None) -> Found:
     if adds:
         table = _read(built_in)
         note(BUILT_IN, table, table)
-    found = prepared.tables(places.data_folder())
+    there_are = prepared.tables(places.data_folder())
+    found = {name: there for name, there in there_are.items() if name not in registry.BUILT_IN_DATASETS}
     for name, there in found.items():
         add(table, here := {"datasets": {name: there.table}})
         note(str(there.path), table, here)
@@ -91,7 +92,7 @@ def compose(path: Path, note: Note = lambda origin, table, own: None) -> Found:
     _add_plugins(table, note)
     for name in found:  # behind the others, wherever these are from
         table["datasets"][name] = table["datasets"].pop(name)
-    _complete(table, note)
+    _complete(table, note, alone=not adds and path != built_in)
     return Found(table, path, adds)
 
 
@@ -179,10 +180,11 @@ def _add_plugins(table: Table, note: Note) -> None:
     note("a suite for any data set", table, {})
 
 
-def _complete(table: Table, note: Note) -> None:
+def _complete(table: Table, note: Note, *, alone: bool) -> None:
     """What data sets have that no file says: recipes for any data set, and the budgets of one that they are like.
 
-    Tables of a wrong shape are left as they are, for `Config` to refuse.
+    Settings of methods are part of a training's id. So a data set for which a file that stands `alone` has a recipe
+    keeps those that this file gives it. Tables of a wrong shape are left as they are, for `Config` to refuse.
     """
     datasets = table["datasets"]
     recipes = _tables(table.get("recipes"))
@@ -198,7 +200,7 @@ def _complete(table: Table, note: Note) -> None:
                 recipes[recipe][name] = {"extends": ANY}
         note(f"any data set: recipes.NAME.{ANY}", table, {})
         if traits := _traits(dataset):
-            _budgets(table, name, traits, note)
+            _budgets(table, name, traits, note, methods=not (alone and named))
 
 
 class _Traits(NamedTuple):
@@ -219,11 +221,19 @@ def _traits(dataset: Table) -> _Traits | None:
     like = dataset.get("like") or cls.like or (plugin if plugin in registry.BUILT_IN_DATASETS else "")
     if not like and isinstance(shape, list | tuple) and shape:
         like = "mnist" if shape[0] == 1 else "cifar10"
-    return _Traits(str(like), list(dataset.get("eps") or cls.eps))
+    return _Traits(str(like), _radii(dataset.get("eps") or cls.eps))
 
 
-def _budgets(table: Table, name: str, traits: _Traits, note: Note) -> None:
-    """Budgets of a data set, and settings of methods on it, wherever the table has none for it."""
+def _radii(said: Any) -> list[float]:
+    """Radii as numbers; none where they are something else, which `Config` refuses."""
+    try:
+        return [float(parse_number(value)) for value in said] if isinstance(said, list | tuple) else []
+    except (TypeError, ValueError, OverflowError):
+        return []
+
+
+def _budgets(table: Table, name: str, traits: _Traits, note: Note, *, methods: bool) -> None:
+    """Budgets of a data set, and settings of methods on it if asked for, wherever the table has none for it."""
 
     def fill(place: Any, own: Any = None) -> None:
         if isinstance(place, dict) and name not in place:
@@ -253,7 +263,7 @@ def _budgets(table: Table, name: str, traits: _Traits, note: Note) -> None:
     for place in (matrix.get("budgets"), blackbox.get("budgets"), certify.get("sigma"), certify.get("radii")):
         fill(place)
     fill(theory.get("budgets"))
-    for method in _tables(table.get("methods")).values():
+    for method in _tables(table.get("methods")).values() if methods else ():
         fill(method.get("datasets"))
     note(f"as on {traits.like}", table, {})
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from bench.core import config, registry, tables
+from bench.core import config, prepared, registry, tables
 from bench.core.errors import BenchError
 from bench.core.toml_text import leaves, written
 from bench.data.base import Dataset
@@ -98,6 +98,20 @@ def test_a_whole_file_from_before_stands_alone_unless_it_says_otherwise(tmp_path
     assert "budget" in config.load(write(tmp_path, f'include = "default"\n{cut}')).config.suites
 
 
+def test_a_data_set_of_a_file_that_stands_alone_keeps_its_ids(tmp_path: Path) -> None:
+    """Nothing is taken over from another data set where the file itself says how it is trained."""
+    own = '[datasets.halves]\nplugin = "mnist"\nsuite = "core"\nrecipe = "own"\n'
+    own += '[recipes.own.halves]\nmodel = "lenet"\nepochs = 3\n[datasets.others]\nplugin = "mnist"\nsuite = "core"\n'
+    loaded = config.load(write(tmp_path, BUILT_IN.read_text(encoding="utf-8") + own))
+    dverge = loaded.config.methods["dverge"]
+    assert "halves" not in dverge.datasets
+    assert select.run_spec(loaded, Selection(dataset="halves"), "dverge", 0).settings["eps"] == dverge.settings.get(
+        "eps", registry.load("methods", "dverge").eps
+    )
+    assert dverge.datasets["others"] == dverge.datasets["mnist"]
+    assert loaded.config.attacks["pgd"].budgets["halves"] == loaded.config.attacks["pgd"].budgets["mnist"]
+
+
 def test_a_file_that_includes_nothing_must_be_whole(tmp_path: Path) -> None:
     with pytest.raises(BenchError, match=r"bench.toml: recipes: Field required \(and 2 more\)"):
         config.load(write(tmp_path, 'include = "nothing"\n[methods.ece]\nplugin = "ece"\n'))
@@ -153,6 +167,25 @@ def test_bench_toml_has_the_last_word_on_a_strangers_data_set(plugins: None, tmp
     config_ = config.load(write(tmp_path, text)).config
     assert config_.theory.budgets["grey"] == config_.theory.budgets["digits"]
     assert (config_.attacks["bim"].budgets["colour"], config_.attacks["pgd"].budgets["colour"]) == ((0.1,), (1 / 255,))
+
+
+def test_radii_are_compared_as_numbers(plugins: None, tmp_path: Path) -> None:
+    config_ = config.load(write(tmp_path, '[datasets.colour]\neps = ["8/255", "16/255"]\n')).config
+    assert config_.matrix.budgets["colour"] == 16 / 255
+
+
+@pytest.mark.parametrize("said", ["0.1", "['a', 1]", "[[0.1]]", "'8/255'"])
+def test_radii_of_a_wrong_type_are_one_line(said: str, plugins: None, tmp_path: Path) -> None:
+    with pytest.raises(BenchError, match=r"bench.toml: datasets.colour.eps"):
+        config.load(write(tmp_path, f"[datasets.colour]\neps = {said}\n"))
+
+
+def test_pictures_under_the_name_of_a_built_in_data_set_change_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    there = prepared.There({"plugin": "prepared"}, tmp_path / "dataset.json")
+    monkeypatch.setattr(prepared, "tables", lambda data: {"digits": there})
+    assert config.load(write(tmp_path, "")).config.datasets["digits"].plugin == "digits"
 
 
 def test_a_recipe_for_any_data_set_is_used_where_it_has_none(plugins: None, tmp_path: Path) -> None:

@@ -29,6 +29,18 @@ class Flat(Dataset):
 
 
 @dataclass(frozen=True)
+class Radius(Dataset):
+    """One radius where several are listed."""
+
+    title = "radius"
+    classes = 2
+    shape = (1, 8, 8)
+    mean = (0.5,)
+    std = (0.5,)
+    eps = 0.1  # type: ignore[assignment]
+
+
+@dataclass(frozen=True)
 class DataRaises(Dataset):
     """Fails while it is read."""
 
