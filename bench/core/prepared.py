@@ -21,6 +21,7 @@ PLUGIN = "prepared"
 FORMAT = 1
 NAME = re.compile(r"[a-z0-9][a-z0-9_-]{0,63}")
 DESCRIPTION = "dataset.json"
+LONGEST = 200  # letters of the name of a class
 
 Unit = Annotated[float, Field(ge=0, le=1)]
 Size = Annotated[int, Field(ge=1, le=BATCH)]
@@ -35,7 +36,7 @@ class Description(Spec):
     """
 
     format: int = Field(ge=1, le=FORMAT)
-    classes: tuple[Annotated[str, Field(min_length=1, max_length=200)], ...] = Field(min_length=2)
+    classes: tuple[Annotated[str, Field(min_length=1, max_length=LONGEST)], ...] = Field(min_length=2)
     shape: tuple[Size, Size, Size]
     mean: tuple[Unit, ...]
     std: tuple[Unit, ...]

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from bench.core.errors import BenchError, cause
 from bench.core.lazy import torch
+from bench.core.prepared import LONGEST
 from bench.core.seeds import generator
 
 if TYPE_CHECKING:
@@ -170,6 +171,7 @@ def _unreadable(path: Path, error: Exception) -> BenchError:
 
 def _folder(folder: Path, size: Size | None, colour: bool, classes: Sequence[str] | None, tell: Tell) -> Pictures:
     files = _files(folder)
+    _check_names(folder, [*files])
     if classes is not None and tuple(files) != tuple(classes):
         raise _other_classes(folder, files, classes)
     listed = [(path, label) for label, name in enumerate(files) for path in files[name]]
@@ -221,6 +223,15 @@ def _empty(count: int, shape: Sequence[int]) -> Tensor:
         ) from error
 
 
+def _check_names(path: Path, names: Sequence[str]) -> None:
+    """Names of classes tell them apart and fit a line."""
+    odd = next((name for name in names if not 1 <= len(name) <= LONGEST), None)
+    if odd is not None:
+        raise BenchError(f"{path}: a class is called {odd[:40]!r}; names of classes have 1 to {LONGEST} letters")
+    if twice := next((name for place, name in enumerate(names) if name in names[:place]), None):
+        raise BenchError(f"{path}: two classes are called {twice!r}")
+
+
 def _other_classes(path: Path, found: Sequence[str] | dict[str, Any], classes: Sequence[str]) -> BenchError:
     odd = sorted({*found} ^ {*classes})
     which = f"{odd[0]!r} is a class of one of them only" if odd else "they are in another order"
@@ -270,10 +281,15 @@ def _arrays(
     if given is not None and labels.dtype.kind in "iu" and found.min() >= 0 and found.max() < len(given):
         texts, known = np.array([given[label] for label in labels]), given
     else:
-        texts, known = labels.astype(str), [str(value) for value in found]
+        try:
+            texts = labels.astype(str)
+        except UnicodeDecodeError as error:
+            raise BenchError(f"{path}: {wanted[1]} are bytes that are no text; save them as text or numbers") from error
+        known = [str(value) for value in (np.unique(texts) if labels.dtype.kind == "S" else found)]
+    _check_names(path, known)
     if classes is None and len(known) < 2:
         raise BenchError(f"{path}: all {wanted[1]} are {known[0]!r}; there are two classes or more")
-    if classes is not None and {*map(str, found)} - {*classes} and given is None:
+    if classes is not None and given is None and {*known} - {*classes}:
         raise _other_classes(path, known, classes)
     places = {name: index for index, name in enumerate(classes or known)}
     if missing := next((text for text in texts if text not in places), None):

@@ -195,6 +195,25 @@ def test_bad_arrays_are_one_line(given: dict[str, object], words: str, tmp_path:
     assert words in refused("prepare", "mine", "--from", "a.npz")
 
 
+@pytest.mark.parametrize(
+    ("names", "words"),
+    [(["a", ""], "a class is called ''"), (["a", "x" * 300], "have 1 to 200 letters"), (["a", "a"], "are called 'a'")],
+)
+def test_names_that_no_class_can_have_are_one_line(names: list[str], words: str, tmp_path: Path) -> None:
+    images = np.zeros((4, 8, 8), "uint8")
+    arrays(tmp_path / "a.npz", images=images, labels=np.arange(4) % 2, classes=np.array(names))
+    assert words in refused("prepare", "mine", "--from", "a.npz")
+
+
+def test_labels_may_be_bytes_that_are_text(tmp_path: Path) -> None:
+    images = np.zeros((4, 8, 8), "uint8")
+    file = arrays(tmp_path / "a.npz", images=images, labels=np.array([b"cat", b"ant", b"cat", b"ant"]))
+    train, _, _ = pictures.read(file, None, None, print)
+    assert train.classes == ("ant", "cat")
+    arrays(tmp_path / "b.npz", images=images, labels=np.array([b"\xff", b"a", b"\xff", b"a"]))
+    assert "bytes that are no text" in refused("prepare", "mine", "--from", "b.npz")
+
+
 def test_a_file_of_another_kind_is_one_line(tmp_path: Path) -> None:
     (tmp_path / "a.npz").write_text("no")
     assert "a.npz is no .npz" in refused("prepare", "mine", "--from", "a.npz")
