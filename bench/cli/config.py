@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -29,7 +30,7 @@ def command(name: str | None, changes: tuple[str, ...], as_json: bool, data: Pat
     one: its tables are merged with those, its values win, its lists replace. With `include = "nothing"` as its first
     line it stands alone. Data sets of plug-ins, and those of pictures of one's own, have a table too.
 
-    KEY is a part of it, such as recipes.quick or methods.trs.lambda_a.
+    KEY is a part of it, such as recipes.quick or methods.trs.lambda_a; of a setting that no file gives, the default.
 
     \b
     Examples:
@@ -41,7 +42,7 @@ def command(name: str | None, changes: tuple[str, ...], as_json: bool, data: Pat
     from bench.core import config
 
     config.load(changes=changes)  # says what is wrong with it
-    found = config.explained(changes=changes)
+    found = _with_default(config.explained(changes=changes), name)
     part, above = _part(found, name)
     if as_json:
         origins = {".".join(place): origin for place, origin in found.origins.items() if place[: len(above)] == above}
@@ -50,6 +51,26 @@ def command(name: str | None, changes: tuple[str, ...], as_json: bool, data: Pat
         return
     for line in _lines(found, part, above, changes):
         say(line)
+
+
+def _with_default(found: Explained, name: str | None) -> Explained:
+    """With the setting of a plug-in that `name` asks for, where no file gives it."""
+    from bench.core import registry
+    from bench.core.settings import defaults
+    from bench.core.toml_text import leaves
+
+    kind, _, rest = (name or "").partition(".")
+    key, _, word = rest.partition(".")
+    own = found.table.get(kind, {}).get(key) if kind in registry.KINDS else None
+    if not isinstance(own, dict) or word in own:
+        return found
+    known = defaults(registry.load(kind, own["plugin"]))
+    if word not in known:
+        return found
+    own[word] = known[word]
+    told = f"default of the plug-in {own['plugin']!r}"
+    places = {place: told for place, _ in leaves({word: known[word]}, (kind, key))}
+    return replace(found, origins={**found.origins, **places})
 
 
 def _part(found: Explained, name: str | None) -> tuple[Any, tuple[str, ...]]:
@@ -71,6 +92,9 @@ def _lines(found: Explained, part: Any, above: tuple[str, ...], changes: tuple[s
     def origin(place: tuple[str, ...]) -> str:
         return found.origins[place]
 
+    if part is None:  # of which TOML has none
+        yield f"# {'.'.join(map(key, above))} is none: {origin(above)}"
+        return
     if above and (not isinstance(part, dict) or not part):
         yield f"{'.'.join(map(key, above))} = {literal(part)}  # {origin(above)}"
         return

@@ -86,6 +86,15 @@ def _adapter(plugin: type[Any]) -> TypeAdapter[Any]:
     return TypeAdapter(plugin)
 
 
+def defaults(plugin: type[Any]) -> dict[str, Any]:
+    """The settings of a plug-in that need not be given, as they are then.
+
+    Raises:
+        BenchError: one cannot be made.
+    """
+    return _defaults({field.name: field for field in dataclasses.fields(plugin) if field.init}, plugin.__qualname__)
+
+
 def _defaults(fields: dict[str, dataclasses.Field[Any]], where: str) -> dict[str, Any]:
     """What a setting is when it is not given."""
     found = {}

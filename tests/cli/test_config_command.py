@@ -9,6 +9,8 @@ from pathlib import Path
 import pytest
 from in_process import bench, refused
 
+from bench.core import registry
+
 
 @pytest.fixture(autouse=True)
 def own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
@@ -30,6 +32,18 @@ def test_a_part_is_printed_with_origins(own: Path) -> None:
     assert "lr = 0.01  # --set" in lines
     assert 'model = "digits_cnn"  # built-in' in lines
     assert bench("config", "recipes.quick.digits.epochs") == f"recipes.quick.digits.epochs = 4  # {own}\n"
+
+
+def test_a_setting_that_no_file_gives_is_told_at_its_default() -> None:
+    value = registry.load("methods", "trs").lambda_a
+    told = "default of the plug-in 'trs'"
+    assert bench("config", "methods.trs.lambda_a") == f"methods.trs.lambda_a = {value!r}  # {told}\n"
+    assert bench("config", "attacks.mora.temperature") == (
+        "# attacks.mora.temperature is none: default of the plug-in 'mora'\n"
+    )
+    assert json.loads(bench("config", "methods.trs.lambda_a", "--json"))["origins"] == {"methods.trs.lambda_a": told}
+    changed = bench("config", "methods.trs.lambda_a", "--set", "methods.trs.lambda_a=5")
+    assert changed == "methods.trs.lambda_a = 5  # --set\n"
 
 
 def test_everything_is_a_bench_toml_that_gives_the_same(own: Path) -> None:
