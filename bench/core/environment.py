@@ -55,7 +55,7 @@ def differences(then: Mapping[str, Any], now: Mapping[str, Any]) -> tuple[str, .
 def other_weights(then: Mapping[str, Any], now: Mapping[str, Any]) -> str:
     """That a training again gave other weights, what explains it as far as the two records tell, and what would not."""
     found = differences(then, now)
-    why = ", ".join(found) or "the records name no reason: device, threads and torch are the same"
+    why = ", ".join(found) or "the records name no reason: device, threads, torch and passes are the same"
     threads = _bits_of(then)["threads"]
     advice = f"; --threads {threads} trains as before" if found and threads != _bits_of(now)["threads"] else ""
     return f"training again gave other weights than before ({why}{advice})"
@@ -76,6 +76,7 @@ def _bits_of(record: Mapping[str, Any]) -> dict[str, Any]:
         "instructions": record.get("cpu_capability"),
         "threads": record.get("threads"),
         "torch": (record.get("packages") or {}).get("torch"),
+        "passes": "compiled" if record.get("compiled") else "usual",
     }
     on_gpu = _kind(record) not in (None, "cpu")
     gpu = {"GPU": (record.get("gpus") or [None])[0], "CUDA": record.get("cuda"), "cuDNN": record.get("cudnn")}

@@ -6,6 +6,7 @@ import contextlib
 import time
 import traceback
 import uuid
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -128,14 +129,15 @@ def train(run: RunSpec, place: Workplace, progress: Progress) -> Path:
     method.fit(trainer)
     tensors = weights_of(ensemble)
     weights_digest = checkpoint.digest(tensors)
-    _refuse_others(run, place, weights_digest)
+    compiled = compiling is not None and not compiling.refused
+    _refuse_others(run, weights_digest, environment.describe(place.device) | {"compiled": compiled}, place)
     metadata = weights_metadata(run, fusion=ensemble.fusion, activation=method.activation)
     checkpoint.save(folder.weights, tensors, metadata)
     shared = trained(run, ensemble, place, activation=method.activation, digest=weights_digest)
     if can_capture:
         shared["environment"]["captured"] = trainer.captured
     if place.compile != "off":
-        shared["environment"]["compiled"] = compiling is not None and not compiling.refused
+        shared["environment"]["compiled"] = compiled
     notes = [*_notes(trainer, dataset.classes), *trainer.notes]
     if folder.imported.exists() and not folder.record.exists():
         provenance.note_attempt(folder, shared["attempt_id"])
@@ -166,7 +168,7 @@ def _compiles(run: RunSpec, place: Workplace) -> bool:
     return place.compile == "on"
 
 
-def _refuse_others(run: RunSpec, place: Workplace, digest: str) -> None:
+def _refuse_others(run: RunSpec, digest: str, now: Mapping[str, Any], place: Workplace) -> None:
     """Weights that were lost and trained again must be those that the recorded evaluations were made on."""
     path = place.run(run.run_id).record
     if not path.exists():
@@ -174,7 +176,7 @@ def _refuse_others(run: RunSpec, place: Workplace, digest: str) -> None:
     record = read_json(path)
     before = record.get("weights_digest")
     if before is not None and before != digest:
-        told = environment.other_weights(record.get("environment") or {}, environment.describe(place.device))
+        told = environment.other_weights(record.get("environment") or {}, now)
         raise JobError(
             f"{told}, so the recorded evaluations are of an ensemble that is lost; delete {path.parent} and "
             f"`bench db rebuild` to start over"

@@ -160,6 +160,8 @@ def test_what_decides_the_last_bits_is_compared_where_both_records_say_it() -> N
     assert environment.differences(gpu, gpu | {"device": "cuda", "gpus": ["B"]}) == ("GPU A then, B now",)
     assert environment.differences(gpu | {"device": "cpu"}, gpu | {"device": "cpu", "gpus": ["B"]}) == ()
     assert environment.differences(gpu | {"device": "cpu"}, gpu) == ("device cpu then, cuda now",)
+    assert environment.differences(now | {"compiled": True}, now) == ("passes compiled then, usual now",)
+    assert environment.differences(now | {"compiled": False}, now) == ()
 
 
 def test_a_gpu_repeats_its_bits_only_where_that_was_asked_for_and_could_be() -> None:
