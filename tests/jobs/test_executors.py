@@ -275,11 +275,14 @@ def test_slots_are_gpus_or_one_thread_each(tmp_path: Path, monkeypatch: pytest.M
     assert {slot.place.device for slot in slots} == {"cuda"}
     with pytest.raises(BenchError, match="no GPU '2'"):
         local._slots(Setting(place, Silent(), gpus=("2",)))
-    monkeypatch.setattr(os, "sched_getaffinity", lambda pid: set(range(8)))
+    monkeypatch.setattr(local, "cores", lambda: 8)
+    monkeypatch.setattr(local, "free_memory", lambda: None)
     assert [slot.threads for slot in local._slots(Setting(place, Silent(), workers=3))] == [1, 1, 1]
     assert [slot.threads for slot in local._slots(Setting(place, Silent(), workers=3, threads=2))] == [2, 2, 2]
     assert len(local._slots(Setting(place, Silent()))) == 8
     assert len(local._slots(Setting(place, Silent(), threads=2))) == 4
+    monkeypatch.setattr(local, "free_memory", lambda: 3 * local.MEMORY)
+    assert len(local._slots(Setting(place, Silent()))) == 3  # an executor that was named has no more than the usual one
 
 
 def test_two_ray_nodes_without_a_shared_disk_survive_the_loss_of_one(

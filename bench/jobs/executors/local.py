@@ -216,9 +216,13 @@ def usual_workers(jobs: int, seconds: float, threads: int | None = None) -> int:
 
     A worker takes seconds to start, so that there is one for each `WORTH` of the `seconds` that all jobs take, no more.
     """
+    return max(1, min(jobs, _room(threads or 1), math.ceil(seconds / WORTH)))
+
+
+def _room(threads: int) -> int:
+    """Workers of so many threads for which there are cores and memory; 1 at least."""
     memory = free_memory()
-    room = jobs if memory is None else memory // MEMORY
-    return max(1, min(jobs, cores() // (threads or 1), room, math.ceil(seconds / WORTH)))
+    return max(1, min([cores() // threads, *([] if memory is None else [memory // MEMORY])]))
 
 
 def _slots(setting: Setting) -> list[Slot]:
@@ -235,7 +239,7 @@ def _slots(setting: Setting) -> list[Slot]:
             for number in range(setting.per_gpu)
         ]
     threads = setting.threads or 1
-    workers = setting.workers or max(1, cores() // threads)
+    workers = setting.workers or _room(threads)
     place = dataclasses.replace(setting.place, device="cpu")
     return [Slot(f"worker {number + 1}", place, threads) for number in range(workers)]
 
