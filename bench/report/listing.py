@@ -39,6 +39,8 @@ def print_listing(
     """
     texts = [[cell if isinstance(cell, Text) else Text(str(cell)) for cell in row] for row in rows]
     kept = [place for place in range(len(heads)) if any(row[place].plain for row in texts)]
+    if not kept:  # there is nothing to be read
+        return
     everything = list(kept)
     while (widths := _widths(heads, texts, kept, out.width)) is None:
         least = max(kept, key=lambda place: heads[place].rank)

@@ -69,6 +69,13 @@ def test_a_column_without_any_text_is_left_out() -> None:
     assert "empty" not in printed(80, [Head("name"), Head("empty")], [["a", ""], ["b", ""]])
 
 
+@pytest.mark.parametrize("rows", [[], [["", ""]]])
+def test_a_list_without_any_text_prints_nothing(rows: list[list[str]]) -> None:
+    out = PlainConsole(width=80, file=io.StringIO())
+    print_listing([Head("name"), Head("empty")], rows, out)
+    assert out.file.getvalue() == ""
+
+
 @pytest.mark.parametrize(("width", "cell"), [(240, "12.5 [10.0, 15.0]"), (80, "12.5"), (80, "[10.0, 15.0]")])
 def test_a_matrix_puts_intervals_below_rates_where_there_is_little_room(width: int, cell: str) -> None:
     rates = np.full((3, 4), 12.5)
