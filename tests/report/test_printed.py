@@ -19,6 +19,7 @@ from small_results import FEW, QUICK
 
 from bench.core.errors import BenchError
 from bench.report import heatmap
+from bench.report.plots import style
 from bench.report.plots.style import FULL, PLAIN, SMALLEST, Page
 from bench.report.recipes import change_on_paper
 from bench.report.titles import symbol
@@ -196,3 +197,12 @@ def test_a_decision_boundary_fits_a_column(small_results: Path, tmp_path: Path) 
     bench("plot", "boundary", run, *plane, *page, "--results", small_results, "-o", tmp_path / "d.pdf")
     assert Pdf(tmp_path / "d.pdf").width == pytest.approx(3.25, abs=0.01)
     assert min(Pdf(tmp_path / "d.pdf").sizes) >= SMALLEST
+
+
+def test_a_page_that_labels_fill_is_refused_in_one_line() -> None:
+    page = Page(width=1.0)
+    with style.sheet(page):
+        figure, ((axis,),) = style.stacks(1, [], (), page, width=3, height=2, parts=(1.0,), most=1)
+        axis.set_yticks([0], ["a label that is much wider than an inch"])
+        with pytest.raises(BenchError, match="no room for panels on 1 inches: give fewer --columns or more --width"):
+            style.fit(figure, page)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import math
 import textwrap
+import warnings
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -262,10 +263,20 @@ def outer(axis: Axes, y: str) -> None:
 
 
 def fit(figure: Figure, page: Page) -> Figure:
-    """The finished figure with labels in lines no longer than the panels' sides, and only ticks that have room."""
+    """The finished figure with labels in lines no longer than the panels' sides, and only ticks that have room.
+
+    Raises:
+        BenchError: what stands around the panels leaves nothing of them.
+    """
     from matplotlib.ticker import FixedLocator, FuncFormatter, MaxNLocator
 
-    figure.draw_without_rendering()
+    with warnings.catch_warnings():
+        warnings.filterwarnings("error", message="constrained_layout not applied")
+        try:
+            figure.draw_without_rendering()
+        except UserWarning as error:
+            told = f"labels leave no room for panels on {figure.get_figwidth():.3g} inches"
+            raise BenchError(f"{told}: give fewer --columns or more --width") from error
     for axis in figure.axes:
         box = axis.get_window_extent()
         width, height = box.width / figure.dpi, box.height / figure.dpi
