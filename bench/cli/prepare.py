@@ -13,7 +13,7 @@ import click
 from bench.cli.options import data_option
 from bench.cli.parameters import Budgets, Once, ParamType
 from bench.cli.say import say
-from bench.core import config, prepared, registry
+from bench.core import registry
 from bench.core.errors import BenchError
 from bench.core.numbers import shown
 
@@ -52,7 +52,7 @@ def _complete(context: click.Context, parameter: click.Parameter, incomplete: st
 
 def _known() -> list[str]:
     """Names of registered data sets, and of those prepared from pictures here."""
-    from bench.core import places
+    from bench.core import places, prepared
 
     plugins = [name for name in registry.entries("datasets") if name not in registry.NEED_SETTINGS]
     return [*plugins, *(path.parent.name for path in prepared.all_there(places.data_folder()))]
@@ -110,6 +110,7 @@ def _make(
     name: str, source: Path, test: Path | None, size: Size | None, eps: tuple[float, ...], folder: Path, tell: Tell
 ) -> None:
     """Lay pictures out as the data set `name`, and say what it is now."""
+    from bench.core import config, prepared
     from bench.data import pictures
     from bench.data.base import verify
     from bench.data.prepared import LaidOut
@@ -151,6 +152,7 @@ def _listed(names: list[str] | tuple[str, ...]) -> str:
 
 def _all(names: tuple[str, ...], folder: Path, tell: Tell) -> None:
     """Fetch and verify data sets that are known already."""
+    from bench.core import prepared
     from bench.data.base import verify
 
     # Unknown names are found before the first download starts.
@@ -185,7 +187,7 @@ def _all(names: tuple[str, ...], folder: Path, tell: Tell) -> None:
 
 def _dataset(name: str) -> Any:
     """A registered data set, or one prepared from pictures."""
-    from bench.core import places, settings
+    from bench.core import places, prepared, settings
     from bench.data.prepared import Prepared
 
     path = prepared.folder_of(places.data_folder(), name) / prepared.DESCRIPTION

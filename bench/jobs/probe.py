@@ -42,7 +42,6 @@ class Probe:
         self._plugin, self._method = ensembles.method_of(run)
         with seeds.isolated("probe"):
             self._ensemble = ensembles.fresh_ensemble(run, self._method, place).to(place.device)
-        self._splits = ensembles.splits_of(run, place, limit=None)
         self._training: float | None = None
         self._gradient: float | None = None
 
@@ -64,11 +63,13 @@ class Probe:
         """Seconds of the whole training."""
         if self._training is None:
             from bench.core.recorded import usual_recorder
+            from bench.jobs import ensembles
             from bench.training.captured import WARM, Replayed
             from bench.training.method import Batch, Method
             from bench.training.optim import make_optimizer
 
-            images, training = self._splits.train, self._run.training
+            images = ensembles.splits_of(self._run, self._place, limit=None).train
+            training = self._run.training
             joint = type(self._method).loss is not Method.loss
             parameters = list(self._ensemble.parameters())
             captured = self._place.capture and self._plugin.is_replayable()
@@ -119,11 +120,14 @@ class Probe:
 
     def attack(self, evaluation: EvaluationSpec) -> Span:
         """Seconds of one evaluation on the whole test set."""
+        from bench.jobs import ensembles
+
+        # Those of the job itself: no other images come to the device for this.
+        images = ensembles.splits_of(self._run, self._place, limit=evaluation.limit).test
         if self._gradient is None:
             from bench.attacks.batches import batch_size
 
             self._ensemble.eval().requires_grad_(False)
-            images = self._splits.test  # the jobs' own: no other ones come to the device for this
             usual = self._place.batch_size or batch_size(self._ensemble, images)
 
             def step(size: int) -> None:
@@ -134,7 +138,7 @@ class Probe:
             self._gradient = self._timed(step, images, usual, ATTACKED)
             self._ensemble.requires_grad_(True)
         looked_at = evaluation.settings.get("count") if evaluation.kind == "audit" else None
-        once = self._gradient * (looked_at or evaluation.limit or len(self._splits.test))
+        once = self._gradient * (looked_at or len(images))
         most = once * _passes(evaluation)
         leaves = evaluation.kind == "attack" and evaluation.stop == "first_success"
         return Span(min(once, most) if leaves else most, most)

@@ -66,7 +66,7 @@ def test_runs_travel_in_an_archive(results: Path, tmp_path: Path) -> None:
     assert runs[0] == runs[1]
     # Published values stand beside imported results as beside one's own.
     with Database(there / "bench.db").open() as db, db.read() as connection:
-        assert connection.exec_driver_sql("SELECT count(*) FROM reference").scalar() == 491
+        assert connection.exec_driver_sql("SELECT count(*) FROM reference").scalar() == 876
 
 
 def test_selectors_and_ids_choose_what_is_exported(results: Path, tmp_path: Path) -> None:

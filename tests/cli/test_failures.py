@@ -33,9 +33,9 @@ def test_a_failed_training_is_listed_and_shown_by_the_id_that_run_prints(tmp_pat
 
     code, text = command("list", "runs", *place)
     assert code == 0
-    (line,) = (line for line in text.splitlines() if told in line)
+    line, note = (line for line in text.splitlines() if told in line)
     assert "failed" in line
-    assert "loss term 'ce" in line
+    assert "loss term 'ce" in note
     (listed,) = json.loads(command("list", "runs", "--json", *place)[1])
     assert (listed["id"], listed["status"], listed["method"], listed["seed"]) == (told, "failed", "ece", 0)
     assert listed["model"] == "3 × digits_cnn"

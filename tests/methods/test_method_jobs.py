@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from bench.core import config, registry
-from bench.core.config import PACKAGE
+from bench.core.tables import PACKAGE
 from bench.experiment import select
 from bench.experiment.select import Selection
 from bench.experiment.spec import Job

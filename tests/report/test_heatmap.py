@@ -172,7 +172,8 @@ def test_heading_and_csv_name_the_images_that_count(
     small_results: Path, on_small: Callable[..., str], tmp_path: Path, rate: str, population: str
 ) -> None:
     told = on_small("heatmap", "--rate", rate, "-o", tmp_path / "h.svg")
-    assert f"population {population}, " in " ".join(told.split())
+    heads = {"all": "of all images", "correct_all": "of images that every member gets right"}
+    assert heads.get(population, "of images that source and target get right") in " ".join(told.split())
     words = {"all": "% of all images", "correct_all": "% of the images that all members get right"}
     picture = words_of(tmp_path / "h.svg")
     assert words.get(population, "% of the images that both get right") in picture

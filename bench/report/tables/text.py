@@ -117,11 +117,11 @@ def _cell(entry: CellText, *, stacked: bool) -> Text:
 
 def matrix_table(matrix: Matrix, *, width: int = 240) -> Table:
     """A transferability matrix for a terminal of so many letters: spreads stand below their rates in a narrow one."""
-    from rich.console import Console
+    from bench.report.console import console
 
-    wide = Console(width=10_000)
+    out = console()
     table = _matrix(matrix, " ")
-    return table if _width(table, wide, wide.options) <= width else _matrix(matrix, "\n")
+    return table if _width(table, out, out.options) <= width else _matrix(matrix, "\n")
 
 
 def _matrix(matrix: Matrix, between: str) -> Table:
