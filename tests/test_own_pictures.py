@@ -8,6 +8,9 @@ from pathlib import Path
 import pytest
 from in_process import bench
 from own_pictures import draw
+from torch import nn
+
+from bench import evaluate
 
 TINY = ("--model", "mine", "--set", "training.epochs=1", "--threads", "1")
 OWN = """
@@ -57,3 +60,15 @@ def test_from_a_folder_of_pictures_to_a_page(tmp_path: Path, monkeypatch: pytest
     assert record["config"]["dataset_settings"]["train"] == described["train"]
     bench("report", "-o", tmp_path / "site")
     assert "halves" in (tmp_path / "site" / "index.html").read_text()
+
+
+def test_a_few_pictures_are_enough_for_networks_of_ones_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("BENCH_CONFIG", "BENCH_DATA", "BENCH_RESULTS", "BENCH_DB"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.chdir(tmp_path)
+    draw(tmp_path / "images", 40)
+    bench("prepare", "halves", "--from", "images")
+    shape = json.loads((tmp_path / "data" / "prepared" / "halves" / "dataset.json").read_text())["shape"]
+    nets = [nn.Sequential(nn.Flatten(), nn.Linear(shape[0] * shape[1] * shape[2], 2)).eval() for _ in range(2)]
+    run = evaluate(nets, dataset="halves", attack="fgsm", eps=0.05, name="mine", threads=1, quiet=True)
+    assert list(run.table()["n"]) == [8, 8]

@@ -18,7 +18,7 @@ from bench.core.files import read_json, write_json
 from bench.core.identity import short, source_digest
 from bench.core.specs import Training
 from bench.core.tensors import set_aside
-from bench.data.base import Dataset, ImageSet
+from bench.data.base import Dataset, ImageSet, test_subset
 from bench.evaluation.chance import guessed
 from bench.experiment import select
 from bench.experiment.fields import fault_of
@@ -134,7 +134,8 @@ def adopt(
             warn(f"{weights} is damaged: {set_aside(weights)}, written again from the files given")
     facts = _facts(given.facts, place.run(run.run_id).record)
     said: dict[str, Any] = {"facts": facts} if facts else {}
-    test = ensembles.splits_of(run, place, limit=LOOK).test
+    test = ensembles.splits_of(run, place, limit=None).test
+    test = test.take(test_subset(run.dataset_plugin, len(test), LOOK))
     started, clock = ensembles.now(), time.perf_counter()
     notes = _first_look(ensemble.to(place.device).eval(), test, dataset, others=not networks)
     for note in notes:
