@@ -17,6 +17,7 @@ from bench.attacks.conditions import Conditions
 from bench.attacks.contract import Runnable
 from bench.attacks.judge import attack_images, evaluation_mode
 from bench.core.errors import BenchError, cause, unknown_name
+from bench.core.numbers import beyond_pixels
 from bench.core.precision import USUAL, OfPasses, Precision
 from bench.core.progress import Progress
 from bench.core.terms import Stop, Targets
@@ -319,6 +320,6 @@ def _budget(attack: Runnable, eps: float | None, c: float | None) -> float:
         raise BenchError(f"{name} needs its budget: give {kind}=…, such as {'8/255' if kind == 'eps' else '1'}")
     if not isinstance(budget, int | float) or not math.isfinite(budget) or budget < 0:
         raise BenchError(f"{kind} is a number of 0 or more, not {budget!r}")
-    if attack.norm == "linf" and budget > 1:
-        raise BenchError(f"eps is in units of the pixel range [0, 1], not {budget:g}: {budget:g}/255 is meant, perhaps")
+    if fault := beyond_pixels(attack.norm, budget):
+        raise BenchError(fault)
     return float(budget)

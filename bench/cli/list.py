@@ -32,13 +32,15 @@ RANKS = {"seconds": 9, "started": 8, "model": 7, "recipe": 6, "evaluations": 5, 
 
 @click.command("list", cls=Once)
 @click.argument(
-    "what", type=click.Choice(["methods", "attacks", "datasets", "models", "fusions", "recipes", "suites", "runs"])
+    "what",
+    metavar="KIND",
+    type=click.Choice(["methods", "attacks", "datasets", "models", "fusions", "recipes", "suites", "runs"]),
 )
 @click.option("--json", "as_json", is_flag=True, help="Print a list of objects.")
 @where
 def command(what: str, as_json: bool, results: Path, db: str | None) -> None:
-    """List methods, attacks, datasets, models, recipes or suites of bench.toml, fusion rules, or the runs of the
-    database, trainings that failed among them.
+    """List one KIND: methods, attacks, datasets, models, recipes or suites of bench.toml, fusions (rules), or the runs
+    of the database, trainings that failed among them.
 
     Plug-ins of other packages that bench.toml does not configure are listed too, with the package they come from and
     its version. One that cannot be used says why; `bench doctor --plugin NAME` says more.

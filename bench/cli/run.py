@@ -99,7 +99,7 @@ def command(
       bench run -m paper --dataset digits --workers 4                    four processes
       bench run -m paper --dataset cifar10 --gpus 0,1 --per-gpu 2        two on each of two GPUs
     """
-    if not (dry_run or quiet or as_json):  # what follows takes seconds: torch, the database
+    if given["methods"] and not (dry_run or quiet or as_json):  # what follows takes seconds: torch, the database
         told = f"{_asked(given)}: trains, attacks, prints the table"
         width = shutil.get_terminal_size().columns if sys.stdout.isatty() else len(told)
         say(textwrap.fill(told, width, break_long_words=False, break_on_hyphens=False))
@@ -167,7 +167,7 @@ def command(
 
 def _asked(given: Mapping[str, Any]) -> str:
     """`trs and ece on digits, recipe quick`: what was asked for, before anything is looked up."""
-    told = " and ".join(given["methods"]) or "no method"
+    told = " and ".join(given["methods"])
     told += f" on {given['dataset']}" if given["dataset"] else ""
     told += "".join(f", {name} {given[name]}" for name in ("recipe", "suite", "model") if given.get(name))
     attacks = ", ".join(given.get("attack") or ())

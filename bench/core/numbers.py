@@ -36,6 +36,13 @@ _brief.maxlevel, _brief.maxstring, _brief.maxother, _brief.maxlong = 3, 80, 80, 
 _brief.maxdict = _brief.maxlist = _brief.maxtuple = _brief.maxset = 4
 
 
+def beyond_pixels(norm: str | None, radius: float) -> str | None:
+    """What is wrong with a radius in a norm, None where nothing is: pixels lie in [0, 1], an ℓ∞ ball of 1 holds all."""
+    if norm != "linf" or radius <= 1:
+        return None
+    return f"eps is in units of the pixel range [0, 1], not {radius:g}: {radius:g}/255 is meant, perhaps"
+
+
 def read_number(text: str) -> float:
     """`0.03`, `1e-3` or `8/255`, rounded once; a text of any size is read or refused at once.
 

@@ -10,7 +10,7 @@ from pydantic import ValidationError
 from bench.core import registry, settings, versions
 from bench.core.config import Loaded
 from bench.core.errors import BenchError, unknown_name
-from bench.core.numbers import MEMBERS, shown
+from bench.core.numbers import MEMBERS, beyond_pixels, shown
 from bench.core.precision import possible
 from bench.core.specs import RecipeSpec, trained_and_watched
 from bench.core.terms import Split, Stop
@@ -367,6 +367,9 @@ def attack_rows(
                 f"attacks.{name}.budgets.{selection.dataset}, or give one with --eps or --c"
             )
     instance = settings.build(plugin, spec.settings, f"attacks.{name}")
+    for budget in budgets:
+        if fault := beyond_pixels(plugin.norm, budget):
+            raise BenchError(f"{name}: {fault}")
     stop: Stop = "last" if draws_a_member(run) else "first_success"
     limit = test_limit(loaded, selection)
     asked = spec.asked() | {"precision": possible(spec.precision, "first_success", asks_members=plugin.asks_members)}

@@ -20,6 +20,7 @@ from bench.attacks.fgsm import FGSM
 from bench.attacks.iterative import PGD
 from bench.attacks.judge import attack_images
 from bench.attacks.square import Square
+from bench.core.compat import import_torchvision
 from bench.core.errors import BenchError
 
 EPS = 0.1
@@ -189,10 +190,7 @@ def test_numbers_follow_from_the_geometry() -> None:
 
 
 def test_a_network_of_torchvision_is_attacked_with_its_normalisation() -> None:
-    try:
-        import torchvision
-    except (ImportError, RuntimeError) as error:  # its compiled part is of another torch
-        pytest.skip(f"torchvision does not load: {error}")
+    torchvision = import_torchvision()  # as docs/python.md says, where its compiled part is of another torch
     torch.manual_seed(0)
     normalise = torchvision.transforms.Normalize((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
     model = nn.Sequential(normalise, torchvision.models.resnet18(weights=None)).eval()

@@ -591,3 +591,27 @@ main.run(["run", "-m", "trs", "-m", "ece", "-d", "digits", "--recipe", "quick", 
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
     told = "trs and ece on digits, recipe quick: trains, attacks, prints the table []\n"
     assert done.stdout == told, done.stderr
+
+
+def test_a_run_without_a_method_promises_nothing(tmp_path: Path) -> None:
+    done = command("run", "-d", "digits", "--results", tmp_path)
+    assert done.code == 2
+    assert done.out == ""
+    assert "name a method, e.g. --method trs" in done.err
+
+
+def test_help_of_list_fits_a_narrow_terminal() -> None:
+    done = command("list")
+    assert done.code == 2
+    assert done.err.startswith("Usage: bench list [OPTIONS] KIND\n")
+    assert "datasets" in done.err
+    assert "'KIND': 'method' is not one of 'methods'" in command("list", "method").err
+
+
+def test_a_radius_in_pixel_steps_is_refused_before_anything_is_trained(tmp_path: Path) -> None:
+    asked = ("run", "-m", "ece", "-d", "digits", "--results", tmp_path, "--dry-run", "--attack")
+    done = command(*asked, "pgd", "--eps", "0.1,8")
+    assert done.code == 2
+    assert done.err == "Error: pgd: eps is in units of the pixel range [0, 1], not 8: 8/255 is meant, perhaps\n"
+    assert command(*asked, "pgd_l2", "--eps", "8").code == 0  # an l2 ball may be larger than a pixel
+    assert command(*asked, "cw", "--c", "8").code == 0
