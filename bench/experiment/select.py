@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -367,9 +368,7 @@ def attack_rows(
                 f"attacks.{name}.budgets.{selection.dataset}, or give one with --eps or --c"
             )
     instance = settings.build(plugin, spec.settings, f"attacks.{name}")
-    for budget in budgets:
-        if fault := beyond_pixels(plugin.norm, budget):
-            raise BenchError(f"{name}: {fault}")
+    check_radii(name, plugin.norm, budgets)
     stop: Stop = "last" if draws_a_member(run) else "first_success"
     limit = test_limit(loaded, selection)
     asked = spec.asked() | {"precision": possible(spec.precision, "first_success", asks_members=plugin.asks_members)}
@@ -390,6 +389,13 @@ def attack_rows(
         )
         for budget in budgets
     ]
+
+
+def check_radii(attack: str, norm: str | None, radii: Iterable[float]) -> None:
+    """Raises BenchError where a radius of an attack in this norm is larger than images are."""
+    for radius in radii:
+        if fault := beyond_pixels(norm, radius):
+            raise BenchError(f"{attack}: {fault}")
 
 
 def draws_a_member(run: RunSpec) -> bool:

@@ -89,6 +89,7 @@ def _check_attacks(loaded: Loaded, suite: str | None, attacks: tuple[str, ...], 
         BenchError: they are not, or a suite is named too.
     """
     from bench.core import registry
+    from bench.experiment.select import check_radii
 
     if not attacks:
         if any(budgets.values()):
@@ -104,6 +105,8 @@ def _check_attacks(loaded: Loaded, suite: str | None, attacks: tuple[str, ...], 
         if values and all(plugin.budget_name != kind for plugin in plugins.values()):
             of = plugins[attacks[0]].budget_name
             raise BenchError(f"the budget of {' and '.join(attacks)} is {of}: give --{of}")
+    for name, plugin in plugins.items():
+        check_radii(name, plugin.norm, budgets["eps"])
 
 
 def _usable(

@@ -194,3 +194,9 @@ def test_what_was_given_is_kept_as_it_was(digits_ensemble: Any) -> None:
     assert next(kept.parameters()).abs().sum() > 0
     with pytest.raises(BenchError, match=r"call bench\.evaluate with them again"):
         memory.Memory(networks="Net", structure="0" * 24).build(shape=(1, 8, 8), classes=10)
+
+
+def test_a_radius_in_pixel_steps_is_refused_before_anything_is_stored(digits_ensemble: Any, tmp_path: Path) -> None:
+    with pytest.raises(BenchError, match="not 8: 8/255 is meant, perhaps"):
+        bench.evaluate(list(digits_ensemble.members), **{**ASKED, "results": tmp_path, "name": "mine", "eps": 8})
+    assert not list(tmp_path.rglob("run.json"))
