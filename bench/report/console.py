@@ -58,7 +58,7 @@ def print_matrix(matrix: Matrix, out: Console) -> None:
     from bench.report import tables
 
     out.print(tables.matrix_heading(matrix), style="bold", soft_wrap=not out.is_terminal)
-    out.print(tables.matrix_table(matrix, width=out.width))
+    out.print(tables.matrix_table(matrix, out))
     for note in (matrix.remark, *matrix.notes):
         if note:
             out.print(f"Note: {note}", style="yellow", soft_wrap=not out.is_terminal)

@@ -47,9 +47,11 @@ def selections(draw: st.DrawFn) -> tuple[Selection, tuple[str, ...], str | None]
     asked: dict[str, Any] = {"suite": draw(st.none() | st.sampled_from(["core", "table1", "figure2"]))}
     if draw(st.booleans()):
         attacks = draw(st.lists(st.sampled_from([*ATTACKS["eps"], *ATTACKS["c"]]), min_size=1, unique=True).map(tuple))
-        budgets = st.lists(st.floats(1e-9, 1e6) | st.just(8 / 255), max_size=3, unique=True).map(tuple)
+        most = {"eps": 1.0, "c": 1e6}
         asked = {"attacks": attacks}
-        asked |= {name: draw(budgets) for name, kinds in ATTACKS.items() if set(kinds) & set(attacks)}
+        for name in (name for name, kinds in ATTACKS.items() if set(kinds) & set(attacks)):
+            budgets = st.floats(1e-9, most[name]) | st.just(8 / 255)
+            asked[name] = draw(st.lists(budgets, max_size=3, unique=True).map(tuple))
     if draw(st.booleans()):
         asked["split"], changes = "validation", (*changes, "data.validation=200")
     else:

@@ -83,7 +83,7 @@ def test_a_matrix_puts_intervals_below_rates_where_there_is_little_room(width: i
     others = Block((), rates[:0], rates[:0], rates[:0], rates[:0], np.ones((2, 0, 4), dtype=int))
     matrix = SimpleNamespace(rates=rates, seeds=(0,), members=block, others=others)
     out = PlainConsole(width=width, file=io.StringIO())
-    out.print(matrix_table(matrix, width=width))
+    out.print(matrix_table(matrix, out))
     lines = out.file.getvalue().splitlines()
     assert all(len(line) <= width for line in lines)
     assert sum(line.count(f"{cell} │") for line in lines) == 12

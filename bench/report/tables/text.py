@@ -115,13 +115,10 @@ def _cell(entry: CellText, *, stacked: bool) -> Text:
     return text
 
 
-def matrix_table(matrix: Matrix, *, width: int = 240) -> Table:
-    """A transferability matrix for a terminal of so many letters: spreads stand below their rates in a narrow one."""
-    from bench.report.console import console
-
-    out = console()
+def matrix_table(matrix: Matrix, out: Console) -> Table:
+    """A transferability matrix for a terminal: spreads stand below their rates in a narrow one."""
     table = _matrix(matrix, " ")
-    return table if _width(table, out, out.options) <= width else _matrix(matrix, "\n")
+    return table if _width(table, out, out.options) <= out.width else _matrix(matrix, "\n")
 
 
 def _matrix(matrix: Matrix, between: str) -> Table:
