@@ -12,7 +12,7 @@ from rich.live import Live
 from rich.text import Text
 
 from bench.core.progress import Progress
-from bench.experiment.spec import Job
+from bench.experiment.spec import SURROGATE_SEEDS, Job
 from bench.jobs.estimate import spoken
 
 if TYPE_CHECKING:
@@ -156,7 +156,7 @@ class Display:
 def _short_names(jobs: Iterable[Job]) -> dict[str, str]:
     """Labels of jobs without the data set and the seed that all of them share, by the whole label."""
     known = list(jobs)
-    own = [job for job in known if job.run.label != f"surrogate {job.run.method}"]
+    own = [job for job in known if job.run.seed < SURROGATE_SEEDS]
     datasets, seeds = ({getattr(job.run, name) for job in own} for name in ("dataset", "seed"))
     names = {}
     for job in known:

@@ -25,7 +25,7 @@ from bench.core.errors import BenchError
 from bench.core.progress import Progress
 from bench.experiment import select
 from bench.experiment.select import Selection
-from bench.experiment.spec import Job
+from bench.experiment.spec import SURROGATE_SEEDS, Job
 from bench.jobs.display import Display
 from bench.jobs.driver import Driver
 from bench.jobs.estimate import Estimate, Outlook, Span, range_spoken
@@ -383,6 +383,14 @@ def test_a_finished_job_shows_its_result_and_not_what_all_share() -> None:
     assert told[1] == "✓ 2/4 ece: clean accuracy · 97.0 % · elsewhere"
     assert re.fullmatch(r"✗ 3/4 ece: (pgd|fgsm) ε=0.1 · \d\.\d s · worker 1", told[2])
     assert told[3] == "  no memory"
+
+
+def test_what_all_share_is_not_told_where_surrogates_have_seeds_of_their_own() -> None:
+    jobs = jobs_of_ece()
+    other = jobs[0].run.model_copy(update={"seed": SURROGATE_SEEDS + 3})
+    display = Display(2, Console(file=io.StringIO(), width=80), jobs=[*jobs, Job(run=other)])
+    assert display.name(jobs[0].label) == "ece: train"
+    assert display.name(Job(run=other).label) == f"surrogate ece × {other.members}: train"
 
 
 def test_the_bar_tells_the_time_left_over_all_jobs() -> None:
