@@ -4,14 +4,17 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, get_args
+from typing import TYPE_CHECKING, Any, get_args
 
 import click
 
-from bench.cli.options import Named, choose, page_of, page_options, reading, selectors, where
+from bench.cli.options import Named, choose, page_options, reading, selectors, where
 from bench.cli.parameters import Once
 from bench.core.errors import BenchError
 from bench.core.terms import Population, Rate
+
+if TYPE_CHECKING:
+    from bench.report.plots.style import Page
 
 
 @click.command("heatmap", cls=Once)
@@ -26,8 +29,8 @@ from bench.core.terms import Population, Rate
 @page_options
 @where
 def command(
-    population: Population | None, rate: Rate, diff: tuple[str, str] | None, output: Path | None, results: Path,
-    db: str | None, **given: Any,
+    population: Population | None, rate: Rate, diff: tuple[str, str] | None, output: Path | None, page: Page,
+    results: Path, db: str | None, **given: Any,
 ) -> None:  # fmt: skip
     """Draw the transferability matrices (Figure 3 of the TRS paper), one panel a method.
 
@@ -50,7 +53,6 @@ def command(
     from bench.report.heatmap import file_name, save_difference, save_heatmap
     from bench.report.matrices import matrices
 
-    page = page_of(given)
     if given["attack"]:
         raise BenchError(
             "a heatmap shows the attack of [matrix] in bench.toml; change it with --set matrix.attack=… and "

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import json
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -29,7 +30,6 @@ from bench.jobs.workplace import Workplace
 if TYPE_CHECKING:
     from click.shell_completion import CompletionItem
 
-    from bench.report.plots.style import Page
     from bench.store.database import Database
 
 MOST_INCHES = 100.0
@@ -138,8 +138,15 @@ def results_option(function: F) -> F:
     )(function)
 
 
-def page_options(function: F) -> F:
-    """`--width`, `--columns`, `--font-size`, `--no-title`: how a figure is printed."""
+def page_options(function: Callable[..., Any]) -> Callable[..., Any]:
+    """`--width`, `--columns`, `--font-size`, `--no-title`: the `page` that a figure is printed on."""
+
+    @functools.wraps(function)
+    def on_page(*, width: float | None, columns: int | None, title: bool, font_size: float | None, **given: Any) -> Any:
+        from bench.report.plots.style import Page
+
+        return function(page=Page(width, columns, title, font_size), **given)
+
     for option in reversed(
         (
             click.option("--width", type=Real(MOST_INCHES), metavar="INCHES",
@@ -152,15 +159,8 @@ def page_options(function: F) -> F:
                          help="Whether lines above it say what it shows; a paper has a caption instead."),
         )
     ):  # fmt: skip
-        function = option(function)
-    return function
-
-
-def page_of(given: dict[str, Any]) -> Page:
-    """The page that `page_options` asked for; its options are taken out of `given`."""
-    from bench.report.plots.style import Page
-
-    return Page(**{name: given.pop(name) for name in ("width", "columns", "title", "font_size")})
+        on_page = option(on_page)
+    return on_page
 
 
 def data_option(only: str = "") -> Callable[[F], F]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -16,7 +16,6 @@ from bench.cli.options import (
     allow_factory,
     choose,
     machine,
-    page_of,
     page_options,
     reading,
     selectors,
@@ -34,10 +33,10 @@ if TYPE_CHECKING:
     import pandas as pd
     from matplotlib.figure import Figure
 
-F = TypeVar("F", bound=Callable[..., Any])
+    from bench.report.plots.style import Page
 
 
-def output(function: F) -> F:
+def output(function: Callable[..., Any]) -> Callable[..., Any]:
     """`-o`, and how it is printed."""
     return click.option(
         "-o", "--output", type=click.Path(dir_okay=False, path_type=Path),
@@ -65,7 +64,7 @@ def command() -> None:
 @selectors
 @output
 @where
-def curves(output: Path | None, results: Path, db: str | None, **given: Any) -> None:
+def curves(output: Path | None, page: Page, results: Path, db: str | None, **given: Any) -> None:
     """Accuracy of members and ensemble, and the terms of the loss, against epochs: one panel a method.
 
     With what `--monitor` measured while they were trained: natural and robust accuracy on held-out images.
@@ -78,7 +77,6 @@ def curves(output: Path | None, results: Path, db: str | None, **given: Any) -> 
     """
     from bench.report.plots import curves as plot
 
-    page = page_of(given)
     chosen = choose(**given)
     with reading(db, results) as base:
         frame = plot.read(chosen.loaded, chosen.selection, base, seeds=chosen.seeds)
@@ -98,7 +96,7 @@ def curves(output: Path | None, results: Path, db: str | None, **given: Any) -> 
 @selectors
 @output
 @where
-def budget(output: Path | None, results: Path, db: str | None, **given: Any) -> None:
+def budget(output: Path | None, page: Page, results: Path, db: str | None, **given: Any) -> None:
     """Robust accuracy against the radius ε, all methods: one panel for each attack of the suite (or --attack).
 
     Every radius that was run is drawn, whichever command ran it. ε = 0 is the clean accuracy.
@@ -113,7 +111,6 @@ def budget(output: Path | None, results: Path, db: str | None, **given: Any) -> 
     from bench.report.plots import budget as plot
     from bench.report.plots import points
 
-    page = page_of(given)
     chosen = choose(**given)
     if chosen.selection.eps or chosen.selection.c:
         raise BenchError("the figure is over all budgets: leave --eps and --c out")
@@ -137,7 +134,7 @@ def budget(output: Path | None, results: Path, db: str | None, **given: Any) -> 
               help="Share of all images, or of those right when clean (the paper's authors).")  # fmt: skip
 @output
 @where
-def blackbox(of: str, output: Path | None, results: Path, db: str | None, **given: Any) -> None:
+def blackbox(of: str, output: Path | None, page: Page, results: Path, db: str | None, **given: Any) -> None:
     """Robust accuracy against ε under the black-box suite (Figure 2 of the TRS paper), all methods.
 
     The suite is `figure2` unless --suite names another with a black-box part.
@@ -152,7 +149,6 @@ def blackbox(of: str, output: Path | None, results: Path, db: str | None, **give
     from bench.report.plots import points
     from bench.report.titles import Titles
 
-    page = page_of(given)
     if given["attack"]:
         raise BenchError("the attacks are those of the suite: leave --attack out")
     given["suite"] = given["suite"] or "figure2"
@@ -176,7 +172,7 @@ def blackbox(of: str, output: Path | None, results: Path, db: str | None, **give
 @selectors
 @output
 @where
-def convergence(output: Path | None, results: Path, db: str | None, **given: Any) -> None:
+def convergence(output: Path | None, page: Page, results: Path, db: str | None, **given: Any) -> None:
     """Robust accuracy against the number of steps of an attack: whether it has converged.
 
     Every attack is drawn that was run with two numbers of steps or more and is equal otherwise, whichever command ran
@@ -191,7 +187,6 @@ def convergence(output: Path | None, results: Path, db: str | None, **given: Any
     from bench.report.plots import convergence as plot
     from bench.report.plots import points
 
-    page = page_of(given)
     chosen = choose(**given)
     with reading(db, results) as base:
         found = points.white_box(chosen.loaded, chosen.selection, base, seeds=chosen.seeds)
@@ -213,7 +208,9 @@ def convergence(output: Path | None, results: Path, db: str | None, **given: Any
               help="Setting to draw, such as lambda_a; repeat for several.  [default: all varied ones]")  # fmt: skip
 @output
 @where
-def ablation(over: tuple[str, ...], output: Path | None, results: Path, db: str | None, **given: Any) -> None:
+def ablation(
+    over: tuple[str, ...], output: Path | None, page: Page, results: Path, db: str | None, **given: Any
+) -> None:
     """What a setting of a method does: accuracies and training time against its values, all else equal.
 
     Runs are drawn that differ from the method in this one setting. Grey: the configured value.
@@ -228,7 +225,6 @@ def ablation(over: tuple[str, ...], output: Path | None, results: Path, db: str 
     """
     from bench.report.plots import ablation as plot
 
-    page = page_of(given)
     chosen = choose(needs_method=True, **given)
     with reading(db, results) as base:
         frame = plot.read(chosen.loaded, chosen.selection, base, over=over, seeds=chosen.seeds)
@@ -259,8 +255,8 @@ def ablation(over: tuple[str, ...], output: Path | None, results: Path, db: str 
 @where
 def boundary(
     identifiers: tuple[str, ...], images: tuple[int, ...] | None, radius: float, step: float, data: Path,
-    device: str | None, threads: int | None, factories: tuple[str, ...], output: Path | None, results: Path,
-    db: str | None, **given: Any,
+    device: str | None, threads: int | None, factories: tuple[str, ...], output: Path | None, page: Page,
+    results: Path, db: str | None,
 ) -> None:  # fmt: skip
     """Decision boundaries of runs around test images: a row a run, a column an image, a colour a class.
 
@@ -277,7 +273,6 @@ def boundary(
     from bench.jobs.boundary import subjects_of
     from bench.report.plots import boundary as plot
 
-    page = page_of(given)
     if radius < step:
         raise BenchError(f"--radius {radius:g} is less than one --step of {step:g}")
     if radius / step > 500:
@@ -302,7 +297,7 @@ def boundary(
 @selectors
 @output
 @where
-def theory(output: Path | None, results: Path, db: str | None, **given: Any) -> None:
+def theory(output: Path | None, page: Page, results: Path, db: str | None, **given: Any) -> None:
     """Transferability between members, measured, and dashed the bounds of Theorems 1 and 2, against the radius ε.
 
     A line a method, mean over its pairs of members and seeds: one panel for attacks that lead to a class, one for those
@@ -315,7 +310,6 @@ def theory(output: Path | None, results: Path, db: str | None, **given: Any) -> 
     """
     from bench.report.plots import theory as plot
 
-    page = page_of(given)
     chosen = choose(**given)
     if chosen.selection.attacks:
         raise BenchError("the attack is that of [theory] in bench.toml: leave --attack out")
@@ -335,7 +329,7 @@ def theory(output: Path | None, results: Path, db: str | None, **given: Any) -> 
 @click.option("-d", "--dataset", type=Named("datasets"), help="Only ensembles on this data set.")
 @output
 @where
-def predict(dataset: str | None, output: Path | None, results: Path, db: str | None, **given: Any) -> None:
+def predict(dataset: str | None, output: Path | None, page: Page, results: Path, db: str | None) -> None:
     """Rank correlation of gradient similarity, smoothness, both, CKA and diversity with measured transfer.
 
     Over all stored ensembles that have a transferability matrix and what `bench theory` measures. Across methods a
@@ -351,7 +345,6 @@ def predict(dataset: str | None, output: Path | None, results: Path, db: str | N
     from bench.report.plots import predict as plot
     from bench.report.plots import style
 
-    page = page_of(given)
     with reading(db, results) as base:
         pairs = plot.read(base, dataset=dataset)
     ensembles = pairs["run_id"].nunique()
