@@ -20,7 +20,7 @@ from bench.core.numbers import shown
 if TYPE_CHECKING:
     from click.shell_completion import CompletionItem
 
-    from bench.data.pictures import Size
+    from bench.data.pictures import Pictures, Size
 
 LARGEST = 1024
 Tell = Callable[[str], object]
@@ -110,7 +110,7 @@ def _make(
     name: str, source: Path, test: Path | None, size: Size | None, eps: tuple[float, ...], folder: Path, tell: Tell
 ) -> None:
     """Lay pictures out as the data set `name`, and say what it is now."""
-    from bench.core import config, prepared
+    from bench.core import config, prepared, tables
     from bench.data import pictures
     from bench.data.base import verify
     from bench.data.prepared import LaidOut
@@ -122,7 +122,7 @@ def _make(
     prepared.check_name(name, taken)
     train, of_test, held_out = pictures.read(source, test, size, tell)
     layout = LaidOut(train, of_test, held_out, eps)
-    _check_classes(layout.test, "test")
+    _check_classes(of_test)
     new = layout.write(folder, name)
     loaded = config.load()
     spec = loaded.config.datasets[name]
@@ -134,16 +134,16 @@ def _make(
         f"{len(told.classes)} classes ({_listed(told.classes)}), "
         f"{'in' if new else 'were already in'} {prepared.folder_of(folder, name)}"
     )
-    whose = "" if told.eps else f", those of {'mnist' if told.shape[0] == 1 else 'cifar10'}; --eps says others"
+    whose = "" if told.eps else f", those of {tables.like_of(told.shape[0])}; --eps says others"
     if pgd := loaded.config.attacks.get("pgd"):
         tell(f"attacks have ε = {', '.join(f'{value:g}' for value in pgd.budgets.get(name, ())) or 'none'}{whose}")
     tell(f"next: bench run --method ece --dataset {name} --recipe quick   (the recipe is {spec.recipe} unless said)")
 
 
-def _check_classes(test: Any, part: str) -> None:
+def _check_classes(test: Pictures) -> None:
     counts = test.labels.bincount(minlength=len(test.classes)).tolist()
     if missing := [name for name, count in zip(test.classes, counts, strict=True) if not count]:
-        raise BenchError(f"no {part} picture of class {_listed(missing)}; every class needs one")
+        raise BenchError(f"no test picture of class {_listed(missing)}; every class needs one")
 
 
 def _listed(names: list[str] | tuple[str, ...]) -> str:

@@ -12,6 +12,7 @@ from pydantic import Field, ValidationError
 from bench.core.errors import BenchError, unknown_name
 from bench.core.files import read_json
 from bench.core.numbers import BATCH
+from bench.core.registry import RESERVED
 from bench.core.settings import explain
 from bench.core.specs import Budgets, Spec
 
@@ -107,7 +108,7 @@ def check_name(name: str, taken: dict[str, str]) -> None:
     """
     if not NAME.fullmatch(name):
         raise BenchError(f"a name of a data set is small letters, digits, - and _, not {name[:200]!r}")
-    if name in ("all", "default", PLUGIN):
+    if name in (*RESERVED["datasets"], PLUGIN):
         raise BenchError(f"{name!r} means something else on the command line; take another name")
     if name in taken:
         raise BenchError(f"{name} is a data set already, {taken[name]}; take another name")

@@ -38,11 +38,8 @@ BASES = {
     "fusions": "bench.models.fusion:FusionRule",
 }
 KINDS = tuple(BASES)
-RESERVED = {
-    "methods": ("all", "paper"),
-    "attacks": ("clean",),
-    "datasets": ("all", "default"),
-}  # words of the command line
+# Words of the command line and of recipes.
+RESERVED = {"methods": ("all", "paper"), "attacks": ("clean",), "datasets": ("all", "default")}
 REQUIRED = {"datasets": ("title", "classes", "shape", "mean", "std")}  # class attributes without a default
 ALLOWED = {
     "attacks": {"budget_name": get_args(BudgetName), "norm": (*get_args(Norm), None)},

@@ -220,8 +220,13 @@ def _traits(dataset: Table) -> _Traits | None:
     shape = dataset.get("shape", getattr(cls, "shape", None))
     like = dataset.get("like") or cls.like or (plugin if plugin in registry.BUILT_IN_DATASETS else "")
     if not like and isinstance(shape, list | tuple) and shape:
-        like = "mnist" if shape[0] == 1 else "cifar10"
+        like = like_of(shape[0])
     return _Traits(str(like), _radii(dataset.get("eps") or cls.eps))
+
+
+def like_of(channels: Any) -> str:
+    """The data set whose budgets one with so many channels has, where it names no other."""
+    return "mnist" if channels == 1 else "cifar10"
 
 
 def _radii(said: Any) -> list[float]:

@@ -17,17 +17,8 @@ if TYPE_CHECKING:
     from PIL.Image import Image as Picture
     from torch import Tensor
 
-ENDINGS = (
-    ".jpg",
-    ".jpeg",
-    ".png",
-    ".ppm",
-    ".bmp",
-    ".pgm",
-    ".tif",
-    ".tiff",
-    ".webp",
-)  # those of torchvision's ImageFolder
+# Those of torchvision's ImageFolder.
+ENDINGS = (".jpg", ".jpeg", ".png", ".ppm", ".bmp", ".pgm", ".tif", ".tiff", ".webp")
 GREY = ("1", "L", "LA")  # Pillow's modes of pictures without colour
 HELD_OUT = 5  # one of so many pictures of each class is a test image where no test set is given
 TOGETHER = {  # arrays of one file for training and test: ours, and Keras'
