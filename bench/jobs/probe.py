@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable
+from functools import cache
 from typing import TYPE_CHECKING, NamedTuple
 
 from bench.core.lazy import torch
@@ -74,10 +75,10 @@ class Probe:
             parameters = list(self._ensemble.parameters())
             captured = self._place.capture and self._plugin.is_replayable()
             recorder = usual_recorder(self._place.device) if captured else None
-            optimizer = (
-                None if recorder else make_optimizer(parameters, training)
-            )  # with graphs it costs next to nothing
+            # In a recording the optimiser costs next to nothing.
+            optimizer = None if recorder else make_optimizer(parameters, training)
 
+            @cache
             def batch(size: int) -> Batch:
                 pixels = images.floats(slice(0, size))
                 return Batch(
@@ -106,10 +107,9 @@ class Probe:
 
             replayed = Replayed(step, recorder, tell=lambda _: None)
             self._ensemble.train()
-            batches: dict[int, Batch] = {}
 
             def once(size: int) -> None:
-                replayed(batches.setdefault(size, batch(size)))
+                replayed(batch(size))
 
             for _ in range(WARM if recorder else 0):  # the next one is recorded
                 once(min(training.batch_size, len(images)))
