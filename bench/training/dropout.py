@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import partial
 from typing import TYPE_CHECKING
 
@@ -29,9 +29,13 @@ def dropout(members: Iterable[nn.Module], rate: float) -> Iterator[None]:
 
     with contextlib.ExitStack() as stack:
         for member in members if rate else ():
-            handle = last_linear(member, "dropout", "; set dropout = 0").register_forward_pre_hook(drop)
-            stack.callback(handle.remove)
+            _before(stack, last_linear(member, "dropout", "; set dropout = 0"), drop)
         yield
+
+
+def _before(stack: contextlib.ExitStack, layer: nn.Module, hook: Callable[..., tuple[Tensor, ...] | None]) -> None:
+    """Until the stack ends, `hook` sees and may replace the inputs of a layer."""
+    stack.callback(layer.register_forward_pre_hook(hook).remove)
 
 
 def last_linear(member: nn.Module, wanted_by: str, remedy: str = "") -> nn.Module:
@@ -77,8 +81,7 @@ def masked_heads(members: Sequence[nn.Module]) -> Iterator[Masks]:
     masked = Masks(len(members))
     with contextlib.ExitStack() as stack:
         for index, member in enumerate(members):
-            handle = last_linear(member, "PDD").register_forward_pre_hook(partial(masked, index))
-            stack.callback(handle.remove)
+            _before(stack, last_linear(member, "PDD"), partial(masked, index))
         yield masked
 
 
