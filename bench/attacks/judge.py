@@ -297,9 +297,7 @@ def _runs(usual: BatchedAttack, progress: Progress) -> list[tuple[BatchedAttack,
 def _through(usual: BatchedAttack, network: nn.Module, asks_in: OfPasses, progress: Progress) -> BatchedAttack:
     """`usual` with passes through `network`, recorded where the device records."""
     conditions = usual.conditions
-    replayed = ReplayedPasses(
-        conditions.recorder, most=conditions.batch_size, precision=asks_in, tell=progress.note
-    )  # fmt: skip
+    replayed = ReplayedPasses(conditions.recorder, most=conditions.batch_size, precision=asks_in, tell=progress.note)
     return replace(usual, network=network, asks_in=asks_in, replayed=replayed)
 
 

@@ -50,7 +50,7 @@ def loss_and_gradient(
 
 def losses_and_gradients(
     members: Sequence[nn.Module], images: Tensor, labels: Tensor
-) -> tuple[list[Tensor], list[Tensor]]:  # fmt: skip
+) -> tuple[list[Tensor], list[Tensor]]:
     """`loss_and_gradient` of each member at the same images: N sums, and N gradients [B, D]."""
     found = abreast(lambda member: loss_and_gradient(member, images, labels), members, images)
     return [loss for loss, _ in found], [gradient for _, gradient in found]

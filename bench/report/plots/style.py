@@ -386,10 +386,10 @@ def order_of(frame: pd.DataFrame, along: list[str]) -> list[str]:
     return [str(name) for name in means.sort_values(ascending=False, kind="stable").index]
 
 
-def seeds_told(frame: pd.DataFrame, spread: str = "range") -> str:
+def seeds_told(frame: pd.DataFrame) -> str:
     """`seed 0`; `mean and range over seeds 0, 1, 2`."""
     seeds = sorted(frame["seed"].unique())
-    return seeds_said(seeds, f"mean and {spread}")
+    return seeds_said(seeds, "mean and range")
 
 
 def seeds_said(seeds: Sequence[int], how: str = "mean") -> str:

@@ -187,7 +187,7 @@ def together(grids: Mapping[str, Grid]) -> Grid:
             for note in of(grid):
                 told.setdefault(note, []).append(section)
         return tuple(
-            note if len(sections) == len(grids) else f"{_marked(note, ', '.join(sections))}"
+            note if len(sections) == len(grids) else _marked(note, ", ".join(sections))
             for note, sections in told.items()
         )
 

@@ -80,7 +80,7 @@ def long_rows(results: Results, marks: Marks | None = None) -> list[dict[str, An
         for method in results.methods:
             cell = results.cell(row, method)
             is_percent = row.kind != "training"
-            seeds = sorted(cell.values)
+            seeds, difference = sorted(cell.values), _difference(results, row, method)
             rows.append(
                 {
                     "suite": results.suite,
@@ -102,10 +102,10 @@ def long_rows(results: Results, marks: Marks | None = None) -> list[dict[str, An
                     "counts": _counts(cell, seeds),
                     "n": cell.n or None,
                     "published": results.published.get((row.key, method)),
-                    "difference": _difference(results, row, method),
+                    "difference": difference,
                     "flags": [
                         *(name for name, on in (("stale", cell.stale), ("failed", bool(cell.failed))) if on),
-                        *([OTHER_SETTING] if method in results.unlike and _difference(results, row, method) else []),
+                        *([OTHER_SETTING] if method in results.unlike and difference else []),
                         *cell.flags,
                     ],
                     "tied": _tied(row, method, cell, marks),
