@@ -14,6 +14,9 @@ from bench.core.lazy import torch
 
 T = TypeVar("T")
 
+NO_ROOM = "too little memory is left on this device"
+SPARE = 1.5  # a recording has memory of its own, and may need a little more than the same work did before
+
 
 class Recorder(Protocol):
     """How a device records."""
@@ -37,10 +40,16 @@ class CudaGraphs:
         """As `Recorder.record`."""
         graph = torch.cuda.CUDAGraph()
         with torch.cuda.device(self._device):
-            stream = torch.cuda.current_stream()
+            if not _room():
+                raise RuntimeError(NO_ROOM)
+            stream, generator = torch.cuda.current_stream(), torch.cuda.default_generators[self._device.index or 0]
+            drawn = generator.clone_state()
             try:
                 with torch.cuda.graph(graph, pool=None if self._first is None else self._first.pool()):
                     made = work()
+            except BaseException:  # torch's generator goes on as if it were being recorded, and refuses to draw
+                generator.graphsafe_set_state(drawn)
+                raise
             finally:  # torch stays on the stream of a recording that failed
                 torch.cuda.set_stream(stream)
         self._first = self._first or graph
@@ -50,6 +59,17 @@ class CudaGraphs:
             return made
 
         return replay
+
+
+def _room() -> bool:
+    """Whether the current device has as much memory left as work has ever needed beyond what is held now, and more.
+
+    Memory that runs out while operations are recorded ends the process without a word of Python's.
+    """
+    free, total = torch.cuda.mem_get_info()
+    held = torch.cuda.memory_allocated()
+    most = min(free + torch.cuda.memory_reserved(), torch.cuda.get_per_process_memory_fraction() * total)
+    return most - held >= SPARE * (torch.cuda.max_memory_allocated() - held)
 
 
 def usual_recorder(device: torch.device | str) -> Recorder | None:

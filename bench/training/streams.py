@@ -43,6 +43,8 @@ def abreast(work: Callable[[M], T], members: Sequence[M], *given: Tensor) -> lis
     streams = _streams(device, len(members))
     if len(streams) < 2:
         return [work(member) for member in members]
+    # Of parameters whose gradients come from another stream than theirs torch warns; below, the streams are joined.
+    torch.autograd.graph.set_warn_on_accumulate_grad_stream_mismatch(False)
     now, made = torch.cuda.current_stream(device), []
     for member, stream in zip(members, streams, strict=True):
         stream.wait_stream(now)

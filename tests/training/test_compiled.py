@@ -24,16 +24,6 @@ EPOCHS = 2
 
 
 @pytest.fixture
-def _in_float64(monkeypatch: pytest.MonkeyPatch) -> None:
-    from bench.data import base, loader
-    from bench.training import trainer
-
-    unit = base.unit
-    for place in (base, loader, trainer):
-        monkeypatch.setattr(place, "unit", lambda pixels: unit(pixels).double())
-
-
-@pytest.fixture
 def _light(monkeypatch: pytest.MonkeyPatch) -> None:
     torch.compiler.reset()
     monkeypatch.setattr(compiled, "BACKEND", "aot_eager")

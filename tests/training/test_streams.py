@@ -83,6 +83,7 @@ def test_only_steps_that_may_be_recorded_on_a_gpu_have_streams(monkeypatch: pyte
 
 
 @pytest.mark.gpu
+@pytest.mark.usefixtures("_one_thread", "_in_float64")
 def test_on_a_gpu_several_streams_give_what_one_gives() -> None:
     """In recordings that are replayed often, so that memory that is given back too early is seen."""
     from test_captured import on_a_gpu
