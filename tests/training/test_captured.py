@@ -362,7 +362,8 @@ def test_on_a_gpu_replayed_training_is_training(name: str) -> None:
     recorder = recorded.usual_recorder("cuda")
     assert recorder is not None
     found, made, told = on_a_gpu(name, recorder)
-    assert made.captured, told
+    # The report's networks have dropout, in a pass that is made twice where gradients are differentiated by pairs.
+    assert made.captured == (name != "trs_report"), told
     for mine, theirs in zip(found, expected, strict=True):
         assert torch.allclose(mine, theirs, rtol=1e-6, atol=1e-9)
 
