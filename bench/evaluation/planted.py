@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -101,6 +102,7 @@ def measure(
     """
     started = time.perf_counter()
     progress = progress or Progress()
+    conditions = replace(conditions, recorder=None)  # each image has a network of its own: recording takes longer
     with evaluation_mode(ensemble):
         clean = predictions(ensemble, images, batch_size=conditions.batch_size) == images.labels
         rows = clean.nonzero().squeeze(1)[:count].tolist()
