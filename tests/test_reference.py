@@ -17,6 +17,10 @@ from bench.store import queries
 from bench.store.database import Database
 
 REFERENCE = Path(__file__).resolve().parents[1] / "results" / "reference" / "digits"
+DEFENCES = (
+    "adv_oap", "mrboost", "mrboost_mce", "fasten", "adv_fasten", "lotos", "igat_adp", "igat_dverge", "barre", "deg",
+    "deg_pdd", "parl", "aute", "drt",
+)  # fmt: skip
 FIRST = Path(__file__).resolve().parent / "releases" / "first.zip"
 
 
@@ -122,6 +126,18 @@ def test_the_numbers_of_the_page_on_theory_are_those_of_the_archive() -> None:
     for eps in (0.3, 1):
         assert not (bounds["upper_bound"][bounds["eps"] == eps] < 1).any()
     assert correlations["ensembles"].min() >= 50
+
+
+def test_the_newer_defences_and_autoattack_give_the_tables_beside_their_archives(tmp_path: Path) -> None:
+    for name in ("runs.zip", "autoattack.zip", "defences.zip"):
+        bench("db", "import", REFERENCE / name, "--results", tmp_path)
+    newer = [part for name in DEFENCES for part in ("-m", name)]
+    chosen = ("-d", "digits", "--seeds", "0", "--format", "markdown", "--results", tmp_path)
+    assert (
+        bench("table", "table1", *newer, "-m", "ece", "-m", "trs", *chosen) == (REFERENCE / "defences.md").read_text()
+    )
+    told = bench("table", "autoattack", "-m", "paper", "-m", "ece", *newer, *chosen)
+    assert told == (REFERENCE / "autoattack.md").read_text()
 
 
 def test_the_archives_give_the_numbers_of_theory(tmp_path: Path) -> None:
