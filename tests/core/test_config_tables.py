@@ -204,7 +204,7 @@ def test_a_recipe_for_any_data_set_is_used_where_it_has_none(plugins: None, tmp_
 
 
 def test_the_built_in_data_sets_have_the_recipes_that_name_them_alone() -> None:
-    assert config.load(BUILT_IN).config.recipes_of("mnist") == ["published", "quick"]
+    assert config.load(BUILT_IN).config.recipes_of("mnist") == ["published", "quick", "cpu"]
 
 
 # ---------------------------------------------------------------- where each value is from
