@@ -8,8 +8,10 @@ from __future__ import annotations
 
 import csv
 import json
+import os
 import re
 import shlex
+import subprocess
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
@@ -21,7 +23,8 @@ from in_process import bench, refused
 from bench.cli.main import cli
 
 ROOT = Path(__file__).resolve().parents[1]
-DIGITS = ROOT / "results" / "reference" / "digits"
+REFERENCE = ROOT / "results" / "reference"
+DIGITS = REFERENCE / "digits"
 DOCUMENTS = [
     *(ROOT / name for name in ("README.md", "CONTRIBUTING.md", "results/reference/README.md")),
     *sorted((ROOT / "docs").glob("*.md")),
@@ -166,28 +169,34 @@ def test_what_the_sentences_on_the_digits_conclude_follows_from_the_table() -> N
         assert re.search(rf"│ {method} +│ digits │ {seed} +│ [^│]+│ [^│]+│ {re.escape(evidence)} +│", audit)
 
 
-def test_the_commands_of_the_reference_are_understood(tmp_path: Path) -> None:
-    script = (DIGITS / "make.sh").read_text()
-    given = dict(re.findall(r'^(columns|of)="(.*)"$', script, re.MULTILINE))
-    given["of"] = given["of"].replace("$columns", given["columns"])
-    lines = [line.strip() for line in script.splitlines() if line.strip().startswith("bench ")]
-    assert len(lines) >= 8
-    for line in lines:
-        line = re.sub(r"> .*$|\|\| true$", "", line)
-        stands_for = {
-            "$of": given["of"],
-            "$columns": given["columns"],
-            "$style": "csv",
-            "$suffix": "csv",
-            "$id": "4f0c1a",
-        }
-        for name, value in {"$(ids 0 4)": "4f0c1a", **stands_for}.items():
-            line = line.replace(name, value)
-        words = [word for word in shlex.split(line.replace("$here", str(tmp_path)))[1:] if word != "$@"]
+@pytest.mark.parametrize("script", sorted(REFERENCE.glob("*/make.sh")), ids=lambda path: path.parent.name)
+def test_the_commands_of_the_reference_are_understood(
+    script: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The script runs from its first line to its last beside a `bench` that only writes down what it is asked."""
+    copy, calls, stands_in = (tmp_path / name for name in ("make.sh", "calls", "bench"))
+    copy.write_text(script.read_text())
+    stands_in.write_text(
+        """#!/bin/sh
+{ printf '%s\\037' "$@"; echo; } >> "$CALLS"
+[ "$1" != list ] || echo '[{"id": "4f0c1a", "seed": 0}]'
+"""
+    )
+    stands_in.chmod(0o755)
+    authors = {name: str(tmp_path / name) for name in ("DVERGE", "ADVOAP", "TRADES")}
+    path = f"{tmp_path}{os.pathsep}{os.environ['PATH']}"
+    subprocess.run(["sh", copy], env={**os.environ, **authors, "PATH": path, "CALLS": str(calls)}, check=True)
+    asked = [line.removesuffix("\37").split("\37") for line in dict.fromkeys(calls.read_text().splitlines())]
+    assert len(asked) >= 8
+    monkeypatch.setenv("BENCH_DATA", str(tmp_path / "no data"))
+    for words in asked:
         if words[0] == "run":
             bench(*words, "--dry-run", "--results", tmp_path / "none")
-        else:  # an unknown option or value is told before a results folder is looked for
-            assert "there is no" in refused(*words, "--results", tmp_path / "none")
+        elif "--paper" in words:  # what was published needs no results
+            bench(*words, "--results", tmp_path / "none")
+        elif words[0] != "list":  # an unknown option or value is told before what is not there yet
+            line = refused(*words, "--results", tmp_path / "none")
+            assert "there is no" in line or "unknown method 'DVERGE, authors'" in line, (words, line)
 
 
 @pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: str(path.relative_to(ROOT)))
