@@ -179,13 +179,21 @@ def test_the_commands_of_the_reference_are_understood(
     stands_in.write_text(
         """#!/bin/sh
 { printf '%s\\037' "$@"; echo; } >> "$CALLS"
-[ "$1" != list ] || echo '[{"id": "4f0c1a", "seed": 0}]'
+[ "$1" != list ] || cat "$RUNS"
 """
     )
     stands_in.chmod(0o755)
     authors = {name: str(tmp_path / name) for name in ("DVERGE", "ADVOAP", "TRADES")}
+    runs = tmp_path / "runs.json"
+    runs.write_text(
+        json.dumps(
+            [{"id": "4f0c1a", "seed": 0, "method": f"{name}, authors"} for name in ("DVERGE", "AdvOAP", "TRADES")]
+        )
+    )
     path = f"{tmp_path}{os.pathsep}{os.environ['PATH']}"
-    subprocess.run(["sh", copy], env={**os.environ, **authors, "PATH": path, "CALLS": str(calls)}, check=True)
+    subprocess.run(
+        ["sh", copy], env={**os.environ, **authors, "PATH": path, "CALLS": str(calls), "RUNS": str(runs)}, check=True
+    )
     asked = [line.removesuffix("\37").split("\37") for line in dict.fromkeys(calls.read_text().splitlines())]
     assert len(asked) >= 8
     monkeypatch.setenv("BENCH_DATA", str(tmp_path / "no data"))

@@ -17,19 +17,6 @@ for id in $(ids 0 2); do
   bench audit $id --deep --threads 1 > /dev/null || true
 done
 
-# Defences beyond the paper, one seed, and AutoAttack on everything.
-defences=$(for each in adv_oap mrboost mrboost_mce fasten adv_fasten lotos igat_adp igat_dverge barre deg deg_pdd parl aute drt
-  do echo "--method $each"; done)
-newer="$defences --dataset digits --seeds 0"
-bench run $newer --suite full --threads 1 "$@"
-bench run $newer $columns --seeds 0 --suite autoattack --threads 1 "$@"
-for id in $(bench list runs --json | python3 -c "$print_ids" 0 0); do
-  bench theory $id --threads 1 > /dev/null
-  bench audit $id --deep --threads 1 > /dev/null || true
-done
-bench table table1 $newer --method ece --method trs --format markdown > "$here/defences.md"
-bench table autoattack $columns $defences --seeds 0 --format markdown > "$here/autoattack.md"
-
 for style in markdown latex csv; do
   suffix=$(echo $style | sed 's/markdown/md/; s/latex/tex/')
   bench table table1 $of --details --format $style > "$here/table1.$suffix"
@@ -44,3 +31,18 @@ bench audit > "$here/audit.txt" || true
 bench db export -o "$here/runs.zip" --no-weights $(ids 0 2) $(ids 1000000 1999999)  # surrogates too
 bench db export -o "$here/more.zip" --no-weights --seeds 3-4
 bench db export -o "$here/weights.zip" --seeds 0
+
+# Defences beyond the paper, one seed, and AutoAttack on everything.
+defences=$(for each in adv_oap mrboost mrboost_mce fasten adv_fasten lotos igat_adp igat_dverge barre deg deg_pdd parl aute drt
+  do echo "--method $each"; done)
+newer="$defences --dataset digits --seeds 0"
+bench run $newer --suite full --threads 1 "$@"
+bench run $columns $defences --seeds 0 --suite autoattack --threads 1 "$@"
+for id in $(bench list runs --json | python3 -c "$print_ids" 0 0); do
+  bench theory $id --threads 1 > /dev/null
+  bench audit $id --deep --threads 1 > /dev/null || true
+done
+bench table table1 $newer --method ece --method trs --format markdown > "$here/defences.md"
+bench table autoattack $columns $defences --seeds 0 --format markdown > "$here/autoattack.md"
+bench db export -o "$here/autoattack.zip" --no-weights $columns --seeds 0
+bench db export -o "$here/defences.zip" --no-weights $newer
