@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import sqlite3
 from collections.abc import Iterator
@@ -138,6 +139,19 @@ def test_the_newer_defences_and_autoattack_give_the_tables_beside_their_archives
     )
     told = bench("table", "autoattack", "-m", "paper", "-m", "ece", *newer, *chosen)
     assert told == (REFERENCE / "autoattack.md").read_text()
+    page = (REFERENCE.parents[2] / "docs" / "methods.md").read_text()
+    lines = page.partition("<!-- beside trs in results/reference/digits -->\n")[2].partition("\n\n")[0].splitlines()[2:]
+    for line, name in zip(
+        lines, ("mrboost", "mrboost_mce", "igat_dverge", "adv_oap", "aute", "adv_fasten", "fasten"), strict=True
+    ):
+        found = json.loads(
+            bench("compare", name, "trs", *chosen[:4], "-s", "autoattack", "--json", "--results", tmp_path)
+        )
+        cells = [found["a"]]
+        for row in found["rows"][1:]:
+            p = "< .001" if row["p_holm"] < 0.001 else f"{row['p_holm']:.3f}".removeprefix("0")
+            cells += [f"{row['a']:.1f}", f"{row['b']:.1f}", p]
+        assert [cell.strip() for cell in line.strip("|").split("|")] == cells
 
 
 def test_the_archives_give_the_numbers_of_theory(tmp_path: Path) -> None:
