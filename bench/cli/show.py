@@ -349,11 +349,11 @@ def _judged(run: dict[str, Any]) -> dict[str, str]:
     verdict = run["verdict"]
     if verdict is None or run["seed"] >= SURROGATE_SEEDS:
         return {}
-    if verdict["opinion"] == "doubtful":
-        more = f" and {len(verdict['why']) - 3} more" if len(verdict["why"]) > 3 else ""
-        return {"audit": f"doubtful ({'; '.join(verdict['why'][:3])}{more})"}
-    advice = f": `bench audit {short(run['run_id'])} --deep`" if verdict["opinion"] != "believed" else ""
-    return {"audit": f"{verdict['opinion']}{advice}"}
+    if verdict["opinion"] == "not checked enough":
+        return {"audit": f"not checked enough: `bench audit {short(run['run_id'])} --deep`"}
+    more = f" and {len(verdict['why']) - 3} more" if len(verdict["why"]) > 3 else ""
+    why = f" ({'; '.join(verdict['why'][:3])}{more})" if verdict["why"] else ""
+    return {"audit": f"{verdict['opinion']}{why}"}
 
 
 def _doubted(names: list[str]) -> list[str]:

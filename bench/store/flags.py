@@ -15,7 +15,7 @@ from typing import Literal, NamedTuple
 from bench.store.rules import compared as _compared  # noqa: F401 - its rules join the tables below
 from bench.store.rules import deep as _deep  # noqa: F401
 from bench.store.rules import single as _single  # noqa: F401
-from bench.store.rules.base import CELL, NEEDS, ONE, RUN, Flag, Rows
+from bench.store.rules.base import BALL, CELL, NEEDS, ONE, RUN, Flag, Rows, weigh
 from bench.store.rules.base import FLAGS as FLAGS
 from bench.store.rules.deep import is_gradient_free as is_gradient_free
 from bench.store.typed_rows import EvaluationRow
@@ -24,10 +24,11 @@ Opinion = Literal["believed", "doubtful", "not checked enough"]
 
 
 class Raised(NamedTuple):
-    """A flag and the numbers that raised it."""
+    """A flag and the numbers that raised it; `taken_in` names the attack on the ensemble that is as strong, if any."""
 
     flag: Flag
     evidence: str
+    taken_in: str = ""
 
 
 Flagged = dict[str, tuple[Raised, ...]]
@@ -35,7 +36,10 @@ Flagged = dict[str, tuple[Raised, ...]]
 
 @dataclass(frozen=True)
 class AuditVerdict:
-    """Whether the robust accuracy of a run is to be believed; `why` is the evidence, a sentence each."""
+    """Whether the robust accuracy of a run is to be believed; `why` is the evidence, a sentence each.
+
+    Of a run that is believed: which of its numbers are too high, and which attack has taken that in.
+    """
 
     opinion: Opinion
     why: tuple[str, ...] = ()
@@ -63,6 +67,11 @@ def together(rows: Iterable[EvaluationRow]) -> Flagged:
         for name, of_run in RUN.items():
             for row, evidence in of_run(group):
                 found[row.evaluation_id].append(Raised(FLAGS[name], evidence))
+        for name, of_ball in BALL.items():
+            for stronger in of_ball(group):
+                against, taken_in = weigh(group, stronger)
+                for row in against:
+                    found[row.evaluation_id].append(Raised(FLAGS[name], stronger.evidence, taken_in))
     for group in by_cell.values():
         for name, of_cell in CELL.items():
             if evidence := of_cell(group):
@@ -100,21 +109,32 @@ def verdict(rows: Rows, raised: Flagged) -> AuditVerdict:
     """Whether the robust accuracy of one run is to be believed.
 
     *Doubtful*: a flag casts doubt on its attacks in a ball, or on what else the audit measured. (CW and EAD have no
-    ball, and so no radius to be robust in; a flag on them stands on their row alone.) *Believed*: none does, and all
-    that is decisive was looked at. *Not checked enough*: anything else.
+    ball, and so no radius to be robust in; a flag on them stands on their row alone. So does one that says that another
+    attack is stronger, where an attack on the ensemble has taken that in: the lowest number is sound.) *Believed*: none
+    does, and all that is decisive was looked at. *Not checked enough*: anything else.
 
     Args:
         rows: the evaluations of the run that count.
         raised: their flags.
     """
     against: dict[tuple[str, str], None] = {}
+    too_high: dict[tuple[str, str], dict[str, None]] = defaultdict(dict)
     for row in rows:
         if row.kind != "craft" and row.budget_name != "c":
             for item in doubts(raised.get(row.evaluation_id, ())):
-                against[item.flag.id, item.evidence] = None
+                if item.taken_in:
+                    too_high[item.flag.id, item.taken_in][row.label] = None
+                else:
+                    against[item.flag.id, item.evidence] = None
     if against:
         return AuditVerdict("doubtful", tuple(f"{name}: {evidence}" for name, evidence in against))
     lacking = _lacking(rows, (flag for flag in FLAGS.values() if flag.decisive))
     if lacking:
         return AuditVerdict("not checked enough", tuple(f"{', '.join(names)}: {why}" for why, names in lacking.items()))
-    return AuditVerdict("believed")
+    return AuditVerdict(
+        "believed",
+        tuple(
+            f"{name}: {', '.join(labels)} too high; {taken_in} has taken it in"
+            for (name, taken_in), labels in too_high.items()
+        ),
+    )

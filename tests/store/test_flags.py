@@ -67,6 +67,11 @@ def raised(*rows: EvaluationRow) -> list[set[str]]:
     return [{item.flag.id for item in found.get(r.evaluation_id, ())} for r in rows]
 
 
+def opinion(*rows: EvaluationRow) -> str:
+    (verdict,) = standing.judge((), rows).verdicts.values()
+    return verdict.opinion
+
+
 def test_an_ordinary_result_raises_nothing() -> None:
     assert raised(row()) == [set()]
     assert standing.judge((), []).raised == {}
@@ -194,8 +199,7 @@ def test_only_results_of_one_precision_are_compared_and_another_than_float32_is_
     (told,) = standing.judge((), [weak, reference]).raised[weak.evaluation_id]
     assert told.evidence == "pgd eps 0.1, bfloat16: 52.1 %, fgsm eps 0.1, bfloat16: 50.0 %"
     blackbox = {"kind": "blackbox", "plugin": "blackbox", "attack": "blackbox", "settings": {}, "measurements": {}}
-    assert raised(row(500), row(470, **coarse), row(480, **blackbox)) == [
-        {"black-box-stronger"}, set(), {"black-box-stronger"}]  # fmt: skip
+    assert raised(row(500), row(470, **coarse), row(480, **blackbox)) == [{"black-box-stronger"}, set(), set()]
     assert raised(row(500, **coarse), row(480, **blackbox)) == [set(), set()]
 
 
@@ -248,12 +252,13 @@ def test_attacks_without_gradients_say_nothing_about_masked_ones(monkeypatch: py
 def test_black_box_stronger_than_white_box() -> None:
     blackbox = {"kind": "blackbox", "plugin": "blackbox", "attack": "blackbox", "settings": {}, "measurements": {}}
     weak, strong = row(500), row(480, plugin="mim", attack="mim")
-    assert raised(weak, strong, row(469, **blackbox)) == [set(), {"black-box-stronger"}, {"black-box-stronger"}]
+    assert raised(weak, strong, row(469, **blackbox)) == [set(), {"black-box-stronger"}, set()]
+    assert opinion(strong, row(469, **blackbox)) == "doubtful"  # no attack on the ensemble is as strong
     assert raised(weak, strong, row(470, **blackbox)) == [set(), set(), set()]
     # Black-box on a part of the images: 48 % of 1,000 and p of 200 differ by chance in up to 3 × 3.9 points.
     part = {"images_digest": "part", "n": 200, "n_clean": 190} | blackbox
     assert raised(strong, row(74, **part)) == [set(), set()]  # 37 %
-    assert raised(strong, row(70, **part)) == [{"black-box-stronger"}] * 2  # 35 %: 13 points are more than 11.2 + 1
+    assert raised(strong, row(70, **part)) == [{"black-box-stronger"}, set()]  # 35 %: 13 points are over 11.2 + 1
 
 
 def test_every_check_is_data_and_what_it_needs_can_be_lacking() -> None:
@@ -298,10 +303,10 @@ def probe(name: str, images: int = 100, means: dict[str, float] | None = None, *
     return row(None, kind="audit", plugin=name, attack=name, settings={"count": images}, measurements=found)
 
 
-def stages(robust: int, **broken: int) -> EvaluationRow:
+def stages(robust: int, plugin: str = "crosscheck", of: dict[str, Any] | None = None, **broken: int) -> EvaluationRow:
     told = [{"attack": name.replace("_of_", " of ").replace("_1", " 1"), "broken": n, "bits": ""}
             for name, n in broken.items()]  # fmt: skip
-    return row(robust, plugin="crosscheck", attack="crosscheck", settings={}, measurements=measured(stages=told))
+    return row(robust, plugin=plugin, attack=plugin, settings={}, measurements=measured(stages=told), **(of or {}))
 
 
 @pytest.mark.parametrize(
@@ -317,8 +322,7 @@ def stages(robust: int, **broken: int) -> EvaluationRow:
          probe("gradients", unfinished=12, standing=50)),
         ("planted-missed", probe("planted", set_up=20, found=9), probe("planted", set_up=20, found=10)),
         ("members-stronger", stages(480, mean_of_members=6, member_1=5), stages(480, mean_of_members=10)),
-        ("gradient-free-stronger", stages(480, square=3), stages(480, square=2)),
-        ("targeted-disagrees", stages(480, apgd_t=101), stages(480, apgd_t=100)),
+        ("gradient-free-stronger", stages(480, square=11), stages(480, square=10)),
         ("attacks-too-weak", stages(439), stages(440)),
         ("more-steps-lower", row(479, settings={"steps": 100, "rel_step": 0.1}),
          row(480, settings={"steps": 100, "rel_step": 0.1})),
@@ -331,6 +335,92 @@ def test_flags_of_the_deep_audit(flag: str, bad: EvaluationRow, good: Evaluation
     assert found.verdicts[attack.run_id].opinion == "doubtful"
     other = row(500)
     assert flag not in {item.flag.id for each in standing.judge((), [other, good]).raised.values() for item in each}
+
+
+FLAGGED, PART = {"members-stronger"}, {"n": 200, "n_clean": 190, "images_digest": "part"}
+
+
+def test_a_stronger_attack_speaks_against_rows_above_it_and_against_the_run_unless_it_is_taken_in() -> None:
+    """On 200 images members leave 33 %, after which Square breaks 1 more: rows over 33.5 + 1 % are too high."""
+    members = stages(66, of=PART, apgd_ce=100, mean_of_members=13, square=1)
+    assert raised(row(345, plugin="mim"), row(346), members) == [set(), FLAGGED, set()]
+    assert raised(row(346, plugin="mim"), row(400), members) == [FLAGGED] * 3  # nothing reaches it
+    assert opinion(row(346), members) == "doubtful"
+    auto = stages(345, "autoattack", apgd_ce=600)
+    (verdict,) = standing.judge((), [row(416), members, auto]).verdicts.values()
+    assert verdict.opinion == "not checked enough"
+    # What Square or members break of it does not count: of 34.5 % that stand, gradients leave one more.
+    assert opinion(row(416), members, stages(345, "autoattack", square=1)) == "doubtful"
+    for other in ({"budget": 0.2}, {"precision": "bfloat16"}, {"run_id": "a" * 24, "seed": 1}):
+        judged = standing.judge((), [row(416), members, stages(345, "autoattack", other)])
+        assert judged.verdicts[members.run_id].opinion == "doubtful"
+    assert opinion(row(416), members, row(345, plugin="pgd_l2")) == "doubtful"
+
+
+def test_a_masked_network_is_doubted_though_square_within_autoattack_gets_far() -> None:
+    auto = stages(300, "autoattack", apgd_ce=50, square=600)
+    flagged = {"gradient-free-stronger", "gradient-free-adds"}
+    assert raised(auto) == [flagged]
+    assert raised(row(900), auto) == [{"gradient-free-stronger"}, flagged]
+    assert opinion(row(900), auto) == "doubtful"
+    assert raised(row(900), auto, row(310, plugin="mora")) == [
+        {"gradient-free-stronger"},
+        {"gradient-free-adds"},
+        set(),
+    ]
+    assert opinion(row(900), auto, row(310, plugin="mora")) == "not checked enough"
+    assert opinion(row(900), auto, row(311, plugin="mora")) == "doubtful"
+
+
+def test_square_that_breaks_a_few_is_a_note() -> None:
+    assert raised(row(495), stages(480, "autoattack", square=3)) == [set(), {"gradient-free-adds"}]
+    assert raised(row(495), stages(480, "autoattack", square=2)) == [set(), set()]
+    small = {"n": 100, "n_clean": 95}
+    assert raised(stages(48, "autoattack", small, square=1)) == [set()]
+    assert raised(stages(48, "autoattack", small, square=2)) == [{"gradient-free-adds"}]  # 2 %, but two images
+    assert raised(stages(48, "autoattack", small, square=3)) == [{"gradient-free-adds", "gradient-free-stronger"}]
+    alone = {"plugin": "square", "attack": "square", "settings": {}}
+    assert raised(row(500), row(498, **alone)) == [set(), set()]
+    assert raised(row(500), row(497, **alone)) == [set(), {"gradient-free-adds"}]
+    assert raised(row(500), row(490, **alone)) == [set(), {"gradient-free-adds"}]
+    assert raised(row(500), row(489, **alone)) == [{"gradient-free-stronger"}, {"gradient-free-adds"}]
+
+
+def test_a_targeted_attack_on_the_ensemble_takes_in_itself_what_it_breaks() -> None:
+    auto = stages(470, "autoattack", apgd_t=101, fab_t=10)  # 48 % after APGD-T
+    assert raised(row(580), row(581), auto) == [set(), {"targeted-disagrees"}, set()]
+    assert opinion(row(581), auto) == "not checked enough"
+    assert raised(row(581), stages(470, "autoattack", apgd_t=100, fab_t=10)) == [set(), set()]
+
+
+def test_an_attack_cannot_say_of_itself_that_it_is_taken_in() -> None:
+    fgsm = {"plugin": "fgsm", "attack": "fgsm", "settings": {}}
+    weak, again = row(521), row(500, **fgsm, stop="last")
+    assert raised(weak, row(500, **fgsm), again) == [{"weaker-than-fgsm"}, set(), set()]
+    assert opinion(weak, row(500, **fgsm), again) == "doubtful"
+    assert opinion(weak, row(500, **fgsm), row(521, plugin="mim")) == "doubtful"
+    assert opinion(weak, row(500, **fgsm), row(520, plugin="mim")) == "not checked enough"
+    longer = row(400, settings={"steps": 100, "rel_step": 0.1})
+    assert opinion(row(421), longer) == "doubtful"
+    assert opinion(row(421), longer, row(421, plugin="mim")) == "doubtful"
+    assert opinion(row(421), longer, row(420, plugin="mim")) == "not checked enough"
+    others = stages(400, of={"images_digest": "others"})
+    assert opinion(row(561), stages(500), others) == "doubtful"
+    other_images = {"plugin": "autoattack", "images_digest": "others"}
+    assert opinion(row(561), stages(500), row(561, **other_images)) == "doubtful"
+    assert opinion(row(561), stages(500), row(560, **other_images)) == "not checked enough"
+
+
+def test_a_verdict_says_what_is_too_high_and_which_attack_has_taken_it_in(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(flags, "_lacking", lambda *_: {})
+    auto = stages(316, "autoattack")
+    members = stages(66, of=PART, mean_of_members=13)
+    rows = [row(416), row(438, plugin="mim", attack="mim"), row(410, n=999, images_digest="fewer"), members, auto]
+    (verdict,) = standing.judge((), rows).verdicts.values()
+    assert verdict.opinion == "believed"
+    assert verdict.why == ("members-stronger: pgd eps 0.1, mim eps 0.1 too high; autoattack eps 0.1 has taken it in",)
+    (verdict,) = standing.judge((), [row(340), members, auto]).verdicts.values()
+    assert (verdict.opinion, verdict.why) == ("believed", ())
 
 
 def test_the_expected_accuracy_of_a_drawn_member_counts_each_draw_by_its_odds() -> None:

@@ -38,8 +38,30 @@ class Flag:
     source: str = "bench"
 
 
+@dataclass(frozen=True)
+class Stronger:
+    """An attack that breaks more than others in its ball leave standing.
+
+    Attributes:
+        by: the evaluation that shows it.
+        attack: the plug-in or the stage that is stronger; evaluations of this plug-in cannot say that it is taken in.
+        left: share of all images that it leaves.
+        limit: by how much, as a share of all images, others may leave more.
+        weak: the evaluations whose numbers it can speak against.
+        evidence: the numbers, in words.
+    """
+
+    by: EvaluationRow
+    attack: str
+    left: float
+    limit: float
+    weak: Rows
+    evidence: str
+
+
 OfOne = Callable[[EvaluationRow], Iterator[str]]
 OfRun = Callable[[Rows], Iterator[tuple[EvaluationRow, str]]]
+OfBall = Callable[[Rows], Iterator[Stronger]]
 OfCell = Callable[[Rows], str]
 Lacking = Callable[[Rows], Iterator[str]]
 FLAGS: dict[str, Flag] = {}
@@ -47,8 +69,10 @@ NEEDS: dict[str, Lacking] = {}
 """What a check can need → why the results of one run do not have it, a reason each; nothing where they have."""
 ONE: dict[str, OfOne] = {}
 RUN: dict[str, OfRun] = {}
+BALL: dict[str, OfBall] = {}
 CELL: dict[str, OfCell] = {}
-R = TypeVar("R", OfOne, OfRun, OfCell)
+R = TypeVar("R", OfOne, OfRun, OfBall, OfCell)
+ROUNDING = 1e-9  # of a share: far less than one image
 
 
 def rule(
@@ -103,3 +127,47 @@ def white_box(rows: Rows) -> list[EvaluationRow]:
         if row.kind == "attack" and row.targets is None and row.n_robust is not None
         and trait(row.plugin, "norm") == "linf" and trait(row.plugin, "needs_gradient")
     ]  # fmt: skip
+
+
+def ball(rows: Rows, row: EvaluationRow) -> list[EvaluationRow]:
+    """The white-box attacks with the same radius and in the same precision, the row itself among them if it is one."""
+    return [other for other in white_box(rows) if (other.budget, other.precision) == (row.budget, row.precision)]
+
+
+def stages(row: EvaluationRow) -> dict[str, int]:
+    """Of several attacks that follow each other: how many images each broke."""
+    found = row.measurements.get("stages") or [] if row.kind == "attack" else []
+    return {stage["attack"]: stage["broken"] for stage in found}
+
+
+def through_members(stage: str) -> bool:
+    """Whether a stage makes its images on the members instead of the ensemble."""
+    return stage.startswith(("mean of", "member"))
+
+
+def against_gradients(row: EvaluationRow) -> float:
+    """The share of all images that an attack leaves by the gradients of the ensemble alone."""
+    others = [count for name, count in stages(row).items() if name == "square" or through_members(name)]
+    return robust(row) + sum(others) / row.n
+
+
+def weigh(rows: Rows, found: Stronger) -> tuple[list[EvaluationRow], str]:
+    """Which evaluations a stronger attack speaks against, and which attack on the ensemble has taken it in.
+
+    It is taken in where another attack in the same ball leaves as little (within the limit) by the gradients of the
+    ensemble: then numbers above it are too high, and the lowest of the run is not. Square and images made on members
+    do not count here: where only they get so far, the gradients are masked, and even the row that they are part of
+    may be too high. Shares are compared, whatever the number of images.
+
+    Returns:
+        The rows of `found.weak` that it speaks against, and the label of the attack; "" where nothing has taken it in.
+    """
+    most = found.left + found.limit + ROUNDING
+    weak = [row for row in found.weak if against_gradients(row) > most]
+    if not weak:
+        return [], ""
+    beside = [row for row in ball(rows, found.by) if row.plugin != found.attack]
+    lowest = min(beside, key=against_gradients, default=None)
+    if lowest is not None and against_gradients(lowest) <= most:
+        return [row for row in weak if robust(row) > most], lowest.label
+    return weak, ""

@@ -11,7 +11,7 @@ from typing import Any
 
 from bench.core.identity import canonical
 from bench.core.precision import USUAL, Precision, titled
-from bench.store.rules.base import CELL, RUN, Rows, need, robust, rule, told, trait, white_box
+from bench.store.rules.base import BALL, CELL, RUN, Rows, Stronger, need, robust, rule, told, trait, white_box
 from bench.store.typed_rows import EvaluationRow
 
 NOISE = 0.005  # of all images: robust accuracy may rise by this much with ε
@@ -78,26 +78,26 @@ def _rises_with_budget(rows: Rows) -> Iterator[tuple[EvaluationRow, str]]:
 
 
 @rule(
-    RUN, "weaker-than-fgsm", "suspect", "an iterative attack is weaker than FGSM at the same ε, by over 2 points",
+    BALL, "weaker-than-fgsm", "suspect", "an iterative attack is weaker than FGSM at the same ε, by over 2 points",
     "Gradient masking: one long step works where many short ones are caught. Do not trust the iterative rows.",
     needs=("fgsm",), source="Carlini et al. 2019",
 )  # fmt: skip
-def _weaker_than_fgsm(rows: Rows) -> Iterator[tuple[EvaluationRow, str]]:
+def _weaker_than_fgsm(rows: Rows) -> Iterator[Stronger]:
     attacks = white_box(rows)
     one_step = {_alike(row): row for row in attacks if row.plugin == "fgsm"}
     for row in attacks:
         fgsm = one_step.get(_alike(row))
-        if fgsm and trait(row.plugin, "iterative") and robust(row) > robust(fgsm) + MASKING:
-            yield row, f"{told(row)}, {told(fgsm)}"
+        if fgsm and trait(row.plugin, "iterative"):
+            yield Stronger(fgsm, "fgsm", robust(fgsm), MASKING, [row], f"{told(row)}, {told(fgsm)}")
 
 
 @rule(
-    RUN, "black-box-stronger", "suspect",
+    BALL, "black-box-stronger", "suspect",
     "images made on other networks break over 1 % of all images more than any white-box attack",
     "White-box attacks know more and must be stronger: their gradients are masked.",
     needs=("blackbox",), source="Athalye et al. 2018",
 )  # fmt: skip
-def _black_box_stronger(rows: Rows) -> Iterator[tuple[EvaluationRow, str]]:
+def _black_box_stronger(rows: Rows) -> Iterator[Stronger]:
     white: dict[tuple[float | None, Precision], list[EvaluationRow]] = defaultdict(list)
     for row in white_box(rows):
         white[row.budget, row.precision].append(row)
@@ -105,11 +105,9 @@ def _black_box_stronger(rows: Rows) -> Iterator[tuple[EvaluationRow, str]]:
         if row.kind != "blackbox" or (row.budget, row.precision) not in white:
             continue
         best = min(white[row.budget, row.precision], key=robust)
-        if robust(row) < robust(best) - AHEAD - _chance(row, best):
-            on = "" if row.n == best.n else f", on {row.n:,} and on {best.n:,} images"
-            evidence = f"{told(row)}, {told(best)}{on}"
-            yield row, evidence
-            yield best, evidence
+        on = "" if row.n == best.n else f", on {row.n:,} and on {best.n:,} images"
+        evidence = f"{told(row)}, {told(best)}{on}"
+        yield Stronger(row, "blackbox", robust(row), AHEAD + _chance(row, best), [best], evidence)
 
 
 def _alike(row: EvaluationRow) -> tuple[float | None, str, Precision]:
