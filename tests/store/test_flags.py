@@ -21,6 +21,7 @@ from bench.attacks.fgsm import FGSM
 from bench.attacks.iterative import PGD
 from bench.attacks.judge import attack_images
 from bench.attacks.problem import Problem
+from bench.cli import show
 from bench.core.bits import to_text
 from bench.core.identity import content_id
 from bench.evaluation import measure
@@ -421,6 +422,17 @@ def test_a_verdict_says_what_is_too_high_and_which_attack_has_taken_it_in(monkey
     assert verdict.why == ("members-stronger: pgd eps 0.1, mim eps 0.1 too high; autoattack eps 0.1 has taken it in",)
     (verdict,) = standing.judge((), [row(340), members, auto]).verdicts.values()
     assert (verdict.opinion, verdict.why) == ("believed", ())
+
+
+def test_show_tells_the_evidence_of_a_verdict_and_what_is_lacking() -> None:
+    run: dict[str, Any] = {"run_id": "4f0c1a" * 4, "seed": 0}
+    for verdict, why, text in (
+        ("believed", (), "believed"),
+        ("believed", ("pgd too high",), "believed (pgd too high)"),
+        ("doubtful", ("a", "b", "c", "d"), "doubtful (a; b; c and 1 more)"),
+        ("not checked enough", ("a",), "not checked enough: `bench audit 4f0c1a4f0c1a --deep`"),
+    ):
+        assert show._judged({**run, "verdict": {"opinion": verdict, "why": why}}) == {"audit": text}
 
 
 def test_the_expected_accuracy_of_a_drawn_member_counts_each_draw_by_its_odds() -> None:
