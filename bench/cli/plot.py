@@ -99,7 +99,8 @@ def curves(output: Path | None, page: Page, results: Path, db: str | None, **giv
 def budget(output: Path | None, page: Page, results: Path, db: str | None, **given: Any) -> None:
     """Robust accuracy against the radius ε, all methods: one panel for each attack of the suite (or --attack).
 
-    Every radius that was run is drawn, whichever command ran it. ε = 0 is the clean accuracy.
+    Every radius below 1 that was run is drawn, whichever command ran it (an ℓ∞ ball of 1 holds every image).
+    ε = 0 is the clean accuracy.
 
     \b
     Examples:

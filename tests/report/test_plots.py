@@ -51,6 +51,22 @@ def test_budget_draws_every_radius_that_was_run(
     assert all(word in picture for word in ("ECE", "Cos-only", "ε", "robust accuracy"))
 
 
+def test_a_ball_that_holds_every_image_is_no_point_of_a_curve() -> None:
+    import pandas as pd
+
+    from bench.report.plots import budget
+
+    radii = [("pgd", 0.1), ("pgd", 1.0), ("pgd_l2", 1.0)]
+    frame = pd.DataFrame(
+        [{"method": "ece", "title": "ECE", "seed": 0, "attack": plugin, "plugin": plugin, "budget_name": "eps",
+          "budget": eps, "n": 10, "n_clean": 9, "n_robust": 5, "clean_accuracy": 0.9, "robust_accuracy": 0.5}
+         for plugin, eps in radii]
+    )  # fmt: skip
+    drawn = budget.with_clean(frame)
+    shown = set(zip(drawn["plugin"], drawn["budget"], strict=True))
+    assert shown == {("pgd", 0.0), ("pgd", 0.1), ("pgd_l2", 0.0), ("pgd_l2", 1.0)}
+
+
 def test_convergence_takes_what_differs_in_steps_alone(
     small_results: Path, on_small: Callable[..., str], tmp_path: Path
 ) -> None:
