@@ -131,14 +131,18 @@ def correlations(pairs: pd.DataFrame) -> pd.DataFrame:
 
 def spearman(x: NDArray[np.float64], y: NDArray[np.float64]) -> float:
     """Rank correlation, ties with mean ranks; NaN where one of them is constant or there are fewer than four points."""
-    from scipy.stats import rankdata
-
     if len(x) < LEAST:
         return math.nan
-    a, b = rankdata(x), rankdata(y)
+    a, b = _ranks(x), _ranks(y)
     a, b = a - a.mean(), b - b.mean()
     length = math.sqrt(float(a @ a) * float(b @ b))
     return float(a @ b) / length if length > 0 else math.nan
+
+
+def _ranks(values: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Ranks from 1, ties with their mean: scipy's `rankdata`, whose checks take most of a bootstrap's time."""
+    _, place, counts = np.unique(values, return_inverse=True, return_counts=True)
+    return (np.cumsum(counts) - (counts - 1) / 2)[place]
 
 
 def _across(groups: Sequence[NDArray[np.float64]]) -> dict[str, float]:
