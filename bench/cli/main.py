@@ -27,6 +27,7 @@ COMMANDS = {
     "audit": ("bench.cli.audit", "Which results should not be believed, and why."),
     "theory": ("bench.cli.theory", "How unlike members are, and what bounds their transferability."),
     "compare": ("bench.cli.compare", "Which of two methods is better, and how sure that is."),
+    "papers": ("bench.cli.papers", "What papers conclude, and whether it holds of what was measured."),
     "heatmap": ("bench.cli.heatmap", "Draw transferability matrices."),
     "plot": ("bench.cli.plot", "Draw curves, robustness against budget and steps, decision boundaries."),
     "report": ("bench.cli.report", "Write the leaderboard as a folder of web pages."),

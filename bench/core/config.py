@@ -397,7 +397,9 @@ def _check_names(config: Config, path: Path) -> None:
         for method_name in (*statement.more, *statement.less):
             check("method", method_name, config.methods, f"statements.{name}")
         for attack_name in statement.under:
-            check("attack", attack_name, [*config.attacks, "blackbox"], f"statements.{name}")
+            check("attack", attack_name, [*config.attacks, "clean", "blackbox"], f"statements.{name}")
+    for method_name in config.authors:
+        check("method", method_name, config.methods, "authors")
     for dataset_name in config.matrix.budgets:
         check("data set", dataset_name, config.datasets, "matrix.budgets")
     for name, attack in config.attacks.items():

@@ -290,23 +290,26 @@ class StatementSpec(Spec):
     """`[statements.NAME]`: what a paper concludes of its methods, as a question to the data.
 
     It holds where every method of `more` has more of what it is `of` than every method of `less`: robust accuracy under
-    each attack of `under` at its budgets in [attacks] (`blackbox`: the suite at its own), or transferability, the mean
-    off the diagonal of the matrix of [matrix].
+    each attack of `under` at its budgets in [attacks] (`clean`: without any, `blackbox`: the suite at its own), or
+    transferability, the mean off the diagonal of the matrix of [matrix]. Of `published order` the methods of `more` are
+    asked in pairs, under each row the one that the data set's published table has ahead against the other.
     """
 
     words: str
     publication: str = Field(description="a name in [publications]")
     place: str = Field(description="where the paper says so")
-    of: Literal["robust accuracy", "transferability"] = "robust accuracy"
-    under: tuple[str, ...] = Field((), description="names in [attacks], or `blackbox`")
+    of: Literal["robust accuracy", "transferability", "published order"] = "robust accuracy"
+    under: tuple[str, ...] = Field((), description="names in [attacks], `clean` or `blackbox`")
     budgets: Literal["all", "smallest", "largest"] = Field("all", description="of each attack on the data set")
     more: tuple[str, ...] = Field(min_length=1)
-    less: tuple[str, ...] = Field(min_length=1)
+    less: tuple[str, ...] = ()
 
     @model_validator(mode="after")
     def _fits(self) -> Self:
-        if (self.of == "robust accuracy") != bool(self.under):
+        if (self.of != "transferability") != bool(self.under):
             raise ValueError("robust accuracy is `under` attacks, transferability is under that of [matrix]")
+        if (self.of != "published order") != bool(self.less):
+            raise ValueError("`more` is compared with `less`; only of a published order `more` is compared with itself")
         if both := sorted({*self.more} & {*self.less}):
             raise ValueError(f"{both[0]} has no more than itself: it is in `more` and in `less`")
         return self
@@ -432,6 +435,8 @@ class Config(Spec):
     protocols: dict[str, ProtocolSpec] = Field(default_factory=dict)
     publications: dict[str, PublicationSpec] = Field(default_factory=dict)
     statements: dict[str, StatementSpec] = Field(default_factory=dict)
+    authors: dict[str, str] = Field(default_factory=dict)
+    """Method → the name that `bench evaluate` gave the weights of it that its authors published."""
 
     @field_validator("methods")
     @classmethod

@@ -130,7 +130,7 @@ def collect(
         unlike={
             name: told
             for name, run in shown.items()
-            if any(method == name for _, method in printed) and (told := _unlike_published(loaded, selection, run))
+            if any(method == name for _, method in printed) and (told := unlike_published(loaded, selection, run))
         },
         elsewhere=_elsewhere(loaded, rows, shown, references),
         notes=(*run_notes(shown, db, seeds), *_expected(rows, cells, loaded), *lost),
@@ -301,7 +301,9 @@ def published_beside(
     references: Iterable[ReferenceRow],
 ) -> dict[tuple[str, str], float]:  # fmt: skip
     """Published robust accuracies (percent) for rows and methods that have one."""
-    columns = {name: loaded.config.methods[name].published_as(name) for name in specs}
+    # Weights that a method's authors published stand beside what is printed for the method.
+    methods = {column: method for method, column in loaded.config.authors.items()}
+    columns = {name: loaded.config.methods[of].published_as(of) for name in specs for of in [methods.get(name, name)]}
     table = {
         (value.method, value.attack, value.budget_name, value.budget): value.value
         for value in references
@@ -322,14 +324,14 @@ def published_beside(
     return found
 
 
-def _unlike_published(loaded: Loaded, selection: Selection, run: RunSpec) -> str:
+def unlike_published(loaded: Loaded, selection: Selection, run: RunSpec) -> str:
     """What differs from what published values are of: the data set's own recipe, and as many images as its protocol."""
     usual = replace(selection, recipe=None, model=None, members=None, limit=None)
     try:
         own = select.run_spec(loaded, usual, run.method, run.seed)
     except BenchError:  # trained elsewhere, or by settings that only fit this selection
         own = run
-    told = []
+    told = [ELSEWHERE] if run.plugin == OUTSIDE else []
     if (run.model, run.members) != (own.model, own.members):
         told.append(f"{run.members} × {loaded.title_of_model(run.model)}")
     if run.training != own.training:

@@ -4,12 +4,14 @@ A statement is a set of comparisons, each of one method with another in one row.
 `bench compare`: paired by image and by seed. Transferabilities are shares of other images for each ensemble, so they
 are tested over trainings only (Student's test, paired by seed). p is Holm-corrected over all comparisons of the
 statement on the data set. It holds if every comparison is significantly as the paper says; it does not if one is
-significantly the other way; else it cannot be told.
+significantly the other way; else it cannot be told. Weights that authors published (`[authors]`) are asked apart from
+what was trained here.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import statistics as plain_statistics
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Literal
@@ -23,10 +25,11 @@ from bench.core.specs import StatementSpec
 from bench.core.statistics import ALPHA
 from bench.experiment import select
 from bench.experiment.select import Selection
-from bench.experiment.spec import RunSpec
+from bench.experiment.spec import OUTSIDE, EvaluationSpec, RunSpec
 from bench.report import matrices, pairing, results
 from bench.report.cells import Row
 from bench.report.matrices import Matrix
+from bench.report.recipes import phrase, recipe_label
 from bench.report.tables import budget_text
 from bench.report.titles import Titles
 from bench.store import queries
@@ -34,6 +37,7 @@ from bench.store.database import Database
 
 Side = Literal["as said", "the other way", "not significant", "not measured"]
 Verdict = Literal["holds", "does not hold", "cannot be told"]
+SIDES: tuple[Side, ...] = ("as said", "the other way", "not significant", "not measured")
 
 
 @dataclass(frozen=True)
@@ -43,6 +47,7 @@ class Compared:
     Attributes:
         row: `PGD (50) ε = 0.1`.
         a, b: what `more` and `less` have, in percent, mean over the seeds that both have; None where nothing pairs.
+        spread: their standard deviations over these seeds (ddof 1), None for one.
         published: what the paper prints for the two, in percent; None where it prints none.
         seeds: that both have.
         n: images; 0 where trainings alone are compared.
@@ -57,6 +62,7 @@ class Compared:
     side: Side = "not measured"
     a: float | None = None
     b: float | None = None
+    spread: tuple[float, float] | None = None
     published: tuple[float, float] | None = None
     seeds: tuple[int, ...] = ()
     n: int = 0
@@ -64,15 +70,58 @@ class Compared:
     fails_over_seeds: bool = False
     why: str = ""
 
+    @property
+    def difference(self) -> float | None:
+        """In points; None where nothing pairs."""
+        return None if self.a is None or self.b is None else self.a - self.b
+
+    @property
+    def published_difference(self) -> float | None:
+        """The one that the paper prints."""
+        return None if self.published is None else self.published[0] - self.published[1]
+
+    @property
+    def told(self) -> str:
+        """How it came out, in words."""
+        return f"{self.side} over trainings" if self.fails_over_seeds else self.side
+
+
+@dataclass(frozen=True)
+class MeasuredOn:
+    """What a statement was asked of.
+
+    Attributes:
+        authors: whether of weights that authors published, else of what was trained here.
+        words: network, training and images: `3 × LeNet, recipe cpu`.
+        unlike: in what that is not what the published values of the data set are of; empty where it is, or none are.
+        has_published: whether the paper printed anything for this data set.
+    """
+
+    dataset: str
+    authors: bool
+    words: str
+    unlike: str
+    has_published: bool
+
+    @property
+    def name(self) -> str:
+        """`mnist`; `cifar10, authors' weights`."""
+        return f"{self.dataset}, authors' weights" if self.authors else self.dataset
+
 
 @dataclass(frozen=True)
 class Finding:
-    """A statement on one data set."""
+    """A statement on one data set, of what was trained here or of authors' weights."""
 
     name: str
     statement: StatementSpec
-    dataset: str
+    setting: MeasuredOn
     compared: tuple[Compared, ...]
+
+    @property
+    def dataset(self) -> str:
+        """Its data set."""
+        return self.setting.dataset
 
     def count(self, side: Side) -> int:
         """Comparisons that came out so."""
@@ -86,62 +135,114 @@ class Finding:
         return "holds" if self.count("as said") == len(self.compared) else "cannot be told"
 
     @property
+    def brief(self) -> str:
+        """`6 of 6 comparisons`, `33 of 48 as said, 3 not significant, 12 not measured`."""
+        whole = len(self.compared)
+        if self.verdict == "holds":
+            return f"{whole} of {whole} comparison{'s' if whole != 1 else ''}"
+        told = [f"{count} {side}" for side in SIDES[1:] if (count := self.count(side))]
+        return ", ".join([f"{self.count('as said')} of {whole} as said", *told])
+
+    @property
+    def weakest(self) -> Compared:
+        """The comparison that speaks most against it: the surest the other way, else the least sure as said."""
+
+        def in_favour(each: Compared) -> tuple[float, float]:
+            sure, difference = 1 - (1.0 if each.p is None else each.p), each.difference or 0.0
+            return (sure if difference > 0 else -sure), difference
+
+        return min((each for each in self.compared if each.side != "not measured"), key=in_favour)
+
+    @property
     def measured(self) -> int:
         """Comparisons that could be made."""
         return len(self.compared) - self.count("not measured")
 
 
 def answers(loaded: Loaded, db: Database, dataset: str) -> list[Finding]:
-    """The statements of bench.toml of which something was measured on a data set, in their order.
+    """What was found of the statements of bench.toml on a data set, in their order; of authors' weights last.
 
-    With the default recipe of the data set, its model and members; on all test images, or as many as a protocol has,
-    whichever makes more comparisons possible.
+    With the default recipe of the data set, or another under which more comparisons were made, its model and members;
+    on all test images, or as many as a protocol has, whichever makes more comparisons possible.
     """
-    statements = loaded.config.statements
+    if not loaded.config.statements or dataset not in loaded.config.datasets:
+        return []
+    loaded = loaded.with_outside(queries.configs(db, plugin=OUTSIDE))
+    stored = {run.recipe for run in queries.runs(db, dataset=dataset)}
+    known = [name for name in loaded.config.recipes_of(dataset) if name in stored]
+    found: list[Finding] = []
+    for authors in (False, True):
+        by_recipe = [_by_name(loaded, db, dataset, recipe, authors=authors) for recipe in dict.fromkeys((None, *known))]
+        most = max(by_recipe, key=lambda each: sum(answer.measured for answer in each.values()))
+        found += [most[name] for name in loaded.config.statements if name in most]
+    return found
+
+
+def _by_name(loaded: Loaded, db: Database, dataset: str, recipe: str | None, *, authors: bool) -> dict[str, Finding]:
+    """Each statement of which something was measured under a recipe, on the images that make most comparisons."""
     sizes = {None, *(each.images for each in loaded.config.protocols.values() if each.dataset == dataset)}
     best: dict[str, Finding] = {}
-    if not statements or dataset not in loaded.config.datasets:
-        return []
     for limit in sorted(sizes, key=lambda size: (size is not None, -(size or 0))):
         try:
-            measured = _Evidence(loaded, db, dataset, limit)
+            measured = _Evidence(loaded, db, Selection(dataset=dataset, recipe=recipe, limit=limit), authors=authors)
         except BenchError:  # fewer images than that, or a data set without this recipe
             continue
-        for name, statement in statements.items():
-            answer = Finding(name, statement, dataset, tuple(measured.compared(statement)))
-            if answer.measured > (best[name].measured if name in best else 0):
-                best[name] = answer
-    return [best[name] for name in statements if name in best]
+        for name, statement in loaded.config.statements.items():
+            compared = tuple(measured.compared(statement))
+            count = sum(each.side != "not measured" for each in compared)
+            if count > (best[name].measured if name in best else 0):
+                best[name] = Finding(name, statement, measured.setting, compared)
+    return best
 
 
 class _Evidence:
-    """What all statements ask for, of one data set and number of test images: read once."""
+    """What all statements ask for, of one selection: read once."""
 
-    def __init__(self, loaded: Loaded, db: Database, dataset: str, limit: int | None) -> None:
+    def __init__(self, loaded: Loaded, db: Database, selection: Selection, *, authors: bool) -> None:
         every = loaded.config.statements.values()
-        self.loaded, self.db = loaded, db
-        self.selection = Selection(dataset=dataset, limit=limit)
-        if select.test_limit(loaded, self.selection) != limit:
+        self.loaded, self.db, self.selection, self.authors = loaded, db, selection, authors
+        limit = select.test_limit(loaded, selection)
+        if selection.limit is not None and limit != selection.limit:
             raise BenchError("the same images as without a limit")
+        # What is shown for each method: itself, or the weights of its authors.
+        named = {name: name for each in every for name in (*each.more, *each.less)}
+        self.columns = {name: loaded.config.authors[name] for name in named if name in loaded.config.authors}
+        if not authors:
+            self.columns = named
         self.specs: dict[str, RunSpec] = {}
-        for name in dict.fromkeys(name for each in every for name in (*each.more, *each.less)):
+        for name, column in self.columns.items():
             try:
-                self.specs[name] = select.run_spec(loaded, self.selection, name, 0)
-            except BenchError:  # of a plug-in that is not here, say
+                self.specs[name] = select.run_spec(loaded, selection, column, 0)
+            except BenchError:  # of a plug-in that is not here, say, or weights of another data set
                 continue
         attacks = dict.fromkeys(name for each in every for name in each.under)
         self.rows = {name: self._rows(name) for name in attacks}
         rows = [row for found in self.rows.values() for row in found]
         self.cells = results.cells_of(self.specs, rows, db)
-        self.printed = results.published_beside(
-            loaded, self.selection, rows, self.specs, queries.references(db, dataset=self.selection.dataset)
-        )
+        references = queries.references(db, dataset=selection.dataset)
+        self.printed = results.published_beside(loaded, selection, rows, self.specs, references)
+
+    @cached_property
+    def setting(self) -> MeasuredOn:
+        """What all of it is of."""
+        runs = [run for name, run in self.specs.items() if any(name == of for _, of in self.cells)]
+        members = results.joined(run.members for run in runs)
+        models = results.joined(self.loaded.title_of_model(run.model) for run in runs)
+        labels = (phrase(recipe_label(run.recipe, plugin=run.plugin)) for run in runs)
+        printed = [run for name, run in self.specs.items() if any(name == of for _, of in self.printed)]
+        unlike = (results.unlike_published(self.loaded, self.selection, run) for run in printed if run in runs)
+        return MeasuredOn(
+            self.selection.dataset, self.authors, f"{members} × {models}, {results.joined(labels)}",
+            results.joined(filter(None, unlike)), has_published=bool(self.printed),
+        )  # fmt: skip
 
     @cached_property
     def matrices(self) -> dict[str, Matrix]:
         """Transferability by method."""
-        selection = replace(self.selection, methods=tuple(self.specs))
-        return {each.method: each for each in matrices.matrices(self.loaded, selection, self.db, targeted=False)}
+        selection = replace(self.selection, methods=tuple(self.columns[name] for name in self.specs))
+        found = matrices.matrices(self.loaded, selection, self.db, targeted=False) if self.specs else []
+        by_column = {each.method: each for each in found}
+        return {name: by_column[self.columns[name]] for name in self.specs if self.columns[name] in by_column}
 
     def _rows(self, attack: str) -> list[Row]:
         """The rows of an attack, smallest budget first; none of one that has no budget on the data set."""
@@ -149,7 +250,10 @@ class _Evidence:
         if run is None:
             return []
         try:
-            if attack == "blackbox":
+            if attack == "clean":
+                limit = select.test_limit(self.loaded, self.selection)
+                specs = [EvaluationSpec.of_clean(run, limit=limit, split=self.selection.split)]
+            elif attack == "blackbox":
                 specs = select.blackbox_rows(self.loaded, self.selection, run, self.loaded.blackbox.attacks)
             else:
                 specs = select.attack_rows(self.loaded, self.selection, run, attack, None)
@@ -168,12 +272,12 @@ class _Evidence:
         rows = [row for name in statement.under for row in self.rows[name][part]]
         found: list[Compared] = []
         tests: list[tuple[int, pairing.Pair]] = []
-        for more, less in _pairs(statement):
-            titles = self.loaded.title_of(more), self.loaded.title_of(less)
-            pairs, notes = pairing.pair(rows, self.cells, (more, less), titles, self.db)
+        for more, less, asked in self._asked(statement, rows):
+            titles = self._title(more), self._title(less)
+            pairs, notes = pairing.pair(asked, self.cells, (more, less), titles, self.db)
             paired = {pair.row.key: pair for pair in pairs}
             why = {name: reason.removesuffix(" under") for reason, names in notes.items() for name in names}
-            for row in rows:
+            for row in asked:
                 told = pairing.named(row)
                 if row.key in paired:
                     tests.append((len(found), paired[row.key]))
@@ -186,9 +290,30 @@ class _Evidence:
             side: Side = "as said" if better == "a" else "the other way" if better == "b" else "not significant"
             found[index] = replace(
                 found[index], side=side, a=100 * made.a, b=100 * made.b, seeds=pair.seeds, n=made.n, p=p,
-                fails_over_seeds=pair.fails_over_seeds, why="",
+                spread=self._spread(pair, found[index]), fails_over_seeds=pair.fails_over_seeds, why="",
             )  # fmt: skip
         return found
+
+    def _asked(self, statement: StatementSpec, rows: list[Row]) -> Iterator[tuple[str, str, list[Row]]]:
+        """Pairs of methods, the one that should have more first, with the rows of which the paper says so."""
+        if statement.of != "published order":
+            yield from ((more, less, rows) for more in statement.more for less in statement.less)
+            return
+        for more in statement.more:
+            for less in statement.more:
+                beside = ((row, self._beside(row, more, less)) for row in rows)
+                if ahead := [row for row, printed in beside if printed is not None and printed[0] > printed[1]]:
+                    yield more, less, ahead
+
+    def _title(self, name: str) -> str:
+        return self.loaded.title_of(self.columns.get(name, name))
+
+    def _spread(self, pair: pairing.Pair, compared: Compared) -> tuple[float, float] | None:
+        if len(pair.seeds) < 2:
+            return None
+        values = (self.cells[pair.row.key, name].values for name in (compared.more, compared.less))
+        a, b = (plain_statistics.stdev(each[seed] for seed in pair.seeds) for each in values)
+        return a, b
 
     def _beside(self, row: Row, more: str, less: str) -> tuple[float, float] | None:
         a, b = (self.printed.get((row.key, name)) for name in (more, less))
@@ -197,20 +322,26 @@ class _Evidence:
     def _transfers(self, statement: StatementSpec) -> list[Compared]:
         found: list[Compared] = []
         tests: list[tuple[int, float, float]] = []
-        for more, less in _pairs(statement):
+        for more, less in ((more, less) for more in statement.more for less in statement.less):
             known = [self.matrices.get(name) for name in (more, less)]
             row = next((f"{m.attack} {budget_text(m.budget_name, m.budget)}" for m in known if m is not None), "")
-            lacking = [self.loaded.title_of(name) for name in (more, less) if name not in self.matrices]
+            lacking = [self._title(name) for name in (more, less) if name not in self.matrices]
             a, b = ({} if matrix is None else _by_seed(matrix) for matrix in known)
             seeds = tuple(sorted(a.keys() & b.keys()))
-            if len(seeds) < 2:
-                why = f"no current matrix of {' and '.join(lacking)}" if lacking else "fewer than two trainings of both"
+            if not seeds:
+                why = f"no current matrix of {' and '.join(lacking)}" if lacking else "no seed of both"
                 found.append(Compared(row, more, less, why=why))
+                continue
+            values = [[each[seed] for seed in seeds] for each in (a, b)]
+            means = [float(np.mean(each)) for each in values]
+            made = Compared(row, more, less, "not significant", means[0], means[1], seeds=seeds)
+            if len(seeds) < 2:
+                found.append(replace(made, why="fewer than two trainings of both"))
                 continue
             differences = [a[seed] - b[seed] for seed in seeds]
             tests.append((len(found), statistics.t_test(differences), float(np.mean(differences))))
-            means = [float(np.mean([each[seed] for seed in seeds])) for each in (a, b)]
-            found.append(Compared(row, more, less, a=means[0], b=means[1], seeds=seeds))
+            spread = [plain_statistics.stdev(each) for each in values]
+            found.append(replace(made, spread=(spread[0], spread[1])))
         corrected = statistics.holm([p for _, p, _ in tests])
         for (index, _, difference), p in zip(tests, corrected, strict=True):
             side: Side = "not significant" if p >= ALPHA else "as said" if difference > 0 else "the other way"
@@ -220,7 +351,3 @@ class _Evidence:
 
 def _by_seed(matrix: Matrix) -> dict[int, float]:
     return {seed: value for seed, value in zip(matrix.seeds, matrix.by_seed, strict=True) if not np.isnan(value)}
-
-
-def _pairs(statement: StatementSpec) -> Iterable[tuple[str, str]]:
-    return ((more, less) for more in statement.more for less in statement.less)

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from in_process import bench
+from in_process import bench, refused
 from numpy.typing import NDArray
 from scipy import stats
 from site_pages import LOADED, make
@@ -22,8 +22,10 @@ from bench.core.errors import BenchError
 from bench.core.specs import StatementSpec
 from bench.experiment import select
 from bench.experiment.select import Selection
-from bench.report import statements
+from bench.experiment.spec import EvaluationSpec
+from bench.report import papers, statements
 from bench.report.statements import Finding
+from bench.report.tables.markdown import escape
 from bench.store.database import Database
 from bench.store.published import load_published
 
@@ -42,23 +44,24 @@ def stating(**tables: dict[str, Any]) -> Loaded:
 class Runs:
     """Writes runs that configured methods have, with outcomes of one's own choice."""
 
-    def __init__(self, db: Database, dataset: str = "digits", n: int = N) -> None:
+    def __init__(self, db: Database, dataset: str = "digits", n: int = N, recipe: str | None = None) -> None:
         self.writer, self.dataset, self.ids = Writer(db, n=n), dataset, dict[tuple[str, int], str]()
+        self.recipe = recipe
 
     def spec(self, method: str, seed: int = 0) -> Any:
-        return select.run_spec(LOADED, Selection(dataset=self.dataset), method, seed)
+        return select.run_spec(LOADED, Selection(dataset=self.dataset, recipe=self.recipe), method, seed)
 
     def of(self, method: str, seed: int) -> str:
         if (method, seed) not in self.ids:
             spec = self.spec(method, seed)
             self.ids[method, seed] = self.writer.run(
                 method, seed, run_id=spec.run_id, family_id=spec.family_id, plugin=spec.plugin, dataset=self.dataset,
-                settings=spec.settings, config=spec.model_dump(mode="json"), model=spec.model,
+                settings=spec.settings, config=spec.model_dump(mode="json"), model=spec.model, recipe=spec.recipe,
             )  # fmt: skip
         return self.ids[method, seed]
 
     def attacked(
-        self, method: str, *seeds: NDArray[np.bool_], attack: str = "pgd", budget: float = 0.1, **more: Any
+        self, method: str, *seeds: NDArray[np.bool_] | None, attack: str = "pgd", budget: float = 0.1, **more: Any
     ) -> None:
         for seed, robust in enumerate(seeds):
             self.writer.evaluation(self.of(method, seed), robust, attack=attack, budget=budget, **more)
@@ -94,6 +97,10 @@ def test_every_comparison_is_tested_and_corrected_over_the_statement(db: Databas
     runs.writer.flush()
     loaded = stating(best={"under": ["pgd"], "more": ["trs"], "less": ["ece", "adp"]})
     answer = answered(db, loaded)["best"]
+    assert answer.setting.words == "3 × CNN, recipe standard"
+    assert not answer.setting.has_published
+    weakest = answer.weakest
+    assert (weakest.row, weakest.less) == ("PGD (50) ε = 0.1", "adp")  # the least sure: 7 images
     places = [(less, budget) for less in ("ece", "adp") for budget in (0.1, 0.15)]
     ps = []
     for each, (less, budget) in zip(answer.compared, places, strict=True):
@@ -155,8 +162,12 @@ def test_transferability_is_tested_over_trainings(db: Database) -> None:
         single={"of": "transferability", "more": ["adp", "gal"], "less": ["trs"]},
     ))  # fmt: skip
     assert {name: answer.verdict for name, answer in found.items()} == {
-        "sure": "holds", "unsure": "cannot be told", "turned": "does not hold"
+        "sure": "holds", "unsure": "cannot be told", "turned": "does not hold", "single": "cannot be told"
     }  # fmt: skip
+    alone, nothing = found["single"].compared
+    assert (alone.side, alone.a, alone.p) == ("not significant", pytest.approx(90), None)
+    assert alone.why == "fewer than two trainings of both"
+    assert nothing.side == "not measured"
     first, second = found["unsure"].compared
     ps = [stats.ttest_rel(rates[name], rates["trs"]).pvalue for name in ("ece", "dverge")]
     assert [first.p, second.p] == pytest.approx(holm(ps), rel=1e-3)
@@ -195,6 +206,100 @@ def test_as_many_images_as_a_protocol_has_will_do(db: Database) -> None:
     assert answered(db, loaded, "digits") == {}
 
 
+def test_a_recipe_under_which_more_was_measured_is_taken_and_named(db: Database) -> None:
+    load_published(db, config.defaults("published"))
+    runs = Runs(db, "mnist", 500, recipe="quick")
+    quick = Selection(dataset="mnist", recipe="quick")  # which uses 500 test images
+    for method, stands in (("trs", 450), ("cos_only", 50)):
+        row, _ = select.attack_rows(LOADED, quick, runs.spec(method), "pgd", None)
+        runs.attacked(method, np.arange(500) < stands, image_limit=500, attack_key=row.attack_key)
+    runs.writer.flush()
+    loaded = stating(best={"under": ["pgd"], "budgets": "smallest", "more": ["trs"], "less": ["cos_only"]})
+    answer = answered(db, loaded, "mnist")["best"]
+    assert answer.verdict == "holds"
+    assert answer.setting.words == "3 × LeNet, recipe quick"
+    assert answer.setting.unlike == "3 × LeNet, another training, 500 test images"
+    assert "a distance, no reproduction" in papers.distance(answer.setting)
+
+
+def test_a_published_order_is_asked_pair_by_pair_of_who_is_ahead_there(db: Database) -> None:
+    load_published(db, config.defaults("published"))
+    runs = Runs(db, "cifar10", 1000)
+    # Printed under PGD .01 and .02: TRS 50.5, 15.1; DVERGE 37.1, 10.5; Cos-only 0, 0.
+    for method, stands in (("trs", 300), ("dverge", 400), ("cos_only", 5)):
+        runs.attacked(method, np.arange(1000) < stands, budget=0.01, image_limit=1000)
+    runs.writer.flush()
+    order = {"of": "published order", "under": ["pgd"], "more": ["cos_only", "dverge", "trs"]}
+    answer = answered(db, stating(order=order), "cifar10")["order"]
+    told = {(each.more, each.less, each.row[-4:]): (each.side, each.published) for each in answer.compared}
+    assert told == {
+        ("dverge", "cos_only", "0.01"): ("as said", (37.1, 0.0)),
+        ("dverge", "cos_only", "0.02"): ("not measured", (10.5, 0.0)),
+        ("trs", "cos_only", "0.01"): ("as said", (50.5, 0.0)),
+        ("trs", "cos_only", "0.02"): ("not measured", (15.1, 0.0)),
+        ("trs", "dverge", "0.01"): ("the other way", (50.5, 37.1)),
+        ("trs", "dverge", "0.02"): ("not measured", (15.1, 10.5)),
+    }
+    assert answer.verdict == "does not hold"
+    assert answered(db, stating(order=order), "digits") == {}  # nothing is printed for it
+
+
+def test_clean_images_can_be_asked_about(db: Database) -> None:
+    runs = Runs(db)
+    for method, right in (("trs", 300), ("ece", 450)):
+        key = EvaluationSpec.of_clean(runs.spec(method), limit=None, split="test").attack_key
+        runs.attacked(method, None, kind="clean", attack="clean", budget=None, clean=right > FIRST, attack_key=key)
+    runs.writer.flush()
+    (compared,) = answered(db, stating(best={"under": ["clean"], "more": ["ece"], "less": ["trs"]}))["best"].compared
+    assert (compared.row.strip(), compared.a, compared.b, compared.side) == ("clean", 90.0, 60.0, "as said")
+
+
+def test_weights_of_authors_are_asked_apart_and_known_by_their_method(tmp_path: Path) -> None:
+    bench("db", "import", ROOT / "results/reference/authors/runs.zip", "--results", tmp_path)
+    loaded = stating(
+        plain={"under": ["pgd"], "more": ["dverge"], "less": ["ece"]},
+        trs={"under": ["pgd"], "more": ["trs"], "less": ["dverge"]},
+    )
+    with Database(tmp_path / "bench.db").open() as db:
+        (answer,) = statements.answers(loaded, db, "cifar10")
+    assert (answer.name, answer.verdict, answer.setting.authors) == ("plain", "holds", True)
+    assert answer.setting.name == "cifar10, authors' weights"
+    assert answer.setting.words == "3 × ResNet-20, trained elsewhere"
+    stands = dict(zip(("0.01", "0.02"), answer.compared, strict=True))
+    assert (stands["0.01"].a, stands["0.01"].b) == pytest.approx((41.6, 1.2))  # as in results/reference/authors/core.md
+    paper = bench("table", "core", "-m", "DVERGE, authors", "-d", "cifar10", "--limit", 1000, "--paper",
+                  "--format", "markdown", "--results", tmp_path)  # fmt: skip
+    (row,) = [line for line in paper.splitlines() if line.startswith("| PGD (50) | ε = 0.01")]
+    assert re.findall(r"[-+]?\d+\.\d+", row.partition("0.01")[2]) == ["41.6", "37.1", "+4.5"]
+    assert "trained elsewhere" in paper.partition("‡")[2]
+
+
+def test_the_command_prints_every_verdict_and_every_comparison(tmp_path: Path) -> None:
+    assert "nothing that a paper concludes" in refused("papers", "--results", published_only(tmp_path / "empty"))
+    bench("db", "import", ROOT / "tests/releases/first.zip", "--results", tmp_path)
+    lines = bench("papers", "-d", "digits,mnist", "--format", "markdown", "--results", tmp_path).splitlines()
+    written = list(csv.DictReader(bench("papers", "--format", "csv", "--results", tmp_path).splitlines()))
+    for name, statement in LOADED.config.statements.items():
+        (row,) = [line for line in lines if line.startswith(f"| {escape(name)} | {escape(statement.words)} |")]
+        own = [each for each in written if each["statement"] == name]
+        assert row.split(" | ")[-1] == "not measured yet |"  # on MNIST
+        assert row.split(" | ")[-2].startswith(own[0]["verdict"] if own else "not measured yet")
+        compared = [each for each in written if each["statement"] == name and each["side"] == "as said"]
+        assert all(float(each["difference"]) > 0 and float(each["p_holm"]) < 0.05 for each in compared)
+    assert "**MNIST**: not measured yet." in lines
+    shown = bench("papers", "--results", tmp_path)
+    assert "MNIST" not in shown
+    assert "cannot be told" in shown
+
+
+def published_only(folder: Path) -> Path:
+    """Results with the published values alone."""
+    folder.mkdir()
+    with Database(folder / "bench.db").open(create=True) as db:
+        load_published(db, config.defaults("published"))
+    return folder
+
+
 def test_what_bench_toml_says_of_statements_is_checked(tmp_path: Path) -> None:
     text = (ROOT / "bench.toml").read_text()
     place = "[statements.mine]\nwords = 'w'\nplace = 'p'\n"
@@ -204,6 +309,8 @@ def test_what_bench_toml_says_of_statements_is_checked(tmp_path: Path) -> None:
         ("publication = 'trs'\nunder = ['pgdd']\nmore = ['trs']\nless = ['ece']", "unknown attack 'pgdd'"),
         ("publication = 'trs'\nunder = ['pgd']\nmore = ['trs']\nless = ['trs']", "no more than itself"),
         ("publication = 'trs'\nmore = ['trs']\nless = ['ece']", "robust accuracy is `under` attacks"),
+        ("publication = 'trs'\nunder = ['pgd']\nmore = ['trs']", "is compared with `less`"),
+        ("publication = 'trs'\nof = 'published order'\nunder = ['pgd']\nmore = ['trs']\nless = ['ece']", "with itself"),
         ("publication = 'trs'\nof = 'transferability'\nunder = ['pgd']\nmore = ['trs']\nless = ['ece']", "[matrix]"),
     ):
         (tmp_path / "bench.toml").write_text(f"{text}\n{place}{table}\n")
@@ -215,7 +322,8 @@ def test_what_bench_toml_says_of_statements_is_checked(tmp_path: Path) -> None:
 def test_the_paper_prints_what_the_statements_say() -> None:
     """Its own Table 1 agrees with every statement on it, on both data sets."""
     asked = [each for each in LOADED.config.statements.values() if "Table 1" in each.place]
-    assert len(asked) == 4
+    assert len(asked) == 5
+    asked = [each for each in asked if each.of == "robust accuracy"]
     for dataset in ("mnist", "cifar10"):
         with (ROOT / f"results/published/table1_{dataset}.csv").open() as file:
             rows = list(csv.DictReader(file))
@@ -228,25 +336,31 @@ def test_the_paper_prints_what_the_statements_say() -> None:
                     assert least > max(float(row[name]) for name in statement.less), (dataset, statement.words, row)
 
 
-def test_docs_and_site_say_what_the_archive_answers(tmp_path: Path) -> None:
-    archive = ROOT / "results/reference/digits/runs.zip"
-    bench("db", "import", archive, "--results", tmp_path)
+def test_the_report_prints_what_the_statements_on_its_tables_say() -> None:
+    with (ROOT / "results/published/report_tables.csv").open() as file:
+        printed = {row["system"]: row for row in csv.DictReader(file) if row["table"] == "2"}
+    systems = {
+        "at_pgd_linf": "pgd_linf_adversarial_training",
+        "trs_report": "trs_ensemble_training_2_from_scratch_half_pgd_linf",
+        "trs_report_pretrained": "trs_ensemble_training_1_pretrained_members",
+    }
+    columns = {"clean": "natural_accuracy", "pgd": "pgd_linf_accuracy", "pgd_l2": "pgd_l2_accuracy"}
+    asked = [each for each in LOADED.config.statements.values() if each.publication == "trs_report"]
+    assert {each.under for each in asked} == {("clean",), ("pgd",), ("pgd_l2",)}
+    for each in asked:
+        more, less = ([float(printed[systems[name]][columns[each.under[0]]]) for name in names]
+                      for names in (each.more, each.less))  # fmt: skip
+        assert min(more) > max(less), each.words
+
+
+def test_the_site_says_what_the_archive_answers(tmp_path: Path) -> None:
+    bench("db", "import", ROOT / "results/reference/digits/runs.zip", "--results", tmp_path)
     with Database(tmp_path / "bench.db").open() as db:
         found = answered(db, LOADED)
         make(db, tmp_path / "site")
-    assert found.keys() == LOADED.config.statements.keys()
-    text = re.sub(r"<!--.*?-->", "", (ROOT / "docs/reproduction.md").read_text())
-    table = text.partition("| the TRS paper says | on digits |\n|---|---|\n")[2].partition("\n\n")[0]
-    rows = [[cell.strip() for cell in line.strip("| ").split(" | ")] for line in table.splitlines()]
-    assert len(rows) == len(found)
-    for (words, told), answer in zip(rows, found.values(), strict=True):
-        assert words.startswith(answer.statement.words)
-        assert re.match(r"[a-z ]+?(?=:| with)", told)[0] == answer.verdict, told  # type: ignore[index]
-        for count, whole in re.findall(r"(\d+) of (\d+) comparisons", told):
-            assert (int(count), int(whole)) == (answer.count("as said"), len(answer.compared))
     front = html.unescape((tmp_path / "site/index.html").read_text())
     cells = re.findall(r'href="papers.html#(\w+)-digits"><span[^>]*>.</span> ([a-z ]+)</a> <small>([^<]+)', front)
-    assert [(name, verdict) for name, verdict, _ in cells] == [(name, each.verdict) for name, each in found.items()]
+    assert {name: verdict for name, verdict, _ in cells} == {name: each.verdict for name, each in found.items()}
     assert ("trs_iterative", "cannot be told", "41 of 48 as said, 7 not significant") in cells
     page = (tmp_path / "site/papers.html").read_text()
     assert page.count("<tr><td") == sum(len(each.compared) for each in found.values())
