@@ -5,13 +5,17 @@ BIN = $(VENV)/bin
 # torch first and alone: what needs it then finds it, and no other build is fetched.
 PIP = $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
 
-.PHONY: demo test install check
+.PHONY: demo test install check tables
 
 demo: install
 	$(BIN)/bench run --method trs --method ece --dataset digits --recipe quick
 
 test: $(VENV)/.test
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --dist loadfile
+
+# Every table and figure under results/reference, and docs/reproduction.md, out of the archives there.
+tables: install
+	PATH="$(CURDIR)/$(BIN):$$PATH" OMP_NUM_THREADS=1 results/reference/tables.sh
 
 check: $(VENV)/.test
 	$(PIP) -e '.[dev]'

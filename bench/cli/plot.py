@@ -121,7 +121,7 @@ def budget(output: Path | None, page: Page, results: Path, db: str | None, **giv
     with reading(db, results) as base:
         found = points.white_box(chosen.loaded, chosen.selection, base, seeds=chosen.seeds)
         frame = points.of_suite(chosen.loaded, chosen.selection, found)
-    frame = plot.with_clean(frame)
+    frame = plot.with_clean(plot.short_of_everything(frame))
     _need(frame, "attack with a radius ε", chosen)
     head = _heading("Robust accuracy against ε, white box", chosen, frame)
     _save(

@@ -331,7 +331,7 @@ def unlike_published(loaded: Loaded, selection: Selection, run: RunSpec) -> str:
         own = select.run_spec(loaded, usual, run.method, run.seed)
     except BenchError:  # trained elsewhere, or by settings that only fit this selection
         own = run
-    told = [ELSEWHERE] if run.plugin == OUTSIDE else []
+    told = [f"weights {ELSEWHERE}"] if run.plugin == OUTSIDE else []
     if (run.model, run.members) != (own.model, own.members):
         told.append(f"{run.members} × {loaded.title_of_model(run.model)}")
     if run.training != own.training:

@@ -57,6 +57,5 @@ for seed in 0 1 2; do dverge $seed --attack apgd_ce,apgd_dlr --limit 1000; done
 advoap 0 --attack autoattack --eps 8/255 --limit 1000
 trades --attack autoattack --eps 0.3
 
-bench table core -m "DVERGE, authors" -m "baseline of DVERGE" -d cifar10 --limit 1000 --format markdown > "$here/core.md"
-bench heatmap -m "DVERGE, authors" -m "baseline of DVERGE" -d cifar10 --limit 1000 -o "$here/transferability.png" > /dev/null
+sh "$here/tables.sh"
 bench db export -o "$here/runs.zip" --no-weights
