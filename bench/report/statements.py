@@ -169,16 +169,22 @@ def answers(loaded: Loaded, db: Database, dataset: str) -> list[Finding]:
         return []
     loaded = loaded.with_outside(queries.configs(db, plugin=OUTSIDE))
     stored = {run.recipe for run in queries.runs(db, dataset=dataset)}
-    known = [name for name in loaded.config.recipes_of(dataset) if name in stored]
+    if not stored:
+        return []
+    try:
+        usual = [select.recipe_name(loaded, None, dataset)]
+    except BenchError:  # several, and none is the default
+        usual = []
+    recipes = dict.fromkeys((*usual, *(name for name in loaded.config.recipes_of(dataset) if name in stored)))
     found: list[Finding] = []
     for authors in (False, True):
-        by_recipe = [_by_name(loaded, db, dataset, recipe, authors=authors) for recipe in dict.fromkeys((None, *known))]
-        most = max(by_recipe, key=lambda each: sum(answer.measured for answer in each.values()))
+        by_recipe = [_by_name(loaded, db, dataset, recipe, authors=authors) for recipe in recipes]
+        most = max(by_recipe, key=lambda each: sum(answer.measured for answer in each.values()), default={})
         found += [most[name] for name in loaded.config.statements if name in most]
     return found
 
 
-def _by_name(loaded: Loaded, db: Database, dataset: str, recipe: str | None, *, authors: bool) -> dict[str, Finding]:
+def _by_name(loaded: Loaded, db: Database, dataset: str, recipe: str, *, authors: bool) -> dict[str, Finding]:
     """Each statement of which something was measured under a recipe, on the images that make most comparisons."""
     sizes = {None, *(each.images for each in loaded.config.protocols.values() if each.dataset == dataset)}
     best: dict[str, Finding] = {}

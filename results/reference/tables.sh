@@ -7,18 +7,20 @@ work=$(mktemp -d)
 jobs=
 trap 'kill $jobs 2> /dev/null || true; rm -rf "$work"' EXIT
 
-# What a folder's archives hold, without the weights, into results of their own or of others.
+# Takes the archives that a script names on top of what its folder has already.
 take_in() {
-  for archive in "$1"/*.zip; do
-    case "$archive" in */weights.zip) ;; *) bench db import "$archive" --results "$2" ;; esac
+  for archive in $(sed -n 's/^# archives: //p' "$1"); do
+    bench db import "$(dirname "$1")/$archive.zip" --results "$2"
   done
 }
 folder() {
-  take_in "$1" "$work/$(basename "$1")"
-  BENCH_RESULTS="$work/$(basename "$1")" sh "$1/tables.sh"
+  export BENCH_RESULTS="$work/$(basename "$1")"
+  for script in "$1/tables.sh" "$1/newer.sh"; do
+    if [ -f "$script" ]; then take_in "$script" "$BENCH_RESULTS"; sh "$script"; fi
+  done
 }
 papers() {
-  for each in "$here"/*/tables.sh; do take_in "$(dirname "$each")" "$work/all"; done
+  for script in "$here"/*/tables.sh; do take_in "$script" "$work/all"; done
   bench papers --format csv --results "$work/all" > "$here/papers.csv"
   bench papers -d digits,mnist,cifar10 --format markdown --results "$work/all" > "$work/papers.md"
 }

@@ -35,7 +35,6 @@ for id in $(bench list runs --json | python3 -c "$print_ids" 0 0); do
   bench theory $id --threads 1 > /dev/null
   bench audit $id --deep --threads 1 > /dev/null || true
 done
-bench table table1 $newer --method ece --method trs --format markdown > "$here/defences.md"
-bench table autoattack $columns $defences --seeds 0 --format markdown > "$here/autoattack.md"
+sh "$here/newer.sh"
 bench db export -o "$here/autoattack.zip" --no-weights $columns --seeds 0
 bench db export -o "$here/defences.zip" --no-weights $newer

@@ -1,6 +1,7 @@
 #!/bin/sh
 # The tables and figures beside this file, out of the results that BENCH_RESULTS names: of `make tables` those of the
 # archives, of make.sh those that it made.
+# archives: runs more papers
 set -eu
 here=$(cd "$(dirname "$0")" && pwd)
 columns="--method paper --method ece --dataset digits"
