@@ -189,7 +189,8 @@ def test_the_commands_of_the_reference_are_understood(
 ) -> None:
     """The script runs from its first line to its last beside a `bench` that only writes down what it is asked."""
     copy, calls, stands_in = (tmp_path / name for name in ("make.sh", "calls", "bench"))
-    copy.write_text(script.read_text())
+    for part in script.parent.glob("*.sh"):
+        (tmp_path / part.name).write_text(part.read_text())
     stands_in.write_text(
         """#!/bin/sh
 { printf '%s\\037' "$@"; echo; } >> "$CALLS"
@@ -214,7 +215,7 @@ def test_the_commands_of_the_reference_are_understood(
     for words in asked:
         if words[0] == "run":
             bench(*words, "--dry-run", "--results", tmp_path / "none")
-        elif "--paper" in words:  # what was published needs no results
+        elif "--paper" in words and "DVERGE, authors" not in words:  # what was published needs no results
             bench(*words, "--results", tmp_path / "none")
         elif words[0] != "list":  # an unknown option or value is told before what is not there yet
             line = refused(*words, "--results", tmp_path / "none")
