@@ -203,3 +203,19 @@ def test_a_gpu_and_a_cpu_leave_the_same_images_but_for_one(tmp_path: Path) -> No
     assert all(mine[1] == theirs[1] for mine, theirs in both)
     differences = [abs(mine[2] - theirs[2]) for mine, theirs in both if mine[2] is not None]
     assert (len(differences), sum(differences), max(differences)) == (16, 4, 1)
+
+
+def test_the_columns_on_mnist_give_the_tables_beside_their_archive(tmp_path: Path) -> None:
+    mnist = REFERENCE.parent / "mnist"
+    for archive in mnist.glob("*.zip"):
+        bench("db", "import", archive, "--results", tmp_path)
+    chosen = ("-d", "mnist", "--recipe", "cpu", "--seeds", 0, "--results", tmp_path)
+    table = ("table", "table1-mnist", *chosen, "--limit", 1000)
+    for style, suffix in (("markdown", "md"), ("latex", "tex"), ("csv", "csv")):
+        told = bench(*table, "--details", "--no-paper", "--format", style)
+        assert told == (mnist / f"table1.{suffix}").read_text()
+    assert bench(*table, "--paper", "--format", "markdown") == (mnist / "published.md").read_text()
+    picture = tmp_path / "transferability.svg"
+    bench("heatmap", *chosen, "--suite", "figure3-mnist", "--limit", 1000, "-o", picture)
+    assert picture.with_suffix(".csv").read_text() == (mnist / "transferability.csv").read_text()
+    assert bench("audit", "--results", tmp_path) == (mnist / "audit.txt").read_text()

@@ -1,0 +1,41 @@
+#!/bin/sh
+# The paper's MNIST table on all 60,000 training images: train, attack, then write tables and figures beside this file.
+# BENCH_DATA is the folder of MNIST (`bench prepare mnist`). Days on one core; goes on after an interruption.
+set -eu
+here=$(cd "$(dirname "$0")" && pwd)
+ten="ece dverge trs adp gal cos_l2 cos_only ckae adaboost gradientboost"
+both="trs_official trs_printed"
+of="--dataset mnist --recipe cpu"
+inside="--attack fgsm,bim,pgd,mim,apgd_dlr,apgd_ce --limit 1000"
+nearest="--attack cw,ead --limit 500"
+
+run() { bench run $of --threads 1 "$@"; }
+column() { # method, seeds
+  run --method $1 --seeds $2 $inside
+  run --method $1 --seeds $2 --suite figure3-mnist --limit 1000
+}
+for method in $ten; do column $method 0; done
+for method in $ten; do run --method $method --seeds 0 $nearest; done
+for method in $both; do
+  column $method 0
+  run --method $method --seeds 0 $nearest
+done
+for method in ece dverge trs; do
+  column $method 1-2
+  run --method $method --seeds 1-2 $nearest
+done
+for method in $ten $both; do run --method $method --seeds 0 --attack autoattack --eps 0.3 --limit 1000; done
+for method in $ten $both; do run --method $method --seeds 0 --suite figure2; done
+
+# Tables have the columns that are there; CW and EAD, on fewer images, have one of their own.
+table1="$of --seeds 0 --suite table1-mnist --limit 1000"
+for style in markdown latex csv; do
+  suffix=$(echo $style | sed 's/markdown/md/; s/latex/tex/')
+  bench table $table1 --details --no-paper --format $style > "$here/table1.$suffix"
+done
+bench table $table1 --paper --format markdown > "$here/published.md"
+bench table $of --seeds 0 $nearest --paper --format markdown > "$here/cw_ead.md"
+bench heatmap $of --seeds 0 --suite figure3-mnist --limit 1000 -o "$here/transferability.png" > /dev/null
+bench audit > "$here/audit.txt" || true
+bench db export -o "$here/runs.zip" --no-weights
+bench db export -o "$here/weights.zip" --recipe cpu --method dverge --seeds 0  # with those of `ece`, where it starts
