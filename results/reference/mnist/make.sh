@@ -27,15 +27,6 @@ done
 for method in $ten $both; do run --method $method --seeds 0 --attack autoattack --eps 0.3 --limit 1000; done
 for method in $ten $both; do run --method $method --seeds 0 --suite figure2; done
 
-# Tables have the columns that are there; CW and EAD, on fewer images, have one of their own.
-table1="$of --seeds 0 --suite table1-mnist --limit 1000"
-for style in markdown latex csv; do
-  suffix=$(echo $style | sed 's/markdown/md/; s/latex/tex/')
-  bench table $table1 --details --no-paper --format $style > "$here/table1.$suffix"
-done
-bench table $table1 --paper --format markdown > "$here/published.md"
-bench table $of --seeds 0 $nearest --paper --format markdown > "$here/cw_ead.md"
-bench heatmap $of --seeds 0 --suite figure3-mnist --limit 1000 -o "$here/transferability.png" > /dev/null
-bench audit > "$here/audit.txt" || true
+sh "$here/tables.sh"
 bench db export -o "$here/runs.zip" --no-weights
 bench db export -o "$here/weights.zip" --recipe cpu --method dverge --seeds 0  # with those of `ece`, where it starts
