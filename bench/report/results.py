@@ -23,7 +23,7 @@ from bench.store import queries, standing
 from bench.store.database import Database
 from bench.store.flags import Opinion, doubts
 from bench.store.published import is_comparable
-from bench.store.standing import Standings
+from bench.store.standing import Measured, Standings
 from bench.store.typed_rows import EvaluationRow, ReferenceRow
 
 if TYPE_CHECKING:
@@ -95,7 +95,8 @@ def collect(
     reference = next(iter(specs.values()))
     suite = ", ".join(selection.attacks) if selection.attacks else select.suite_name(loaded, selection)
     rows = _rows(loaded, selection, reference)
-    found = cells_of(specs, rows, db, seeds)
+    measured = standing.read(db, family_ids=[run.family_id for run in specs.values()])
+    found = cells_of(specs, rows, measured, seeds)
     references = queries.references(db, dataset=selection.dataset)
     printed = published_beside(loaded, selection, rows, specs, references)
     known = {method for _, method in (*found, *(printed if paper else ()))}
@@ -134,16 +135,15 @@ def collect(
         },
         elsewhere=_elsewhere(loaded, rows, shown, references),
         notes=(*run_notes(shown, db, seeds), *_expected(rows, cells, loaded), *lost),
-        verdicts=_verdicts(shown, db, seeds),
+        verdicts=_verdicts(shown, measured, seeds),
     )
 
 
 def _verdicts(
-    specs: Mapping[str, RunSpec], db: Database, seeds: tuple[int, ...] | None
+    specs: Mapping[str, RunSpec], measured: Measured, seeds: tuple[int, ...] | None
 ) -> dict[str, dict[int, Opinion]]:
     """The verdicts of the audit on the runs of a table that count, by method and seed."""
     found: dict[str, dict[int, Opinion]] = {}
-    measured = standing.read(db, family_ids=[run.family_id for run in specs.values()])
     for name, spec in specs.items():
         for run in measured.runs:
             told = measured.standings.verdicts.get(run.run_id)
@@ -195,18 +195,20 @@ def row_of(of: EvaluationSpec | EvaluationRow, titles: Titles, key: str) -> Row:
 
 
 def cells_of(
-    specs: Mapping[str, RunSpec], rows: Iterable[Row], db: Database, seeds: tuple[int, ...] | None = None
+    specs: Mapping[str, RunSpec], rows: Iterable[Row], measured: Measured, seeds: tuple[int, ...] | None = None
 ) -> dict[tuple[str, str], Cell]:
-    """The cells (row's key, method) that have a result; two configured methods with equal settings share theirs."""
+    """The cells (row's key, method) that have a result; two configured methods with equal settings share theirs.
+
+    Args:
+        measured: all of these runs, since some flags come from comparing attacks that are in no common table.
+    """
     names: dict[str, list[str]] = {}
     for name, run in specs.items():
         names.setdefault(run.family_id, []).append(name)
     by_key: dict[tuple[str, str], list[EvaluationRow]] = {}
     shown = {row.key for row in rows}
-    # All of these runs, since some flags come from comparing attacks that are in no common table.
-    measured = standing.read(db, family_ids=list(names))
     for row in measured.rows:
-        if row.attack_key in shown and (seeds is None or row.seed in seeds):
+        if row.attack_key in shown and row.family_id in names and (seeds is None or row.seed in seeds):
             for name in names[row.family_id]:
                 by_key.setdefault((row.attack_key, name), []).append(row)
     return {place: cell_of(found, measured.standings) for place, found in by_key.items()}

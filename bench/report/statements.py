@@ -32,7 +32,7 @@ from bench.report.matrices import Matrix
 from bench.report.recipes import phrase, recipe_label
 from bench.report.tables import budget_text
 from bench.report.titles import Titles
-from bench.store import queries
+from bench.store import queries, standing
 from bench.store.database import Database
 
 Side = Literal["as said", "the other way", "not significant", "not measured"]
@@ -224,7 +224,8 @@ class _Evidence:
         attacks = dict.fromkeys(name for each in every for name in each.under)
         self.rows = {name: self._rows(name) for name in attacks}
         rows = [row for found in self.rows.values() for row in found]
-        self.cells = results.cells_of(self.specs, rows, db)
+        measured = standing.read(db, family_ids=[run.family_id for run in self.specs.values()])
+        self.cells = results.cells_of(self.specs, rows, measured)
         references = queries.references(db, dataset=selection.dataset)
         self.printed = results.published_beside(loaded, selection, rows, self.specs, references)
 

@@ -7,15 +7,17 @@ here=$(cd "$(dirname "$0")" && pwd)
 columns="--method paper --method ece --dataset digits"
 of="$columns --seeds 0-2"
 
-bench plot predict --dataset digits -o "$here/predict.png" &  # the longest, beside the others
+{
+  bench plot predict --dataset digits -o "$here/predict.png"
+  bench heatmap $of --suite core -o "$here/transferability.png" > /dev/null
+  bench plot budget $of --suite core -o "$here/budget.png"
+  bench plot blackbox $of -o "$here/blackbox.png"
+  bench plot theory $columns -o "$here/theory.png"
+} &  # beside the tables
 bench table table1 $of --details --format markdown > "$here/table1.md"
 bench table table1 $of --details --format latex > "$here/table1.tex"
 bench table table1 $of --details --format csv > "$here/table1.csv"
 bench table figure2 $of --format markdown > "$here/blackbox.md"
 bench table figure2 $of --format latex > "$here/blackbox.tex"
-bench heatmap $of --suite core -o "$here/transferability.png" > /dev/null
-bench plot budget $of --suite core -o "$here/budget.png"
-bench plot blackbox $of -o "$here/blackbox.png"
-bench plot theory $columns -o "$here/theory.png"
 bench audit > "$here/audit.txt"
 wait $!
