@@ -30,8 +30,8 @@ from bench.training.optim import make_optimizer
 
 pytestmark = pytest.mark.usefixtures("_one_thread")
 METHODS = [
-    "ece", "adaboost", "gradientboost", "ckae", "adp", "gal", "dverge", "cos_only", "cos_l2", "trs", "trs_printed",
-    "trs_official", "trs_at", "at_ensemble", "at_fgsm", "at_pgd_l2", "at_pgd_linf", "trs_report",
+    "ece", "adaboost", "gradientboost", "ckae", "adp", "gal", "dverge", "cos_only", "cos_l2", "smooth_only", "trs",
+    "trs_printed", "trs_official", "trs_at", "at_ensemble", "at_fgsm", "at_pgd_l2", "at_pgd_linf", "trs_report",
     "trs_report_pretrained", "adv_oap", "mrboost", "mrboost_mce", "aute", "parl", "barre", "igat_adp", "igat_dverge",
     "deg", "deg_pdd", "fasten", "adv_fasten", "drt", "lotos",
 ]  # fmt: skip

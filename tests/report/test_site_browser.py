@@ -340,6 +340,7 @@ def test_of_thousands_of_rows_the_first_are_shown_and_all_are_searched_and_copie
         assert len(copied(page, "Copy CSV").splitlines()) == 321
         page.get_by_role("button", name="show all").click()
         assert len(column(page, seeds)) == 320
+        page.close()  # it asks the server for news every two seconds
 
 
 def test_files_download(open_page: Any, results: Path, board: str) -> None:
@@ -350,6 +351,7 @@ def test_files_download(open_page: Any, results: Path, board: str) -> None:
                 page.locator(".files").get_by_role("link", name=name).click()
             assert Path(waiting.value.path()).read_text().startswith(start)
             assert waiting.value.suggested_filename == f"core-digits-v1-0.1-complete.{name.lower()}"
+        page.close()  # it asks the server for news every two seconds
 
 
 def test_a_board_fits_or_says_that_it_scrolls(open_page: Any, board: str) -> None:
@@ -450,3 +452,4 @@ def test_a_served_page_follows_the_database(open_page: Any, results: Path, tmp_p
             page.wait_for_timeout(500)
             build(db, tmp_path / "site", loaded=LOADED)
             page.get_by_text("28 trained ensembles").wait_for(timeout=10_000)
+            page.close()  # it asks the server for news every two seconds
