@@ -42,7 +42,8 @@ class CudaGraphs:
         with torch.cuda.device(self._device):
             if not _room():
                 raise RuntimeError(NO_ROOM)
-            stream, generator = torch.cuda.current_stream(), torch.cuda.default_generators[self._device.index or 0]
+            stream = torch.cuda.current_stream()
+            generator = torch.cuda.default_generators[torch.cuda.current_device()]  # `cuda` alone may be any of several
             drawn = generator.clone_state()
             try:
                 with torch.cuda.graph(graph, pool=None if self._first is None else self._first.pool()):
