@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from typing import Literal, get_args
 
-ComparedAttack = Literal["fgsm", "bim", "pgd", "mim", "pgd_l2", "apgd_ce", "apgd_dlr", "cw", "ead", "autoattack"]
+ComparedAttack = Literal[
+    "fgsm", "bim", "pgd", "mim", "pgd_l2", "apgd_ce", "apgd_dlr", "cw", "ead", "apgd_t", "fab_t", "square", "autoattack"
+]
 """The plug-in of an attack that libraries have too."""
-SLOW: tuple[ComparedAttack, ...] = ("autoattack",)
+SLOW: tuple[ComparedAttack, ...] = ("apgd_t", "fab_t", "square", "autoattack")
 """Those that are run only where they are asked for."""
 ATTACKS: tuple[ComparedAttack, ...] = get_args(ComparedAttack)

@@ -38,8 +38,9 @@ class Versus:
         difference: ours less theirs, in points; below 0 ours is stronger.
         rule: "agrees within" or "not weaker by more than", with `points`, which are those of one image at least.
         outside, black: how many of the library's images were no real ones.
-        speed_last, speed_first: their time over ours with stop = last, and with first_success; of both until robust
-            accuracy is known (each with a pass over the images that came out; which clean images are right is known).
+        speed_last, speed_first: their time over ours with stop = last (None where the attack is done with an image at
+            its first success anyway), and with first_success; of both until robust accuracy is known (each with a pass
+            over the images that came out; which clean images are right is known).
     """
 
     library: str
@@ -60,6 +61,8 @@ class Versus:
 class Result:
     """One attack. `first` and `last` are our robust accuracies in % under both rules, of `images` images.
 
+    `last` is None where the attack is done with an image at its first success anyway.
+
     `passes` are those of our attack under `first_success` on the images that were timed, a floor is the bare passes;
     `floor_fast` the same passes on the fastest layout known to us, None where there is none, `floor_judged` these and
     one forward pass of the network itself for each image attacked, which no result that is judged can do without;
@@ -74,7 +77,7 @@ class Result:
     timed: int
     clean: float
     first: float
-    last: float
+    last: float | None
     passes: Passes
     versus: tuple[Versus, ...]
     floor: Spread | None
@@ -119,7 +122,8 @@ def compare(
     peers = [peer for peer in peers if kind in peer.kinds]
     with evaluation_mode(case.model):
         tell(f"{name}: robust accuracy, ours")
-        first, last = case.ours("first_success"), case.ours("last")
+        first = case.ours("first_success")
+        last = None if case.attack.ends_at_success else case.ours("last")
         judged: dict[str, Judged] = {}
         for peer in peers:
             tell(f"{name}: robust accuracy, {peer.name}")
@@ -141,7 +145,7 @@ def compare(
                 work_of(network, *_batch(sample), passes()) for network in (sample.model, quick) if network is not None
             ]
             by_rates = bound(min(works, key=lambda work: work.bytes), rates, median(seconds["first"]))
-    ours = {"first": _percent(first.robust), "last": _percent(last.robust)}
+    robust, robust_last = _percent(first.robust), None if last is None else _percent(last.robust)
     return Result(
         attack=name,
         budget_name=case.attack.budget_name,
@@ -149,10 +153,11 @@ def compare(
         settings=dict(vars(case.attack)),
         images=len(case.images),
         timed=len(sample.images) if repeats else 0,
-        clean=_percent(last.clean),
-        **ours,
+        clean=_percent(first.clean),
+        first=robust,
+        last=robust_last,
         passes=passes(),
-        versus=tuple(_versus(peer, kind, judged[peer.name], ours, seconds) for peer in peers),
+        versus=tuple(_versus(peer, kind, judged[peer.name], robust, robust_last, seconds) for peer in peers),
         floor=_ratio(seconds, "first", "floor"),
         floor_fast=_ratio(seconds, "first", "floor_fast"),
         floor_judged=_ratio(seconds, "first", "floor_judged"),
@@ -170,9 +175,10 @@ def _timed(
     right = sample.right()
     works: dict[str, Callable[[], Any]] = {
         "first": lambda: sample.ours("first_success", clean=right),
-        "last": lambda: sample.ours("last", clean=right),
         "floor": lambda: replay(sample.model, images, labels, passes),
     }
+    if not sample.attack.ends_at_success:
+        works["last"] = lambda: sample.ours("last", clean=right)
     if quick is not None:
         attacked = sample.images.take(right.nonzero().squeeze(1))
         precision = sample.conditions.precision
@@ -201,11 +207,13 @@ def _robustness(sample: Case, craft: Callable[[], Any]) -> Callable[[], Any]:
     return lambda: predictions(sample.model, craft(), batch_size=sample.conditions.batch_size)
 
 
-def _versus(peer: Peer, kind: Any, judged: Judged, ours: dict[str, float], seconds: dict[str, list[float]]) -> Versus:
+def _versus(
+    peer: Peer, kind: Any, judged: Judged, first: float, last: float | None, seconds: dict[str, list[float]]
+) -> Versus:
     theirs = _percent(judged.robust)
-    against = "first" if kind in peer.remembering else "last"
+    against, ours = ("first", first) if last is None or kind in peer.remembering else ("last", last)
     # Where few images are judged one of them is more: rounding alone may put an image on the other side.
-    difference, points = ours[against] - theirs, max(POINTS.get(kind, HALF), 100 / len(judged.robust))
+    difference, points = ours - theirs, max(POINTS.get(kind, HALF), 100 / len(judged.robust))
     one_sided = kind in peer.deviating
     within = (difference if one_sided else abs(difference)) <= points + NOTHING
     return Versus(

@@ -22,6 +22,8 @@ from bench.perf.cases import Case
 
 WASTES = "projects before it clips, so that part of the radius is lost outside [0, 1]"
 CLEAN_WRONG = "leaves out images that are misclassified when clean"
+OWN_NUMBERS = "random numbers of its own"
+IN_AUTOATTACK = {"apgd_t": "apgd-t", "fab_t": "fab-t", "square": "square"}
 
 
 class Peer(ABC):
@@ -196,19 +198,26 @@ class Pyautoattack(Peer):
 
     name = "autoattack"
     module = package = "pyautoattack"
-    kinds = remembering = ("apgd_ce", "apgd_dlr", "autoattack")
+    kinds = remembering = ("apgd_ce", "apgd_dlr", "apgd_t", "fab_t", "square", "autoattack")
     notes = {
-        "apgd_ce": CLEAN_WRONG, "apgd_dlr": CLEAN_WRONG,
-        "autoattack": "the standard list, with random numbers of its own",
+        "apgd_ce": CLEAN_WRONG, "apgd_dlr": CLEAN_WRONG, "apgd_t": OWN_NUMBERS, "fab_t": OWN_NUMBERS,
+        "square": OWN_NUMBERS, "autoattack": f"the standard list, with {OWN_NUMBERS}",
     }  # fmt: skip
 
     def batch(self, case: Case, x: Tensor, y: Tensor, start: Tensor | None, noise: Tensor | None) -> Tensor:
-        """`APGDAttack.perturb`, with our random numbers in the place of its own; or the whole `AutoAttack`."""
-        if case.kind == "autoattack":
+        """`APGDAttack.perturb`, with our random numbers in the place of its own; or `AutoAttack`, a part or all."""
+        if noise is None:
             whole: Any = importlib.import_module("pyautoattack")
+            only = {} if case.kind == "autoattack" else {"attacks": [IN_AUTOATTACK[case.kind]]}
+            version = "custom" if only else "standard"
             suite = whole.AutoAttack(
-                case.model, norm="Linf", eps=case.conditions.budget, version="standard", device=x.device, seed=0
+                case.model, norm="Linf", eps=case.conditions.budget, version=version, device=x.device, seed=0, **only
             )
+            ours = dict(vars(_settings(case)))
+            for theirs in (suite.apgd_targeted, suite.fab):
+                theirs.n_restarts = 1  # as in the standard list
+                theirs.n_iter = ours.get("steps", theirs.n_iter)
+            suite.square.n_queries = ours.get("queries", suite.square.n_queries)
             return _tensor(suite.run_standard_evaluation(x, y, batch_size=len(x))[0])
         library: Any = importlib.import_module("pyautoattack.autopgd_base")
         ours = _settings(case)

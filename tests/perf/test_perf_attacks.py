@@ -277,6 +277,30 @@ def test_the_command_trains_once_and_compares_every_attack(results: Path) -> Non
     assert " by the machine's rates: " in out[limit:eager]
 
 
+def test_each_part_of_autoattack_meets_the_authors_code(results: Path) -> None:
+    if not next(peer for peer in PEERS if peer.name == "autoattack").installed:
+        pytest.skip("autoattack is not installed: pip install pyautoattack")
+    wanted = [part for name in ("apgd_t", "fab_t", "square") for part in ("--attack", name)]
+    settings = (*QUICK, "--images", 80, "--steps", 5, "--set", "attacks.square.queries=100", "--results", results)
+    given = (*settings, *wanted, "--library", "autoattack", "--eps", "0.1")
+    code, out, err = command("perf", "attacks", *given, "--json")
+    assert code == 0, out + err
+    found = json.loads(out)["attacks"]
+    assert [result["attack"] for result in found] == ["apgd_t", "fab_t", "square"]
+    for result in found:
+        (one,) = result["versus"]
+        assert result["last"] is None  # done with an image at the first success under either rule
+        assert one["speed_last"] is None
+        assert one["against"] == "first_success"
+        assert one["verdict"] == "PASS"
+        assert one["theirs"] < result["clean"]
+        assert one["speed_first"]["low"] > 0
+    code, out, err = command("perf", "attacks", *given)
+    assert code == 0, out + err
+    assert "robust with stop = last" not in out
+    assert "square ε 0.1: ours " in out
+
+
 def test_the_command_takes_a_run_that_is_there(results: Path) -> None:
     listed, out, _ = command("list", "runs", "--json", "--results", results)
     assert listed == 0

@@ -34,7 +34,7 @@ if TYPE_CHECKING:
               help="How the ensemble was trained.")  # fmt: skip
 @click.option("--run", "run_id", type=RunId(), help="A run to attack, instead of one trained quickly.")
 @click.option("--attack", "names", multiple=True, type=click.Choice(ATTACKS), help="Repeat for several; unless "
-              f"given all but {', '.join(SLOW)}, which takes long.")  # fmt: skip
+              f"given all but {', '.join(SLOW)}, which take long.")  # fmt: skip
 @click.option("--library", "libraries", multiple=True, help="Compare with this library only; repeat for several. "
               "Includes the attacks it is very slow at.")  # fmt: skip
 @click.option("--eps", type=Number(), help="Radius; each attack's first budget in bench.toml unless given.")
@@ -69,7 +69,7 @@ def command(
     Examples:
       bench perf attacks --dataset digits --images 200 --timed 100
       bench perf attacks --dataset mnist --model lenet --attack pgd --attack apgd_ce
-      bench perf attacks --dataset digits --attack autoattack --images 100
+      bench perf attacks --dataset digits --attack square --attack autoattack --images 100
       bench perf attacks --run 4f0c1a --attack pgd --eps 8/255 --images 500
       bench perf attacks --dataset cifar10 --model resnet20 --images 100 --steps 10 --json
     """

@@ -34,21 +34,28 @@ def attack(result: Result, out: Console) -> None:
 
     symbol = "ε" if result.budget_name == "eps" else "c"
     steps = f", {result.settings['steps']} steps" if "steps" in result.settings else ""
+    robust = f"{result.first:.1f} % robust"
+    if result.last is not None:
+        robust = f"{result.last:.1f} % robust with stop = last, {result.first:.1f} % with first_success"
     out.print(
         Text.assemble(
             ("\n" + result.attack, "bold"),
-            f" {symbol} {result.budget:g}{steps}: ours {result.last:.1f} % robust with stop = last, "
-            f"{result.first:.1f} % with first_success (clean {result.clean:.1f} %)",
+            f" {symbol} {result.budget:g}{steps}: ours {robust} (clean {result.clean:.1f} %)",
         ),
         soft_wrap=True,
     )
     for one in result.versus:
         style = "green" if one.verdict == "PASS" else "red"
         head = f"  {one.library:<13}{one.theirs:5.1f} %  ours {one.difference:+.1f}  "
-        rule = f"{one.rule} {one.points:.3g}" + (", first_success" if one.against != "last" else "")
+        both = result.last is not None
+        rule = f"{one.rule} {one.points:.3g}" + (", first_success" if both and one.against != "last" else "")
         line = f" ({rule})"
-        if one.speed_last and one.speed_first:
-            line += f"  theirs / ours {one.speed_last} last, {one.speed_first} first_success"
+        if one.speed_first:
+            line += (
+                f"  theirs / ours {one.speed_last} last, {one.speed_first} first_success"
+                if both
+                else (f"  theirs / ours {one.speed_first}")
+            )
         unreal = [f"{count} images {what}" for count, what in ((one.outside, "outside"), (one.black, "black")) if count]
         notes = "; ".join([*unreal, *([one.note] if one.note else [])])
         told = [(f"  {notes}", "dim")] if notes else []
