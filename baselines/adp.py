@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
 
 from bench.core.lazy import torch
+from bench.core.settings import at_least
 from bench.training.batch import is_class
 from bench.training.compiled import passed
 from bench.training.method import Batch, Method
@@ -38,6 +39,9 @@ class Adp(Method):
 
     alpha: float = 2.0
     beta: float = 0.5
+
+    def __post_init__(self) -> None:
+        at_least(0, self, "alpha", "beta")
 
     def loss(self, members: Sequence[nn.Module], batch: Batch) -> dict[str, Tensor]:
         """`ce`, `entropy` times −α, `log_det` times −β."""

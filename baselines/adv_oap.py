@@ -8,8 +8,8 @@ from functools import partial
 from typing import TYPE_CHECKING, ClassVar, Literal
 
 from bench.baselines.adp import OFFSET, volume, wrong_classes
-from bench.core.errors import BenchError
 from bench.core.lazy import torch
+from bench.core.settings import at_least
 from bench.training.adversary import pgd
 from bench.training.batch import is_class
 from bench.training.gradients import pass_again
@@ -56,10 +56,8 @@ class AdvOap(Method):
     running_statistics: Literal["public", "needed"] = "public"
 
     def __post_init__(self) -> None:
-        if self.alpha < 0 or self.beta < 0:
-            raise BenchError(f"alpha and beta are weights, 0 or more, not {self.alpha} and {self.beta}")
-        if self.eps < 0 or self.steps < 1:
-            raise BenchError(f"eps is at least 0 and steps at least 1, not {self.eps} and {self.steps}")
+        at_least(0, self, "alpha", "beta", "eps", "step")
+        at_least(1, self, "steps")
 
     def loss(self, members: Sequence[nn.Module], batch: Batch) -> dict[str, Tensor]:
         """`ce`, `log_det` times −α, `entropy` times −β."""

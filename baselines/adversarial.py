@@ -8,7 +8,9 @@ from typing import TYPE_CHECKING, ClassVar
 
 from bench.core.errors import BenchError
 from bench.core.lazy import torch
+from bench.core.settings import at_least
 from bench.core.terms import Norm
+from bench.models.base import check_dropout
 from bench.training.adversary import linear, pgd
 from bench.training.compiled import passed
 from bench.training.dropout import dropout
@@ -54,10 +56,11 @@ class AtPgdLinf(Method):
     dropout: float = 0.4
 
     def __post_init__(self) -> None:
-        if not 0 < self.share <= 1 or self.steps < 1:
-            raise BenchError(f"share is in (0, 1] and steps at least 1, not {self.share} and {self.steps}")
-        if min(self.eps_start, self.eps_end, self.step_start, self.step_end) < 0:
-            raise BenchError("eps_start, eps_end, step_start and step_end are at least 0")
+        if not 0 < self.share <= 1:
+            raise BenchError(f"share is in (0, 1], not {self.share}")
+        at_least(0, self, "eps_start", "eps_end", "step_start", "step_end")
+        at_least(1, self, "steps")
+        check_dropout(self.dropout)
 
     def fit(self, trainer: Trainer) -> None:
         """One phase, with dropout."""
@@ -147,6 +150,10 @@ class AtEnsemble(Method):
     eps: float = 8 / 255
     step: float = 2 / 255
     steps: int = 10
+
+    def __post_init__(self) -> None:
+        at_least(0, self, "eps", "step")
+        at_least(1, self, "steps")
 
     def loss(self, members: Sequence[nn.Module], batch: Batch) -> dict[str, Tensor]:
         """`ce`: the sum over members of the cross-entropy on the attacked images."""

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Literal
 
 from bench.core.errors import BenchError
 from bench.core.lazy import torch
+from bench.core.settings import at_least
 from bench.training.adversary import pgd
 from bench.training.batch import is_class
 from bench.training.method import Batch, Method
@@ -59,8 +60,8 @@ class Aute(Method):
     steps: int = 6
 
     def __post_init__(self) -> None:
-        if min(self.gamma, self.beta, self.eps) < 0 or self.steps < 1:
-            raise BenchError("gamma, beta and eps are at least 0, and steps at least 1")
+        at_least(0, self, "gamma", "margin", "beta", "eps", "step")
+        at_least(1, self, "steps")
         if not 0 <= self.ramp_start < self.ramp_end <= 1:
             told = f"not {self.ramp_start} and {self.ramp_end}"
             raise BenchError(f"ramp_start and ramp_end are shares of the epochs, the first the smaller one, {told}")

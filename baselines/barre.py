@@ -8,8 +8,8 @@ from functools import partial
 from typing import TYPE_CHECKING, ClassVar
 
 from bench.baselines.mrboost import follow_on, margin_loss
-from bench.core.errors import BenchError
 from bench.core.lazy import torch
+from bench.core.settings import at_least
 from bench.training.adversary import pgd
 from bench.training.method import Batch, Method
 
@@ -54,9 +54,8 @@ class Barre(Method):
     steps: int = 10
 
     def __post_init__(self) -> None:
-        whole = (self.weighted_from, self.every, self.rounds, self.judged, self.steps)
-        if min(self.mce, self.rate, self.eps) < 0 or min(whole) < 1:
-            raise BenchError("mce, rate and eps are at least 0; weighted_from, every, rounds, judged, steps at least 1")
+        at_least(0, self, "mce", "rate", "eps", "step")
+        at_least(1, self, "weighted_from", "every", "rounds", "judged", "steps")
 
     def fit(self, trainer: Trainer) -> None:
         """A phase a member; α so far is in `trainer.memory`, so that a resumed run has the same."""

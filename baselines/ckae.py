@@ -8,6 +8,7 @@ from itertools import combinations
 from typing import TYPE_CHECKING, ClassVar
 
 from bench.core.lazy import torch
+from bench.core.settings import at_least
 from bench.models.alignment import centred_kernel, cka
 from bench.training.method import Batch, Method
 
@@ -35,6 +36,9 @@ class Ckae(Method):
     replayable: ClassVar[bool] = True
 
     strength: float = 1.0
+
+    def __post_init__(self) -> None:
+        at_least(0, self, "strength")
 
     def over_members(self, losses: Tensor) -> Tensor:
         """Their mean."""

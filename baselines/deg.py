@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from bench.core.errors import BenchError
 from bench.core.lazy import torch
+from bench.core.settings import at_least
 from bench.models.running import frozen_statistics
 from bench.training.dropout import Masks, keep_chances, masked_heads
 from bench.training.gradients import cosines, losses_and_gradients
@@ -37,6 +38,9 @@ class Deg(Method):
     """
 
     strength: float = 0.01
+
+    def __post_init__(self) -> None:
+        at_least(0, self, "strength")
 
     def over_members(self, losses: Tensor) -> Tensor:
         """Their mean."""
@@ -74,8 +78,10 @@ class DegPdd(Deg):
     others: float = 0.1
 
     def __post_init__(self) -> None:
-        if self.bins < 1 or not 0 <= self.others <= 1 or not 0 <= self.kept <= 1:
-            raise BenchError("bins is at least 1, kept and others are probabilities")
+        super().__post_init__()
+        at_least(1, self, "bins")
+        if not 0 <= self.others <= 1 or not 0 <= self.kept <= 1:
+            raise BenchError(f"kept and others are probabilities, not {self.kept} and {self.others}")
 
     def fit(self, trainer: Trainer) -> None:
         """One phase, with the masks."""

@@ -6,9 +6,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar, Literal
 
-from bench.core.errors import BenchError
 from bench.core.lazy import torch
-from bench.core.settings import added
+from bench.core.settings import added, at_least
 from bench.training.adversary import layer_of_epoch
 from bench.training.gradients import tracks_statistics
 from bench.training.method import Batch, Method
@@ -55,8 +54,8 @@ class Dverge(Method):
     running_statistics: Literal["public", "needed"] = added("public")
 
     def __post_init__(self) -> None:
-        if self.eps < 0 or self.steps < 1:
-            raise BenchError(f"eps is at least 0 and steps at least 1, not {self.eps} and {self.steps}")
+        at_least(0, self, "eps", "momentum")
+        at_least(1, self, "steps")
 
     def begin(self, trainer: Trainer) -> None:
         """From the weights of the plain ensemble."""

@@ -9,8 +9,8 @@ from functools import partial
 from typing import TYPE_CHECKING, ClassVar
 
 from bench.core import seeds
-from bench.core.errors import BenchError
 from bench.core.lazy import torch
+from bench.core.settings import at_least
 from bench.training.adversary import layer_of_epoch, pgd
 from bench.training.distillation import away
 from bench.training.method import Batch, Method
@@ -56,8 +56,7 @@ class Fasten(Method):
     inert: bool = False
 
     def __post_init__(self) -> None:
-        if min(self.eps, self.start, self.own_start, self.beta, self.gamma) < 0:
-            raise BenchError("eps, start, own_start, beta and gamma are at least 0")
+        at_least(0, self, "eps", "start", "own_start", "beta", "gamma")
 
     def fit(self, trainer: Trainer) -> None:
         """One phase, from the weights of the plain ensemble; the kept changes are part of the checkpoint."""
@@ -136,6 +135,10 @@ class AdvFasten(Fasten):
 
     attack_eps: float = 8 / 255
     attack_step: float = 2 / 255
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        at_least(0, self, "attack_eps", "attack_step")
 
     def attacked(self, member: nn.Module, images: Tensor, batch: Batch) -> dict[str, Tensor]:
         """`attacked`: the images after the step."""

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, ClassVar, Literal
 
 from bench.core.errors import BenchError
 from bench.core.lazy import torch
-from bench.core.settings import added
+from bench.core.settings import added, at_least
 from bench.training.gradients import TORCH_FLOOR, cosines, losses_and_gradients, pass_again
 from bench.training.method import Batch, Method
 
@@ -51,8 +51,9 @@ class Gal(Method):
     running_statistics: Literal["public", "needed"] = added("public")
 
     def __post_init__(self) -> None:
-        if self.noise < 0 or not 0 <= self.noise_share <= 1:
-            raise BenchError(f"noise is at least 0 and noise_share in [0, 1], not {self.noise} and {self.noise_share}")
+        at_least(0, self, "strength", "noise")
+        if not 0 <= self.noise_share <= 1:
+            raise BenchError(f"noise_share is in [0, 1], not {self.noise_share}")
 
     def loss(self, members: Sequence[nn.Module], batch: Batch) -> dict[str, Tensor]:
         """`ce`, and `coherence` times λ."""

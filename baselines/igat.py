@@ -6,8 +6,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Literal
 
-from bench.core.errors import BenchError
 from bench.core.lazy import torch
+from bench.core.settings import at_least
 from bench.training.adversary import pgd
 from bench.training.compound import Compound
 from bench.training.method import Batch
@@ -53,8 +53,8 @@ class Igat(Compound):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if min(self.alpha, self.beta, self.eps, self.step) < 0 or self.steps < 1:
-            raise BenchError("alpha, beta, eps and step are at least 0, steps at least 1")
+        at_least(0, self, "alpha", "beta", "eps", "step")
+        at_least(1, self, "steps")
 
     def prerequisites(self) -> tuple[str, ...]:
         """The method that it is on."""

@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING
 
-from bench.core.errors import BenchError
 from bench.core.lazy import torch
+from bench.core.settings import at_least
 from bench.training.method import Batch, Method
 from bench.training.spectral import clip_layer, iterated, linear_maps, mapped, singular_vectors
 
@@ -51,8 +51,8 @@ class Lotos(Method):
     rate: float = 0.35
 
     def __post_init__(self) -> None:
-        if min(self.strength, self.mal, self.clip, self.rate) < 0 or self.clip_every < 1 or self.inner < 1:
-            raise BenchError("strength, mal, clip and rate are at least 0, clip_every and inner at least 1")
+        at_least(0, self, "strength", "mal", "clip", "rate")
+        at_least(1, self, "clip_every", "inner")
 
     def fit(self, trainer: Trainer) -> None:
         """One phase; the singular vectors are kept in `trainer.memory`, so that a resumed run has the same."""

@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, ClassVar, Literal
 
-from bench.core.errors import BenchError
 from bench.core.lazy import torch
+from bench.core.settings import at_least
 from bench.training.adversary import pgd
 from bench.training.batch import is_class
 from bench.training.method import Batch, Method
@@ -52,9 +52,8 @@ class MrBoost(Method):
     steps: int = 10
 
     def __post_init__(self) -> None:
-        if self.mce < 0 or self.eps < 0 or self.steps < 1:
-            told = f"not {self.mce}, {self.eps} and {self.steps}"
-            raise BenchError(f"mce and eps are at least 0 and steps at least 1, {told}")
+        at_least(0, self, "mce", "eps", "step")
+        at_least(1, self, "steps")
 
     def fit(self, trainer: Trainer) -> None:
         """A phase a member."""

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from bench.core.errors import BenchError
 from bench.core.lazy import torch
+from bench.core.settings import at_least
 from bench.training.method import Batch, Method
 
 if TYPE_CHECKING:
@@ -48,8 +49,12 @@ class Parl(Method):
     layers: int = 5
 
     def __post_init__(self) -> None:
-        if self.gamma < 0 or self.layers < 1:
-            raise BenchError(f"gamma is at least 0 and layers at least 1, not {self.gamma} and {self.layers}")
+        at_least(0, self, "gamma")
+        at_least(1, self, "layers")
+
+    def over_members(self, losses: Tensor) -> Tensor:
+        """Their mean."""
+        return losses.mean()
 
     def loss(self, members: Sequence[nn.Module], batch: Batch) -> dict[str, Tensor]:
         """`ce`, and `parallel`, the product of the two sums times γ/L."""
@@ -63,7 +68,7 @@ class Parl(Method):
         correlations = [(a * b).mean() for i, j in pairs for a, b in zip(units[i], units[j], strict=True)]
         cross_entropy = torch.nn.functional.cross_entropy
         return {
-            "ce": torch.stack([cross_entropy(one, batch.labels) for one in logits]).mean(),
+            "ce": self.over_members(torch.stack([cross_entropy(one, batch.labels) for one in logits])),
             "parallel": self.gamma / len(units[0]) * torch.stack(cosines).sum() * torch.stack(correlations).sum(),
         }
 

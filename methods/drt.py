@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from itertools import combinations
 from typing import TYPE_CHECKING
 
-from bench.core.errors import BenchError
 from bench.core.lazy import torch
+from bench.core.settings import at_least
 from bench.training.gradients import scores_and_gradient
 from bench.training.method import Batch, Method
 
@@ -43,8 +43,8 @@ class Drt(Method):
     gradient: float = 0.1
 
     def __post_init__(self) -> None:
-        if min(self.sigma, self.margin, self.gradient) < 0 or self.draws < 1:
-            raise BenchError("sigma, margin and gradient are at least 0, draws at least 1")
+        at_least(0, self, "sigma", "margin", "gradient")
+        at_least(1, self, "draws")
 
     def loss(self, members: Sequence[nn.Module], batch: Batch) -> dict[str, Tensor]:
         """`ce`, `margin` times −λr, `gradient` times λl."""

@@ -29,7 +29,7 @@ from typing import TYPE_CHECKING, ClassVar, Literal
 
 from bench.core.errors import BenchError
 from bench.core.lazy import torch
-from bench.core.settings import added
+from bench.core.settings import added, at_least
 from bench.training.gradients import (
     TORCH_FLOOR,
     cosines,
@@ -77,9 +77,7 @@ class CosOnly(Method):
                              'set terms = "official"')  # fmt: skip
         if not 0 <= self.ramp <= 1:
             raise BenchError(f"ramp is a share of the training, from 0 to 1, not {self.ramp}")
-        for name in ("lambda_a", "lambda_b"):
-            if getattr(self, name, 0.0) < 0:
-                raise BenchError(f"{name} is a weight, 0 or more, not {getattr(self, name)}")
+        at_least(0, self, "lambda_a")
 
     def loss(self, members: Sequence[nn.Module], batch: Batch) -> dict[str, Tensor]:
         """`ce`, `cosine` (times λa) and, in the variants that have it, `norm` (times λb)."""
@@ -142,6 +140,10 @@ class CosL2(CosOnly):
 
     lambda_b: float = 0.1
 
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        at_least(0, self, "lambda_b")
+
     def smoothness(
         self, members: Sequence[nn.Module], batch: Batch, gradients: Sequence[Tensor], support: Tensor | None
     ) -> Tensor:
@@ -195,8 +197,8 @@ class Trs(CosL2):
         super().__post_init__()
         if not 0 < self.support_fraction <= 1:
             raise BenchError(f"support_fraction is a share of the batch, in (0, 1], not {self.support_fraction}")
-        if self.steps < 1 or self.delta_start < 0 or self.delta_end < 0:
-            raise BenchError("steps is at least 1, delta_start and delta_end are at least 0")
+        at_least(0, self, "delta_start", "delta_end")
+        at_least(1, self, "steps")
         if self.rel_step <= 0:
             raise BenchError(f"rel_step, the search's step as a share of δ, is above 0, not {self.rel_step}")
         if self.running_statistics == "public" and self.terms != "official":

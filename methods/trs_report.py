@@ -8,7 +8,9 @@ from typing import TYPE_CHECKING, ClassVar
 
 from bench.core.errors import BenchError
 from bench.core.lazy import torch
+from bench.core.settings import at_least
 from bench.methods.trs import CosL2
+from bench.models.base import check_dropout
 from bench.training.adversary import linear, pgd
 from bench.training.dropout import dropout
 from bench.training.gradients import frozen_statistics, losses_and_gradients
@@ -62,8 +64,9 @@ class TrsReport(CosL2):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.steps < 1 or min(self.eps_start, self.eps_end, self.step_start, self.step_end) < 0:
-            raise BenchError("steps is at least 1; eps_start, eps_end, step_start and step_end are at least 0")
+        at_least(0, self, "eps_start", "eps_end", "step_start", "step_end")
+        at_least(1, self, "steps")
+        check_dropout(self.dropout)
 
     def prerequisites(self) -> tuple[str, ...]:
         """The three adversarially trained models for Training 1, nothing otherwise."""

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, ClassVar
 from bench.attacks.base import Attack
 from bench.core.errors import BenchError, unknown_name
 from bench.core.lazy import torch
-from bench.core.settings import added
+from bench.core.settings import added, at_least
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -139,6 +139,10 @@ class MIM(Iterative):
     """
 
     decay: float = 1.0
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        at_least(0, self, "decay")
 
     def run(self, problem: Problem) -> Tensor:
         """Sign steps along the momentum; broken images leave under `first_success`."""

@@ -21,6 +21,17 @@ ADDED = "added"  # in a field's metadata
 T = TypeVar("T")
 
 
+def at_least(bound: float, plugin: Any, *names: str) -> None:
+    """For a plug-in's `__post_init__`: whether these settings of it are `bound` or more.
+
+    Raises:
+        BenchError: one is not.
+    """
+    for name in names:
+        if getattr(plugin, name) < bound:
+            raise BenchError(f"{name} is at least {bound:g}, not {shown(getattr(plugin, name))}")
+
+
 def added(default: T) -> T:
     """The field of a setting that came after results were stored without it: `floor: str = added("product")`.
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from bench.core import registry, settings
 from bench.core.errors import BenchError
 from bench.core.lazy import torch
-from bench.core.settings import added
+from bench.core.settings import added, at_least
 from bench.training.adversary import pgd
 from bench.training.batch import Batch
 from bench.training.method import Method
@@ -28,7 +28,7 @@ class Compound(Method):
     """Base of methods that change the training of another joint method, which bench.toml names: `on = "adp"`.
 
     A subclass computes its `loss` with `self.inner`, the other method with the settings that are configured for it.
-    Fusion, activation, number of members, prerequisites and start are those of the other.
+    Fusion, activation, number of members, prerequisites and start are those of the other; it has no `fit` of its own.
 
     Args:
         on: the other method as `bench.core.specs.MethodSpec` puts it here: its configured name, its plug-in and its
@@ -42,7 +42,8 @@ class Compound(Method):
         if isinstance(inner, Compound):
             raise BenchError(f"{self._other} is itself on another method, and one on one is as far as it goes")
         if type(inner).fit is not Method.fit or type(inner).loss is Method.loss:
-            raise BenchError(f"{self._other} does not train its members jointly on one loss: nothing can be on it")
+            told = "trains in a way of its own (`fit`), not by one loss of all members and nothing else"
+            raise BenchError(f"{self._other} {told}: nothing can be on it")
         if self.on is not None:  # complete, so that the id does not depend on what was left out
             object.__setattr__(self, "on", {**self.on, "settings": settings.plain(inner)})
         for name in TRAITS:
@@ -100,6 +101,11 @@ class AtJoint(Compound):
     attack_eps: float = 8 / 255
     attack_step: float = 2 / 255
     attack_steps: int = 10
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        at_least(0, self, "attack_eps", "attack_step")
+        at_least(1, self, "attack_steps")
 
     def loss(self, members: Sequence[nn.Module], batch: Batch) -> dict[str, Tensor]:
         """The terms of the other method, with `ce` on the attacked images."""

@@ -10,13 +10,14 @@ import torch
 from torch import nn
 
 from bench.baselines.adp import Adp
-from bench.baselines.gal import Gal
+from bench.baselines.dverge import Dverge
 from bench.baselines.igat import Igat
 from bench.core import config, registry, settings
 from bench.core.errors import BenchError
 from bench.experiment import select
 from bench.experiment.select import Selection
 from bench.experiment.spec import RunSpec
+from bench.methods.drt import Drt
 from bench.methods.trs import Trs
 from bench.methods.trs_at import TrsAt
 from bench.store import standing
@@ -91,7 +92,8 @@ def test_a_result_is_stale_once_the_other_method_has_a_newer_version(monkeypatch
         ('[methods.x]\nplugin = "at_joint"\non = "adpp"', "unknown method 'adpp'; did you mean adp"),
         ('[methods.x]\nplugin = "at_joint"\non = "igat_adp"', "itself on adp: one is allowed"),
         ('[methods.x]\nplugin = "at_joint"\non = "trs_at"', "trs_at is itself on another method"),
-        ('[methods.x]\nplugin = "at_joint"\non = "adaboost"', "adaboost does not train its members jointly"),
+        ('[methods.x]\nplugin = "at_joint"\non = "adaboost"', r"adaboost trains in a way of its own \(`fit`\)"),
+        ('[methods.x]\nplugin = "at_joint"\non = "lotos"', r"lotos trains in a way of its own \(`fit`\)"),
         ('[methods.x]\nplugin = "adp"\non = "gal"', "unknown setting of methods.x 'on'"),
     ],
 )
@@ -126,19 +128,39 @@ def test_trs_at_is_adversarial_training_of_trs_bit_by_bit(small, terms):
     assert {field.name for field in fields(TrsAt)} - {field.name for field in fields(Trs)} == {"on", *attack}
 
 
-@pytest.mark.parametrize(("inner", "mean"), [(Adp(), False), (Gal(noise=0.0), True)])
-def test_adversarial_training_counts_members_as_the_other_method_does(small, inner, mean):
+def on_clean_images() -> list[str]:
+    """The configured methods that adversarial training can be on and that have a cross-entropy at clean images."""
+    found = []
+    for name, each in config.load().config.methods.items():
+        try:
+            made = AtJoint(on={"method": name, "plugin": each.plugin, "settings": each.settings}).inner
+        except BenchError:  # it trains in a way of its own
+            continue
+        if not each.adversarial and not isinstance(made, (Dverge, Drt)):  # of other images
+            found.append(name)
+    return found
+
+
+@pytest.mark.parametrize("name", on_clean_images())
+def test_adversarial_training_counts_members_as_the_other_method_does(small, name):
     x, y = torch.rand(6, 1, 8, 8), torch.tensor([0, 1, 2, 3, 0, 1])
     members = [small.network().eval() for _ in range(3)]
-    name = type(inner).__name__.lower()
-    on = {"method": name, "plugin": name, "settings": settings.plain(inner)}
-    plain = inner.loss(members, small.batch(x, y))
-    terms = AtJoint(on=on, attack_eps=0.0).loss(members, small.batch(x, y))  # the images themselves
+    each = config.load().config.methods[name]
+    given = each.settings | ({"noise": 0.0} if name == "gal" else {})  # the images themselves
+    method = AtJoint(on={"method": name, "plugin": each.plugin, "settings": given}, attack_eps=0.0)
+    plain = method.inner.loss(members, small.batch(x, y))
+    terms = method.loss(members, small.batch(x, y))
     assert list(terms) == list(plain)
     for key, value in plain.items():
-        assert terms[key].item() == pytest.approx(value.item(), rel=1e-6)
-    each = [nn.functional.cross_entropy(member(x), y).item() for member in members]
-    assert terms["ce"].item() == pytest.approx(sum(each) / (3 if mean else 1), rel=1e-6)
+        assert terms[key].item() == pytest.approx(value.item(), rel=1e-5)
+    losses = [nn.functional.cross_entropy(member(x), y).item() for member in members]
+    assert terms["ce"].item() == pytest.approx(sum(losses) / 3, rel=1e-5) or terms["ce"].item() == pytest.approx(
+        sum(losses), rel=1e-5
+    )
+
+
+def test_methods_of_every_kind_are_among_those():
+    assert {"ece", "adp", "gal", "ckae", "cos_l2", "trs_official", "deg", "parl"} <= set(on_clean_images())
 
 
 def test_a_method_without_cross_entropy_gets_it(small):

@@ -104,5 +104,5 @@ def test_training_resumes_and_reduces_its_loss(small, tmp_path):
 
 
 def test_settings_are_checked():
-    with pytest.raises(BenchError, match="draws at least 1"):
+    with pytest.raises(BenchError, match="draws is at least 1"):
         Drt(draws=0)

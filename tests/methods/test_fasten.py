@@ -118,5 +118,5 @@ def test_training_reduces_its_loss(small, method):
 
 
 def test_settings_are_checked():
-    with pytest.raises(BenchError, match="are at least 0"):
+    with pytest.raises(BenchError, match="is at least 0"):
         Fasten(eps=-1)

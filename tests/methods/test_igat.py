@@ -111,5 +111,5 @@ def test_training_reduces_its_loss(small, on):
 
 
 def test_settings_are_checked():
-    with pytest.raises(BenchError, match="steps at least 1"):
+    with pytest.raises(BenchError, match="steps is at least 1"):
         Igat(on=ON_ADP, steps=0)

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+from dataclasses import fields
 
 import pytest
 import torch
 from torch import nn
 
-from bench.core import config, registry
+from bench.core import config, registry, settings
+from bench.core.errors import BenchError
 from bench.core.tables import PACKAGE
 from bench.experiment import select
 from bench.experiment.select import Selection
@@ -45,6 +47,23 @@ def test_every_method_is_complete_on_every_data_set(dataset, recipe):
         run = select.run_spec(setup, Selection(dataset=dataset, recipe=recipe), method, 0)
         own = MEMBERS if dataset.startswith("cifar") and recipe == "published" else {}
         assert run.members == (1 if method in ("at_fgsm", "at_pgd_l2", "at_pgd_linf") else own.get(method, 3))
+
+
+@pytest.mark.parametrize("kind", ["methods", "attacks"])
+def test_a_number_below_what_it_can_mean_is_refused_whatever_it_is_of(kind):
+    """Radii, steps and weights below 0 would train or attack in silence, the other way or not at all."""
+    setup = loaded()
+    for name, spec in getattr(setup.config, kind).items():
+        plugin = registry.load(kind, spec.plugin)
+        for field in fields(plugin):
+            if not field.init or "Literal" in str(field.type) or not ("float" in field.type or "int" in field.type):
+                continue
+            below = -0.5 if "float" in field.type else -1
+            with pytest.raises(BenchError, match=field.name):
+                settings.build(plugin, {**spec.settings, field.name: below}, f"{kind}.{name}")
+            if field.name in ("steps", "attack_steps", "queries", "restarts", "rounds", "draws", "bins"):
+                with pytest.raises(BenchError, match=f"{field.name} .* at least 1"):
+                    settings.build(plugin, {**spec.settings, field.name: 0}, f"{kind}.{name}")
 
 
 def test_registered_methods_say_their_settings():
