@@ -19,7 +19,7 @@ from bench.experiment.select import Selection
 from bench.report import theory
 from bench.report.cells import Bits, Cell, Row, outcome_of
 from bench.report.recipes import phrase, recipe_label
-from bench.report.results import collect, joined, row_of, run_specs
+from bench.report.results import DRAWN, collect, joined, row_of, run_specs
 from bench.report.tables import budget_text, heading
 from bench.report.titles import Titles, ensemble_title
 from bench.report.worst import asks_members, with_worst_case
@@ -131,6 +131,7 @@ def of_methods(loaded: Loaded, selection: Selection, db: Database, *, seeds: tup
             raise BenchError(f"nothing of {name} has been measured with these selectors; `{again}` would")
     titles = results.titles[first], results.titles[second]
     found = _paired(loaded, titles, heading(results), results.rows, results.cells, (first, second), db)
+    drawn = [f"{results.titles[name]} {DRAWN}" for name in selection.methods if name in results.drawn]
     families = {name: run.family_id for name, run in run_specs(loaded, selection).items()}
     measured = standing.read(db, family_ids=list(families.values()))
     of = {
@@ -141,7 +142,8 @@ def of_methods(loaded: Loaded, selection: Selection, db: Database, *, seeds: tup
         ]
         for name in selection.methods
     }
-    return replace(found, diversity=tuple(_unlike(measured, of[name]) for name in selection.methods))
+    diversity = tuple(_unlike(measured, of[name]) for name in selection.methods)
+    return replace(found, notes=(*drawn, *found.notes), diversity=diversity)
 
 
 def of_runs(loaded: Loaded, first: str, second: str, db: Database) -> Paired:

@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
 
+DRAWN = "draws a member for each answer: attacks go on to their last step, and what counts is the most probable answer"
 KINDS = {"clean": "clean", "blackbox": "black-box"}  # rows that are no configured attack
 
 
@@ -59,6 +60,17 @@ class Results:
     """What ours of a method is on, where that is not what its published values are of: network, members, images."""
     elsewhere: tuple[str, ...] = ()
     """Values that were published for these methods and rows in another setting, in words."""
+
+    @cached_property
+    def drawn(self) -> frozenset[str]:
+        """Methods that answer with a member drawn at random: they are shown and ranked with no other."""
+        known = ((method, outcome) for (_, method), cell in self.cells.items() for outcome in cell.seeds.values())
+        return frozenset(method for method, outcome in known if outcome.expected is not None)
+
+    def ranked(self, row: Row) -> dict[str, Cell]:
+        """The current cells of a row that have a value, by method, but for those of `drawn`."""
+        cells = {method: self.cell(row, method) for method in self.methods if method not in self.drawn}
+        return {method: cell for method, cell in cells.items() if cell.seeds and not cell.stale}
 
     def cell(self, row: Row, method: str) -> Cell:
         """The cell; empty when nothing was measured."""
@@ -92,18 +104,20 @@ def collect(
     specs = run_specs(loaded, selection)
     if not specs:
         raise BenchError(f"no method can be shown for {selection.dataset}")
-    reference = next(iter(specs.values()))
+    drawing = {name: run for name, run in specs.items() if select.draws_a_member(run)}
+    reference = next((run for name, run in specs.items() if name not in drawing), next(iter(specs.values())))
     suite = ", ".join(selection.attacks) if selection.attacks else select.suite_name(loaded, selection)
     rows = _rows(loaded, selection, reference)
     measured = standing.read(db, family_ids=[run.family_id for run in specs.values()])
-    found = cells_of(specs, rows, measured, seeds)
+    own = {run.family_id: _keys(loaded, selection, run, reference) for run in drawing.values()}
+    found = cells_of(specs, rows, measured, seeds, own)
     references = queries.references(db, dataset=selection.dataset)
     printed = published_beside(loaded, selection, rows, specs, references)
     known = {method for _, method in (*found, *(printed if paper else ()))}
     shown = {name: run for name, run in specs.items() if every or name in selection.methods or name in known}
     if not known and not every:
         raise BenchError(hints.nothing_measured(loaded, selection, suite, db, specs))
-    cells, lost = _with_failures(loaded, selection, found, shown, rows, db, seeds)
+    cells, lost = _with_failures(loaded, selection, found, shown, rows, db, seeds, own)
     if not selection.attacks:
         rows, cells = with_worst_case(loaded, rows, cells, db)
     attacks = [row.attack for row in rows]
@@ -163,7 +177,8 @@ def _expected(rows: Iterable[Row], cells: Mapping[tuple[str, str], Cell], loaded
                 told = f"{row.title}, {budget_text(row.budget_name, row.budget)}: {sum(known) / len(known):.1f} %"
                 found.setdefault(method, []).append(told)
     for method, each in found.items():
-        yield f"{loaded.title_of(method)}, expected accuracy over the member drawn: {'; '.join(each)}"
+        told = f"{loaded.title_of(method)} {DRAWN}, ranked with no other"
+        yield f"{told}; expected accuracy over the member drawn: {'; '.join(each)}"
 
 
 def run_specs(loaded: Loaded, selection: Selection) -> dict[str, RunSpec]:
@@ -188,6 +203,12 @@ def _rows(loaded: Loaded, selection: Selection, run: RunSpec) -> list[Row]:
     return rows
 
 
+def _keys(loaded: Loaded, selection: Selection, run: RunSpec, reference: RunSpec) -> dict[str, str]:
+    """The keys of the rows by those of a run whose attacks go on to the last step, where others' stop before."""
+    pairs = zip(*(select.evaluations(loaded, selection, each) for each in (run, reference)), strict=True)
+    return {own.attack_key: shown.attack_key for own, shown in pairs}
+
+
 def row_of(of: EvaluationSpec | EvaluationRow, titles: Titles, key: str) -> Row:
     """The row of a planned or stored evaluation, with its title and, where it is not float32, its precision."""
     named = titled(KINDS.get(of.kind) or titles.of(of), of.precision)
@@ -195,22 +216,26 @@ def row_of(of: EvaluationSpec | EvaluationRow, titles: Titles, key: str) -> Row:
 
 
 def cells_of(
-    specs: Mapping[str, RunSpec], rows: Iterable[Row], measured: Measured, seeds: tuple[int, ...] | None = None
-) -> dict[tuple[str, str], Cell]:
+    specs: Mapping[str, RunSpec], rows: Iterable[Row], measured: Measured, seeds: tuple[int, ...] | None = None,
+    own: Mapping[str, Mapping[str, str]] | None = None,
+) -> dict[tuple[str, str], Cell]:  # fmt: skip
     """The cells (row's key, method) that have a result; two configured methods with equal settings share theirs.
 
     Args:
         measured: all of these runs, since some flags come from comparing attacks that are in no common table.
+        own: by family, the keys of rows by the attack keys that its evaluations have instead.
     """
+    own = own or {}
     names: dict[str, list[str]] = {}
     for name, run in specs.items():
         names.setdefault(run.family_id, []).append(name)
     by_key: dict[tuple[str, str], list[EvaluationRow]] = {}
     shown = {row.key for row in rows}
     for row in measured.rows:
-        if row.attack_key in shown and row.family_id in names and (seeds is None or row.seed in seeds):
+        key = own.get(row.family_id, {}).get(row.attack_key, row.attack_key)
+        if key in shown and row.family_id in names and (seeds is None or row.seed in seeds):
             for name in names[row.family_id]:
-                by_key.setdefault((row.attack_key, name), []).append(row)
+                by_key.setdefault((key, name), []).append(row)
     return {place: cell_of(found, measured.standings) for place, found in by_key.items()}
 
 
@@ -272,6 +297,7 @@ def _with_failures(
     rows: list[Row],
     db: Database,
     seeds: tuple[int, ...] | None,
+    own: Mapping[str, Mapping[str, str]],
 ) -> tuple[dict[tuple[str, str], Cell], list[str]]:
     """Mark cells without a value whose job failed, with the error; and a line for each matrix that failed."""
     filled = dict(cells)
@@ -291,6 +317,7 @@ def _with_failures(
                 about = {spec.evaluation_id: spec for spec in planned.evaluations(name, seed).values()}
                 failed = about.get(failure.job_id)
                 keys = [failed.attack_key] if failed is not None and failed.kind != "transfer" else []
+                keys = [own.get(run.family_id, {}).get(key, key) for key in keys]
                 if failed is not None and failed.kind == "transfer":
                     lost.append(f"{name}, seed {seed}: the matrix failed: {failure.error}")
             for key in keys:

@@ -199,8 +199,19 @@ def test_an_ensemble_that_draws_a_member_has_an_expected_accuracy(
     assert shown["measurements"]["draws"][0] not in card
     expected = f"{row['budget']:g}: {100 * shown['expected_accuracy']:.1f} %"
     printed = " ".join(told.text.split())
-    assert "drawn, expected accuracy over the member drawn: " in printed
+    assert "drawn draws a member for each answer: attacks go on to their last step" in printed
+    assert "ranked with no other; expected accuracy over the member drawn: " in printed
     assert expected in printed
+    evaluate(results, files, "--model", "digits_cnn", "--name", "mean")
+    chosen = ("-d", "digits", "--attack", "pgd", "--eps", "0.1", "--limit", "60")
+    for first, second in (("drawn", "mean"), ("mean", "drawn")):  # each has its values, whoever stands first
+        table = bench(results, "table", *chosen, "-m", first, "-m", second, "--format", "markdown").out
+        (line,) = [line for line in table.splitlines() if line.startswith("| PGD")]
+        assert "–" not in line
+        assert "**" not in line  # one competes with itself
+    compared = bench(results, "compare", "drawn", "mean", *chosen).out
+    assert "no current result" not in compared
+    assert "drawn draws a member for each answer" in " ".join(compared.split())
     odds = ("--fusion", "random_member", "--weights", "3,0,1")
     evaluate(results, files, "--model", "digits_cnn", "--name", "odd", *odds)
     (row,) = [row for row in bench_frames.Frames(results / "bench.db").evaluations.to_dict("records")

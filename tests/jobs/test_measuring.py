@@ -397,4 +397,7 @@ def test_certified_accuracy_is_a_row_of_the_table_and_of_pages(tmp_path: Path, m
     bench("db", "verify", row["id"])
     bench("report", "-o", "site")
     bench("db", "rebuild")
-    assert "ε = 0.3" in bench("table", "certify", "-d", "digits", *(f"--set={text}" for text in texts))
+    table = bench("table", "certify", "-d", "digits", *(f"--set={text}" for text in texts))
+    assert "ε = 0.3" in table
+    assert "Certified accuracy in % of all images: " in table
+    assert "after the attack" not in table  # there is none

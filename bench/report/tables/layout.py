@@ -133,12 +133,12 @@ def layout(results: Results, marks: Marks | None = None, *, paper: bool | None =
     lines = []
     for row, following in pairwise((*results.rows, None)):
         assert row is not None
-        best = _best(results, row)
+        best, ranked = _best(results, row), results.ranked(row)
         entries = tuple(
             _entry(
                 results.cell(row, method),
                 seeds=seeds[method],
-                best=best is not None and _rounds_to(results.cell(row, method), best),
+                best=best is not None and method in ranked and _rounds_to(ranked[method], best),
                 tied=(row.key, method) in marks.tied,
                 published=results.published.get((row.key, method)) if method in beside else None,
                 unlike=method in results.unlike,
@@ -223,17 +223,12 @@ def _usual_seeds(results: Results, method: str) -> int:
 
 def _best(results: Results, row: Row) -> float | None:
     """The largest current mean of a row in which at least two methods compete."""
-    means = _means(results, row)
-    return max(means.values()) if len(means) > 1 and row.kind in RANKED else None
-
-
-def _means(results: Results, row: Row) -> Mapping[str, float]:
-    cells = {method: results.cell(row, method) for method in results.methods}
-    return {method: cell.mean for method, cell in cells.items() if cell.mean is not None and not cell.stale}
+    means = [cell.mean or 0.0 for cell in results.ranked(row).values()]
+    return max(means) if len(means) > 1 and row.kind in RANKED else None
 
 
 def _rounds_to(cell: Cell, best: float) -> bool:
-    return cell.mean is not None and not cell.stale and round(cell.mean, 1) == round(best, 1)
+    return cell.mean is not None and round(cell.mean, 1) == round(best, 1)
 
 
 def _entry(cell: Cell, *, seeds: int, best: bool, tied: bool, published: float | None, unlike: bool) -> CellText:

@@ -25,12 +25,7 @@ def find_ties(results: Results, db: Database) -> Marks:
     tied with the best unless it is worse by both. What cannot be paired is not tied; a note says so.
     """
     rows = [row for row in results.rows if row.kind in RANKED]
-    cells = {
-        (row.key, method): cell
-        for row in rows
-        for method in results.methods
-        if (cell := results.cell(row, method)).seeds and not cell.stale
-    }
+    cells = {(row.key, method): cell for row in rows for method, cell in results.ranked(row).items()}
     if len({method for _, method in cells}) < 2:
         return Marks()
     known = Bits(db, cells.values())
