@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from bench.cli.options import RunId, allow_factory, at_work, machine, reading, where, workplace
-from bench.cli.parameters import IMAGES, Number, Once
+from bench.cli.parameters import IMAGES, Once, Radius
 from bench.cli.say import say_json
 from bench.core.errors import BenchError
 from bench.core.identity import short
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 @click.command("audit", cls=Once)
 @click.argument("identifier", metavar="[ID]", required=False, type=RunId())
 @click.option("--deep", is_flag=True, help="Run what the checks of a run still lack, and store it: minutes.")
-@click.option("--eps", type=Number(), help="For --deep: radius of the ℓ∞ ball; unless given, that of most attacks.")
+@click.option("--eps", type=Radius(), help="For --deep: radius of the ℓ∞ ball; unless given, that of most attacks.")
 @click.option("--limit", type=IMAGES, help="For --deep: test images that are attacked; as many as before unless given.")
 @click.option("--json", "as_json", is_flag=True, help="Print everything as JSON.")
 @machine(only="For --deep: ")

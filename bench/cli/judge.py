@@ -14,6 +14,7 @@ from bench.cli.say import say, say_json
 from bench.core.device import pick
 from bench.core.errors import BenchError
 from bench.core.identity import short
+from bench.core.numbers import beyond_pixels
 from bench.core.terms import Norm
 
 if TYPE_CHECKING:
@@ -69,6 +70,8 @@ def command(
         raise BenchError("--eps is the radius of a ball, --c the weight of an attack without one: leave one out")
     if norm is not None and eps is None:
         raise BenchError("--norm goes with --eps")
+    if eps is not None and (fault := beyond_pixels(norm or "linf", eps)):
+        raise BenchError(fault)
     for text, what in ((name, "--name"), (file.name, "the name of the file")):
         if text is not None and (not text.strip() or len(text) > 80 or not text.isprintable()):
             told = "" if what == "--name" else "; give another with --name and rename it"

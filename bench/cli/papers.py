@@ -10,7 +10,7 @@ import click
 from bench.cli.options import NameList, reading, where
 from bench.cli.parameters import Once
 from bench.cli.say import say
-from bench.core.errors import BenchError
+from bench.core.errors import BenchError, unknown_name
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -43,6 +43,9 @@ def command(datasets: tuple[str, ...] | None, style: str, results: Path, db: str
     from bench.report.console import console
 
     loaded = config.load()
+    for name in datasets or ():
+        if name not in loaded.config.datasets:
+            raise unknown_name("data set", name, loaded.config.datasets)
     with reading(db, results) as base:
         found = {name: statements.answers(loaded, base, name) for name in datasets or loaded.config.datasets}
     made = papers.Papers(loaded, found, datasets or ())

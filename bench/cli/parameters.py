@@ -13,7 +13,7 @@ import click
 from click.core import ParameterSource
 
 from bench.core import numbers
-from bench.core.numbers import BUDGET, MOST, read_number, read_whole, shown
+from bench.core.numbers import BUDGET, MOST, beyond_pixels, read_number, read_whole, shown
 from bench.core.printable import begin, forget
 from bench.core.seeds import parse_seeds
 
@@ -145,6 +145,17 @@ class Number(ParamType):
             told = f"is not a budget; write a number up to {BUDGET:,.0f} such as 0.03 or 8/255"
             self.fail(f"{shown(value)} {told}", param, ctx)
         return number
+
+
+class Radius(Number):
+    """The radius of an ℓ∞ ball, in units of the pixel range [0, 1]."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
+        """The radius as a float, at most 1."""
+        radius = super().convert(value, param, ctx)
+        if fault := beyond_pixels("linf", radius):
+            self.fail(fault, param, ctx)
+        return radius
 
 
 class Budgets(Number):

@@ -27,7 +27,10 @@ class JobError(BenchError):
 
 def cause(error: BaseException) -> str:
     """What a stranger's code raised, in one line: `ValueError: the first line of what it says`."""
-    return f"{type(error).__name__}: {str(error).partition(chr(10))[0] or '(no message)'}"
+    told = str(error).partition("\n")[0] or "(no message)"
+    if "allow_pickle" in told:  # NumPy's advice is to run what the file holds
+        told = "it holds no plain numbers; pickled Python objects are never loaded"
+    return f"{type(error).__name__}: {told}"
 
 
 def unknown_name(kind: str, name: str, known: Iterable[str]) -> BenchError:

@@ -17,7 +17,7 @@ from torch import Tensor
 from bench.attacks.ball import ROUNDING, excess, project
 from bench.attacks.counts import distances
 from bench.attacks.judge import AttackOutcome, evaluation_mode, predictions
-from bench.core.errors import BenchError
+from bench.core.errors import BenchError, cause
 from bench.core.tensors import HEADER
 from bench.data.base import ImageSet, unit
 from bench.evaluation.measure import draws, outcome_record
@@ -116,8 +116,7 @@ def _numpy(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
         native = np.ascontiguousarray(array).astype(array.dtype.newbyteorder("="), copy=False)
         return {KEY: torch.from_numpy(native)}, {}
     except (OSError, ValueError, TypeError, EOFError, AttributeError) as error:
-        told = str(error).partition("\n")[0]
-        raise BenchError(f"{path} is no .npy file of one array of numbers, or is damaged ({told})") from error
+        raise BenchError(f"{path} is no .npy file of one array of numbers, or is damaged ({cause(error)})") from error
 
 
 def _chosen(tensors: Mapping[str, Tensor], path: Path) -> str:

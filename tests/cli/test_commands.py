@@ -613,5 +613,7 @@ def test_a_radius_in_pixel_steps_is_refused_before_anything_is_trained(tmp_path:
     done = command(*asked, "pgd", "--eps", "0.1,8")
     assert done.code == 2
     assert done.err == "Error: pgd: eps is in units of the pixel range [0, 1], not 8: 8/255 is meant, perhaps\n"
+    for others in (("audit", "4f0c1a", "--deep"), ("perf", "attacks")):
+        assert "not 8: 8/255 is meant, perhaps" in command(*others, "--eps", "8", "--results", tmp_path).err
     assert command(*asked, "pgd_l2", "--eps", "8").code == 0  # an l2 ball may be larger than a pixel
     assert command(*asked, "cw", "--c", "8").code == 0

@@ -197,7 +197,8 @@ def test_wrong_use_is_told_in_a_line(made: Path, ours: Path, tmp_path: Path) -> 
         (tmp_path / "x.npy", ["--run", run], "no .npy file"),
         (tmp_path / "x.pt", ["--run", run], "no file of torch.save"),
         (tmp_path / "x.safetensors", ["--run", run], "no safetensors file"),
-        (tmp_path / "objects.npy", ["--run", run], "Object arrays"),
+        (tmp_path / "objects.npy", ["--run", run], "pickled Python objects are never loaded"),
+        (images, ["--run", run, "--eps", "8"], "8/255 is meant, perhaps"),
         (tmp_path / "bare.npy", ["--run", run], "say within which budget"),
     ):
         assert why in refused("judge", file, *more, "--results", ours)

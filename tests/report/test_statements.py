@@ -276,8 +276,10 @@ def test_weights_of_authors_are_asked_apart_and_known_by_their_method(tmp_path: 
 
 
 def test_the_command_prints_every_verdict_and_every_comparison(tmp_path: Path) -> None:
-    assert "nothing that a paper concludes" in refused("papers", "--results", published_only(tmp_path / "empty"))
+    empty = published_only(tmp_path / "empty")
+    assert "nothing that a paper concludes" in refused("papers", "--results", empty)
     bench("db", "import", ROOT / "tests/releases/first.zip", "--results", tmp_path)
+    assert "unknown data set 'mnst'; did you mean mnist" in refused("papers", "-d", "digits,mnst", "--results", empty)
     lines = bench("papers", "-d", "digits,mnist", "--format", "markdown", "--results", tmp_path).splitlines()
     written = list(csv.DictReader(bench("papers", "--format", "csv", "--results", tmp_path).splitlines()))
     for name, statement in LOADED.config.statements.items():

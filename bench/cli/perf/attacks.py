@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import click
 
 from bench.cli.options import Named, RunId, capture_option, open_database, precision_option, where, workplace
-from bench.cli.parameters import IMAGES, Integer, Number, Once
+from bench.cli.parameters import IMAGES, Integer, Number, Once, Radius
 from bench.cli.perf import printing
 from bench.cli.perf.options import processor, rounds
 from bench.cli.say import say_json
@@ -37,7 +37,7 @@ if TYPE_CHECKING:
               f"given all but {', '.join(SLOW)}, which take long.")  # fmt: skip
 @click.option("--library", "libraries", multiple=True, help="Compare with this library only; repeat for several. "
               "Includes the attacks it is very slow at.")  # fmt: skip
-@click.option("--eps", type=Number(), help="Radius; each attack's first budget in bench.toml unless given.")
+@click.option("--eps", type=Radius(), help="Radius; each attack's first budget in bench.toml unless given.")
 @click.option("--eps-l2", type=Number(), help="The same for attacks in an ℓ2 ball.")
 @click.option("--c", "c", type=Number(), help="The same for CW and EAD.")
 @click.option("--steps", type=Integer(1, numbers.EPOCHS),
