@@ -11,10 +11,12 @@ def install(document: str, site: Path) -> Path:
     """Fill the folder `site` with `my_package`, code and metadata; returns it."""
     info = site / "my_package-0.1.dist-info"
     info.mkdir()
-    (info / "METADATA").write_text("Metadata-Version: 2.1\nName: my-package\nVersion: 0.1\n")
     points = ""
     for block in re.findall(r"```toml\n# pyproject.toml.*?\n(.*?)```", document, re.DOTALL):
-        for group, named in tomllib.loads(block)["project"]["entry-points"].items():
+        project = tomllib.loads(block)["project"]
+        head = f"Metadata-Version: 2.1\nName: {project['name']}\nVersion: {project['version']}\n"
+        (info / "METADATA").write_text(head)
+        for group, named in project["entry-points"].items():
             points += f"[{group}]\n" + "".join(f"{name} = {value}\n" for name, value in named.items())
     (info / "entry_points.txt").write_text(points)
     (site / "my_package").mkdir()
