@@ -169,7 +169,9 @@ def test_the_newer_defences_and_autoattack_give_the_tables_beside_their_archives
     page = (REFERENCE.parents[2] / "docs" / "methods.md").read_text()
     lines = page.partition("<!-- beside trs in results/reference/digits -->\n")[2].partition("\n\n")[0].splitlines()[2:]
     for line, name in zip(
-        lines, ("mrboost", "mrboost_mce", "igat_dverge", "adv_oap", "aute", "adv_fasten", "fasten"), strict=True
+        lines,
+        ("mrboost", "mrboost_mce", "igat_dverge", "adv_oap", "aute", "adv_fasten", "fasten", "igat_adp"),
+        strict=True,
     ):
         found = json.loads(
             bench("compare", name, "trs", *chosen[:4], "-s", "autoattack", "--json", "--results", tmp_path)
