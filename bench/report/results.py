@@ -113,7 +113,8 @@ def collect(
     found = cells_of(specs, rows, measured, seeds, own)
     references = queries.references(db, dataset=selection.dataset)
     printed = published_beside(loaded, selection, rows, specs, references)
-    known = {method for _, method in (*found, *(printed if paper else ()))}
+    elsewhere = _elsewhere(loaded, rows, specs, references)
+    known = {method for _, method in (*found, *(printed if paper else ()))} | (elsewhere.keys() if paper else set())
     shown = {name: run for name, run in specs.items() if every or name in selection.methods or name in known}
     if not known and not every:
         raise BenchError(hints.nothing_measured(loaded, selection, suite, db, specs))
@@ -147,7 +148,7 @@ def collect(
             for name, run in shown.items()
             if any(method == name for _, method in printed) and (told := unlike_published(loaded, selection, run))
         },
-        elsewhere=_elsewhere(loaded, rows, shown, references),
+        elsewhere=tuple(line for name in sorted(elsewhere) if name in shown for line in elsewhere[name]),
         notes=(*run_notes(shown, db, seeds), *_expected(rows, cells, loaded), *lost),
         verdicts=_verdicts(shown, measured, seeds),
     )
@@ -375,8 +376,8 @@ def unlike_published(loaded: Loaded, selection: Selection, run: RunSpec) -> str:
 
 def _elsewhere(
     loaded: Loaded, rows: Iterable[Row], specs: Mapping[str, RunSpec], references: Iterable[ReferenceRow]
-) -> tuple[str, ...]:
-    """What others printed for the same methods and rows in another setting, a line a method and source."""
+) -> dict[str, list[str]]:
+    """What others printed for the same methods and rows in another setting, by method: a line a source."""
     told: dict[tuple[str, str], list[str]] = {}
     titles = {(row.attack, row.budget_name, row.budget): row.title for row in rows if row.kind == "attack"}
     order = {key: place for place, key in enumerate(titles)}
@@ -391,9 +392,11 @@ def _elsewhere(
         row = value.attack, value.budget_name, value.budget
         text = f"{titles[row]}, {budget_text(value.budget_name, value.budget)}: {value.value:.1f}"
         told.setdefault((value.method, value.source), []).append(text)
-    return tuple(
-        f"{loaded.title_of(method)}, {'; '.join(told[method, source])} ({source})" for method, source in sorted(told)
-    )
+    lines: dict[str, list[str]] = {}
+    for method, source in sorted(told):
+        line = f"{loaded.title_of(method)}, {'; '.join(told[method, source])} ({source})"
+        lines.setdefault(method, []).append(line)
+    return lines
 
 
 def _is_published(loaded: Loaded, name: str) -> bool:

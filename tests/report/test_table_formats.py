@@ -18,6 +18,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from in_process import bench, refused
 from rich.console import Console
 from scipy.stats import binomtest
 from small_results import cell
@@ -378,6 +379,14 @@ def test_the_published_table_is_printed_alone_before_anything_was_run() -> None:
     assert text.count("65.0") == 1  # columns with the same values are one
     assert "paper (diff.)" not in text
     assert "Published values" in text
+
+
+def test_what_others_published_in_another_setting_is_printed_alone_too(tmp_path: Path) -> None:
+    asked = ("table", "autoattack", "-d", "cifar10", "-m", "trs", "--results", tmp_path)
+    assert "there is no database" in refused(*asked)
+    told = bench(*asked, "--paper")
+    assert "Other setting: TRS, AutoAttack, ε = 0.01: 39.4" in told
+    assert "20.8 (a user" in bench("table", "table1-cifar10", *asked[2:], "--paper")
 
 
 def test_runs_with_other_settings_stand_beside(small_results: Path, on_small: Callable[..., str]) -> None:
