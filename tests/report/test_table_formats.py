@@ -381,6 +381,12 @@ def test_the_published_table_is_printed_alone_before_anything_was_run() -> None:
     assert "Published values" in text
 
 
+def test_a_table_that_nothing_was_published_for_says_so_where_it_is_asked() -> None:
+    told = "Note: nothing was published for these methods and rows."
+    assert [told in layout(table, paper=asked).notes for table in (results(), with_published(results()))
+            for asked in (None, False, True)] == [False, False, True, False, False, False]  # fmt: skip
+
+
 def test_what_others_published_in_another_setting_is_printed_alone_too(tmp_path: Path) -> None:
     asked = ("table", "autoattack", "-d", "cifar10", "-m", "trs", "--results", tmp_path)
     assert "there is no database" in refused(*asked)

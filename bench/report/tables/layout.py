@@ -148,6 +148,8 @@ def layout(results: Results, marks: Marks | None = None, *, paper: bool | None =
         ends = following is not None and _group(row) != _group(following)
         lines.append(TableLine(row.title, budget_text(row.budget_name, row.budget), entries, ends))
     notes = footnotes(results, published=published, tied=bool(marks.compared))
+    if paper and not results.has_published:
+        notes.append("Note: nothing was published for these methods and rows.")
     notes += [f"Note: {note}" for note in marks.notes]
     label = results.suite if results.suite.endswith(f"-{results.dataset}") else f"{results.suite}-{results.dataset}"
     return Grid(
