@@ -11,7 +11,7 @@ import numpy as np
 from bench.core import statistics
 from bench.core.config import Loaded
 from bench.core.errors import BenchError, unknown_name
-from bench.core.identity import short
+from bench.core.identity import canonical, short
 from bench.core.precision import USUAL, Precision
 from bench.core.statistics import ALPHA, Comparison
 from bench.experiment import command
@@ -162,12 +162,13 @@ def of_runs(loaded: Loaded, first: str, second: str, db: Database) -> Paired:
     rows: dict[str, Row] = {}
     cells: dict[tuple[str, str], Cell] = {}
     digests: dict[str, list[str]] = {}
+    drawn = {each.run_id for each in measured.rows if (made := outcome_of(each)) and made.expected is not None}
     for each in sorted(measured.rows, key=standing.age):
         outcome = outcome_of(each)
         invalid = measured.standings.of(each.evaluation_id).state == "invalid"
         if each.kind not in ("clean", "attack", "blackbox") or outcome is None or invalid:
             continue
-        key = f"{each.setting_id} {each.images_digest}"
+        key = f"{each.setting_id if len(drawn) != 1 else _whatever_the_stop(each)} {each.images_digest}"
         rows[key] = _row(loaded, each, key)
         # A run is one training: it stands as the only seed, whatever the seeds of the two are.
         cells[key, each.run_id] = Cell({0: outcome})
@@ -187,8 +188,16 @@ def of_runs(loaded: Loaded, first: str, second: str, db: Database) -> Paired:
             *(f"{short(r.run_id)} {r.method}, seed {r.seed}, {how}" for r, how in zip(runs, made, strict=True)),
         ]
     )
-    found = _paired(loaded, _names(loaded, runs), head, together, filled, (runs[0].run_id, runs[1].run_id), db)
-    return replace(found, diversity=tuple(_unlike(measured, [run.run_id]) for run in runs))
+    names = _names(loaded, runs)
+    found = _paired(loaded, names, head, together, filled, (runs[0].run_id, runs[1].run_id), db)
+    told = [f"{name} {DRAWN}" for name, run in zip(names, runs, strict=True) if run.run_id in drawn]
+    diversity = tuple(_unlike(measured, [run.run_id]) for run in runs)
+    return replace(found, notes=(*told, *found.notes), diversity=diversity)
+
+
+def _whatever_the_stop(row: EvaluationRow) -> str:
+    """What an attack is but for its rule of stopping, which is another one where a member is drawn for each answer."""
+    return canonical([row.kind, row.plugin, row.settings, row.budget_name, row.budget, row.precision, row.targets])
 
 
 def as_records(paired: Paired) -> dict[str, Any]:

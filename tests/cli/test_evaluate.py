@@ -212,6 +212,10 @@ def test_an_ensemble_that_draws_a_member_has_an_expected_accuracy(
     compared = bench(results, "compare", "drawn", "mean", *chosen).out
     assert "no current result" not in compared
     assert "drawn draws a member for each answer" in " ".join(compared.split())
+    runs = bench_frames.Frames(results / "bench.db").runs.set_index("method")["run_id"]
+    by_runs = bench(results, "compare", runs["drawn"], runs["mean"]).out
+    assert "PGD" in by_runs
+    assert "draws a member for each answer" in " ".join(by_runs.split())
     odds = ("--fusion", "random_member", "--weights", "3,0,1")
     evaluate(results, files, "--model", "digits_cnn", "--name", "odd", *odds)
     (row,) = [row for row in bench_frames.Frames(results / "bench.db").evaluations.to_dict("records")
