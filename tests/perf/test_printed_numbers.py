@@ -1,4 +1,4 @@
-"""What docs/performance.md says of a GPU stands in what the commands printed there."""
+"""What docs/performance.md says of steps stands in what the commands printed."""
 
 from __future__ import annotations
 
@@ -40,3 +40,20 @@ def test_ratios_to_the_authors_step_are_those_that_were_printed() -> None:
         assert f"{ratio} ×" in PAGE
     (milliseconds, *_) = _told("steps")["trs"]
     assert f"{120 * 391 * float(milliseconds) / 3.6e6:.1f} hours" in PAGE.replace("\n", " ")
+
+
+def test_what_newer_defences_cost_is_what_was_printed() -> None:
+    text = (PRINTED.parent / "cpu" / "steps-lenet.txt").read_text()
+    printed = re.findall(
+        r"^  (\w+) +ours / limit .*?; ours ([\d.]+) (m?s)\n +ours / the same passes, eager ([\d.]+) \(",
+        text,
+        re.MULTILINE,
+    )
+    seconds = {name: float(value) * (0.001 if unit == "ms" else 1) for name, value, unit, _ in printed}
+    over = {name: ratio for name, *_, ratio in printed}
+    assert len(seconds) == 15
+    assert max(map(float, over.values())) <= 1.25
+    lines = PAGE.partition("<!-- numbers of results/reference/cpu -->\n")[2].partition("\n\n")[0].splitlines()[2:]
+    found = [tuple(cell.strip(" `") for cell in line.strip("|").split("|")) for line in lines]
+    order = sorted(seconds, key=lambda name: seconds[name])
+    assert found == [(name, f"{seconds[name] / seconds['ece']:.1f}", over[name]) for name in order]
