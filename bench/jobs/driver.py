@@ -171,7 +171,8 @@ class Driver:
         if finished is None:
             return
         task = self._under_way.pop(finished.task.job.job_id)
-        if finished.state == "stopped":
+        # Who ends a run ends its processes, one after the other: what dies then was interrupted, and has not failed.
+        if finished.state == "stopped" or (finished.state == "died" and self._stopping()):
             journal.settle(self._db, self._place, task.job.job_id)
             self.summary.left.append(task.job)
             self._locks.release(task.job.job_id)

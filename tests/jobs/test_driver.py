@@ -15,11 +15,21 @@ from typing import Any
 
 import pytest
 from in_process import TINY
+from test_executors import Silent
 from test_runs import ROOT, numbers
 
 from bench.cli import main
+from bench.core import config
+from bench.experiment.select import Selection
 from bench.jobs import work
+from bench.jobs.driver import Driver
+from bench.jobs.executors import Finished, Setting
+from bench.jobs.executors.inline import Inline
 from bench.jobs.locks import Locks
+from bench.jobs.plan import make_plan
+from bench.jobs.workplace import Workplace
+from bench.store import queries
+from bench.store.database import Database
 
 SHORT = (*TINY, "--threads", "1")
 Out = pytest.CaptureFixture[str]
@@ -103,8 +113,8 @@ def test_a_job_that_another_driver_does_is_waited_for_and_taken_in(tmp_path: Pat
 LONG = ["--set", "training.epochs=4000"]
 
 
-def interrupted(folder: Path, *arguments: str) -> tuple[subprocess.Popen[str], str, str]:
-    """A run that gets Ctrl-C in its training; as a terminal sends it, to its whole process group."""
+def training(folder: Path, *arguments: str) -> subprocess.Popen[str]:
+    """A run in the midst of its training, in a process group of its own."""
     process = subprocess.Popen(
         [sys.executable, "-m", "bench.cli.main", *command(folder, *LONG, *arguments)],
         stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd=ROOT, start_new_session=True,
@@ -114,6 +124,12 @@ def interrupted(folder: Path, *arguments: str) -> tuple[subprocess.Popen[str], s
         assert time.monotonic() < deadline
         assert process.poll() is None
         time.sleep(0.02)
+    return process
+
+
+def interrupted(folder: Path, *arguments: str) -> tuple[subprocess.Popen[str], str, str]:
+    """A run that gets Ctrl-C in its training; as a terminal sends it, to its whole process group."""
+    process = training(folder, *arguments)
     os.killpg(process.pid, signal.SIGINT)
     out, err = process.communicate(timeout=120)
     return process, out, err
@@ -132,6 +148,71 @@ def test_ctrl_c_ends_after_the_epoch_and_says_how_to_go_on(workers: list[str], t
     assert f'"epoch": {len(curve.read_text().splitlines())}'.encode() in checkpoint.read_bytes().replace(b"\\", b"")
     assert list((tmp_path / "locks").iterdir()) == []
     assert not list(tmp_path.glob("runs/*/failures/*"))
+
+
+def workers_of(process: subprocess.Popen[str]) -> list[int]:
+    """The processes of a run that train."""
+    children = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
+    return [int(pid) for pid in children if "spawn_main" in Path(f"/proc/{pid}/cmdline").read_text()]
+
+
+@pytest.mark.parametrize(
+    ("number", "whom"),
+    [
+        (signal.SIGINT, "the driver"),
+        (signal.SIGTERM, "the driver"),
+        (signal.SIGTERM, "the process group"),
+        (signal.SIGTERM, "first a worker"),
+    ],
+)
+def test_who_ends_a_run_makes_no_failure_of_its_jobs(number: int, whom: str, tmp_path: Path, capsys: Out) -> None:
+    process = training(tmp_path, "--workers", "1")
+    if whom == "first a worker":  # it takes no orders but the driver's
+        for pid in workers_of(process):
+            os.kill(pid, number)
+        (curve,) = tmp_path.glob("runs/*/train.jsonl")
+        before, deadline = len(curve.read_text().splitlines()), time.monotonic() + 60
+        while len(curve.read_text().splitlines()) < before + 5:
+            assert time.monotonic() < deadline
+            time.sleep(0.02)
+    if whom == "the process group":
+        os.killpg(process.pid, number)
+    else:
+        process.send_signal(number)
+    out, err = process.communicate(timeout=120)
+    assert process.returncode == 130, out + err
+    assert "Stopped: 0 of 11 jobs done. To go on:" in out
+    assert "died" not in out + err
+    assert not list(tmp_path.glob("runs/*/failures/*"))
+    assert rows(tmp_path, "SELECT * FROM job WHERE status = 'failed'") == []
+    assert main.run(["audit", "--results", str(tmp_path)]) == 0
+    capsys.readouterr()
+    assert main.run([*command(tmp_path, *LONG), "--dry-run", "--json"]) == 0
+    assert {row["state"] for row in json.loads(capsys.readouterr().out)} == {"new"}
+
+
+class Doomed(Inline):
+    """An executor whose processes are killed from outside."""
+
+    def next_completed(self, timeout: float) -> Finished | None:
+        return Finished(self._waiting.popleft(), "died", "SIGKILL; out of memory?")
+
+
+@pytest.mark.parametrize("asked", [True, False], ids=["while the run is ended", "while it goes on"])
+def test_a_process_that_dies_has_failed_unless_the_run_is_ended(asked: bool, tmp_path: Path) -> None:
+    place = Workplace(tmp_path, tmp_path / "data")
+    watcher = Silent()
+    with Database(tmp_path / "bench.db").open(create=True) as db:
+        selection = Selection(methods=("ece",), limit=20, attacks=("fgsm",), eps=(0.1,))
+        plan = make_plan(config.load(changes=TINY[1:4:2]), selection, db, place, training_only=True)
+        calls = iter([False, *[asked] * 99])
+        made = Driver(plan, Doomed(Setting(place, watcher)), db, place, watcher=watcher, stopping=lambda: next(calls))
+        summary = made.drive()
+        failed = queries.failures(db)
+    if asked:
+        assert ([len(summary.left), summary.failed, failed, watcher.notes]) == [1, [], [], []]
+    else:
+        assert (len(summary.failed), len(failed), len(watcher.notes)) == (1, 1, 1)
 
 
 def test_ctrl_c_twice_ends_at_once(tmp_path: Path) -> None:

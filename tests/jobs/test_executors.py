@@ -192,6 +192,17 @@ def test_workers_die_with_their_driver(tmp_path: Path) -> None:
         time.sleep(0.05)
 
 
+@pytest.mark.parametrize("number", local.ENDINGS)
+def test_a_worker_that_has_just_begun_outlives_what_ends_its_driver(number: int, tmp_path: Path) -> None:
+    made = local.Worker(local.Slot("worker 1", Workplace(tmp_path, tmp_path / "data"), 1))
+    assert made.process.pid is not None
+    os.kill(made.process.pid, number)
+    made.tell(("task", None))
+    assert made.connection.poll(120)
+    assert made.connection.recv()[0] == "broken"  # it lives, and has no use for this
+    assert made.kill() == "it was asked to"
+
+
 def _lives(pid: int) -> bool:
     from bench.jobs.locks import birth
 

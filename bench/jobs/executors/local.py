@@ -5,6 +5,7 @@ Workers are spawned once and given one job after another, since importing torch 
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import dataclasses
 import math
@@ -14,7 +15,9 @@ import queue
 import signal
 import threading
 import time
+from collections.abc import Iterator
 from dataclasses import dataclass
+from multiprocessing import resource_tracker
 from multiprocessing.connection import Connection, wait
 from multiprocessing.process import BaseProcess
 from typing import Any
@@ -29,6 +32,7 @@ from bench.jobs.workplace import Workplace
 TALK_SECONDS = 0.2  # between two reports of steps or images
 MEMORY = 2**30  # bytes that a worker on a CPU may need
 WORTH = 10.0  # seconds of work that a further worker is started for
+ENDINGS = (signal.SIGINT, signal.SIGTERM)  # a terminal and a batch system send them to all processes of a command
 
 
 @dataclass(frozen=True)
@@ -120,16 +124,8 @@ class Worker:
         self.process: BaseProcess = context.Process(
             target=work, args=(other, slot, os.getpid()), name=f"bench {slot.name}", daemon=True
         )
-        # Ctrl-C reaches every process of the terminal; the driver alone decides what it means.
-        before = signal.getsignal(signal.SIGINT)
-        in_main = threading.current_thread() is threading.main_thread()
-        if in_main:
-            signal.signal(signal.SIGINT, signal.SIG_IGN)
-        try:
+        with _endings_held_back():
             self.process.start()
-        finally:
-            if in_main:
-                signal.signal(signal.SIGINT, before)
         other.close()
 
     def tell(self, message: tuple[Any, ...]) -> None:
@@ -149,6 +145,17 @@ class Worker:
         return told
 
 
+@contextlib.contextmanager
+def _endings_held_back() -> Iterator[None]:
+    """A process that is started within has `ENDINGS` held back until it ignores them; those for us come afterwards."""
+    resource_tracker.ensure_running()  # else it is started beside the first worker, and lets the signals in again
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, ENDINGS)
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
 def how(code: int) -> str:
     """What an exit code says."""
     if code >= 0:
@@ -159,8 +166,10 @@ def how(code: int) -> str:
 
 
 def work(connection: Connection, slot: Slot, driver: int) -> None:
-    """The worker: takes tasks until the driver is gone."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    """The worker: takes tasks until the driver is gone, which alone decides what Ctrl-C and SIGTERM mean."""
+    for number in ENDINGS:
+        signal.signal(number, signal.SIG_IGN)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, ENDINGS)
     _die_with(driver)
     if slot.gpu is not None:
         os.environ["CUDA_VISIBLE_DEVICES"] = slot.gpu
