@@ -185,11 +185,10 @@ def _print(
         for flag in {item.flag.id: item.flag for raised in found.values() for item in raised}.values():
             out.print(Text.assemble((flag.id, "bold"), f" ({flag.severity}): {flag.when}. {flag.explanation}"))
     for failure in failures:
-        of = ", ".join(f"{value}" for value in failure.describe.values() if value is not None)
-        out.print(f"✗ {failure.kind} ({of}): {failure.error}", style="red")
+        out.print(f"✗ {failure.label}: {failure.error}", style="red", soft_wrap=not out.is_terminal)
     out.print(
         f"{len(found)} of {len(rows)} evaluations flagged"
-        + (f", {len(failures)} failed jobs" if failures else "")
+        + (f", {len(failures)} failed job{'' if len(failures) == 1 else 's'}" if failures else "")
         + ("; nothing speaks against them." if _nothing_speaks(rows, found, failures, verdicts) else ".")
     )
     out.print(f"looked for: {', '.join(flags.FLAGS)}", style="dim")

@@ -48,13 +48,10 @@ def show_failure(row: FailureRow, out: Console) -> None:
     from rich.text import Text
 
     told = row.describe
-    what = "training" if row.kind == "train" else f"{row.kind} {told.get('attack') or ''}".strip()
-    if told.get("budget") is not None:
-        what += f" {told.get('budget_name') or ''} {told['budget']}".replace("  ", " ")
     settings = told.get("settings")
     settings = settings if isinstance(settings, dict) else {}
     lines = {
-        "failed": f"{what} of {told.get('method')} on {told.get('dataset')}, seed {told.get('seed')}",
+        "failed": row.label,
         "error": row.error,
         "settings": ", ".join(f"{key} {value}" for key, value in settings.items())
         if isinstance(settings, dict)

@@ -166,7 +166,9 @@ def _run(base: Database, run_id: str, place: Workplace) -> dict[str, Any]:
             if row.run_id == run_id and row.evaluation_id in raised
         },
         "verdict": None if verdict is None else asdict(verdict),
-        "failures": [asdict(row) for row in queries.failures(base, run_ids=run_id) if not row.done],
+        "failures": [
+            {**asdict(row), "label": row.label} for row in queries.failures(base, run_ids=run_id) if not row.done
+        ],
     }
 
 
@@ -339,7 +341,7 @@ def _print_run(run: dict[str, Any], out: Console, results: Path) -> None:
     if raised:
         out.print(f"† {', '.join(raised)}; `bench audit {short(run['run_id'])}` has the evidence", style="yellow")
     for failure in run["failures"]:
-        out.print(f"✗ {failure['kind']}: {failure['error']}", style="red")
+        out.print(f"✗ {failure['label']}: {failure['error']}", style="red")
 
 
 def _judged(run: dict[str, Any]) -> dict[str, str]:

@@ -66,8 +66,7 @@ def command(results: Path, db: str | None, as_json: bool, **given: Any) -> None:
         out.print(f"{base}: " + ", ".join(f"{count} {name}" for name, count in numbers.items()), soft_wrap=True)
         standing = [failure for failure in queries.failures(base) if not failure.done]
         for failure in standing[:LATEST]:
-            what = ", ".join(f"{key} {value}" for key, value in failure.describe.items() if value is not None)
-            out.print(Text.assemble(("✗", "red"), f" {failure.kind} ({what}): {failure.error}"), soft_wrap=True)
+            out.print(Text.assemble(("✗", "red"), f" {failure.label}: {failure.error}"), soft_wrap=True)
         if len(standing) > LATEST:
             out.print(
                 f"the latest {LATEST} of {len(standing)} standing failures; `bench status --method NAME` has more"

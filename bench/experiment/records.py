@@ -103,6 +103,7 @@ class _Described(Open):
     settings: Table = {}
     limit: ImageCount | None = None
     split: Split = "test"
+    targets: Name | None = None
 
 
 Environment = Annotated[dict[str, Any], AfterValidator(_Environment.check)]

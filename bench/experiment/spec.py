@@ -10,7 +10,7 @@ from pydantic import Field, ValidationError
 
 from bench.core import versions
 from bench.core.identity import content_id
-from bench.core.precision import USUAL, titled
+from bench.core.precision import USUAL, Precision, titled
 from bench.core.specs import Asked, Settings, Spec, Training, added_to, beside
 from bench.core.terms import UNATTACKED, BudgetName, JobKind, Kind, Norm, Split, Stop
 
@@ -139,9 +139,56 @@ class RunSpec(Spec):
     @property
     def label(self) -> str:
         """For people: `trs on digits, seed 0`; `surrogate ece × 5 on digits`."""
-        if self.seed >= SURROGATE_SEEDS:
-            return f"surrogate {self.method} × {self.members} on {self.dataset}"
-        return f"{self.method} on {self.dataset}, seed {self.seed}"
+        return run_label(self.method, self.dataset, self.seed, self.members)
+
+
+def run_label(method: str | None, dataset: str | None, seed: int | None, members: int | None) -> str:
+    """What a run is called for people, of its spec or of what else says as much of it (None: unknown)."""
+    if seed is not None and seed >= SURROGATE_SEEDS:
+        return f"surrogate {_known(method)} × {_known(members)} on {_known(dataset)}"
+    return f"{_known(method)} on {_known(dataset)}, seed {_known(seed)}"
+
+
+def _known(value: object) -> str:
+    """A value in a label; a dash where it is unknown."""
+    return "–" if value is None else str(value)
+
+
+def evaluation_label(
+    kind: str, attack: str | None, *, budget_name: str | None, budget: float | None, precision: Precision = USUAL,
+    targets: str | None = None,
+) -> str:  # fmt: skip
+    """What a measurement on a run is called for people (None: it has none, or it is unknown)."""
+    if kind in UNATTACKED:
+        return {"clean": "clean accuracy"}.get(kind, kind)
+    attack = _known(attack)
+    kinds = {
+        "transfer": f"transferability, {attack}",
+        "craft": "images of black-box attacks",
+        "blackbox": "black-box",
+        "judged": f"images {attack}",
+        "certify": "certified, ℓ2",
+        "audit": f"audit of {attack.replace('_', ' ')}",
+        "theory": f"theory, {'targeted' if targets else 'untargeted'},",
+    }
+    name = kinds.get(kind, attack)
+    if budget is not None:
+        name += f" {'ε' if budget_name == 'eps' else budget_name}={budget:g}"
+    return titled(name, precision)
+
+
+def failed_label(kind: str, told: Mapping[str, Any]) -> str:
+    """What a job is called of which `Job.describe` is left: as the job itself."""
+    run = run_label(*(told.get(name) for name in ("method", "dataset", "seed", "members")))
+    if kind == "train":
+        return job_label(run)
+    about = {name: told.get(name) for name in ("budget_name", "budget", "targets")}
+    return job_label(run, evaluation_label(kind, told.get("attack"), precision=told.get("precision") or USUAL, **about))
+
+
+def job_label(run: str, evaluation: str | None = None) -> str:
+    """What a job is called, by the labels of its run and of its evaluation; without one it trains."""
+    return f"{run}: {evaluation or 'train'}"
 
 
 def of_attack(kind: str, settings: Mapping[str, Any]) -> dict[str, Any]:
@@ -268,19 +315,10 @@ class EvaluationSpec(Asked):
     @property
     def label(self) -> str:
         """For people: `pgd ε=0.1`; another precision than float32 is named."""
-        if self.kind in UNATTACKED:
-            return {"clean": "clean accuracy"}.get(self.kind, self.kind)
-        budget = f"{'ε' if self.budget_name == 'eps' else self.budget_name}={self.budget:g}"
-        kinds = {
-            "transfer": f"transferability, {self.attack}",
-            "craft": "images of black-box attacks",
-            "blackbox": "black-box",
-            "judged": f"images {self.attack}",
-            "certify": "certified, ℓ2",
-            "audit": f"audit of {self.attack.replace('_', ' ')}",
-            "theory": f"theory, {'targeted' if self.targets else 'untargeted'},",
-        }
-        return titled(f"{kinds.get(self.kind, self.attack)} {budget}", self.precision)
+        return evaluation_label(
+            self.kind, self.attack, budget_name=self.budget_name, budget=self.budget, precision=self.precision,
+            targets=self.targets,
+        )  # fmt: skip
 
 
 class Job(Spec):
@@ -311,7 +349,7 @@ class Job(Spec):
     @property
     def label(self) -> str:
         """For people."""
-        return f"{self.run.label}: {self.evaluation.label if self.evaluation else 'train'}"
+        return job_label(self.run.label, self.evaluation.label if self.evaluation else None)
 
     def describe(self) -> dict[str, Any]:
         """The names and numbers that a failure record keeps."""
@@ -330,6 +368,7 @@ class Job(Spec):
             "recipe_changes": list(run.recipe_changes),
             "settings": evaluation.settings if evaluation else run.settings,
             **({} if precision == USUAL else {"precision": precision}),
+            **({"targets": evaluation.targets} if evaluation and evaluation.targets is not None else {}),
             **({"limit": evaluation.limit} if evaluation and evaluation.limit is not None else {}),
             **({"split": evaluation.split} if evaluation and evaluation.split != "test" else {}),
         }

@@ -8,6 +8,7 @@ from sqlalchemy import select
 
 from bench.core.errors import BenchError
 from bench.core.identity import ID_LENGTH, short
+from bench.experiment.spec import run_label
 from bench.store.database import Database, Query
 from bench.store.schema import Evaluation, Job, Run
 from bench.store.typed_rows import Match
@@ -29,7 +30,7 @@ def find(db: Database, prefix: str, kinds: tuple[str, ...] = ("run", "evaluation
     for kind, key in (("run", Run.run_id), ("evaluation", Evaluation.evaluation_id)):
         if kind not in kinds:
             continue
-        query: Query = select(key.label("id"), Run.run_id, Run.method, Run.dataset, Run.seed)
+        query: Query = select(key.label("id"), Run.run_id, Run.method, Run.dataset, Run.seed, Run.members)
         if kind == "evaluation":
             query = query.add_columns(Evaluation.attack).join(Run, Run.run_id == Evaluation.run_id)
         # A range uses the index of the primary key in every database, where LIKE may not.
@@ -62,4 +63,4 @@ def _label(row: dict[str, Any]) -> str:
 
 
 def _subject(row: dict[str, Any]) -> str:
-    return f"{row.get('method')} on {row.get('dataset')}, seed {row.get('seed')}"
+    return run_label(*(row.get(name) for name in ("method", "dataset", "seed", "members")))

@@ -42,7 +42,7 @@ def test_a_failed_training_is_listed_and_shown_by_the_id_that_run_prints(tmp_pat
 
     code, text = command("show", told, *place)
     assert code == 0, text
-    assert "training of ece on digits, seed 0" in text
+    assert "ece on digits, seed 0: train" in text
     assert "loss term 'ce" in text
     assert "3 × digits_cnn" in text
     assert "training.lr=1e30" in text
@@ -70,7 +70,17 @@ def test_a_failed_attack_is_shown_by_its_id_and_is_no_failed_run(
     (failure,) = (json.loads(path.read_text()) for path in tmp_path.glob("runs/*/failures/*.json"))
     code, text = command("show", failure["job_id"][:12], *place)
     assert code == 0, text
-    assert f"attack pgd eps {8 / 255} of ece on digits" in text
+    label = "ece on digits, seed 0: pgd ε=0.0313725"
+    assert f"failed    {label}" in text
+    assert (
+        label in command("run", "-m", "ece", *given, "--dry-run")[1]
+    )  # what it is called before it fails, and everywhere after
+    assert f"✗ {label}: RuntimeError: [red]no[/red] luck" in command("status", *place)[1]
+    assert f"✗ {label}: RuntimeError: [red]no[/red] luck" in command("show", failure["run_id"], *place)[1]
+    code, audited = command("audit", *place)
+    assert code == 1
+    assert f"✗ {label}: RuntimeError: [red]no[/red] luck" in audited
+    assert "1 failed job." in audited
     assert "RuntimeError: [red]no[/red] luck" in text
     (again,) = re.findall(r"again +(bench run .*\S)", text)
     code, text = command(*shlex.split(again)[1:], "--dry-run", "--json", *place)

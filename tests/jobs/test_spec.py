@@ -13,7 +13,8 @@ from bench.core import config
 from bench.core.errors import BenchError
 from bench.experiment import select
 from bench.experiment.select import Selection
-from bench.experiment.spec import FORMAT, EvaluationSpec, Job, RunSpec
+from bench.experiment.spec import FORMAT, EvaluationSpec, Job, RunSpec, failed_label
+from bench.jobs.plan import jobs_of
 
 
 def record_of(evaluation: EvaluationSpec, written: int = FORMAT) -> dict[str, Any]:
@@ -92,6 +93,26 @@ def test_labels_and_failures_name_another_precision_than_float32(run: RunSpec) -
     first, second = (Job(run=run, evaluation=one).describe() for one in (usual, coarse))
     assert "precision" not in first
     assert second == {**first, "precision": "bfloat16"}
+
+
+@pytest.mark.parametrize("suite", ["core", "figure2", "targeted", "certify"])
+def test_a_failed_job_has_the_label_that_it_has_in_a_plan(suite: str) -> None:
+    loaded = config.load(changes=("attacks.fgsm.precision=bfloat16",))
+    jobs = jobs_of(loaded, Selection(methods=("dverge",), dataset="digits", suite=suite))
+    labels = {failed_label(job.kind, job.describe()): job.label for job in jobs}
+    for targets in (None, "random"):
+        theory = Job(
+            run=jobs[0].run, evaluation=attack(jobs[0].run).model_copy(update={"kind": "theory", "targets": targets})
+        )
+        labels[failed_label(theory.kind, theory.describe())] = theory.label
+    assert len(labels) > 4
+    assert all(found == wanted for found, wanted in labels.items())
+
+
+def test_a_failure_that_says_little_has_a_label() -> None:
+    told = {"method": "dverge", "seed": 3, "attack": "fgsm", "settings": {"restarts": 1}}
+    assert failed_label("attack", {}) == "– on –, seed –: –"
+    assert failed_label("attack", told | {"budget": 0.02, "budget_name": "eps"}) == "dverge on –, seed 3: fgsm ε=0.02"
 
 
 def test_a_record_of_nothing_is_refused(run: RunSpec) -> None:
