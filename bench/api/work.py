@@ -19,7 +19,7 @@ from bench.jobs.choosing import Chosen
 from bench.jobs.driver import Driver
 from bench.jobs.executors import Setting, executor_class
 from bench.jobs.locks import Locks
-from bench.jobs.plan import check_data, make_plan
+from bench.jobs.plan import check_data, check_networks, make_plan
 from bench.jobs.workplace import Workplace
 
 
@@ -66,7 +66,7 @@ def done(
     """The runs of a selection when what is missing of it is done.
 
     Raises:
-        BenchError: missing data, or an unknown device.
+        BenchError: missing data, an unknown device, or a network that cannot be built.
         JobError: a job failed; the others are done.
     """
     folders = where.workplace(**place)
@@ -86,6 +86,7 @@ def _do(
     with threads_kept(), display(len(plan.missing), quiet=quiet) as shown:
         place = replace(folders, device=pick("cpu" if workers and device is None else device, threads))
         check_data(plan, place, chosen.loaded, chosen.selection)
+        check_networks(plan, place)
         executor = kind(Setting(place, shown, workers=workers, threads=threads))
         summary = Driver(plan, executor, base, place, watcher=shown).drive()
     if not summary.ok:

@@ -66,19 +66,23 @@ def executor_options(function: F) -> F:
     return function
 
 
-def setting_of(
-    place: Workplace, reports: Reports, interrupts: Interrupts, *, executor_option: tuple[str, ...], **options: Any
-) -> Setting:
-    """The options as an executor takes them.
+def check_options(executor_option: tuple[str, ...]) -> None:
+    """Each `--executor-option` has a key and a value.
 
     Raises:
-        BenchError: an `--executor-option` without a value.
+        BenchError: one has not.
     """
-    from bench.jobs.executors import Setting
-
     for part in executor_option:
         if not part.partition("=")[0] or "=" not in part:
             raise BenchError(f"--executor-option {part!r} has no value; write KEY=VALUE, e.g. partition=gpu")
+
+
+def setting_of(
+    place: Workplace, reports: Reports, interrupts: Interrupts, *, executor_option: tuple[str, ...], **options: Any
+) -> Setting:
+    """The options as an executor takes them, once they are checked (`check_options`)."""
+    from bench.jobs.executors import Setting
+
     more = {key: value for key, _, value in (part.partition("=") for part in executor_option)}
     options["per_gpu"] = options["per_gpu"] or 1
     return Setting(place, reports, stopping=lambda: interrupts.asked, more=more, **options)

@@ -9,12 +9,12 @@ import textwrap
 from dataclasses import replace
 from math import isnan
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, get_args
+from typing import TYPE_CHECKING, Any, NamedTuple, get_args
 
 import click
 from click.core import ParameterSource
 
-from bench.cli.executor import EXECUTOR_OPTIONS, Interrupts, executor_options, setting_of
+from bench.cli.executor import EXECUTOR_OPTIONS, Interrupts, check_options, executor_options, setting_of
 from bench.cli.options import (  # fmt: skip
     Chosen,
     allow_factory,
@@ -99,13 +99,9 @@ def command(
       bench run -m paper --dataset digits --workers 4                    four processes
       bench run -m paper --dataset cifar10 --gpus 0,1 --per-gpu 2        two on each of two GPUs
     """
-    if given["methods"] and not (dry_run or quiet or as_json):  # what follows takes seconds: torch, the database
-        told = f"{_asked(given)}: trains, attacks, prints the table"
-        width = shutil.get_terminal_size().columns if sys.stdout.isatty() else len(told)
-        say(textwrap.fill(told, width, break_long_words=False, break_on_hyphens=False))
     from bench.jobs.estimate import from_earlier
     from bench.jobs.locks import Locks
-    from bench.jobs.plan import ForcedPass, make_plan, unwatched
+    from bench.jobs.plan import ForcedPass, jobs_of, plan_of, unwatched
     from bench.report.console import console
     from bench.store import ingest
 
@@ -114,6 +110,7 @@ def command(
     if probe and not dry_run:
         raise BenchError("--probe goes with --dry-run; without it, the estimate is printed as the run starts")
     chosen = choose(needs_method=True, **{key: value for key, value in given.items() if key not in EXECUTOR_OPTIONS})
+    jobs = jobs_of(chosen.loaded, chosen.selection)  # a wrong name or value is told before anything is opened
     out = console(stderr=as_json)
     out.quiet = quiet
     with existing_or_scratch(db, results) if dry_run else at_work(db, results) as base:
@@ -127,7 +124,7 @@ def command(
                 out.print(f"left out: {fault}", style="yellow")
         else:
             Locks(place.locks).sweep()
-        plan = make_plan(chosen.loaded, chosen.selection, base, place)
+        plan = plan_of(jobs, base, place)
         forced = ForcedPass(plan, place, training=not chosen.selection.attacks) if force else None
         if forced:
             plan = plan.forced(forced.superseded)
@@ -137,19 +134,20 @@ def command(
             again = "--force without --attack" if chosen.selection.attacks else "--force"
             told = f"{', '.join(unseen)}: trained already, without being watched so; {again} trains again, to the same"
             out.print(f"Note: {told} weights", style="yellow", soft_wrap=True)
+        executor = {key: given[key] for key in EXECUTOR_OPTIONS}
+        where = _where(plan, place, chosen, device, threads, executor, data=not dry_run) if plan.missing else None
         if dry_run:
             earlier = from_earlier(plan, base)
             probed = _probed(plan, earlier, place, chosen, device, threads) if probe else None
             return _dry_run(plan, earlier, out, as_json, probed)
         summary = None
-        if plan.missing:
+        if where:
+            if not (quiet or as_json):
+                _say_what(given)
             if forced:
                 forced.begin()
-            executor = {key: given[key] for key in EXECUTOR_OPTIONS}
             with Interrupts(quiet) as interrupts:
-                summary = _work(
-                    plan, base, place, out, chosen, interrupts, fail_fast, device=device, threads=threads, **executor
-                )
+                summary = _work(plan, base, where, out, chosen, interrupts, fail_fast, threads=threads, **executor)
             if interrupts.asked:
                 return _stopped(plan, summary, out)
         elif retry_failed:
@@ -165,8 +163,15 @@ def command(
     return 2 if chosen.refused else 0 if ok else 1
 
 
+def _say_what(given: Mapping[str, Any]) -> None:
+    """What is about to be done: nothing is said before all names and values are known to be right."""
+    told = f"{_asked(given)}: trains, attacks, prints the table"
+    width = shutil.get_terminal_size().columns if sys.stdout.isatty() else len(told)
+    say(textwrap.fill(told, width, break_long_words=False, break_on_hyphens=False))
+
+
 def _asked(given: Mapping[str, Any]) -> str:
-    """`trs and ece on digits, recipe quick`: what was asked for, before anything is looked up."""
+    """`trs and ece on digits, recipe quick`: what was asked for."""
     told = " and ".join(given["methods"])
     told += f" on {given['dataset']}" if given["dataset"] else ""
     told += "".join(f", {name} {given[name]}" for name in ("recipe", "suite", "model") if given.get(name))
@@ -174,46 +179,72 @@ def _asked(given: Mapping[str, Any]) -> str:
     return told + (f", {attacks}" if attacks else "")
 
 
+class Where(NamedTuple):
+    """Where the jobs of a plan run: an executor, and the folders and device."""
+
+    executor: str
+    is_usual: bool
+    """Whether nothing was said of executors: then what there is to do decides."""
+    place: Workplace
+
+
+def _where(
+    plan: Plan, place: Workplace, chosen: Chosen, device: str | None, threads: int | None, options: Mapping[str, Any],
+    *, data: bool,
+) -> Where:  # fmt: skip
+    """Where the missing jobs run, and that they can run there; `data`: that their data sets are there too.
+
+    Raises:
+        BenchError: an unknown executor or device, options that do not go together, a network that cannot be built.
+    """
+    from bench.jobs.executors import executor_class
+    from bench.jobs.plan import check_data, check_networks
+
+    name, gpus, workers = options["executor"], options["gpus"], options["workers"]
+    if name == "inline" and (gpus or workers) and _from_environment("executor"):
+        name = None  # what is typed comes before what is set for all commands
+    usual = name is None and not gpus and not workers
+    name = name or ("inline" if usual else "local")
+    check_options(options["executor_option"])
+    if not executor_class(name).here:
+        return Where(name, usual, replace(place, device=device or ("cuda" if gpus else "cpu")))
+    if gpus:
+        if device is not None:
+            raise BenchError("--gpus says on which devices: leave --device out")
+        device = f"cuda:{gpus[0]}" if gpus[0].isdecimal() else "cuda"
+    elif name != "inline" and device is None:
+        device = "cpu"
+    place = replace(place, device=pick(device, threads))
+    if data:
+        check_data(plan, place, chosen.loaded, chosen.selection)
+    check_networks(plan, place)
+    return Where(name, usual, place)
+
+
 def _work(
-    plan: Plan, base: Database, place: Workplace, out: Console, chosen: Chosen, interrupts: Interrupts,
-    fail_fast: bool, *, device: str | None, threads: int | None, **options: Any,
+    plan: Plan, base: Database, where: Where, out: Console, chosen: Chosen, interrupts: Interrupts, fail_fast: bool, *,
+    threads: int | None, **options: Any,
 ) -> Summary:  # fmt: skip
-    """Check the data, say how long it takes, do the jobs."""
+    """Say how long it takes, do the jobs."""
     from bench.jobs import measured_best
     from bench.jobs.display import Display
     from bench.jobs.driver import Driver
     from bench.jobs.estimate import Outlook, estimate, from_earlier
     from bench.jobs.executors import executor_class
     from bench.jobs.executors.local import usual_workers
-    from bench.jobs.plan import check_data
 
-    name = options.pop("executor")
-    if name == "inline" and (options["gpus"] or options["workers"]) and _from_environment("executor"):
-        name = None  # what is typed comes before what is set for all commands
-    usual = name is None and not options["gpus"] and not options["workers"]
-    name = name or ("inline" if usual else "local")
-    kind = executor_class(name)
-    if kind.here:
-        if options["gpus"]:
-            if device is not None:
-                raise BenchError("--gpus says on which devices: leave --device out")
-            device = f"cuda:{options['gpus'][0]}" if options["gpus"][0].isdecimal() else "cuda"
-            if options["per_gpu"] is None and name == "local":
-                options["per_gpu"], why = measured_best.per_gpu(place.results, options["gpus"])
-                out.print(why, style="dim", soft_wrap=True, highlight=False) if why else None
-        elif name != "inline" and device is None:
-            device = "cpu"
-        place = replace(place, device=pick(device, threads))
-        if place.device == "cpu" and (busy := others()):
-            out.print(busy, style="yellow")
-        check_data(plan, place, chosen.loaded, chosen.selection)
-    else:
-        place = replace(place, device=device or ("cuda" if options["gpus"] else "cpu"))
+    del options["executor"]
+    place, kind = where.place, executor_class(where.executor)
+    if options["gpus"] and options["per_gpu"] is None and where.executor == "local":
+        options["per_gpu"], why = measured_best.per_gpu(place.results, options["gpus"])
+        out.print(why, style="dim", soft_wrap=True, highlight=False) if why else None
+    if kind.here and place.device == "cpu" and (busy := others()):
+        out.print(busy, style="yellow")
     earlier = from_earlier(plan, base)
     before = computer.work_done()
     expected = estimate(plan, earlier, place) if kind.here else None
     used = computer.used_since(before)  # while steps were timed
-    if usual and expected and place.device == "cpu":
+    if where.is_usual and expected and place.device == "cpu":
         workers = usual_workers(len(plan.missing), expected.total().high, threads)
         if workers > 1:
             kind, options["workers"] = executor_class("local"), workers

@@ -9,7 +9,7 @@ from typing import Any, Final, NamedTuple
 
 import torch
 
-from bench.core import environment, files, registry, settings
+from bench.core import environment, files, registry, seeds, settings
 from bench.core.errors import BenchError, JobError
 from bench.core.files import read_json
 from bench.core.identity import short
@@ -52,6 +52,17 @@ def fresh_ensemble(run: RunSpec, method: Method, place: Workplace | None = None)
     needed = registry.load("fusions", method.fusion).takes_weights == "must"
     weights = [1.0] * run.members if needed else None
     return Ensemble(members, fusion=method.fusion, weights=weights)
+
+
+def check_network(run: RunSpec, place: Workplace) -> None:
+    """A member of a run can be built.
+
+    Raises:
+        BenchError: it cannot; the message is that of the training.
+    """
+    check_factory(run, place)
+    with seeds.isolated("check"):
+        _members(run.model_copy(update={"members": 1}), method_of(run)[1].activation, None)
 
 
 def load_ensemble(run: RunSpec, place: Workplace) -> Ensemble:

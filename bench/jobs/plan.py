@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 from bench.core.config import Loaded
+from bench.core.errors import BenchError
 from bench.core.files import write_json
 from bench.core.identity import canonical, content_id
 from bench.experiment import select
@@ -138,6 +139,30 @@ def check_data(plan: Plan, place: Workplace, loaded: Loaded, selection: Selectio
 
     for run in {job.run.run_id: job.run for job in plan.missing}.values():
         ensembles.splits_of(run, place, limit=select.test_limit(loaded, selection))
+
+
+def check_networks(plan: Plan, place: Workplace) -> None:
+    """A model that is not there, or not for these images, is reported before anything starts.
+
+    Raises:
+        BenchError: no run of a missing job can be built; where one can, what is wrong with others is theirs to record.
+    """
+    from bench.jobs import ensembles
+
+    refused: list[BenchError] = []
+    for run in {job.run.run_id: job.run for job in plan.missing}.values():
+        if run.weights is not None:  # trained elsewhere: it was built before
+            return
+        try:
+            ensembles.check_network(run, place)
+        except BenchError as error:
+            refused.append(error)
+        except Exception:  # whatever it is, it is the job's failure to record, not a reason to start nothing
+            return
+        else:
+            return
+    if refused:
+        raise refused[0]
 
 
 def jobs_of(loaded: Loaded, selection: Selection) -> list[Job]:

@@ -578,26 +578,49 @@ def test_what_a_terminal_showed_first_gives_way_to_what_follows(
     assert "\x1b[2K" not in rest
 
 
-def test_a_run_says_first_what_it_will_do_in_a_pipe_too(tmp_path: Path) -> None:
-    code = f"""
-import sys
-from bench.cli import main, run
-def say(text):
-    print(text, sorted({LARGE!r} & sys.modules.keys()))
-    raise KeyboardInterrupt
-run.say = say
-main.run(["run", "-m", "trs", "-m", "ece", "-d", "digits", "--recipe", "quick", "--results", {str(tmp_path)!r}])
-"""
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
-    told = "trs and ece on digits, recipe quick: trains, attacks, prints the table []\n"
-    assert done.stdout == told, done.stderr
+def test_a_run_says_what_it_will_do_before_it_times_its_steps(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def interrupted(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("bench.jobs.estimate.estimate", interrupted)
+    done = command("run", "-m", "trs", "-m", "ece", "-d", "digits", "--recipe", "quick", "--results", tmp_path)
+    assert done.code == 130
+    assert done.out == "trs and ece on digits, recipe quick: trains, attacks, prints the table\n"
 
 
-def test_a_run_without_a_method_promises_nothing(tmp_path: Path) -> None:
-    done = command("run", "-d", "digits", "--results", tmp_path)
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["-d", "digits"], "name a method, e.g. --method trs"),
+        (["-m", "nosuch"], "unknown method 'nosuch'"),
+        (["-m", "ece", "--recipe", "nosuch"], "unknown recipe 'nosuch'"),
+        (["-m", "ece", "--set", "training.nosuch=1"], "nosuch"),
+        (["-m", "trs", "--members", "1"], "at least 2 members"),
+        (["-m", "ece", "--attack", "pgd", "--eps", "8"], "8/255 is meant"),
+        (["-m", "ece", "-d", "mnist"], "bench prepare mnist"),
+        (["-m", "ece", "--model", "lenet"], "lenet needs images of 16×16 pixels or more, not 8×8"),
+        (["-m", "ece", "--model", "timm/nosuch"], "unknown timm model 'nosuch'"),
+        (["-m", "ece", "--device", "cuda:9"], "device 'cuda:9' cannot be used here"),
+        (["-m", "ece", "--gpus", "9"], "device 'cuda:9' cannot be used here"),
+        (["-m", "ece", "--gpus", "0", "--device", "cpu"], "leave --device out"),
+        (["-m", "ece", "--executor", "nosuch"], "unknown executor 'nosuch'"),
+        (["-m", "ece", "--executor-option", "partition"], "write KEY=VALUE"),
+    ],
+)
+@pytest.mark.parametrize("dry", [[], ["--dry-run"]], ids=["run", "dry run"])
+def test_what_is_wrong_is_told_before_anything_is_promised(
+    arguments: list[str], words: str, dry: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("BENCH_DATA", raising=False)
+    done = command("run", *arguments, *dry)
+    if dry and "mnist" in arguments:  # a dry run needs no data
+        assert done.code == 0
+        return
     assert done.code == 2
     assert done.out == ""
-    assert "name a method, e.g. --method trs" in done.err
+    assert words in done.err
+    assert done.err.count("\n") == 1
 
 
 def test_help_of_list_fits_a_narrow_terminal() -> None:

@@ -120,11 +120,11 @@ def test_the_command_says_what_was_said(
 ) -> None:
     places: list[Workplace] = []
 
-    def planned(loaded: object, selection: object, base: object, place: Workplace) -> None:
+    def planned(jobs: object, base: object, place: Workplace) -> None:
         places.append(place)
         raise BenchError("enough")
 
-    monkeypatch.setattr("bench.jobs.plan.make_plan", planned)
+    monkeypatch.setattr("bench.jobs.plan.plan_of", planned)
     command("run", "-m", "ece", *options, "--results", tmp_path)
     assert [place.deterministic for place in places] == [said]
 
