@@ -65,7 +65,9 @@ def _build(base: Database, folder: Path, loaded: Loaded, results: Path, *, again
     from bench.store import queries
 
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    with Progress(*columns, console=console(stderr=True), transient=True, disable=again) as bar:
+    out = console(stderr=True)
+    silent = again or not out.is_interactive  # there is nothing to draw over, and rich would end with an empty line
+    with Progress(*columns, console=out, transient=True, disable=silent) as bar:
         task = bar.add_task("reading", total=None)
 
         def shown(done: int, total: int, label: str) -> None:

@@ -485,9 +485,14 @@ def test_bench_report_writes_a_site(db: Database, tmp_path: Path, capsys: pytest
     fill(db, methods=("trs",), budgets=(0.1,))
     where = ["--results", str(tmp_path)]
     assert bench(["report", "-o", str(tmp_path / "site"), *where]) == 0
-    assert "files written" in capsys.readouterr().out
+    out, err = capsys.readouterr()
+    assert "files written" in out
+    assert err == ""  # no bar where there is no terminal, nor a line where it was
     assert bench(["report", "-o", str(tmp_path / "site"), *where]) == 0
     assert "0 of" in capsys.readouterr().out
+    (tmp_path / "file").touch()
+    assert bench(["report", "-o", str(tmp_path / "file" / "site"), *where]) == 2
+    assert capsys.readouterr().err == f"Error: cannot write to {tmp_path / 'file' / 'site'}: Not a directory\n"
     assert bench(["report", "--port", "1", *where]) == 2
     assert "--serve" in capsys.readouterr().err
     assert bench(["report", "--results", str(tmp_path / "nowhere")]) == 2
