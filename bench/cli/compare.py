@@ -103,7 +103,7 @@ def _print(paired: Paired, out: Console) -> None:
         ends=[place for place, pair in enumerate(paired.pairs) if pair.row.kind == "clean"],
     )  # fmt: skip
     for line in pairing.summary(paired):
-        out.print(line, soft_wrap=not out.is_terminal)
+        out.print(line, style="yellow" if line.startswith(pairing.MISSING) else None, soft_wrap=not out.is_terminal)
     for line in pairing.footnotes(paired):
         out.print(line, style="yellow" if line.startswith("Note") else "dim", soft_wrap=not out.is_terminal)
 

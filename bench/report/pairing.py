@@ -28,6 +28,7 @@ from bench.store.database import Database
 from bench.store.typed_rows import EvaluationRow, RunRow
 
 Cells = Mapping[tuple[str, str], Cell]
+MISSING = "Asked for and not compared"
 
 
 def named(row: Row) -> str:
@@ -80,6 +81,8 @@ class Paired:
     notes: tuple[str, ...]
     diversity: tuple[Mapping[str, float], ...] = ()
     """Of A and of B, means over pairs of members (`bench.report.theory.MEANS`); empty where it was not measured."""
+    missing: tuple[str, ...] = ()
+    """Of the notes those on what was asked for by name (attacks, a suite, seeds), and how it is made up for."""
 
     @property
     def families(self) -> dict[Precision, list[Pair]]:
@@ -130,7 +133,14 @@ def of_methods(loaded: Loaded, selection: Selection, db: Database, *, seeds: tup
             again = command.of_selection(loaded, replace(selection, methods=(name,)))
             raise BenchError(f"nothing of {name} has been measured with these selectors; `{again}` would")
     titles = results.titles[first], results.titles[second]
-    found = _paired(loaded, titles, heading(results), results.rows, results.cells, (first, second), db)
+    by_name = bool(selection.attacks or selection.suite)
+    found = _paired(loaded, titles, heading(results), results.rows, results.cells, (first, second), db, every=by_name)
+    missing = list(found.notes) if by_name else [note for note in found.notes if seeds and note.startswith("seed")]
+    there = {seed for pair in found.pairs for seed in pair.seeds}
+    if alone := [seed for seed in seeds or () if seed not in there]:
+        missing.append(f"{_seeds(alone)} of neither or of one of them only")
+    if missing:
+        missing.append(f"`{command.of_selection(loaded, selection)}` does what is missing")
     drawn = [f"{results.titles[name]} {DRAWN}" for name in selection.methods if name in results.drawn]
     families = {name: run.family_id for name, run in run_specs(loaded, selection).items()}
     measured = standing.read(db, family_ids=list(families.values()))
@@ -143,7 +153,7 @@ def of_methods(loaded: Loaded, selection: Selection, db: Database, *, seeds: tup
         for name in selection.methods
     }
     diversity = tuple(_unlike(measured, of[name]) for name in selection.methods)
-    return replace(found, notes=(*drawn, *found.notes), diversity=diversity)
+    return replace(found, notes=(*drawn, *found.notes), diversity=diversity, missing=tuple(missing))
 
 
 def of_runs(loaded: Loaded, first: str, second: str, db: Database) -> Paired:
@@ -208,6 +218,7 @@ def as_records(paired: Paired) -> dict[str, Any]:
         "heading": paired.heading,
         "rows": [_record(paired, pair) for pair in paired.pairs],
         "notes": list(paired.notes),
+        "missing": list(paired.missing),
         "diversity": [dict(means) for means in paired.diversity],
     }
 
@@ -222,13 +233,17 @@ def _unlike(measured: standing.Measured, run_ids: Sequence[str]) -> dict[str, fl
 
 
 def summary(paired: Paired) -> list[str]:
-    """What the rows say, in words: those in float32 where there are any, so that no attack counts twice."""
+    """What was asked for and is missing; what the rows say, in words.
+
+    That is those in float32 where there are any, so that no attack counts twice.
+    """
     counted, *others = paired.families.items()
     verdicts = [f"{paired.a} is better", f"{paired.b} is better", "not significant over seeds", "not significant"]
     groups: dict[str, list[str]] = {verdict: [] for verdict in verdicts}
     for pair in counted[1]:
         groups[pair.verdict(paired.a, paired.b)].append(pair.name)
-    lines = [
+    lines = [f"{MISSING}: {'; '.join(paired.missing)}."] if paired.missing else []
+    lines += [
         f"{verdict} under {len(names)} of {len(counted[1])}: {', '.join(names)}"
         for verdict, names in groups.items()
         if names
@@ -246,7 +261,7 @@ def footnotes(paired: Paired) -> list[str]:
     images = joined(f"{pair.comparison.n:,}" for pair in paired.pairs)
     together = "; the seeds of an image stay together" if several else ""
     families = paired.families
-    rows = f"the {len(paired.pairs)} rows"
+    rows = f"the {_rows(paired.pairs)}"
     if len(families) > 1:
         rows = " and apart over ".join(f"the {_rows_in(*family)}" for family in families.items())
     lines = [
@@ -261,21 +276,36 @@ def footnotes(paired: Paired) -> list[str]:
         )
     else:
         lines.append(f"Better: p < {ALPHA:g}. One training each: this says nothing about other seeds.")
-    return lines + [f"Note: {note}" for note in paired.notes]
+    return lines + [f"Note: {note}" for note in paired.notes if note not in paired.missing]
+
+
+def _rows(pairs: Sequence[Pair]) -> str:
+    return f"{len(pairs)} row{'' if len(pairs) == 1 else 's'}"
 
 
 def _rows_in(precision: Precision, pairs: Sequence[Pair]) -> str:
-    return f"{len(pairs)} row{'' if len(pairs) == 1 else 's'} in {precision}"
+    return f"{_rows(pairs)} in {precision}"
+
+
+def _seeds(numbers: Sequence[int]) -> str:
+    return f"seed{'s' if len(numbers) > 1 else ''} {joined(numbers)}"
 
 
 def pair(
-    rows: Iterable[Row], cells: Cells, names: tuple[str, str], titles: tuple[str, str], db: Database
+    rows: Iterable[Row],
+    cells: Cells,
+    names: tuple[str, str],
+    titles: tuple[str, str],
+    db: Database,
+    *,
+    every: bool = False,
 ) -> tuple[list[Pair], dict[str, list[str]]]:
     """The rows under which two columns have current results of the same images and seeds; p is not corrected yet.
 
     Args:
         cells: of (row's key, name).
         names: of the two columns, A and B; `titles`: what people call them.
+        every: rows that neither has are told too.
 
     Returns:
         The pairs, and why others are none: reason → names of rows.
@@ -288,13 +318,13 @@ def pair(
         name = named(row)
         lacking = [title for title, cell in zip(titles, (a, b), strict=True) if not cell.seeds or cell.stale]
         if lacking:
-            if len(lacking) == 1 or a.stale or b.stale:
+            if len(lacking) == 1 or a.stale or b.stale or every:
                 notes.setdefault(f"no current result of {' and '.join(lacking)} under", []).append(name)
             continue
         seeds = tuple(sorted(set(a.seeds) & set(b.seeds)))
         alone = sorted(set(a.seeds) ^ set(b.seeds))
         if alone:
-            told = f"seed{'s' if len(alone) > 1 else ''} {joined(alone)} of one of them only, left out under"
+            told = f"{_seeds(alone)} of one of them only, left out under"
             notes.setdefault(told, []).append(name)
         if not seeds:
             continue
@@ -312,14 +342,14 @@ def pair(
 
 def _paired(
     loaded: Loaded, titles: tuple[str, str], head: str, rows: Iterable[Row], cells: Cells, names: tuple[str, str],
-    db: Database,
+    db: Database, *, every: bool = False,
 ) -> Paired:  # fmt: skip
-    """Pair the cells of two columns.
+    """Pair the cells of two columns; `every`: rows that neither has are told too.
 
     Raises:
         BenchError: nothing pairs.
     """
-    pairs, notes = pair(rows, cells, names, titles, db)
+    pairs, notes = pair(rows, cells, names, titles, db, every=every)
     told_notes = tuple(f"{reason} {', '.join(names)}" for reason, names in notes.items())
     if not pairs:
         raise BenchError(

@@ -179,6 +179,30 @@ def test_what_only_one_was_measured_with_is_named(tmp_path: Path) -> None:
     assert "no current result of ECE under FGSM ε = 0.1" in bench("compare", a, b, "--results", tmp_path)
 
 
+def test_what_was_asked_for_by_name_and_is_missing_is_said_first(trained: Path) -> None:
+    asked = ("compare", "ece", "cos_only", *QUICK, "--results", trained)
+    only_a = ("--attack", "fgsm", "--eps", "0.07")
+    bench("run", "-m", "ece", *QUICK, *only_a, "--results", trained, "--threads", "1", "-q")
+    text = bench(*asked, *only_a)
+    missing, verdict = (line for line in text.splitlines() if "not compared" in line or " under 1 of 1: " in line)
+    assert missing.startswith(
+        "Asked for and not compared: no current result of Cos-only under FGSM ε = 0.07; `bench run "
+    )
+    assert "--attack fgsm --eps 0.07" in missing
+    assert verdict.endswith(": clean")
+    assert "Holm-corrected over the 1 row." in text
+    assert "Note: " not in text
+
+    neither = bench(*asked, "--attack", "pgd", "--eps", "0.07")
+    assert "Asked for and not compared: no current result of ECE and Cos-only under PGD (50) ε = 0.07" in neither
+    seeds = bench(*asked, "--seeds", "0-2")
+    assert "Asked for and not compared: seed 2 of neither or of one of them only; `bench run " in seeds
+    plain = bench(*asked)
+    assert "Asked for" not in plain
+    assert json.loads(bench(*asked, "--json"))["missing"] == []
+    assert json.loads(bench(*asked, *only_a, "--json"))["missing"][0].startswith("no current result of Cos-only")
+
+
 def test_wrong_use_is_one_clear_line(tmp_path: Path) -> None:
     a, b = by_hand(tmp_path, [False] * 20)
     where = ("--results", tmp_path)
