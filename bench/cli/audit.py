@@ -80,19 +80,22 @@ def command(
     verdicts = {key: told for key, told in measured.standings.verdicts.items() if _competes(measured.runs, key)}
     if chosen is not None:
         rows = [row for row in rows if row.run_id == chosen.run_id]
-        unchecked = flags.unchecked(rows)
-        if chosen.kind == "evaluation":
-            rows = [row for row in rows if row.evaluation_id == chosen.id]
-            failures = []
-        failures = [row for row in failures if row.run_id == chosen.run_id]
         verdicts = {key: told for key, told in verdicts.items() if key == chosen.run_id}
-    else:
-        unchecked = []
+        failures = [row for row in failures if row.run_id == chosen.run_id and chosen.kind == "run"]
+    # What counts of each run, from which its flags come.
+    counting: dict[str, list[EvaluationRow]] = {key: [] for key in (verdicts if chosen is None else [chosen.run_id])}
+    for row in measured.standings.current(rows):
+        if row.run_id in counting:
+            counting[row.run_id].append(row)
+    lacking = {key: flags.not_looked_for(of_run) for key, of_run in counting.items()}
+    unchecked = flags.unchecked(*counting.values()) if len(counting) == 1 else []
+    if chosen is not None and chosen.kind == "evaluation":
+        rows = [row for row in rows if row.evaluation_id == chosen.id]
     found = {row.evaluation_id: found[row.evaluation_id] for row in rows if row.evaluation_id in found}
     if as_json:
-        say_json(_record(rows, found, failures, unchecked, verdicts))
+        say_json(_record(rows, found, failures, unchecked, lacking, verdicts))
     else:
-        _print(rows, found, failures, unchecked, verdicts, console())
+        _print(rows, found, failures, unchecked, lacking, verdicts, console())
     return int(bool(failures) or any(flags.is_invalid(raised) for raised in found.values()))
 
 
@@ -138,7 +141,7 @@ def _deep(
 
 def _record(
     rows: list[EvaluationRow], found: Flagged, failures: list[FailureRow], unchecked: list[str],
-    verdicts: Mapping[str, AuditVerdict],
+    lacking: Mapping[str, list[str]], verdicts: Mapping[str, AuditVerdict],
 ) -> dict[str, Any]:  # fmt: skip
     return {
         "evaluations": len(rows),
@@ -154,19 +157,19 @@ def _record(
         ],
         "failures": [{"job": row.job_id, "kind": row.kind, **row.describe, "error": row.error} for row in failures],
         "unchecked": unchecked,
+        "not_looked_for": dict(lacking),
         "verdicts": [{"run": key, "verdict": told.opinion, "why": [*told.why]} for key, told in verdicts.items()],
     }  # fmt: skip
 
 
 def _print(
     rows: list[EvaluationRow], found: Flagged, failures: list[FailureRow], unchecked: list[str],
-    verdicts: Mapping[str, AuditVerdict], out: Console,
+    lacking: Mapping[str, list[str]], verdicts: Mapping[str, AuditVerdict], out: Console,
 ) -> None:  # fmt: skip
     from rich.text import Text
 
     from bench.report.listing import Head, print_listing
     from bench.report.tables import budget_text
-    from bench.store import flags
 
     if found:
         heads = [Head("evaluation", 3), Head("method"), Head("data", 2), Head("seed", 1), Head("attack", least=10),
@@ -191,9 +194,10 @@ def _print(
         + (f", {len(failures)} failed job{'' if len(failures) == 1 else 's'}" if failures else "")
         + ("; nothing speaks against them." if _nothing_speaks(rows, found, failures, verdicts) else ".")
     )
-    out.print(f"looked for: {', '.join(flags.FLAGS)}", style="dim")
+    if told_of := _looked_for(lacking):
+        out.print(told_of, style="dim", soft_wrap=not out.is_terminal)
     for reason in unchecked:
-        out.print(f"not checked: {reason}", style="dim")
+        out.print(f"not checked: {reason}", style="dim", soft_wrap=not out.is_terminal)
     if len(verdicts) > 1:
         opinions = Counter(told.opinion for told in verdicts.values())
         out.print("verdicts: " + ", ".join(f"{count} {opinion}" for opinion, count in opinions.items()))
@@ -203,6 +207,24 @@ def _print(
         out.print(Text.assemble(f"verdict on run {short(run_id)}: ", (verdict.opinion, f"bold {style}")))
         for why in verdict.why:
             out.print(f"  {why}", soft_wrap=not out.is_terminal)
+
+
+def _looked_for(lacking: Mapping[str, list[str]]) -> str:
+    """How many flags were looked for and how many could not be, given the latter by run; empty for no run."""
+    from bench.store import flags
+
+    of = len(flags.FLAGS)
+    if len(lacking) == 1:
+        (names,) = lacking.values()
+        looked = ", ".join(name for name in flags.FLAGS if name not in names)
+        rest = f"; {len(names)} could not be looked for" if names else ""
+        return f"looked for {of - len(names)} of {of} flags: {looked}{rest}"
+    short_of = sorted(len(names) for names in lacking.values() if names)
+    if not short_of:
+        return f"looked for all {of} flags in each of {len(lacking)} runs" if lacking else ""
+    most = short_of[-1]
+    several = f"{short_of[0]} to {most}" if short_of[0] < most else str(most)
+    return f"looked for {of} flags in {len(lacking)} runs; in {len(short_of)} of them {several} could not be looked for"
 
 
 def _nothing_speaks(

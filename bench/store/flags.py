@@ -95,6 +95,12 @@ def unchecked(rows: Rows) -> list[str]:
     return [f"{', '.join(names)}: {reason}" for reason, names in _lacking(rows, FLAGS.values()).items()]
 
 
+def not_looked_for(rows: Rows) -> list[str]:
+    """The flags that could not be looked for in the rows of one run, each once and in the order of `FLAGS`."""
+    lacking = {name for names in _lacking(rows, FLAGS.values()).values() for name in names}
+    return [name for name in FLAGS if name in lacking]
+
+
 def _lacking(rows: Rows, wanted: Iterable[Flag]) -> dict[str, list[str]]:
     """Why flags could not be looked for → which."""
     reasons: dict[str, list[str]] = {}

@@ -22,6 +22,7 @@ from bench.attacks.iterative import PGD
 from bench.attacks.judge import attack_images
 from bench.attacks.problem import Problem
 from bench.cli import show
+from bench.cli.audit import _looked_for
 from bench.core.bits import to_text
 from bench.core.identity import content_id
 from bench.evaluation import measure
@@ -511,12 +512,31 @@ def test_masked_models_raise_the_masking_flags_and_a_plain_one_none(digits_ensem
     assert all("zero-gradient" in found for found in evaluated(saturated, images))
 
 
+def test_how_many_flags_were_looked_for_in_many_runs_is_told_of_all_of_them() -> None:
+    of = len(flags.FLAGS)
+    assert _looked_for({}) == ""
+    assert _looked_for({"a": [], "b": []}) == f"looked for all {of} flags in each of 2 runs"
+    some = {"a": [], "b": ["unmoved"], "c": ["unmoved", "planted"]}
+    assert _looked_for(some) == f"looked for {of} flags in 3 runs; in 2 of them 1 to 2 could not be looked for"
+    assert flags.not_looked_for([]) == [name for name, flag in flags.FLAGS.items() if flag.needs]
+
+
 def test_flags_in_table_card_and_audit(tmp_path: Path) -> None:
     bench("run", "-m", "ece", *QUICK, "--results", tmp_path, "--threads", "1", "-q")
     text = bench("audit", "--results", tmp_path)  # nobody has tried an attack without gradients
     assert "0 of 10 evaluations flagged." in text
     assert "nothing speaks against them" not in text
     assert "not checked enough" in text
+    (told_of,) = (line for line in text.splitlines() if line.startswith("looked for"))
+    (lacking,) = json.loads(bench("audit", "--results", tmp_path, "--json"))["not_looked_for"].values()
+    looked = told_of.partition(": ")[2].partition(";")[0].split(", ")
+    assert {*looked, *lacking} == flags.FLAGS.keys()
+    assert "zero-gradient" in looked
+    assert "planted-missed" in lacking
+    assert told_of.startswith(f"looked for {len(looked)} of {len(flags.FLAGS)} flags: ")
+    assert told_of.endswith(f"; {len(lacking)} could not be looked for")
+    reasons = [line for line in text.splitlines() if line.startswith("not checked: ")]
+    assert {name for line in reasons for name in line.split(": ")[1].split(", ")} == {*lacking}
     files = {
         (record["attack"], record["budget"]): (path, record)
         for path in tmp_path.glob("runs/*/evaluations/*.json")

@@ -26,7 +26,7 @@ from bench.report.site.names import Names, exact, percent, plain, recipe_text, s
 from bench.report.site.threats import NORMS, Threat, threat_of
 from bench.report.site.training import training_charts, training_table
 from bench.report.tables import budget_text
-from bench.store.flags import Raised, doubts, unchecked
+from bench.store.flags import Raised, doubts, not_looked_for, unchecked
 from bench.store.scores import norm_of
 from bench.store.standing import surrogates
 from bench.store.typed_rows import EvaluationRow, Provenance, RunRow
@@ -70,6 +70,7 @@ def run_view(run: RunRow, details: Details, about: PageContext, pictures: list[P
         "tiles": tiles.tiles(run, details, about.places.get(run.run_id, [])),
         "flags": [_flag(row, item, titles) for row, item in about.ledger.flags(run.run_id)],
         "unchecked": unchecked(details.evaluations),
+        "not_looked_for": len(not_looked_for(details.evaluations)),
         "verdict": about.ledger.standings.verdicts.get(run.run_id),
         "notes": [str(note) for note in run.notes],
         "siblings": [
