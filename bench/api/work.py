@@ -12,14 +12,14 @@ from bench.api.places import Where, choose, seeds_of
 from bench.api.runs import Run
 from bench.core import places
 from bench.core.device import pick, threads_kept
-from bench.core.errors import JobError
+from bench.core.errors import BenchError, JobError
 from bench.experiment import select
 from bench.jobs import opening
 from bench.jobs.choosing import Chosen
 from bench.jobs.driver import Driver
 from bench.jobs.executors import Setting, executor_class
 from bench.jobs.locks import Locks
-from bench.jobs.plan import check_data, check_networks, make_plan
+from bench.jobs.plan import check_data, check_networks, feasible, make_plan
 from bench.jobs.workplace import Workplace
 
 
@@ -73,8 +73,11 @@ def done(
     with places.data_in(where.data), opening.at_work(where.db, where.results) as base:
         Locks(folders.locks).sweep()
         plan = make_plan(chosen.loaded, chosen.selection, base, folders, training_only=training_only)
+        plan, lacking = feasible(plan, folders, chosen.loaded, chosen.selection)
         if plan.missing:
             _do(plan, base, folders, chosen, device=device, threads=threads, workers=workers, quiet=quiet)
+    if lacking:
+        raise BenchError("; ".join(lacking))
     return [Run(spec, where, chosen) for spec in select.runs(chosen.loaded, chosen.selection)]
 
 

@@ -21,6 +21,7 @@ from bench.cli.options import (  # fmt: skip
     at_work,
     capture_option,
     choose,
+    complain,
     existing_or_scratch,
     machine,
     selectors,
@@ -101,7 +102,7 @@ def command(
     """
     from bench.jobs.estimate import from_earlier
     from bench.jobs.locks import Locks
-    from bench.jobs.plan import ForcedPass, jobs_of, plan_of, unwatched
+    from bench.jobs.plan import ForcedPass, feasible, jobs_of, plan_of, unwatched
     from bench.report.console import console
     from bench.store import ingest
 
@@ -130,6 +131,9 @@ def command(
             plan = plan.forced(forced.superseded)
         if retry_failed:
             plan = plan.failures_only()
+        plan, lacking = feasible(plan, place, chosen.loaded, chosen.selection)
+        for line in lacking:
+            complain(f"left out: {line}")
         if unseen := unwatched(plan, base):
             again = "--force without --attack" if chosen.selection.attacks else "--force"
             told = f"{', '.join(unseen)}: trained already, without being watched so; {again} trains again, to the same"
@@ -160,7 +164,7 @@ def command(
         if plan.planned:
             with base.snapshot():
                 ok &= _report(chosen, base, place, out, plan, summary, as_json, ok)
-    return 2 if chosen.refused else 0 if ok else 1
+    return 2 if chosen.refused or lacking else 0 if ok else 1
 
 
 def _say_what(given: Mapping[str, Any]) -> None:

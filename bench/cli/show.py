@@ -199,10 +199,10 @@ def _evaluation(base: Database, evaluation_id: str, place: Workplace) -> dict[st
 def _given(record: Path) -> dict[str, Any] | None:
     """How the files of an ensemble trained elsewhere were understood; None where that is not known here."""
     from bench.core.files import read_json
-    from bench.experiment.records import GivenRecord, parse_record
+    from bench.experiment.records import given_in
 
-    given = read_json(record).get("given") if record.is_file() else None
-    return None if given is None else parse_record(GivenRecord, given, record).model_dump(mode="json")
+    given = given_in(read_json(record), record) if record.is_file() else None
+    return None if given is None else given.model_dump(mode="json")
 
 
 def _numbers(rows: list[list[float]]) -> str:

@@ -91,13 +91,16 @@ def _plan(
     from bench.core import config
     from bench.experiment import theory
     from bench.experiment.spec import Job
-    from bench.jobs.ensembles import splits_of, weights_fault
+    from bench.jobs.ensembles import mend, splits_of, weights_fault
     from bench.jobs.plan import plan_of
+    from bench.jobs.retrain import measured_before
 
     loaded, jobs = config.load(), []
     for run in runs:
         if fault := weights_fault(run, place):
-            raise BenchError(f"the weights of {short(run.run_id)} in {place.run(run.run_id).path} are {fault}")
+            where = place.run(run.run_id).path
+            again = mend(run, place, **measured_before(base, run.run_id))
+            raise BenchError(f"the weights of {short(run.run_id)} in {where} are {fault}; {again}")
         size = len(splits_of(run, place, limit=None).test)
         found = theory.evaluations(loaded, run, size=size, eps=eps, targets=targets, limit=limit)
         jobs += [Job(run=run), *(Job(run=run, evaluation=each) for each in found)]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import shlex
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any, get_args
 
@@ -14,8 +14,9 @@ from bench.core.precision import Precision
 from bench.core.seeds import seeds_text
 from bench.core.terms import BudgetName
 from bench.experiment.names import unmarked
+from bench.experiment.records import GivenRecord
 from bench.experiment.select import Selection
-from bench.experiment.spec import MEMORY, OUTSIDE, RunSpec
+from bench.experiment.spec import FACTORY, MEMORY, OUTSIDE, RunSpec
 
 FIRST = Selection()  # what the options are when nothing is said
 
@@ -82,15 +83,60 @@ def of_run(
     return shlex.join(words(selection, (*own, *changes), precision))
 
 
-def of_weights(run: RunSpec) -> str:
-    """The command that brings the weights of a run that was trained elsewhere; its files are for the reader to name.
+def of_weights(
+    run: RunSpec, fusion_weights: Sequence[float] | None = None, given: GivenRecord | None = None, *,
+    asked: Selection | None = None, changes: Iterable[str] = (), precision: Precision | None = None,
+) -> str:  # fmt: skip
+    """The command that brings the weights of a run that was trained elsewhere, under the same id.
 
     Of networks in memory the call in Python.
+
+    Args:
+        fusion_weights: of its record.
+        given: how the files were understood; without it they are for the reader to name.
+        asked: what is measured on it: suite, attacks, budgets, test images; the data set's own suite unless said.
+        changes, precision: of its evaluations, as for `words`.
     """
     if run.model_plugin == MEMORY:
         return f"bench.evaluate([…], name={run.method!r}, dataset={run.dataset!r}, seed={run.seed})"
-    given = ["--name", run.method, "--dataset", run.dataset, "--seed", str(run.seed)]
-    return f"bench evaluate FILE… {shlex.join(given)}"
+    files = [file.name if file.name[0] != "-" else f"./{file.name}" for file in given.files] if given else []
+    named = {"factory" if run.model_plugin == FACTORY else "model": run.model, "name": run.method}
+    understood = [*named.items(), *_understood(run, fusion_weights, given)]
+    options = [word for name, value in understood for word in (f"--{name}", *([] if value is None else [value]))]
+    measured = replace(
+        asked or FIRST, methods=(), dataset=run.dataset, seeds=FIRST.seeds, recipe=None, model=None, members=None,
+        split=FIRST.split,
+    )  # fmt: skip
+    options += ["--seed", str(run.seed), *words(measured, changes, precision)[2:]]
+    return f"bench evaluate {shlex.join(files) or 'FILE…'} {shlex.join(options)}"
+
+
+def _understood(
+    run: RunSpec, fusion_weights: Sequence[float] | None, given: GivenRecord | None
+) -> Iterator[tuple[str, str | None]]:
+    """The options of `bench evaluate` by which files are understood as they were, where its defaults may differ."""
+    if given is not None:
+        yield from (("prefix", prefix) for prefix in given.prefix)
+        yield from (("map", renamed) for renamed in given.map)
+        if given.by_order:
+            yield "by-order", None
+        if given.normalisation == ["given"]:
+            yield "mean", _numbers(given.mean[0])
+            yield "std", _numbers(given.std[0])
+        elif given.normalisation != ["file"] and len(given.normalisation) == 1:
+            usual = "none" if run.model_plugin == FACTORY else "dataset"
+            if given.file_normalises or given.normalisation != [usual]:
+                yield "normalisation", given.normalisation[0]
+    if (rule := str(run.settings["fusion_rule"])) != "mean_probability":
+        yield "fusion", rule
+    if fusion_weights:
+        yield "weights", _numbers(fusion_weights)
+    if (activation := str(run.settings["member_activation"])) != "relu":
+        yield "activation", activation
+
+
+def _numbers(values: Iterable[float]) -> str:
+    return ",".join(map(repr, values))
 
 
 def attack_changes(loaded: Loaded, name: str, recorded: Mapping[str, Any]) -> list[str]:

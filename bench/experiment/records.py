@@ -5,6 +5,7 @@ This is the one schema: whatever is read from files of results, archives or othe
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self, TypeVar
 
@@ -167,6 +168,16 @@ class GivenRecord(Strict):
     """States of optimisers and random generators."""
     beside: Annotated[list[Line], Field(max_length=LINES)] = []
     """What speaks of a rule of fusion."""
+
+
+def given_in(record: Mapping[str, Any], path: Path) -> GivenRecord | None:
+    """How the files of an ensemble trained elsewhere were understood, as the record of its run says; None without.
+
+    Raises:
+        BenchError: the record, which lies at `path`, is damaged.
+    """
+    given = record.get("given")
+    return None if given is None else parse_record(GivenRecord, given, path)
 
 
 class RunRecord(_Record):

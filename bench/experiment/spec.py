@@ -15,6 +15,7 @@ from bench.core.specs import Asked, Settings, Spec, Training, added_to, beside
 from bench.core.terms import UNATTACKED, BudgetName, JobKind, Kind, Norm, Split, Stop
 
 OUTSIDE = "outside"  # plug-in and recipe of ensembles that were trained elsewhere
+FACTORY = "factory"  # model plug-in that calls a function by its name
 MEMORY = "memory"  # model plug-in of networks that were given as objects, and are nowhere else
 SURROGATE_SEEDS = 1_000_000  # a surrogate of N members has this seed plus N: no member, nor data order, is shared
 

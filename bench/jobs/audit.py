@@ -13,8 +13,9 @@ from bench.core.identity import short
 from bench.core.terms import Stop
 from bench.experiment import select
 from bench.experiment.spec import OUTSIDE, SURROGATE_SEEDS, EvaluationSpec, Job, RunSpec
-from bench.jobs.ensembles import weights_fault
+from bench.jobs.ensembles import mend, weights_fault
 from bench.jobs.plan import Plan, plan_of
+from bench.jobs.retrain import measured_before
 from bench.jobs.workplace import Workplace
 from bench.store import door, standing
 from bench.store.database import Database
@@ -45,7 +46,9 @@ def make_plan(
     if run.seed >= SURROGATE_SEEDS:
         raise BenchError(f"{run.label}: it lends its images to others and competes on no board; audit a run that does")
     if fault := weights_fault(run, place):
-        raise BenchError(f"the weights of run {short(run_id)} are {fault} here; `bench run` trains it again")
+        raise BenchError(
+            f"the weights of run {short(run_id)} are {fault} here; {mend(run, place, **measured_before(base, run_id))}"
+        )
     measured = standing.read(base, run_ids=run_id)
     rows = [row for row in measured.standings.current(measured.rows) if row.split == "test"]
     radius, images = _claim(loaded, run, rows, eps, limit)

@@ -17,7 +17,8 @@ from bench.core.printable import visible
 from bench.core.tensors import DamagedError, set_aside
 from bench.data.base import Splits, load_splits
 from bench.experiment.command import of_run, of_weights
-from bench.experiment.spec import RunSpec
+from bench.experiment.records import given_in
+from bench.experiment.spec import FACTORY, OUTSIDE, RunSpec
 from bench.jobs.workplace import Workplace
 from bench.models.build import build_member
 from bench.models.ensemble import Ensemble
@@ -25,7 +26,6 @@ from bench.training import checkpoint
 from bench.training.method import Method
 
 FORMAT: Final = 1  # of a run's record, a failure's, and what stands beside weights
-FACTORY = "factory"  # the model plug-in that calls a function by its name
 
 
 def data_axes(run: RunSpec) -> tuple[object, ...]:
@@ -75,13 +75,13 @@ def load_ensemble(run: RunSpec, place: Workplace) -> Ensemble:
     """
     path = place.run(run.run_id).weights
     if not path.exists() or not (run.weights or place.run(run.run_id).record.exists()):
-        raise JobError(f"weights are missing: {path.parent} is not a complete run; {mend(run)}")
+        raise JobError(f"weights are missing: {path.parent} is not a complete run; {mend(run, place)}")
     try:
         tensors, metadata = checkpoint.load(path, expected=expected_weights(run, place))
         if not isinstance(metadata, dict) or {"fusion", "activation"} - metadata.keys():
             raise DamagedError(f"{path} is damaged, or no file of weights")
     except DamagedError as error:
-        raise JobError(f"{error}; {f'{set_aside(path)}; ' if path.exists() else ''}{mend(run)}") from error
+        raise JobError(f"{error}; {f'{set_aside(path)}; ' if path.exists() else ''}{mend(run, place)}") from error
     return _assembled(run, place, tensors, metadata)
 
 
@@ -160,11 +160,23 @@ def weights_fault(run: RunSpec, place: Workplace) -> str:
     return ""
 
 
-def mend(run: RunSpec) -> str:
-    """How weights that are gone come back, as the end of a sentence."""
-    if run.weights is not None:
-        return f"`{of_weights(run)}` brings them again"
-    return f"`{of_run(run.described())}` trains it again"
+def mend(run: RunSpec, place: Workplace, **measuring: Any) -> str:
+    """How weights that are gone come back, as the end of a sentence.
+
+    Args:
+        measuring: as for `of_weights`: what is measured on weights from elsewhere when they are given in.
+    """
+    if run.plugin != OUTSIDE:
+        return f"`{of_run(run.described())}` trains it again"
+    path = place.run(run.run_id).record
+    record = read_json(path) if path.is_file() else {}
+    given = given_in(record, path)
+    again = of_weights(run, record.get("fusion_weights"), given, **measuring)
+    if given is None:
+        return f"`{again}` brings them"
+    digests = [f"{file.sha256[:12]}…" for file in given.files[:3]]
+    more = f" and {len(given.files) - 3} more, as `bench show {short(run.run_id)}` has them" if given.files[3:] else ""
+    return f"`{again}` brings them (SHA-256 {', '.join(digests)}{more})"
 
 
 def _members(run: RunSpec, activation: str, place: Workplace | None) -> list[torch.nn.Module]:

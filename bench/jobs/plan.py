@@ -13,7 +13,7 @@ from bench.core.identity import canonical, content_id
 from bench.experiment import select
 from bench.experiment.records import ForcedPassRecord, read_record
 from bench.experiment.select import Selection
-from bench.experiment.spec import Job
+from bench.experiment.spec import OUTSIDE, Job, RunSpec
 from bench.jobs.executors.task import lost
 from bench.jobs.workplace import Workplace
 from bench.store import queries, standing
@@ -50,6 +50,11 @@ class Plan:
         """The jobs to do."""
         return tuple(item.job for item in self.planned if item.state != "done" or item.again)
 
+    @property
+    def size(self) -> int:
+        """How many jobs it has, done or not; what was trained elsewhere is no job of training."""
+        return sum(item.job.evaluation is not None or item.job.run.plugin != OUTSIDE for item in self.planned)
+
     def count(self, state: JobState) -> int:
         """How many jobs are in `state`."""
         return sum(item.state == state for item in self.planned)
@@ -73,6 +78,35 @@ class Plan:
             if item.job.job_id in chosen:
                 chosen.update(item.job.needs)
         return Plan(tuple(item for item in self.planned if item.state == "done" or item.job.job_id in chosen))
+
+
+def feasible(plan: Plan, place: Workplace, loaded: Loaded, selection: Selection) -> tuple[Plan, list[str]]:
+    """The plan without what needs weights from elsewhere that are not here, and a line for each of these ensembles.
+
+    Raises:
+        BenchError: then nothing is left to do.
+    """
+    lacking = {job.job_id: job.run for job in plan.missing if job.evaluation is None and job.run.plugin == OUTSIDE}
+    if not lacking:
+        return plan, []
+    told = [_lacking(run, place, loaded, selection) for run in lacking.values()]
+    out = set(lacking)
+    for item in plan.planned:  # in an order in which what is needed comes first
+        if out.intersection(item.job.needs):
+            out.add(item.job.job_id)
+    left = Plan(tuple(item for item in plan.planned if item.job.job_id not in out))
+    if not left.missing:
+        raise BenchError("; ".join(told))
+    return left, told
+
+
+def _lacking(run: RunSpec, place: Workplace, loaded: Loaded, selection: Selection) -> str:
+    from bench.jobs.ensembles import mend, weights_fault  # torch, which a plan that is only shown does not need
+
+    here = place.run(run.run_id).record.is_file()
+    fault = "damaged" if here and weights_fault(run, place) == "damaged" else "not here"
+    again = mend(run, place, asked=selection, changes=loaded.changes, precision=loaded.precision)
+    return f"{run.label} was trained elsewhere and its weights are {fault}; {again}"
 
 
 class ForcedPass:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import re
+import shlex
 import sys
 import warnings
 from datetime import UTC, datetime
@@ -533,9 +534,50 @@ def test_one_name_stands_for_one_ensemble_a_seed(trained: tuple[Path, list[State
     shown = ("--attack", "pgd", "--eps", "0.1", "--limit", "60", "--json", "--no-details")
     rows = json.loads(bench(results, "table", "-m", "twice", *shown).out)
     assert [row["seeds"] for row in rows] == [[0, 1], [0, 1]]
-    gone = bench(results, "run", "-m", "twice", "-d", "digits", "--attack", "pgd", "--eps", "0.1", "--limit", "60",
-                 "--seeds", "5", "--threads", "1", ok=False)  # fmt: skip
-    assert "was trained elsewhere and its weights for this seed are not here" in " ".join(gone.text.split())
+    asked = ("run", "-m", "twice", "-d", "digits", "--attack", "pgd", "--eps", "0.1", "--limit", "60", "--threads", "1")
+    gone = refused(bench(results, *asked, "--seeds", "5", ok=False))
+    assert "twice on digits, seed 5 was trained elsewhere and its weights are not here; `bench evaluate FILE…" in gone
+    assert "--seed 5" in gone
+    several = bench(results, *asked, "--attack", "fgsm", "--seeds", "0,5", ok=False)  # the others go on
+    assert (several.code, "1/1 twice: fgsm" in several.text) == (2, True)
+    assert "left out: twice on digits, seed 5" in several.err
+
+
+@pytest.mark.parametrize("damaged", [False, True])
+def test_weights_that_are_not_here_are_asked_for_at_once_by_a_command_that_brings_them(
+    trained: tuple[Path, list[State]], tmp_path: Path, damaged: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    _, states = trained
+    monkeypatch.chdir(tmp_path)
+    own = {f"net.{n.replace('conv', 'layer')}": t for n, t in states[0].items()}
+    torch.save({"best": own, "last": own}, "-odd one.pth")
+    maps = [part for k in (1, 2, 3) for part in ("--map", f"layer{k}=conv{k}")]
+    options = ("--model", "digits_cnn", "--name", "it's", "--prefix", "best.net.", "--mean", "0.3", "--std", "0.7")
+    evaluate(tmp_path / "theirs", [tmp_path / "-odd one.pth"], *options, *maps, "--fusion", "mean_logits")
+    (run,) = (tmp_path / "theirs/runs").iterdir()
+    bench(tmp_path / "theirs", "db", "export", "-o", "x.zip", *([] if damaged else ["--no-weights"]))
+    ours = tmp_path / "ours"
+    bench(ours, "db", "import", "x.zip")
+    if damaged:
+        (ours / "runs" / run.name / "members.safetensors").write_bytes(b"nothing")
+    before = _contents(ours)
+    digest = hashlib.sha256(Path("-odd one.pth").read_bytes()).hexdigest()[:12]
+    attack = ("--attack", "fgsm", "--eps", "0.1", "--limit", "60")
+    for line, attacked in (
+        (("run", "-m", "it's", "-d", "digits", *attack), attack),
+        (("run", "-m", "it's", "-d", "digits", *attack, "--dry-run"), attack),
+        (("db", "verify", run.name), ("--attack", "pgd", "--eps", "0.1", "--limit", "60")),
+        (("audit", run.name, "--deep"), ("--attack", "pgd", "--eps", "0.1", "--limit", "60")),
+        (("theory", run.name), ("--attack", "pgd", "--eps", "0.1", "--limit", "60")),
+    ):
+        said = refused(bench(ours, *line, ok=False))
+        assert f"brings them (SHA-256 {digest}…)" in said
+        (again,) = re.findall("`(bench evaluate .*?)` brings", said)
+        assert shlex.join(attacked) in again
+    assert _contents(ours) == before
+    bench(ours, *shlex.split(again)[1:])
+    assert [path.name for path in (ours / "runs").iterdir()] == [run.name]
+    assert "all 60 images as recorded" in bench(ours, "db", "verify", run.name).out
 
 
 def odd_files(folder: Path, state: State) -> dict[str, Path]:

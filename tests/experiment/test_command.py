@@ -106,7 +106,16 @@ def test_a_run_is_repeated_by_the_names_of_its_record() -> None:
 def test_a_training_elsewhere_is_not_repeated_but_its_evaluations_are(recipe: str) -> None:
     one = spec().model_copy(update={"method": "my defence", "recipe": recipe, "recipe_changes": CHANGES, "seed": 2})
     assert of_run(one.described()) == "bench run --method 'my defence' --dataset digits --seeds 2"
-    assert of_weights(one) == "bench evaluate FILE… --name 'my defence' --dataset digits --seed 2"
+    told = {"fusion_rule": "mean_probability", "member_activation": "relu"}
+    one = one.model_copy(update={"settings": told, "model_plugin": "resnet", "model": "resnet20"})
+    start = "bench evaluate FILE… --model resnet20 --name 'my defence'"
+    assert of_weights(one) == f"{start} --seed 2 --dataset digits"
+    asked = Selection(methods=("my defence",), attacks=("pgd",), eps=(0.01,), limit=20, seeds=(0, 2))
+    assert of_weights(one, asked=asked).endswith("--seed 2 --dataset digits --attack pgd --eps 0.01 --limit 20")
+    other = one.model_copy(update={"settings": {"fusion_rule": "majority_vote", "member_activation": "leaky_relu"}})
+    assert f"{start} --fusion majority_vote --activation leaky_relu --seed 2" in of_weights(other)
+    other = one.model_copy(update={"model_plugin": "factory", "model": "my.nets:make"})
+    assert "--factory my.nets:make" in of_weights(other)
 
 
 def test_an_empty_table_names_a_suite_or_attacks_and_a_method_as_an_example() -> None:

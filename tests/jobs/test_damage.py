@@ -158,9 +158,8 @@ def test_damaged_weights_from_elsewhere_say_how_to_bring_them_and_are_brought(re
     weights = weights_of(tmp_path / "own")
     spoil(weights)
     code, text = command("run", "-m", "the ours", "--limit", "20", "--attack", "pgd", "--eps", ".1", *place)
-    assert code == 1, text
-    assert "moved aside as members.damaged" in text
-    assert "`bench evaluate FILE… --name … --seed …` brings them" in text
+    assert code == 2, text
+    assert "the ours on digits, seed 0 was trained elsewhere and its weights are damaged; `bench evaluate 0." in text
     code, text = command(*given, "--attack", "pgd", "--eps", "0.1", "--threads", "1", *place)
     assert code == 0, text
     spoil(weights)
