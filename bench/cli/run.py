@@ -147,7 +147,7 @@ def command(
         summary = None
         if where:
             if not (quiet or as_json):
-                _say_what(given)
+                _say_what(given, plan)
             if forced:
                 forced.begin()
             with Interrupts(quiet) as interrupts:
@@ -157,7 +157,7 @@ def command(
         elif retry_failed:
             out.print("Nothing to do: nothing of this failed before.")
         else:
-            out.print(f"Nothing to do: all {len(plan.planned)} results are there (nothing trained, nothing attacked).")
+            out.print(f"Nothing to do: all {plan.size} results are there (nothing trained, nothing attacked).")
         ok = summary is None or summary.ok
         if forced and ok:
             forced.end()
@@ -167,9 +167,10 @@ def command(
     return 2 if chosen.refused or lacking else 0 if ok else 1
 
 
-def _say_what(given: Mapping[str, Any]) -> None:
+def _say_what(given: Mapping[str, Any], plan: Plan) -> None:
     """What is about to be done: nothing is said before all names and values are known to be right."""
-    told = f"{_asked(given)}: trains, attacks, prints the table"
+    trains = any(job.evaluation is None for job in plan.missing)
+    told = f"{_asked(given)}: {'trains, ' if trains else ''}attacks, prints the table"
     width = shutil.get_terminal_size().columns if sys.stdout.isatty() else len(told)
     say(textwrap.fill(told, width, break_long_words=False, break_on_hyphens=False))
 
@@ -282,7 +283,7 @@ def _expectation(
     kinds = {"new": "new", "stale": "of an older version", "failed": "failed before"}
     counts = [f"{plan.count(key)} {text}" for key, text in kinds.items() if plan.count(key)]  # type: ignore[arg-type]
     counts += [f"{again} once more"] if (again := sum(item.again for item in plan.planned)) else []
-    line = f"{len(plan.missing)} of {len(plan.planned)} jobs to do ({', '.join(counts)})"
+    line = f"{len(plan.missing)} of {plan.size} jobs to do ({', '.join(counts)})"
     if expected is None:
         return Text(f"{line}. {time_line([value for value in earlier.values() if value is not None], len(earlier))}")
     at_once = f", {executor.slots} jobs at once" if executor.slots > 1 else ""
@@ -376,7 +377,7 @@ def _outcome(
 
     return {
         "ok": ok,
-        "planned": len(plan.planned),
+        "planned": plan.size,
         "done": len(summary.done) if summary else 0,
         "failed": [{"job": job.label, "error": error} for job, error in summary.failed] if summary else [],
         "blocked": [job.label for job in summary.blocked] if summary else [],

@@ -308,6 +308,12 @@ def test_what_was_understood_is_said_apart_from_json_and_not_at_all_when_quiet(
     assert json.loads(done.out)["table"]
     assert "3 members × digits_cnn" in done.err
     assert command(*line, "-q").text == ""
+    said = command(*line[:-2], "--results", tmp_path / "another").out.splitlines()
+    assert said[1] == "x on digits, fgsm: attacks, prints the table"
+    assert said[2].startswith("2 of 2 jobs to do (2 new)")  # nothing is trained
+    assert "all 2 results are there" in command(*line).out
+    again = command("run", "-m", "x", "-d", "digits", *line[-10:-7], "0.2", *line[-6:])
+    assert again.out.startswith("x on digits, fgsm: attacks, prints the table\n")
 
 
 def test_a_factory_makes_the_members(
