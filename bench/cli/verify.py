@@ -116,12 +116,10 @@ def _line(verdict: Verified, chosen: RunToVerify) -> Table:
     from rich.table import Table
     from rich.text import Text
 
-    from bench.jobs.verify import label
-
     mark, style = MARKS[verdict.state]
     grid = Table.grid(padding=(0, 2, 0, 0))
     grid.add_column(width=1)
-    grid.add_column(width=max(len(text) for text in (verdict.label, "training", *map(label, chosen.rows))))
+    grid.add_column(width=max(len(text) for text in (verdict.label, "training", *chosen.labels.values())))
     grid.add_column()
     grid.add_row(Text(mark, style), verdict.label, Text(verdict.told, style if style != "green" else ""))
     return grid

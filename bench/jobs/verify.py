@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import tempfile
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal, Self, get_args
 
@@ -44,6 +46,21 @@ class RunToVerify:
 
     run: RunRow
     rows: tuple[EvaluationRow, ...]
+
+    @cached_property
+    def labels(self) -> dict[str, str]:
+        """What people call each evaluation, by its id: its label, and in what it differs from others of that label."""
+        alike: dict[str, list[EvaluationRow]] = {}
+        for row in self.rows:
+            alike.setdefault(label(row), []).append(row)
+        found: dict[str, str] = {}
+        for name, rows in alike.items():
+            told = {row.evaluation_id: _settings(row) for row in rows}
+            shared = set.intersection(*(set(each.items()) for each in told.values()))
+            for key, each in told.items():
+                found[key] = ", ".join([name, *(text for item, text in each.items() if (item, text) not in shared)])
+        often = Counter(found.values())
+        return {key: text if often[text] == 1 else f"{text} ({short(key)})" for key, text in found.items()}
 
 
 def choose(
@@ -98,6 +115,13 @@ def label(row: EvaluationRow) -> str:
     return {"transfer": "transfer ", "craft": "images of ", "judged": "images "}.get(row.kind, "") + row.label
 
 
+def _settings(row: EvaluationRow) -> dict[str, str]:
+    """By name, in words, all in which evaluations of one label may differ."""
+    asked = {**row.settings, "stops at": row.stop, "targets": row.targets, "split": row.split}
+    told = {name: f"{name} {value}" for name, value in asked.items() if not isinstance(value, list | dict)}
+    return {**told, "images": f"{row.n:,} images"}
+
+
 class Verifier:
     """Measures again; what it crafts on surrogates meanwhile is kept until it ends.
 
@@ -138,29 +162,29 @@ class Verifier:
                 run = self._about.run(run_id)
                 yield from self._weights.ready(run.spec, anew=self._about.options.retrain)
                 for row in chosen.rows:
-                    yield self._evaluation(run, row)
+                    yield self._evaluation(run, row, chosen.labels[row.evaluation_id])
         except StoreError:
             raise
         except BenchError as error:
             yield Verified.of_error(run_id, "weights", error)
 
-    def _evaluation(self, run: CheckedRun, row: EvaluationRow) -> Verified:
+    def _evaluation(self, run: CheckedRun, row: EvaluationRow, name: str) -> Verified:
         path = self._about.place.run(row.run_id).evaluation(row.evaluation_id)
         before = provenance.found_again(path)
         if before is not None and self._about.is_known(path):
             told = f"found again on {before.when[:10]}: {_counted(before.differing, before.images or row.n)}"
             told += " differ" if before.differing else ""
-            return Verified(row.evaluation_id, label(row), "known", told, re_measured=True)
+            return Verified(row.evaluation_id, name, "known", told, re_measured=True)
         try:
-            return self._compared(run, row, path)
+            return self._compared(run, row, path, name)
         except StoreError:
             raise
         except BenchError as error:
-            return Verified.of_error(row.evaluation_id, label(row), error)
+            return Verified.of_error(row.evaluation_id, name, error)
         except Exception as error:  # a plug-in raises what it likes
-            return Verified.of_error(row.evaluation_id, label(row), JobError(work.in_a_line(error)))
+            return Verified.of_error(row.evaluation_id, name, JobError(work.in_a_line(error)))
 
-    def _compared(self, run: CheckedRun, row: EvaluationRow, path: Path) -> Verified:
+    def _compared(self, run: CheckedRun, row: EvaluationRow, path: Path, name: str) -> Verified:
         """Measure one evaluation again, compare it with its record, and note what came of it.
 
         Raises:
@@ -176,7 +200,7 @@ class Verifier:
         needed = {part: number for part, number in parts.items() if part.startswith(("models/", "datasets/"))}
         if told := (*self._installed.older(needed), *standing.outdated(row, self._installed)):
             raise BenchError(f"it cannot be measured as it was: {'; '.join(told)}")
-        made, images, today = self._measured(row, stored.spec, record)
+        made, images, today = self._measured(stored.spec, record, name)
         try:
             agreement = agree(record.model_dump(), made.result)
         except ValueError as error:
@@ -198,11 +222,9 @@ class Verifier:
             )  # fmt: skip
         if imported and (found is not None or provenance.found_again(path) is not None):
             self._about.note(path, found)
-        return Verified(row.evaluation_id, label(row), state, said, imported and found is not None, agreement, apart)
+        return Verified(row.evaluation_id, name, state, said, imported and found is not None, agreement, apart)
 
-    def _measured(
-        self, row: EvaluationRow, spec: EvaluationSpec, record: EvaluationRecord
-    ) -> tuple[Made, bool, dict[str, Any]]:
+    def _measured(self, spec: EvaluationSpec, record: EvaluationRecord, name: str) -> tuple[Made, bool, dict[str, Any]]:
         """A measurement made again, whether on the images of surrogates that the record names, and where."""
         spec = self._with_surrogates(spec)
         for source in spec.surrogates if spec.kind == "transfer" else ():
@@ -210,7 +232,7 @@ class Verifier:
                 for verdict in self._weights.ready(source):
                     self._about.progress.note(f"{verdict.label} of {self._about.named(source)}: {verdict.told}")
         crafted = {craft.evaluation_id: self._crafted(craft, record) for craft in spec.crafts}
-        self._about.progress.job(f"{self._about.named(spec.run)}: {label(row)}")
+        self._about.progress.job(f"{self._about.named(spec.run)}: {name}")
         made, today = self._made(spec, record, crafted)
         told, used = record.measurements.get("images"), made.result["measurements"].get("images")
         return made, told == used, today

@@ -470,3 +470,20 @@ def test_an_attack_that_breaks_is_told_and_the_others_go_on(
     assert code == 1
     assert verdicts["pgd eps 0.1"]["told"] == "RuntimeError: shapes do not fit"
     assert verdicts["fgsm eps 0.1"]["re_measured"]
+
+
+def test_results_of_one_attack_and_budget_are_told_apart(tmp_path: Path) -> None:
+    results = tmp_path / "results"
+    attack = ("--attack", "pgd", "--eps", "0.1", "--results", results, *ONE)
+    for steps, limit in ((2, 20), (3, 20), (3, 30)):
+        done = command("run", "-m", "ece", *TINY[:-1], limit, "--set", f"attacks.pgd.steps={steps}", *attack)
+        assert done.code == 0, done.text
+    code, verdicts = verified(results, run_of(results), "--attack", "pgd", "--eps", "0.1")
+    assert code == 0
+    assert set(verdicts) == {
+        "pgd eps 0.1, steps 2, 20 images", "pgd eps 0.1, steps 3, 20 images", "pgd eps 0.1, steps 3, 30 images",
+    }  # fmt: skip
+    code, verdicts = verified(results, run_of(results), "--attack", "clean")
+    assert set(verdicts) == {"clean, 20 images", "clean, 30 images"}
+    key = next(verdict["id"] for label, verdict in verdicts.items() if "30" in label)
+    assert set(verified(results, key)[1]) == {"clean"}  # alone it needs no more
