@@ -21,7 +21,6 @@ from bench.cli.options import (  # fmt: skip
     at_work,
     capture_option,
     choose,
-    complain,
     existing_or_scratch,
     machine,
     selectors,
@@ -30,7 +29,7 @@ from bench.cli.options import (  # fmt: skip
     workplace,
 )
 from bench.cli.parameters import Once
-from bench.cli.say import say, say_json
+from bench.cli.say import complain, say, say_json
 from bench.cli.status import plan_rows, print_plan, time_line
 from bench.core import machine as computer
 from bench.core.device import others, pick

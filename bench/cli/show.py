@@ -22,12 +22,14 @@ from bench.core.terms import SUITES, UNSHARED
 from bench.experiment.folder import RUNS
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
+
     from rich.console import Console
 
     from bench.jobs.workplace import Workplace
     from bench.report.theory import Panel
     from bench.store.database import Database
-    from bench.store.typed_rows import Match
+    from bench.store.typed_rows import EvaluationRow, Match, RunRow
 
 
 @click.command("show", cls=Once)
@@ -132,7 +134,6 @@ def _export(
 
 def _run(base: Database, run_id: str, place: Workplace) -> dict[str, Any]:
     from bench.exchange.importing import origin
-    from bench.experiment.command import of_run
     from bench.experiment.spec import OUTSIDE
     from bench.report.recipes import ELSEWHERE
     from bench.store import queries, standing
@@ -146,7 +147,7 @@ def _run(base: Database, run_id: str, place: Workplace) -> dict[str, Any]:
     return {
         **asdict(run),
         **unknown,
-        "again": of_run(vars(run)),
+        "again": _again(base, run, rows),
         "imported": origin(place, run_id),
         "given": _given(place.run(run_id).record),
         "found_again": _found_again(place.run(run_id).record, run.provenance),
@@ -170,6 +171,23 @@ def _run(base: Database, run_id: str, place: Workplace) -> dict[str, Any]:
             {**asdict(row), "label": row.label} for row in queries.failures(base, run_ids=run_id) if not row.done
         ],
     }
+
+
+def _again(base: Database, run: RunRow, rows: Iterable[EvaluationRow]) -> str:
+    """The command that makes the run again; of what was trained elsewhere its evaluations."""
+    from bench.core import config
+    from bench.experiment.command import of_run
+    from bench.experiment.spec import OUTSIDE
+    from bench.report.again import Commands
+    from bench.store import queries
+
+    if run.plugin != OUTSIDE:
+        return of_run(vars(run))
+    try:
+        loaded = config.load().with_outside(queries.configs(base, plugin=OUTSIDE))
+    except BenchError:  # the card is shown all the same
+        return of_run(vars(run))
+    return Commands(loaded).run(run, {}, [row for row in rows if row.run_id == run.run_id]).text
 
 
 def _evaluation(base: Database, evaluation_id: str, place: Workplace) -> dict[str, Any]:

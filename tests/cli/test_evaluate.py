@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import html
 import json
 import re
 import shlex
@@ -160,6 +161,35 @@ def test_it_enters_table_heatmap_list_and_show_under_its_name(
     assert (record["recipe"], record["training"]) == ("trained elsewhere", None)
     status = bench(results, "status", "-m", "<script>", "--suite", "figure3-digits", "--limit", "20").text
     assert re.search(r"done", status)
+
+
+def test_again_names_what_was_measured_and_does_nothing_new(trained: tuple[Path, list[State]], tmp_path: Path) -> None:
+    results, files = tmp_path / "results", saved(tmp_path, trained[1])
+    model = ("--model", "digits_cnn", "--name", "my own")
+
+    def again() -> list[str]:
+        (run,) = (results / "runs").iterdir()
+        found: str = json.loads(bench(results, "show", run.name, "--json").out)["again"]
+        assert " ".join(bench(results, "show", run.name).out.split()).count(f"again {found}") == 1
+        bench(results, "report", "-o", tmp_path / "site")
+        assert found in html.unescape((tmp_path / f"site/runs/{run.name}.html").read_text())
+        return found.split(" && ")
+
+    start = "bench run --method 'my own' --dataset digits"
+    evaluate(results, files, *model)
+    assert again() == [f"{start} --attack pgd --eps 0.1 --limit 60"]
+    more = ("--attack", "fgsm", "--attack", "pgd", "--eps", "0.1", "--limit", "20", "--set", "attacks.pgd.steps=3")
+    bench(results, "run", "-m", "my own", "-d", "digits", *more, "-q")
+    bench(results, "run", "-m", "my own", "-d", "digits", "--suite", "figure3-digits", "--limit", "30", "-q")
+    commands = again()
+    assert sorted(commands) == [
+        f"{start} --attack fgsm --eps 0.1 --limit 20",
+        f"{start} --attack pgd --eps 0.1 --limit 20 --set attacks.pgd.steps=3",
+        f"{start} --attack pgd --eps 0.1 --limit 60",
+        f"{start} --suite figure3-digits --limit 30",
+    ]
+    for text in commands:
+        assert "Nothing to do" in bench(results, *shlex.split(text)[1:]).out, text
 
 
 def test_normalisation_activation_and_fusion_change_the_numbers(

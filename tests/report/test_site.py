@@ -25,9 +25,9 @@ from bench.core.errors import BenchError
 from bench.experiment import select
 from bench.experiment.select import Selection
 from bench.report import ledger
+from bench.report.again import Commands
 from bench.report.ranking import ranks_of
 from bench.report.site import Built, build, charts, samples, serve
-from bench.report.site.again import Commands
 from bench.store import queries
 from bench.store.database import Database
 from bench.store.published import is_comparable, load_published

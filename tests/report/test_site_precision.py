@@ -14,7 +14,7 @@ from bench.core import config
 from bench.experiment import select
 from bench.experiment.select import Selection
 from bench.experiment.spec import EvaluationSpec
-from bench.report.site.again import Commands
+from bench.report.again import Commands
 from bench.store import ingest, queries
 from bench.store.database import Database
 

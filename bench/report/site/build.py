@@ -14,6 +14,7 @@ from bench.core.errors import BenchError
 from bench.core.identity import safe_name
 from bench.core.release import described
 from bench.report import ledger, statements
+from bench.report.again import Commands
 from bench.report.boards import Board
 from bench.report.site import (
     board_view,
@@ -28,7 +29,6 @@ from bench.report.site import (
     samples,
     tiles,
 )
-from bench.report.site.again import Commands
 from bench.report.site.board_rows import About
 from bench.report.site.folder import Folder, fingerprint
 from bench.report.site.names import Names

@@ -16,10 +16,10 @@ from bench.core.terms import MEASURED, UNSHARED
 from bench.experiment.measurements import expected_accuracy
 from bench.experiment.spec import OUTSIDE, SURROGATE_SEEDS
 from bench.report import theory
+from bench.report.again import Command, Commands
 from bench.report.ledger import Ledger
 from bench.report.recipes import phrase
 from bench.report.site import charts, heatmaps, samples, tiles
-from bench.report.site.again import Command, Commands
 from bench.report.site.board_view import images_text
 from bench.report.site.details import Details
 from bench.report.site.names import Names, exact, percent, plain, recipe_text, seconds, settings_text
@@ -51,7 +51,7 @@ class PageContext:
 
 def run_view(run: RunRow, details: Details, about: PageContext, pictures: list[Path]) -> dict[str, Any]:
     """Everything `run.html` needs."""
-    command = about.commands.run(run, details.config)
+    command = about.commands.run(run, details.config, details.evaluations)
     evaluations = [_evaluation(run, row, command, about) for row in details.evaluations]
     titles = {row["id"]: row["title"] for row in evaluations}
     current = about.ledger.standings.current(details.evaluations)
