@@ -16,7 +16,7 @@ from bench.core.precision import USUAL, Precision
 from bench.core.statistics import ALPHA, Comparison
 from bench.experiment import command
 from bench.experiment.select import Selection
-from bench.report import theory
+from bench.report import hints, theory
 from bench.report.cells import Bits, Cell, Row, outcome_of
 from bench.report.recipes import phrase, recipe_label
 from bench.report.results import DRAWN, collect, joined, row_of, run_specs
@@ -130,8 +130,11 @@ def of_methods(loaded: Loaded, selection: Selection, db: Database, *, seeds: tup
     results = collect(loaded, selection, db, seeds=seeds)
     for name in selection.methods:
         if not any(cell.seeds for (_, method), cell in results.cells.items() if method == name):
-            again = command.of_selection(loaded, replace(selection, methods=(name,)))
-            raise BenchError(f"nothing of {name} has been measured with these selectors; `{again}` would")
+            of_it = replace(selection, methods=(name,))
+            again = command.of_selection(loaded, of_it)
+            others = hints.measured_with(loaded, of_it, db, run_specs(loaded, of_it))
+            told = f"{others}`{again}`{'' if others else ' would'}"
+            raise BenchError(f"nothing of {name} has been measured with these selectors; {told}")
     titles = results.titles[first], results.titles[second]
     by_name = bool(selection.attacks or selection.suite)
     found = _paired(loaded, titles, heading(results), results.rows, results.cells, (first, second), db, every=by_name)

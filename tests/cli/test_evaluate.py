@@ -192,6 +192,29 @@ def test_again_names_what_was_measured_and_does_nothing_new(trained: tuple[Path,
         assert "Nothing to do" in bench(results, *shlex.split(text)[1:]).out, text
 
 
+def test_hints_name_the_selectors_of_what_was_measured(trained: tuple[Path, list[State]], tmp_path: Path) -> None:
+    results, files = tmp_path / "results", saved(tmp_path, trained[1])
+    evaluate(results, files, "--model", "digits_cnn", "--name", "my own")
+    evaluate(results, files[:2], "--model", "digits_cnn", "--name", "other")
+    there = "there are results with --attack pgd --eps 0.1 --limit 60"
+    own = "--method 'my own' --dataset digits --suite core"
+    empty = refused(bench(results, "table", "core", "-d", "digits", ok=False))
+    assert f"nothing of core has been measured with these selectors; {there}, or do `bench run {own}`" in empty
+    two = refused(bench(results, "compare", "my own", "other", "-d", "digits", ok=False))
+    assert there in two
+    bench(results, "run", "-m", "other", "-d", "digits", "--suite", "core", "--limit", "20", "-q")
+    one = refused(
+        bench(results, "compare", "my own", "other", "-d", "digits", "--suite", "core", "--limit", "20", ok=False)
+    )
+    assert (
+        f"nothing of my own has been measured with these selectors; {there}, or do `bench run --method 'my own'" in one
+    )
+    several = refused(bench(results, "table", "-m", "other", "-d", "digits", "--attack", "apgd_ce", ok=False))
+    assert "there are results with --suite core --limit 20; --attack pgd --eps 0.1 --limit 60, or do `bench" in several
+    shown = shlex.split(there.partition(" with ")[2])
+    assert "my own" in bench(results, "table", *shown, "-d", "digits").out  # what it says is there
+
+
 def test_normalisation_activation_and_fusion_change_the_numbers(
     trained: tuple[Path, list[State]], tmp_path: Path
 ) -> None:
