@@ -216,7 +216,7 @@ def test_the_columns_on_mnist_give_the_tables_beside_their_archive(tmp_path: Pat
     for style, suffix in (("markdown", "md"), ("latex", "tex"), ("csv", "csv")):
         told = bench(*table, "--details", "--no-paper", "--format", style)
         assert told == (mnist / f"table1.{suffix}").read_text()
-    columns = ("-m", "ece", "-m", "dverge")
+    columns = ("-m", "ece", "-m", "paper")
     assert bench(*table, *columns, "--paper", "--format", "markdown") == (mnist / "published.md").read_text()
     picture = tmp_path / "transferability.svg"
     bench("heatmap", *chosen, "--suite", "figure3-mnist", "--limit", 1000, "-o", picture)

@@ -30,3 +30,4 @@ for method in $ten $both; do run --method $method --seeds 0 --suite figure2; don
 sh "$here/tables.sh"
 bench db export -o "$here/runs.zip" --no-weights
 bench db export -o "$here/weights.zip" --recipe cpu --method dverge --seeds 0  # with those of `ece`, where it starts
+bench db export -o "$here/weights-trs.zip" --recipe cpu --method trs --seeds 0

@@ -9,6 +9,6 @@ set -- --dataset mnist --recipe cpu --seeds 0
 bench table table1-mnist "$@" --limit 1000 --details --no-paper --format markdown > "$here/table1.md"
 bench table table1-mnist "$@" --limit 1000 --details --no-paper --format latex > "$here/table1.tex"
 bench table table1-mnist "$@" --limit 1000 --details --no-paper --format csv > "$here/table1.csv"
-bench table table1-mnist "$@" -m ece -m dverge --limit 1000 --paper --format markdown > "$here/published.md"
+bench table table1-mnist "$@" -m ece -m paper --limit 1000 --paper --format markdown > "$here/published.md"
 bench heatmap "$@" --suite figure3-mnist --limit 1000 -o "$here/transferability.png" > /dev/null
 bench audit > "$here/audit.txt"
