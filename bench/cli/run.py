@@ -183,7 +183,7 @@ def _asked(given: Mapping[str, Any]) -> str:
     return told + (f", {attacks}" if attacks else "")
 
 
-class Where(NamedTuple):
+class Placed(NamedTuple):
     """Where the jobs of a plan run: an executor, and the folders and device."""
 
     executor: str
@@ -195,7 +195,7 @@ class Where(NamedTuple):
 def _where(
     plan: Plan, place: Workplace, chosen: Chosen, device: str | None, threads: int | None, options: Mapping[str, Any],
     *, data: bool,
-) -> Where:  # fmt: skip
+) -> Placed:  # fmt: skip
     """Where the missing jobs run, and that they can run there; `data`: that their data sets are there too.
 
     Raises:
@@ -211,7 +211,7 @@ def _where(
     name = name or ("inline" if usual else "local")
     check_options(options["executor_option"])
     if not executor_class(name).here:
-        return Where(name, usual, replace(place, device=device or ("cuda" if gpus else "cpu")))
+        return Placed(name, usual, replace(place, device=device or ("cuda" if gpus else "cpu")))
     if gpus:
         if device is not None:
             raise BenchError("--gpus says on which devices: leave --device out")
@@ -222,11 +222,11 @@ def _where(
     if data:
         check_data(plan, place, chosen.loaded, chosen.selection)
     check_networks(plan, place)
-    return Where(name, usual, place)
+    return Placed(name, usual, place)
 
 
 def _work(
-    plan: Plan, base: Database, where: Where, out: Console, chosen: Chosen, interrupts: Interrupts, fail_fast: bool, *,
+    plan: Plan, base: Database, where: Placed, out: Console, chosen: Chosen, interrupts: Interrupts, fail_fast: bool, *,
     threads: int | None, **options: Any,
 ) -> Summary:  # fmt: skip
     """Say how long it takes, do the jobs."""

@@ -175,7 +175,7 @@ def of_runs(loaded: Loaded, first: str, second: str, db: Database) -> Paired:
     rows: dict[str, Row] = {}
     cells: dict[tuple[str, str], Cell] = {}
     digests: dict[str, list[str]] = {}
-    drawn = {each.run_id for each in measured.rows if (made := outcome_of(each)) and made.expected is not None}
+    drawn = {each.run_id for each in measured.rows if (right := outcome_of(each)) and right.expected is not None}
     for each in sorted(measured.rows, key=standing.age):
         outcome = outcome_of(each)
         invalid = measured.standings.of(each.evaluation_id).state == "invalid"
@@ -203,9 +203,9 @@ def of_runs(loaded: Loaded, first: str, second: str, db: Database) -> Paired:
     )
     names = _names(loaded, runs)
     found = _paired(loaded, names, head, together, filled, (runs[0].run_id, runs[1].run_id), db)
-    told = [f"{name} {DRAWN}" for name, run in zip(names, runs, strict=True) if run.run_id in drawn]
+    lines = [f"{name} {DRAWN}" for name, run in zip(names, runs, strict=True) if run.run_id in drawn]
     diversity = tuple(_unlike(measured, [run.run_id]) for run in runs)
-    return replace(found, notes=(*told, *found.notes), diversity=diversity)
+    return replace(found, notes=(*lines, *found.notes), diversity=diversity)
 
 
 def _whatever_the_stop(row: EvaluationRow) -> str:

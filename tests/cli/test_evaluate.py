@@ -471,7 +471,7 @@ def test_nothing_is_invented_of_its_training(trained: tuple[Path, list[State]], 
     assert set(frames.evaluations.query("method == 'theirs'")["recipe"]) == {"trained elsewhere"}
     run_id = str(mine[0]["run_id"])
     card = json.loads(bench(results, "show", run_id, "--json").out)
-    assert card["again"] == "bench run --method theirs --dataset digits"
+    assert card["again"] == "bench run --method theirs --dataset digits --attack pgd --eps 0.1 --limit 60"
     bench(results, "report", "-o", str(tmp_path / "site"))
     page = (tmp_path / "site" / "runs" / f"{run_id}.html").read_text()
     assert "digits_cnn, trained elsewhere." in page
