@@ -10,6 +10,8 @@ import click
 
 from bench.core.errors import unknown_name
 
+HELP = ["-h", "--help"]
+
 
 class LazyGroup(click.Group):
     """A group whose commands live in modules of their own, as `command`.

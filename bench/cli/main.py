@@ -10,7 +10,7 @@ from collections.abc import Sequence
 import click
 
 from bench.cli import interrupt
-from bench.cli.lazy import LazyGroup
+from bench.cli.lazy import HELP, LazyGroup
 from bench.cli.say import complain, say
 from bench.core.errors import BenchError
 from bench.core.printable import prepare_streams
@@ -50,7 +50,7 @@ def _version(context: click.Context, option: click.Parameter, asked: bool) -> No
         context.exit()
 
 
-@click.command(cls=LazyGroup, modules=COMMANDS, hidden=HIDDEN, context_settings={"help_option_names": ["-h", "--help"]})
+@click.command(cls=LazyGroup, modules=COMMANDS, hidden=HIDDEN, context_settings={"help_option_names": HELP})
 @click.option("--version", is_flag=True, is_eager=True, expose_value=False, callback=_version, help="Show the version.")
 def cli() -> None:
     """Benchmark and leaderboard for adversarially robust ensembles.

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import click
 from click.core import ParameterSource
 
+from bench.cli.lazy import HELP
 from bench.core import numbers
 from bench.core.numbers import BUDGET, MOST, beyond_pixels, read_number, read_whole, shown
 from bench.core.printable import begin, forget
@@ -27,8 +28,13 @@ else:
 class Once(click.Command):
     """A command whose options of one value are given once: of two the first would be dropped without a word.
 
-    Options that are `multiple` may be repeated, and so may plain flags, which then say the same.
+    Options that are `multiple` may be repeated, and so may plain flags, which then say the same. `-h` is help wherever
+    the command is asked: click remembers the option from the first time, with a group above it or without.
     """
+
+    def __init__(self, *args: Any, **settings: Any) -> None:
+        super().__init__(*args, **settings)
+        self.context_settings.setdefault("help_option_names", HELP)
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
         """As click's.

@@ -145,7 +145,7 @@ class RunSpec(Spec):
 
 def run_label(method: str | None, dataset: str | None, seed: int | None, members: int | None) -> str:
     """What a run is called for people, of its spec or of what else says as much of it (None: unknown)."""
-    if seed is not None and seed >= SURROGATE_SEEDS:
+    if isinstance(seed, int) and seed >= SURROGATE_SEEDS:  # a record of a failure may say anything
         return f"surrogate {_known(method)} × {_known(members)} on {_known(dataset)}"
     return f"{_known(method)} on {_known(dataset)}, seed {_known(seed)}"
 
@@ -174,7 +174,8 @@ def evaluation_label(
     }
     name = kinds.get(kind, attack)
     if budget is not None:
-        name += f" {'ε' if budget_name == 'eps' else budget_name}={budget:g}"
+        told = f"{budget:g}" if isinstance(budget, (int, float)) else str(budget)  # as above
+        name += f" {'ε' if budget_name == 'eps' else budget_name}={told}"
     return titled(name, precision)
 
 
