@@ -9,6 +9,7 @@ from bench.attacks.base import Attack
 from bench.attacks.rivals import TARGETS, check_targets, each_rival
 from bench.core.errors import BenchError
 from bench.core.lazy import torch
+from bench.core.settings import at_least
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -102,8 +103,7 @@ class APGD(Attack):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.steps < 1:
-            raise BenchError(f"steps is at least 1, not {self.steps}")
+        at_least(1, self, "steps")
         if not 0 <= self.rho <= 1:
             raise BenchError(f"rho, a share of steps, is between 0 and 1, not {self.rho}")
 

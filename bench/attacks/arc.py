@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, ClassVar
 from bench.attacks.base import Attack
 from bench.core.errors import BenchError
 from bench.core.lazy import torch
+from bench.core.settings import at_least
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -45,8 +46,7 @@ class ARC(Attack):
         super().__post_init__()
         if self.steps < 1 or self.candidates < 1:
             raise BenchError(f"steps and candidates are at least 1, not {self.steps} and {self.candidates}")
-        if self.margin < 0:
-            raise BenchError(f"margin is at least 0, not {self.margin}")
+        at_least(0, self, "margin")
         if self.eot > 1:
             raise BenchError("arc takes each member for one draw: eot stays 1")
 

@@ -10,6 +10,7 @@ from bench.attacks.base import Attack
 from bench.attacks.losses import CONFIDENCE, OnAims, cw
 from bench.core.errors import BenchError
 from bench.core.lazy import torch
+from bench.core.settings import at_least
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -45,12 +46,10 @@ class Minimising(Attack):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.steps < 1:
-            raise BenchError(f"steps is at least 1, not {self.steps}")
+        at_least(1, self, "steps")
         if self.rate <= 0:
             raise BenchError(f"rate, the learning rate, is above 0, not {self.rate}")
-        if self.confidence < 0:
-            raise BenchError(f"confidence is at least 0, not {self.confidence}")
+        at_least(0, self, "confidence")
 
     @property
     def objective(self) -> OnAims:

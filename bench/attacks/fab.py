@@ -10,6 +10,7 @@ from bench.attacks.losses import OnAims, over
 from bench.attacks.rivals import TARGETS, check_targets, each_rival
 from bench.core.errors import BenchError
 from bench.core.lazy import torch
+from bench.core.settings import at_least
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -48,8 +49,7 @@ class FABT(Attack):
     def __post_init__(self) -> None:
         super().__post_init__()
         check_targets(self.target_classes)
-        if self.steps < 1:
-            raise BenchError(f"steps is at least 1, not {self.steps}")
+        at_least(1, self, "steps")
         if not 0 <= self.alpha_max <= 1:
             raise BenchError(f"alpha_max, a share, is between 0 and 1, not {self.alpha_max}")
         if self.eta < 1:

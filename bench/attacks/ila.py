@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, ClassVar
 from bench.attacks.iterative import Iterative
 from bench.core.errors import BenchError
 from bench.core.lazy import torch
+from bench.core.settings import at_least
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -40,8 +41,7 @@ class ILA(Iterative):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.guide_steps < 1:
-            raise BenchError(f"guide_steps is at least 1, not {self.guide_steps}")
+        at_least(1, self, "guide_steps")
         if not 0 <= self.depth <= 1:
             raise BenchError(f"depth, a share of the layers, is between 0 and 1, not {self.depth}")
 

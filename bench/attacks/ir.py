@@ -9,6 +9,7 @@ from bench.attacks.iterative import PGD
 from bench.attacks.losses import OnAims, ce, margin, over
 from bench.core.errors import BenchError
 from bench.core.lazy import torch
+from bench.core.settings import at_least
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -45,8 +46,7 @@ class IR(PGD):
             raise BenchError(f"loss: ir ascends the cross-entropy less the interaction, never {self.loss}")
         if self.strength < 0:
             raise BenchError(f"strength, the weight of the interaction, is at least 0, not {self.strength}")
-        if self.samples < 1:
-            raise BenchError(f"samples is at least 1, not {self.samples}")
+        at_least(1, self, "samples")
         if not 0 < self.share < 1:
             raise BenchError(f"share, of the cells, is above 0 and below 1, not {self.share}")
 

@@ -38,8 +38,7 @@ class Iterative(Attack):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.steps < 1:
-            raise BenchError(f"steps is at least 1, not {self.steps}")
+        at_least(1, self, "steps")
         if self.loss not in NAMED:
             raise unknown_name("loss", self.loss, NAMED)
         if self.rel_step <= 0:

@@ -11,6 +11,7 @@ from bench.attacks.base import Attack
 from bench.attacks.losses import ce
 from bench.core.errors import BenchError
 from bench.core.lazy import torch
+from bench.core.settings import at_least
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -54,8 +55,7 @@ class MORA(Attack):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.steps < 1:
-            raise BenchError(f"steps is at least 1, not {self.steps}")
+        at_least(1, self, "steps")
         if not self.blends or not all(0 <= blend <= 1 for blend in self.blends):
             raise BenchError(f"blends are one or more numbers between 0 and 1, not {self.blends}")
         if self.temperature is not None and self.temperature < 0:

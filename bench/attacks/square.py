@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, ClassVar
 from bench.attacks.base import Attack
 from bench.core.errors import BenchError
 from bench.core.lazy import torch
+from bench.core.settings import at_least
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -47,8 +48,7 @@ class Square(Attack):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.queries < 1:
-            raise BenchError(f"queries is at least 1, not {self.queries}")
+        at_least(1, self, "queries")
         if not 0 < self.p_init <= 1:
             raise BenchError(f"p_init, a share of the image, is above 0 and at most 1, not {self.p_init}")
 
