@@ -36,7 +36,7 @@ def results(
         BenchError: there is no database, or no data set of this name.
     """
     from bench.core.errors import unknown_name
-    from bench.experiment.spec import SURROGATE_SEEDS
+    from bench.core.seeds import SURROGATE_SEEDS
 
     frame = load(Where.of(results, db=db).address).evaluations
     if dataset is not None:

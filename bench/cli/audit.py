@@ -101,7 +101,7 @@ def command(
 
 def _competes(runs: Iterable[RunRow], run_id: str) -> bool:
     """Whether a run is no surrogate, which only lends its images."""
-    from bench.experiment.spec import SURROGATE_SEEDS
+    from bench.core.seeds import SURROGATE_SEEDS
 
     return any(run.run_id == run_id and run.seed < SURROGATE_SEEDS for run in runs)
 

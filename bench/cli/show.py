@@ -364,7 +364,7 @@ def _print_run(run: dict[str, Any], out: Console, results: Path) -> None:
 
 def _judged(run: dict[str, Any]) -> dict[str, str]:
     """The line of the verdict of the audit, with its evidence; none for a surrogate, which competes nowhere."""
-    from bench.experiment.spec import SURROGATE_SEEDS
+    from bench.core.seeds import SURROGATE_SEEDS
 
     verdict = run["verdict"]
     if verdict is None or run["seed"] >= SURROGATE_SEEDS:

@@ -14,6 +14,9 @@ from bench.core.identity import canonical
 from bench.core.lazy import torch
 from bench.core.numbers import MOST, SEED, read_whole, shown
 
+SURROGATE_SEEDS = 1_000_000
+"""A surrogate of N members has this seed plus N: no member, nor order of the data, is shared."""
+
 
 def derive(*axes: object) -> int:
     """A 63-bit seed from any JSON-like axes: `derive("order", "cifar10", 0, epoch)`."""

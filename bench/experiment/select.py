@@ -13,10 +13,11 @@ from bench.core.config import Loaded
 from bench.core.errors import BenchError, unknown_name
 from bench.core.numbers import MEMBERS, beyond_pixels, shown
 from bench.core.precision import possible
+from bench.core.seeds import SURROGATE_SEEDS
 from bench.core.specs import RecipeSpec, trained_and_watched
 from bench.core.terms import Split, Stop
 from bench.experiment import monitors
-from bench.experiment.spec import OUTSIDE, SURROGATE_SEEDS, EvaluationSpec, RunSpec
+from bench.experiment.spec import OUTSIDE, EvaluationSpec, RunSpec
 
 
 @dataclass(frozen=True)

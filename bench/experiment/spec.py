@@ -10,14 +10,14 @@ from pydantic import Field, ValidationError
 
 from bench.core import versions
 from bench.core.identity import content_id
-from bench.core.precision import USUAL, Precision, titled
+from bench.core.precision import USUAL
 from bench.core.specs import Asked, Settings, Spec, Training, added_to, beside
-from bench.core.terms import UNATTACKED, BudgetName, JobKind, Kind, Norm, Split, Stop
+from bench.core.terms import BudgetName, JobKind, Kind, Norm, Split, Stop
+from bench.experiment.labels import evaluation_label, job_label, run_label
 
 OUTSIDE = "outside"  # plug-in and recipe of ensembles that were trained elsewhere
 FACTORY = "factory"  # model plug-in that calls a function by its name
 MEMORY = "memory"  # model plug-in of networks that were given as objects, and are nowhere else
-SURROGATE_SEEDS = 1_000_000  # a surrogate of N members has this seed plus N: no member, nor data order, is shared
 
 FORMAT: Final = 2  # of an evaluation's record: targets and precision are fields of their own
 
@@ -141,56 +141,6 @@ class RunSpec(Spec):
     def label(self) -> str:
         """For people: `trs on digits, seed 0`; `surrogate ece × 5 on digits`."""
         return run_label(self.method, self.dataset, self.seed, self.members)
-
-
-def run_label(method: str | None, dataset: str | None, seed: int | None, members: int | None) -> str:
-    """What a run is called for people, of its spec or of what else says as much of it (None: unknown)."""
-    if isinstance(seed, int) and seed >= SURROGATE_SEEDS:  # a record of a failure may say anything
-        return f"surrogate {_known(method)} × {_known(members)} on {_known(dataset)}"
-    return f"{_known(method)} on {_known(dataset)}, seed {_known(seed)}"
-
-
-def _known(value: object) -> str:
-    """A value in a label; a dash where it is unknown."""
-    return "–" if value is None else str(value)
-
-
-def evaluation_label(
-    kind: str, attack: str | None, *, budget_name: str | None, budget: float | None, precision: Precision = USUAL,
-    targets: str | None = None,
-) -> str:  # fmt: skip
-    """What a measurement on a run is called for people (None: it has none, or it is unknown)."""
-    if kind in UNATTACKED:
-        return {"clean": "clean accuracy"}.get(kind, kind)
-    attack = _known(attack)
-    kinds = {
-        "transfer": f"transferability, {attack}",
-        "craft": "images of black-box attacks",
-        "blackbox": "black-box",
-        "judged": f"images {attack}",
-        "certify": "certified, ℓ2",
-        "audit": f"audit of {attack.replace('_', ' ')}",
-        "theory": f"theory, {'targeted' if targets else 'untargeted'},",
-    }
-    name = kinds.get(kind, attack)
-    if budget is not None:
-        told = f"{budget:g}" if isinstance(budget, (int, float)) else str(budget)  # as above
-        name += f" {'ε' if budget_name == 'eps' else budget_name}={told}"
-    return titled(name, precision)
-
-
-def failed_label(kind: str, told: Mapping[str, Any]) -> str:
-    """What a job is called of which `Job.describe` is left: as the job itself."""
-    run = run_label(*(told.get(name) for name in ("method", "dataset", "seed", "members")))
-    if kind == "train":
-        return job_label(run)
-    about = {name: told.get(name) for name in ("budget_name", "budget", "targets")}
-    return job_label(run, evaluation_label(kind, told.get("attack"), precision=told.get("precision") or USUAL, **about))
-
-
-def job_label(run: str, evaluation: str | None = None) -> str:
-    """What a job is called, by the labels of its run and of its evaluation; without one it trains."""
-    return f"{run}: {evaluation or 'train'}"
 
 
 def of_attack(kind: str, settings: Mapping[str, Any]) -> dict[str, Any]:

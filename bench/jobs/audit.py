@@ -10,9 +10,10 @@ from bench.core import registry, settings, versions
 from bench.core.config import Loaded
 from bench.core.errors import BenchError
 from bench.core.identity import short
+from bench.core.seeds import SURROGATE_SEEDS
 from bench.core.terms import Stop
 from bench.experiment import select
-from bench.experiment.spec import OUTSIDE, SURROGATE_SEEDS, EvaluationSpec, Job, RunSpec
+from bench.experiment.spec import OUTSIDE, EvaluationSpec, Job, RunSpec
 from bench.jobs.ensembles import mend, weights_fault
 from bench.jobs.plan import Plan, plan_of
 from bench.jobs.retrain import measured_before

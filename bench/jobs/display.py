@@ -12,7 +12,8 @@ from rich.live import Live
 from rich.text import Text
 
 from bench.core.progress import Progress
-from bench.experiment.spec import SURROGATE_SEEDS, Job
+from bench.core.seeds import SURROGATE_SEEDS
+from bench.experiment.spec import Job
 from bench.jobs.estimate import spoken
 
 if TYPE_CHECKING:

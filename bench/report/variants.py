@@ -10,10 +10,11 @@ from bench.core import registry
 from bench.core.config import Loaded
 from bench.core.errors import BenchError
 from bench.core.identity import canonical
+from bench.core.seeds import SURROGATE_SEEDS
 from bench.core.settings import completed
 from bench.experiment import select
 from bench.experiment.select import Selection
-from bench.experiment.spec import OUTSIDE, SURROGATE_SEEDS, RunSpec
+from bench.experiment.spec import OUTSIDE, RunSpec
 from bench.report.results import run_specs
 from bench.report.titles import setting_text, symbol
 from bench.store import queries, standing

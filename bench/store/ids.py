@@ -8,6 +8,7 @@ from sqlalchemy import select
 
 from bench.core.errors import BenchError
 from bench.core.identity import ID_LENGTH, short
+from bench.experiment.labels import run_label
 from bench.store.database import Database, Query
 from bench.store.schema import Evaluation, Job, Run
 from bench.store.typed_rows import Match
@@ -62,6 +63,4 @@ def _label(row: dict[str, Any]) -> str:
 
 
 def _subject(row: dict[str, Any]) -> str:
-    from bench.experiment.spec import run_label  # what it brings takes longer than reading a database
-
     return run_label(*(row.get(name) for name in ("method", "dataset", "seed", "members")))

@@ -17,10 +17,10 @@ from numpy.typing import NDArray
 from bench.core import registry
 from bench.core.bits import Bools
 from bench.core.errors import BenchError
+from bench.core.seeds import SURROGATE_SEEDS
 from bench.core.terms import MEASURED, Norm
 from bench.experiment.names import MARK
 from bench.experiment.protocols import Part, Standard
-from bench.experiment.spec import SURROGATE_SEEDS
 from bench.store import standing
 from bench.store.database import Database
 from bench.store.images import ImageOutcomes

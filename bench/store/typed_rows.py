@@ -8,6 +8,7 @@ from typing import Any, Literal
 from bench.core.bits import Bools, Classes
 from bench.core.precision import OfPasses, Precision, titled
 from bench.core.terms import Split, Targets
+from bench.experiment.labels import failed_label
 
 Provenance = Literal["measured", "imported", "re-measured"]
 """Of a result: made here, taken in from others, or that and found again here."""
@@ -214,8 +215,6 @@ class FailureRow:
     @property
     def label(self) -> str:
         """What the job is called, as a job of a plan is: `trs on digits, seed 0: pgd ε=0.1`."""
-        from bench.experiment.spec import failed_label  # what it brings takes longer than reading a database
-
         return failed_label(self.kind, self.describe)
 
 

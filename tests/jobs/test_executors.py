@@ -23,9 +23,10 @@ from bench.core import config
 from bench.core.device import threads_kept
 from bench.core.errors import BenchError
 from bench.core.progress import Progress
+from bench.core.seeds import SURROGATE_SEEDS
 from bench.experiment import select
 from bench.experiment.select import Selection
-from bench.experiment.spec import SURROGATE_SEEDS, Job
+from bench.experiment.spec import Job
 from bench.jobs.display import Display
 from bench.jobs.driver import Driver
 from bench.jobs.estimate import Estimate, Outlook, Span, range_spoken

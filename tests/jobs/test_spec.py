@@ -12,8 +12,9 @@ from pydantic import ValidationError
 from bench.core import config
 from bench.core.errors import BenchError
 from bench.experiment import select
+from bench.experiment.labels import failed_label
 from bench.experiment.select import Selection
-from bench.experiment.spec import FORMAT, EvaluationSpec, Job, RunSpec, failed_label
+from bench.experiment.spec import FORMAT, EvaluationSpec, Job, RunSpec
 from bench.jobs.plan import jobs_of
 
 

@@ -13,8 +13,8 @@ import numpy as np
 from site_pages import CORE, LOADED, Table, board_rows, make, written
 from site_records import Writer, hex_id
 
+from bench.core.seeds import SURROGATE_SEEDS
 from bench.experiment.protocols import standards
-from bench.experiment.spec import SURROGATE_SEEDS
 from bench.report.ledger import mark
 from bench.store.database import Database
 

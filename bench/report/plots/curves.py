@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 from bench.core.config import Loaded
 from bench.core.precision import titled
+from bench.core.seeds import SURROGATE_SEEDS
 from bench.experiment.select import Selection
-from bench.experiment.spec import SURROGATE_SEEDS
 from bench.report.plots import style
 from bench.report.plots.style import PLAIN, Page
 from bench.report.results import CurrentIds, run_specs

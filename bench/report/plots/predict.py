@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bench.core.precision import USUAL
-from bench.experiment.spec import SURROGATE_SEEDS
+from bench.core.seeds import SURROGATE_SEEDS
 from bench.report import theory
 from bench.report.plots import style
 from bench.report.plots.style import PLAIN, Page

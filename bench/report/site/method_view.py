@@ -7,7 +7,8 @@ from typing import Any
 
 from bench.core.config import Loaded
 from bench.core.identity import short
-from bench.experiment.spec import OUTSIDE, SURROGATE_SEEDS
+from bench.core.seeds import SURROGATE_SEEDS
+from bench.experiment.spec import OUTSIDE
 from bench.report.boards import Board
 from bench.report.ledger import Ledger
 from bench.report.site import front

@@ -12,9 +12,10 @@ from typing import Any, get_args
 from bench.core.config import Loaded
 from bench.core.identity import short
 from bench.core.precision import USUAL, titled
+from bench.core.seeds import SURROGATE_SEEDS
 from bench.core.terms import MEASURED, UNSHARED
 from bench.experiment.measurements import expected_accuracy
-from bench.experiment.spec import OUTSIDE, SURROGATE_SEEDS
+from bench.experiment.spec import OUTSIDE
 from bench.report import theory
 from bench.report.again import Command, Commands
 from bench.report.ledger import Ledger

@@ -5,7 +5,8 @@ from __future__ import annotations
 from typing import Any
 
 from bench.core.identity import safe_name, short
-from bench.experiment.spec import OUTSIDE, SURROGATE_SEEDS
+from bench.core.seeds import SURROGATE_SEEDS
+from bench.experiment.spec import OUTSIDE
 from bench.report.ledger import Ledger
 from bench.report.site.names import Names, exact, percent, plain, recipe_text, seconds
 from bench.store.flags import doubts
