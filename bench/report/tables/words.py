@@ -34,7 +34,7 @@ def footnotes(results: Results, *, published: bool, tied: bool) -> list[str]:
     """
     values = [cell for cell in results.cells.values() if cell.mean is not None]
     seeds = sorted({seed for cell in values for seed in cell.values})
-    lines = [f"{sentence}." for sentence in _what(results, "Robust accuracy in % of all images")]
+    lines = _what(results, "Robust accuracy in % of all images")
     if len(seeds) > 1:
         lines.append(f"Mean ± standard deviation over seeds {', '.join(map(str, seeds))} (ddof 1).")
     if tied:
@@ -73,11 +73,13 @@ def footnotes(results: Results, *, published: bool, tied: bool) -> list[str]:
 def _what(results: Results, under_attack: str) -> list[str]:
     """What the numbers are: under attack, certified without any, or some of each."""
     kinds = {row.kind for row in results.rows} - {"clean", "training"}
-    lines = [f"{under_attack}: still classified correctly after the attack"] if kinds - {"certify"} or not kinds else []
+    lines = (
+        [f"{under_attack}: still classified correctly after the attack."] if kinds - {"certify"} or not kinds else []
+    )
     if "certify" in kinds:
         lines.append(
             "Certified accuracy in % of all images: the ensemble smoothed by noise is right, and proven to stay so "
-            "within the radius; clean is without noise"
+            "within the radius; clean is without noise."
         )
     return lines
 
@@ -101,7 +103,7 @@ def caption(results: Results, *, tied: bool) -> list[str]:
     values = [cell for cell in results.cells.values() if cell.mean is not None]
     seeds = sorted({seed for cell in values for seed in cell.values})
     lines = [
-        *(f"{sentence}." for sentence in _what(results, "Accuracy under attack in % of all test images")),
+        *_what(results, "Accuracy under attack in % of all test images"),
         f"On {results.setting or results.dataset}; {results.images}.",
     ]
     if len(seeds) > 1:
