@@ -208,16 +208,13 @@ class Pyautoattack(Peer):
         """`APGDAttack.perturb`, with our random numbers in the place of its own; or `AutoAttack`, a part or all."""
         if noise is None:
             whole: Any = importlib.import_module("pyautoattack")
-            only = {} if case.kind == "autoattack" else {"attacks": [IN_AUTOATTACK[case.kind]]}
-            version = "custom" if only else "standard"
             suite = whole.AutoAttack(
-                case.model, norm="Linf", eps=case.conditions.budget, version=version, device=x.device, seed=0, **only
+                case.model, norm="Linf", eps=case.conditions.budget, version="standard", device=x.device, seed=0
             )
-            ours = dict(vars(_settings(case)))
-            for theirs in (suite.apgd_targeted, suite.fab):
-                theirs.n_restarts = 1  # as in the standard list
-                theirs.n_iter = ours.get("steps", theirs.n_iter)
-            suite.square.n_queries = ours.get("queries", suite.square.n_queries)
+            if case.kind in IN_AUTOATTACK:  # as in the standard list, with our number of steps
+                suite.attacks_to_run = [IN_AUTOATTACK[case.kind]]
+                suite.apgd_targeted.n_iter = suite.fab.n_iter = getattr(case.attack, "steps", suite.fab.n_iter)
+                suite.square.n_queries = getattr(case.attack, "queries", suite.square.n_queries)
             return _tensor(suite.run_standard_evaluation(x, y, batch_size=len(x))[0])
         library: Any = importlib.import_module("pyautoattack.autopgd_base")
         ours = _settings(case)
