@@ -8,9 +8,11 @@ from functools import partial
 from statistics import median
 from typing import Any, Literal
 
+import numpy as np
 from torch import Tensor, nn
 
 from bench.attacks.judge import evaluation_mode, predictions
+from bench.core import bits
 from bench.core.errors import unknown_name
 from bench.core.precision import USUAL
 from bench.models.fast import fast_copy
@@ -38,6 +40,7 @@ class Versus:
         difference: ours less theirs, in points; below 0 ours is stronger.
         rule: "agrees within" or "not weaker by more than", with `points`, which are those of one image at least.
         outside, black: how many of the library's images were no real ones.
+        outcomes: base64 text (`bench.core.bits`) of a bit an image: whether it stands under the library's attack.
         speed_last, speed_first: their time over ours with stop = last (None where the attack is done with an image at
             its first success anyway), and with first_success; of both until robust accuracy is known (each with a pass
             over the images that came out; which clean images are right is known).
@@ -52,6 +55,7 @@ class Versus:
     verdict: Verdict
     outside: int
     black: int
+    outcomes: str
     speed_last: Spread | None
     speed_first: Spread | None
     note: str = ""
@@ -61,7 +65,8 @@ class Versus:
 class Result:
     """One attack. `first` and `last` are our robust accuracies in % under both rules, of `images` images.
 
-    `last` is None where the attack is done with an image at its first success anyway.
+    `last` is None where the attack is done with an image at its first success anyway. `outcomes` are those under
+    `first_success`, as in `Versus`.
 
     `passes` are those of our attack under `first_success` on the images that were timed, a floor is the bare passes;
     `floor_fast` the same passes on the fastest layout known to us, None where there is none, `floor_judged` these and
@@ -70,6 +75,7 @@ class Result:
     """
 
     attack: str
+    norm: str | None
     budget_name: str
     budget: float
     settings: dict[str, Any]
@@ -78,6 +84,7 @@ class Result:
     clean: float
     first: float
     last: float | None
+    outcomes: str
     passes: Passes
     versus: tuple[Versus, ...]
     floor: Spread | None
@@ -90,6 +97,48 @@ class Result:
     def passed(self) -> bool:
         """Whether no library contradicts ours."""
         return all(one.verdict == "PASS" for one in self.versus)
+
+
+@dataclass(frozen=True)
+class Together:
+    """Several attacks of one budget as one: % of all images that stand under each of them.
+
+    Attributes:
+        attacks: their names.
+        ours: under ours, with `first_success`.
+        theirs: by library, under those of the same names that it has; only libraries that have all of them.
+    """
+
+    attacks: tuple[str, ...]
+    ours: float
+    theirs: dict[str, float]
+
+
+def together(done: Sequence[Result]) -> list[Together]:
+    """Attacks on the same images that share a norm and a radius, as one; none where only one has it.
+
+    As AutoAttack counts: an image stands if it stands under every attack of the list.
+    """
+    groups: dict[tuple[str, float], list[Result]] = {}
+    for result in done:
+        if result.budget_name == "eps" and result.attack != "autoattack":  # which is such a list itself
+            groups.setdefault((result.norm, result.budget), []).append(result)
+    found = []
+    for group in groups.values():
+        if len(group) < 2:
+            continue
+        libraries = [one.library for one in group[0].versus
+                     if all(one.library in [each.library for each in other.versus] for other in group)]  # fmt: skip
+        theirs = {
+            name: _standing([one for result in group for one in result.versus if one.library == name], group[0].images)
+            for name in libraries
+        }
+        found.append(Together(tuple(one.attack for one in group), _standing(group, group[0].images), theirs))
+    return found
+
+
+def _standing(of: Sequence[Result | Versus], images: int) -> float:
+    return 100 * float(np.logical_and.reduce([bits.from_text(one.outcomes, images) for one in of]).mean())
 
 
 def compared(libraries: Sequence[str] | None) -> tuple[list[Peer], list[str]]:
@@ -148,6 +197,7 @@ def compare(
     robust, robust_last = _percent(first.robust), None if last is None else _percent(last.robust)
     return Result(
         attack=name,
+        norm=case.attack.norm,
         budget_name=case.attack.budget_name,
         budget=case.conditions.budget,
         settings=dict(vars(case.attack)),
@@ -156,6 +206,7 @@ def compare(
         clean=_percent(first.clean),
         first=robust,
         last=robust_last,
+        outcomes=bits.to_text(first.robust),
         passes=passes(),
         versus=tuple(_versus(peer, kind, judged[peer.name], robust, robust_last, seconds) for peer in peers),
         floor=_ratio(seconds, "first", "floor"),
@@ -226,6 +277,7 @@ def _versus(
         verdict="PASS" if within else "FAIL",
         outside=judged.outside,
         black=judged.black,
+        outcomes=bits.to_text(judged.robust),
         speed_last=_ratio(seconds, peer.name, "last"),
         speed_first=_ratio(seconds, peer.name, "first"),
         note=peer.notes.get(kind, ""),

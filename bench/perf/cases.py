@@ -22,7 +22,10 @@ from bench.core.terms import Stop
 from bench.data.base import ImageSet
 from bench.perf import ATTACKS, ComparedAttack
 
-AXES = ("perf",)  # of the random numbers
+
+def axes(seed: int) -> tuple[object, ...]:
+    """Axes of the random numbers of our attacks in a comparison."""
+    return "perf", seed
 
 
 def configured(loaded: Loaded, name: str, *, steps: int | None = None) -> Attack:
@@ -54,13 +57,15 @@ class Case:
 
     The stop rule of ours is said in each call (`ours`), and the precision is that of our own passes.
 
-    `model` is an ensemble in eval mode (or any network) that maps images in [0, 1] to [b, classes].
+    `model` is an ensemble in eval mode (or any network) that maps images in [0, 1] to [b, classes]. `seed` is that of
+    the libraries' own random numbers; ours, and the starts that libraries take from us, are the conditions'.
     """
 
     model: nn.Module
     images: ImageSet
     attack: Attack
     conditions: Conditions
+    seed: int = 0
 
     @cached_property
     def kind(self) -> ComparedAttack:

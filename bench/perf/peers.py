@@ -209,7 +209,7 @@ class Pyautoattack(Peer):
         if noise is None:
             whole: Any = importlib.import_module("pyautoattack")
             suite = whole.AutoAttack(
-                case.model, norm="Linf", eps=case.conditions.budget, version="standard", device=x.device, seed=0
+                case.model, norm="Linf", eps=case.conditions.budget, version="standard", device=x.device, seed=case.seed
             )
             if case.kind in IN_AUTOATTACK:  # as in the standard list, with our number of steps
                 suite.attacks_to_run = [IN_AUTOATTACK[case.kind]]

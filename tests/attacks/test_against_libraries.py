@@ -22,7 +22,7 @@ from bench.attacks.iterative import BIM, MIM, PGD, PGDL2
 from bench.data.base import ImageSet, load_splits
 from bench.models.ensemble import Ensemble
 from bench.perf.attacks import Result, Versus, compare
-from bench.perf.cases import AXES, Case
+from bench.perf.cases import Case, axes
 from bench.perf.peers import ART, PEERS, Foolbox, Peer, Torchattacks
 
 pytestmark = pytest.mark.usefixtures("_one_thread")
@@ -48,7 +48,7 @@ def with_attack(*kinds: str) -> Any:
 def against(peer: Peer, which: Attack, ensemble: Ensemble, images: ImageSet, budget: float) -> tuple[Result, Versus]:
     if not peer.installed:
         pytest.skip(f"{peer.name} is not installed: pip install 'ensemble-bench[peers]'")
-    case = Case(ensemble, images, which, Conditions(budget=budget, seed_axes=AXES))
+    case = Case(ensemble, images, which, Conditions(budget=budget, seed_axes=axes(0)))
     result = compare(case.kind, case, peers=[peer], timed=1, repeats=0)
     (versus,) = result.versus
     print(f"{case.kind}, budget {budget:g}: ours {result.last:.2f} %, {peer.name} {versus.theirs:.2f} %")
@@ -110,5 +110,5 @@ def test_cw_and_ead_are_not_weaker_than_a_line_search(digits, digits_ensemble, w
     """ART's iterations each take many passes, so ours get as many iterations as they need to end."""
     images = digits.test.take(slice(0, 20))
     _, versus = against(ART(), type(which)(steps=30), digits_ensemble, images, c)
-    ours = Case(digits_ensemble, images, which, Conditions(budget=c, seed_axes=AXES)).ours("last")
+    ours = Case(digits_ensemble, images, which, Conditions(budget=c, seed_axes=axes(0))).ours("last")
     assert 100 * float(ours.robust.float().mean()) <= versus.theirs + 0.5 < 90

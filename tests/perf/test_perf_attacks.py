@@ -18,12 +18,12 @@ from bench.attacks.cw import CW
 from bench.attacks.ead import EAD
 from bench.attacks.fgsm import FGSM
 from bench.attacks.iterative import BIM, MIM, PGD, PGDL2
-from bench.core import registry
+from bench.core import bits, registry
 from bench.core.errors import BenchError
 from bench.core.seeds import generator
 from bench.models.ensemble import Ensemble
 from bench.perf import attacks as perf
-from bench.perf.cases import AXES, Case, judge, limited
+from bench.perf.cases import Case, axes, judge, limited
 from bench.perf.floor import Passes, counted, replay
 from bench.perf.peers import PEERS, Peer
 from bench.perf.timing import Clock, alternate, spread
@@ -33,7 +33,7 @@ BATCH = 25
 
 
 def under(budget: float, *, batch_size: int = BATCH) -> Conditions:
-    return Conditions(budget=budget, seed_axes=AXES, batch_size=batch_size)
+    return Conditions(budget=budget, seed_axes=axes(0), batch_size=batch_size)
 
 
 @pytest.fixture
@@ -96,6 +96,42 @@ def verdict(case: Case, made: Any) -> perf.Versus:
     result = perf.compare("name", case, peers=[Strange(made)], timed=10, repeats=0)
     assert result.passed == (result.versus[0].verdict == "PASS")
     return result.versus[0]
+
+
+def test_attacks_of_one_radius_are_counted_together(case: Case) -> None:
+    """The images that stand under each of them; other radii stay apart."""
+    alone = [replace(case, attack=attack) for attack in (FGSM(), BIM())]
+    halves = iter([slice(0, 30), slice(20, 60)])
+
+    def spoil(x: Tensor) -> Tensor:  # every image of one batch by 0.1 towards the other shade
+        return (x + 0.1).clamp(max=1)
+
+    done = [perf.compare(name, each, peers=[Strange(spoil)], timed=1, repeats=0)
+            for name, each in zip(("fgsm", "bim"), alone, strict=True)]  # fmt: skip
+    ours = [each.ours("first_success").robust for each in alone]
+    (both,) = perf.together(done)
+    assert both.attacks == ("fgsm", "bim")
+    assert both.ours == 100 * float((ours[0] & ours[1]).double().mean())
+    assert both.theirs == {}, "the library has no bim"
+    # Outcomes of a library that breaks other images under each attack.
+    masks = []
+    for each in (0, 1):
+        mask = torch.ones(60, dtype=torch.bool)
+        mask[next(halves)] = False
+        masks.append(mask)
+        one = replace(done[0].versus[0], outcomes=bits.to_text(mask))
+        done[each] = replace(done[each], versus=(one,))
+    (both,) = perf.together(done)
+    assert both.theirs == {"json": 0.0}, "each breaks what the other leaves"
+    assert perf.together([done[0], replace(done[1], budget=0.2)]) == []
+    assert perf.together([done[0], replace(done[1], attack="autoattack")]) == []
+
+
+def test_another_seed_is_another_start(case: Case) -> None:
+    pgd = replace(case, attack=PGD(steps=1))
+    starts = [replace(pgd, conditions=replace(pgd.conditions, seed_axes=axes(seed))).starts() for seed in (0, 0, 1)]
+    assert torch.equal(starts[0], starts[1])
+    assert not torch.equal(starts[0], starts[2])
 
 
 def test_a_library_that_finds_less_or_more_contradicts_an_attack_in_a_ball(case: Case, digits: Any) -> None:

@@ -47,14 +47,17 @@ if TYPE_CHECKING:
 @click.option("--images", type=IMAGES, help="Test images for robust accuracy.  [default: 1000, or all]")
 @click.option("--timed", type=IMAGES, help="How many of them are timed.  [default: one batch]")
 @click.option("--batch", type=IMAGES, default=250, show_default=True, help="Images a batch, for everybody.")
+@click.option("--seed", type=Integer(0, numbers.SEED), default=0, show_default=True,
+              help="Of everybody's random numbers: another number, other starts.")  # fmt: skip
 @rounds(repeats=3, least=0)
 @processor
 @where
 def command(
     dataset: str, model: str | None, method: str, run_id: str | None, names: tuple[str, ...],
     libraries: tuple[str, ...], eps: float | None, eps_l2: float | None, c: float | None, steps: int | None,
-    precision: Precision, capture: bool, images: int | None, timed: int | None, batch: int, data: Path, repeats: int,
-    device: str | None, threads: int, changes: tuple[str, ...], as_json: bool, results: Path, db: str | None,
+    precision: Precision, capture: bool, images: int | None, timed: int | None, batch: int, data: Path, seed: int,
+    repeats: int, device: str | None, threads: int, changes: tuple[str, ...], as_json: bool, results: Path,
+    db: str | None,
 ) -> int:  # fmt: skip
     """Compare our attacks with every installed library's: robust accuracy and time, on the same images.
 
@@ -63,7 +66,8 @@ def command(
     for CW and EAD, is not above it; the exit code is 1 where one does not. Time never passes or fails: it is
     printed as theirs / ours; as ours / limit, what the bare passes for the images that still stand would take at the
     rates of a matrix product and of a copy on this machine; and as ours / these passes, eager. With --precision mixed,
-    whose passes are of two precisions, there is no limit.
+    whose passes are of two precisions, there is no limit. Attacks of one norm and radius are also counted together, as
+    AutoAttack does: the images that stand under every one of them.
 
     \b
     Examples:
@@ -79,7 +83,7 @@ def command(
     from bench.core import config
     from bench.perf import attacks as perf
     from bench.perf import ensembles
-    from bench.perf.cases import AXES, Case, configured
+    from bench.perf.cases import Case, axes, configured
     from bench.perf.roofline import measure_rates
     from bench.report.console import console
     from bench.store import queries
@@ -121,9 +125,9 @@ def command(
             given = budgets[attack.norm]
             budget = _budget(loaded, name, run.dataset) if given is None else given
             conditions = Conditions(
-                budget=budget, seed_axes=AXES, batch_size=batch, precision=precision, recorder=recorder
+                budget=budget, seed_axes=axes(seed), batch_size=batch, precision=precision, recorder=recorder
             )
-            case = Case(found.ensemble, found.images, attack, conditions)
+            case = Case(found.ensemble, found.images, attack, conditions, seed)
             chosen = [peer for peer in peers if libraries or case.kind not in peer.slow]
             result = perf.compare(
                 name, case, peers=chosen, timed=timed or batch, repeats=repeats, rates=rates,
@@ -133,13 +137,14 @@ def command(
             if not as_json:
                 printing.attack(result, out)
     if as_json:
-        record = {"ensemble": found.title, "run": run.run_id, "batch": batch, "threads": threads,
+        record = {"ensemble": found.title, "run": run.run_id, "seed": seed, "batch": batch, "threads": threads,
                   "precision": precision, "captured": recorder is not None, "device": place.device,
                   "rates": asdict(rates) if rates else None,
-                  "attacks": [asdict(result) for result in done]}  # fmt: skip
+                  "attacks": [asdict(result) for result in done],
+                  "together": [asdict(one) for one in perf.together(done)]}  # fmt: skip
         say_json(record)
     else:
-        printing.attacks_summary(done, out)
+        printing.attacks_summary(done, perf.together(done), out)
     return 0 if all(result.passed for result in done) else 1
 
 

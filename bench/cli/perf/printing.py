@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from bench.perf.attacks import Result
+    from bench.perf.attacks import Result, Together
     from bench.perf.roofline import Bound, Rates
     from bench.perf.training import Step
 
@@ -71,11 +71,14 @@ def attack(result: Result, out: Console) -> None:
         out.print(f"  ours / the same passes, eager {result.floor} ({passes:.1f} an image){fast}", soft_wrap=True)
 
 
-def attacks_summary(done: Sequence[Result], out: Console) -> None:
-    """The verdicts, medians over the attacks, and what the numbers are."""
+def attacks_summary(done: Sequence[Result], sets: Sequence[Together], out: Console) -> None:
+    """What stands under several attacks at once, the verdicts, medians over the attacks, and what the numbers are."""
     failed = [f"{result.attack} against {one.library}" for result in done for one in result.versus
               if one.verdict == "FAIL"]  # fmt: skip
     out.print()
+    for one in sets:
+        theirs = "".join(f", {name} {value:.1f} % (ours {one.ours - value:+.1f})" for name, value in one.theirs.items())
+        out.print(f"stands under each of {', '.join(one.attacks)}: ours {one.ours:.1f} %{theirs}", soft_wrap=True)
     if failed:
         out.print(f"FAIL: {', '.join(failed)}", style="red", soft_wrap=True)
     elif any(result.versus for result in done):
