@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shlex
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -114,17 +114,33 @@ def _keys(loaded: Loaded, selection: Selection, run: RunSpec) -> set[str]:
 
 
 def _changes(loaded: Loaded, chosen: Selection, run: RunSpec, row: EvaluationRow) -> tuple[str, ...] | None:
-    """What to change so that today's configuration gives an evaluation of an attack; None where nothing does."""
-    selection = replace(chosen, **one_attack(row.attack, row.budget_name, row.budget))
-    try:
-        found = select.evaluations(loaded, selection, run)[-1]
+    """`_needed` for a run that is given."""
+
+    def asked(changes: tuple[str, ...]) -> EvaluationSpec | None:
+        selection = replace(chosen, **one_attack(row.attack, row.budget_name, row.budget))
+        try:
+            changed = loaded
+            if changes:
+                changed = config.load(loaded.path, (*loaded.changes, *changes)).with_outside(_specs(loaded))
+            return select.evaluations(changed, selection, run)[-1]
+        except BenchError:
+            return None
+
+    return _needed(row, asked)
+
+
+def _needed(row: EvaluationRow, asked: Callable[[tuple[str, ...]], EvaluationSpec | None]) -> tuple[str, ...] | None:
+    """What to change so that today's configuration gives an evaluation of an attack; None where nothing does.
+
+    Args:
+        asked: what asking for it gives under changes; None where that cannot be asked.
+    """
+    changes: tuple[str, ...] = ()
+    found = asked(changes)
+    if found is not None and found.attack_key != row.attack_key:
         changes = tuple(_attack_changes(row, found))
-        if changes:
-            changed = config.load(loaded.path, (*loaded.changes, *changes))
-            found = select.evaluations(changed.with_outside(_specs(loaded)), selection, run)[-1]
-    except BenchError:
-        return None
-    return changes if found.attack_key == row.attack_key else None
+        found = asked(changes) if changes else None
+    return changes if found is not None and found.attack_key == row.attack_key else None
 
 
 def _specs(loaded: Loaded) -> list[dict[str, Any]]:
@@ -174,12 +190,8 @@ class Commands:
 
     def _attack(self, run: RunRow, row: EvaluationRow) -> tuple[tuple[str, ...], bool]:
         """What to change so that today's configuration gives this evaluation, and whether it does then."""
-        found = self._evaluation(run, row)
-        changes = tuple(_attack_changes(row, found))
-        if found is not None and found.attack_key != row.attack_key and changes:
-            found = self._evaluation(run, row, changes)
-        exact = found is not None and found.attack_key == row.attack_key
-        return changes if exact else (), exact
+        changes = _needed(row, lambda more: self._evaluation(run, row, more))
+        return changes or (), changes is not None
 
     def _evaluation(self, run: RunRow, row: EvaluationRow, changes: tuple[str, ...] = ()) -> EvaluationSpec | None:
         loaded = self._config((*run.recipe_changes, *changes))
@@ -244,8 +256,8 @@ def _object(stored: Mapping[str, Any], name: str) -> Mapping[str, Any]:
     return value if isinstance(value, dict) else {}
 
 
-def _attack_changes(row: EvaluationRow, found: EvaluationSpec | None) -> list[str]:
-    if found is None or found.plugin != row.plugin:
+def _attack_changes(row: EvaluationRow, found: EvaluationSpec) -> list[str]:
+    if found.plugin != row.plugin:
         return []
     today, stored = ({"precision": each.precision, "targets": each.targets} for each in (found, row))
     return [
