@@ -389,7 +389,7 @@ def _heading(what: str, chosen: Chosen, frame: pd.DataFrame, *, images: bool = T
     attacks = set(frame["attack"]) if "attack" in frame else set()
     name = recipe_name(loaded, selection.recipe, selection.dataset)
     recipe = recipe_label(name, changes_shown(loaded, specs, attacks))
-    members = joined(run.members for run in specs.values())
+    members = joined(sorted(run.members for run in specs.values()))
     models = [run.model for run in specs.values()]
     label = f"{images_label(loaded, selection)}; " if images else ""
     return (

@@ -125,7 +125,7 @@ def collect(
     changes = changes_shown(loaded, shown, attacks)
     recipe = select.recipe_name(loaded, selection.recipe, selection.dataset)
     label = _recipe(loaded, recipe, shown, changes)
-    models, members = [run.model for run in shown.values()], joined(run.members for run in shown.values())
+    models, members = [run.model for run in shown.values()], joined(sorted(run.members for run in shown.values()))
     return Results(
         suite=suite,
         dataset=selection.dataset,

@@ -21,7 +21,7 @@ def number(value: float) -> str:
 
 def heading(results: Results) -> str:
     """What the numbers are, in one line."""
-    members = f"{joined(results.members.values())} × {results.model}"
+    members = f"{joined(sorted(results.members.values()))} × {results.model}"
     return " · ".join([results.suite, results.dataset, members, phrase(results.recipe), results.images])
 
 

@@ -19,6 +19,11 @@ done
 # What statements of the paper ask beyond them: TRS without its cosine, and an attack of 1,000 steps.
 bench run --method smooth_only --dataset digits --seeds 0-2 --suite core --threads 1 "$@"
 bench run -m dverge -m trs -m adp -m gal --dataset digits --seeds 0 --attack pgd_1000 --threads 1 "$@"
+# The student report's tables, and its curves from a training with held-out images.
+of_report="--method at_fgsm --method at_pgd_l2 --method at_pgd_linf --method trs_report_pretrained --method trs_report"
+bench run $of_report --dataset digits --seeds 0-2 --attack pgd,pgd_l2 --threads 1 "$@"
+bench run -m trs_report_pretrained -m trs_report --dataset digits --seeds 0 --attack pgd --set data.validation=200 \
+  --monitor pgd:eps=0.1,steps=10 --monitor pgd_l2:eps=0.5,steps=10 --threads 1 "$@"
 
 sh "$here/tables.sh"
 bench db export -o "$here/runs.zip" --no-weights $(ids 0 2) $(ids 1000000 1999999)  # surrogates too
