@@ -13,6 +13,7 @@ from bench.api.runs import Run
 from bench.api.work import done
 from bench.attacks.direct import check_network
 from bench.core import places
+from bench.core.device import pick, threads_kept
 from bench.core.errors import BenchError
 from bench.jobs import opening
 from bench.jobs.given import Given
@@ -79,9 +80,10 @@ def evaluate(
         files=files, name=name, dataset=dataset, model=model, factory=factory, normalisation=normalisation,
         fusion=fusion, seed=seed, **numbers,
     )  # fmt: skip
-    with places.data_in(where.data), opening.at_work(where.db, where.results) as base:
+    with threads_kept(), places.data_in(where.data), opening.at_work(where.db, where.results) as base:
+        place = where.workplace(device=pick(device, threads), batch_size=batch_size)
         adopted = take_in(
-            base, given, chosen.loaded, where.workplace(batch_size=batch_size), networks=networks,
+            base, given, chosen.loaded, place, networks=networks,
             tell=lambda line: out.print(line, soft_wrap=True),
             warn=lambda line: out.print(line, style="yellow", soft_wrap=True),
         )  # fmt: skip

@@ -23,6 +23,7 @@ from bench.cli.options import (
 from bench.cli.parameters import IMAGES, InputFile, Integer, Numbers, Once, ParamType
 from bench.cli.say import say
 from bench.core import numbers
+from bench.core.device import pick
 from bench.core.errors import BenchError, unknown_name
 from bench.core.terms import Activation
 
@@ -133,6 +134,8 @@ def command(
     for file in files:  # before a folder of results is made
         if not file.is_file():
             raise BenchError(f"there is no file {file}")
+    device = pick(given["device"], given["threads"])  # a first look is taken where the jobs run
+    place = workplace(given["results"], given["data"], device, given["batch"])
     with at_work(given["db"], given["results"]) as base:
         adopted = take_in(
             base,
@@ -142,7 +145,7 @@ def command(
                 renaming=Renaming(prefixes=prefixes, renamed=renamed, by_order=by_order),
             ),
             chosen.loaded,
-            workplace(given["results"], given["data"], batch_size=given["batch"]),
+            place,
             tell=lambda line: None if given["quiet"] else say(line, err=given["as_json"]),
             warn=lambda line: say(line, fg="yellow", err=True),
         )  # fmt: skip

@@ -15,17 +15,19 @@ from safetensors.torch import load_file, save_file
 from tape import Tape
 from torch import nn
 
+from bench.api import evaluating
 from bench.attacks.batched import BatchedAttack
 from bench.attacks.conditions import Conditions
 from bench.baselines.ece import Ece
 from bench.core import config
+from bench.core.errors import BenchError
 from bench.core.progress import Progress
 from bench.data import base
 from bench.data.base import ImageSet
 from bench.experiment import select
 from bench.experiment.select import Selection
 from bench.experiment.spec import Job
-from bench.jobs import ensembles, measuring, unfinished, work
+from bench.jobs import ensembles, measuring, outside, unfinished, work
 from bench.jobs.ensembles import data_axes
 from bench.jobs.measuring import conditions_of
 from bench.jobs.probe import PROBE
@@ -401,3 +403,28 @@ def test_certified_accuracy_is_a_row_of_the_table_and_of_pages(tmp_path: Path, m
     assert "ε = 0.3" in table
     assert "Certified accuracy in % of all images: " in table
     assert "after the attack" not in table  # there is none
+
+
+@pytest.mark.parametrize(("device", "looked"), [(None, "cuda"), ("cpu", "cpu")])
+def test_the_first_look_at_given_weights_is_taken_where_their_jobs_run(
+    device: str | None, looked: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """On a GPU where there is one: a large network on the CPU takes longer than the attacks that follow."""
+    seen = []
+
+    def take_in(base: Any, given: Any, loaded: Any, place: Workplace, **_: Any) -> Any:
+        seen.append(place.device)
+        raise BenchError("seen")
+
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(outside, "take_in", take_in)
+    monkeypatch.setattr(evaluating, "take_in", take_in)
+    file = tmp_path / "0.safetensors"
+    save_file({"weight": torch.zeros(1)}, file)
+    options = () if device is None else ("--device", device)
+    command(
+        "evaluate", file, "--model", "digits_cnn", "-d", "digits", "--name", "theirs", *options, "--results", tmp_path
+    )
+    with pytest.raises(BenchError, match="seen"):
+        evaluating.evaluate(file, dataset="digits", name="theirs", model="digits_cnn", device=device, results=tmp_path)
+    assert seen == [looked, looked]
