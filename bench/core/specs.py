@@ -250,8 +250,8 @@ class TheorySpec(Spec):
 class ProtocolSpec(Spec):
     """`[protocols.NAME]`: what a board ranks by: a data set, a threat, attacks, images. One board for each ε.
 
-    At one ε the attacks of `suite` in the ball of `norm` count that have a budget of at most ε there; those without a
-    ball (CW, EAD) never do. Any change of what counts asks for a higher `version`; the older one may stay beside it
+    At one ε the attacks of `suite` in the ball of `norm` count that have a budget of at most ε there (`smaller`: or of
+    exactly ε); those without a ball (CW, EAD) never do. Any change of what counts asks for a higher `version`; the older one may stay beside it
     under another name, with `succeeded_by`.
     """
 
@@ -261,6 +261,7 @@ class ProtocolSpec(Spec):
     norm: Norm = "linf"
     eps: tuple[Budget, ...] = Field(min_length=1)
     suite: str = Field(description="whose attacks count, with their settings and budgets")
+    smaller: bool = Field(True, description="whether attacks at smaller radii count too")
     stop: Stop = "first_success"
     images: int = Field(ge=1, description="how many test images count, the first in the fixed order")
     blackbox: bool = Field(False, description="whether the black-box suite at this ε counts too")

@@ -147,7 +147,8 @@ def standard(loaded: Loaded, name: str, eps: float) -> Standard:
         raise _no_board(name, error) from error
     parts = tuple(_parts(loaded, spec, attacks, run, eps))
     if not parts:
-        raise _no_board(name, f"no attack of the suite {spec.suite} lies within {spec.norm} {eps:g}")
+        where = "lies within" if spec.smaller else "is at"
+        raise _no_board(name, f"no attack of the suite {spec.suite} {where} {spec.norm} {eps:g}")
     return Standard(
         name=name, version=spec.version, title=spec.title or name, dataset=spec.dataset,
         plugin=configured.plugin, norm=spec.norm, eps=eps, images=min(spec.images, dataset.test_images or spec.images),
@@ -174,7 +175,7 @@ def _parts(
             continue
         selection = select.Selection(dataset=protocol.dataset)
         for each in select.attack_rows(loaded, selection, run, name, own):
-            if each.budget is not None and each.budget <= eps:
+            if each.budget is not None and (each.budget <= eps if protocol.smaller else each.budget == eps):
                 allowed = dict.fromkeys(
                     possible(precision, protocol.stop, asks_members=plugin.asks_members)
                     for precision in protocol.precisions

@@ -268,6 +268,18 @@ def test_the_built_in_protocols_are_what_their_versions_say(loaded: Loaded) -> N
     assert found["table1-digits v1, ε = 0.15"] == "eaaeadf6f1d47091e48d73f9"
     assert found["table1-mnist v1, ε = 0.1"] == "2a49dccdaa473eb412643d60"
     assert found["table1-cifar10 v1, ε = 0.02"] == "d32a8e90048bf81aa5312dbf"
+    assert found["autoattack-mnist v2, ε = 0.3"] == "ba096302c2441fd332cda93f"
+    assert found["autoattack-cifar10 v2, ε = 0.02"] == "5bd631cbb921b24176e1bf74"
+
+
+def test_a_protocol_may_count_attacks_at_its_own_radius_alone(loaded: Loaded) -> None:
+    """As AutoAttack is quoted; other boards count what lies within ε too."""
+    for eps in (0.1, 0.15, 0.3):
+        assert [part.label for part in standard(loaded, "autoattack-mnist", eps).parts] == [f"autoattack ε={eps:g}"]
+    assert {part.spec.budget for part in standard(loaded, "core-digits", 0.15).parts} == {0.1, 0.15}
+    own = 'protocols.own={version=1, dataset="digits", suite="autoattack", eps=[0.12], images=500, smaller=false}'
+    with pytest.raises(BenchError, match="no attack of the suite autoattack is at linf 0.12"):
+        standard(config.load(config.defaults("bench.toml"), [own]), "own", 0.12)
 
 
 def test_budgets_that_a_suite_does_not_give_are_taken_from_nowhere(caplog: pytest.LogCaptureFixture) -> None:
