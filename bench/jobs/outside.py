@@ -337,5 +337,8 @@ def _others(dataset: Dataset) -> Iterator[tuple[str, Sequence[float], Sequence[f
     yield "--normalisation dataset", dataset.mean, dataset.std
     yield "--mean 0.5 --std 0.5", [0.5] * channels, [0.5] * channels
     yield f"--mean 0 --std {1 / 255:.6g}", [0.0] * channels, [1 / 255] * channels
+    if channels == 1:  # the means and deviations of MNIST and of Fashion-MNIST, as public codes have them
+        yield "--mean 0.1307 --std 0.3081", (0.1307,), (0.3081,)
+        yield "--mean 0.286 --std 0.353", (0.286,), (0.353,)
     if channels == 3:
         yield "--mean 0.485,0.456,0.406 --std 0.229,0.224,0.225", (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
