@@ -22,7 +22,7 @@ from bench.core.tensors import HEADER
 from bench.data.base import ImageSet, unit
 from bench.evaluation.measure import draws, outcome_record
 from bench.models.ensemble import Ensemble
-from bench.models.outside import unpickled
+from bench.models.outside import opening, unpickled
 from bench.training import checkpoint
 
 KEY = "adversarial"
@@ -73,6 +73,7 @@ def read(path: Path) -> GivenImages:
     readers = {".safetensors": _safetensors, ".pt": _torch, ".pth": _torch, ".npy": _numpy}
     if path.suffix not in readers:
         raise BenchError(f"{path}: images come as .safetensors, .pt or .npy")
+    opening(path)
     found, told = readers[path.suffix](path)
     tensors = {name: tensor.detach().cpu() for name, tensor in found.items()}
     name = _chosen(tensors, path)
