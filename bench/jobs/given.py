@@ -111,7 +111,9 @@ def take(given: Given, plugin: str, settings: Mapping[str, Any], loaded: Loaded,
                 normalised.append(kind)
         except BenchError as error:
             fits = _other_model(given, contents, loaded, dataset) or _other_dataset(given, contents, loaded)
-            raise BenchError(f"{error}{fits}") from error
+            told = str(error)
+            end = "." if fits and not told.endswith("?") else ""
+            raise BenchError(f"{told}{end}{fits}") from error
         understood.append(layout)
     fusion, weights = _fusion(given, files, understood, len(members))
     if weights is not None and len(weights) != len(members):
@@ -285,7 +287,7 @@ def _other_model(given: Given, contents: outside.WeightsFile, loaded: Loaded, da
             continue
         told = loaded.config.models[name].description
         instead = "" if given.factory is None else " instead of --factory"
-        return f". --model {name}{instead} does fit" + (f" ({told})" if told else "")
+        return f" --model {name}{instead} does fit" + (f" ({told})" if told else "")
     return ""
 
 
@@ -301,7 +303,7 @@ def _other_dataset(given: Given, contents: outside.WeightsFile, loaded: Loaded) 
             continue
         if name != given.dataset and _fits(given, given.model, contents, loaded, dataset):
             fitting.append(f"-d {name}")
-    return f". They do fit with {' or '.join(fitting)}" if fitting else ""
+    return f" They do fit with {' or '.join(fitting)}" if fitting else ""
 
 
 def _fits(given: Given, model: str, contents: outside.WeightsFile, loaded: Loaded, dataset: Dataset) -> bool:

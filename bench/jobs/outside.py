@@ -280,9 +280,12 @@ def _check_other_weights(run: RunSpec, known: Mapping[int, RunSpec], place: Work
 
 def _model(given: Given, loaded: Loaded, dataset: Dataset) -> tuple[str, str, dict[str, Any], int]:
     """Name, plug-in, settings and version of the members' network."""
-    if (given.model is None) == (given.factory is None):
-        fits = fitting_models(given, loaded, dataset) if given.model is None else ""
-        raise BenchError(f"say what the members are: --model NAME, or --factory package.module:function{fits}")
+    if given.model is not None and given.factory is not None:
+        raise BenchError("--model and --factory each say what the members are: leave one out")
+    if given.model is None and given.factory is None:
+        fits = fitting_models(given, loaded, dataset)
+        told = "say what the members are: --model NAME, or --factory package.module:function"
+        raise BenchError(f"{told}.{fits}" if fits else told)
     if given.factory is not None:
         return given.factory, "factory", {"function": given.factory}, registry.load("models", "factory").version
     assert given.model is not None

@@ -402,7 +402,7 @@ class _File:
         parts = [f"it lacks {some(missing)}"] if missing else []
         parts += [f"the model has no {some(extra)}"] if extra else []
         if extra and not missing:
-            return f"{parts[0]}. Is --model the right one? If the network does without, save the file without"
+            return f"{parts[0]}. Is --model the right one? If the network does not need them, save the file without"
         return f"{'; '.join(parts) or 'some of its names stand twice'}. {self._advice()}"
 
     def _first_difference(self, tensors: StateDict, here: list[str], place: str) -> str:

@@ -206,6 +206,10 @@ def unpickled(
             warnings.simplefilter("ignore")  # of what is refused all the same: one line tells it
             return torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:
+        if isinstance(error, pickle.UnpicklingError) and re.search(r"GLOBAL numpy\S*\._reconstruct\b", str(error)):
+            raise BenchError(
+                f"{path} holds arrays of NumPy; save tensors, torch.from_numpy(ARRAY) of each, or leave them out"
+            ) from error
         kind = "" if isinstance(error, pickle.UnpicklingError) else f" ({type(error).__name__})"
         raise (refusal(error) or BenchError(f"{path} is no file of torch.save, or is damaged{kind}")) from error
 

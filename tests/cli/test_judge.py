@@ -163,7 +163,7 @@ def changed(name: str, images: torch.Tensor) -> Any:
         "half": (images.half(), ["ε = 0.1 ", "rounding to float16", "as float32"]),
         "bytes": ((images * 255).round().byte(), ["ε = 0.1 ", "rounding to uint8", "as float32"]),
         "far bytes": ((images * 255).round().byte().flip(0), ["in their order?"]),
-        "numpy": (images.numpy(), ["an array of NumPy", "numpy.save"]),
+        "numpy": (images.numpy(), ["arrays of NumPy", "torch.from_numpy"]),
         "whole": ((images * 255).long(), ["torch.int64", "uint8"]),
         "labels": ({"x": images, "labels": torch.zeros(500)}, ["labels", "whole number"]),
         "others": ({"x": images, "labels": torch.zeros(500, dtype=torch.int64)}, ["the test image's", "order"]),

@@ -555,7 +555,15 @@ def test_weights_for_another_data_set_are_told_which(tmp_path: Path) -> None:
     torch.save(network.state_dict(), tmp_path / "a.pth")
     message = refused([tmp_path / "a.pth"])
     assert "are --model and --dataset the right ones?" in message
-    assert message.endswith("They do fit with -d cifar100")
+    assert message.endswith("the right ones? They do fit with -d cifar100")
+
+
+def test_arrays_of_numpy_are_told_from_objects_that_run_code(tmp_path: Path) -> None:
+    torch.save({name: tensor.numpy() for name, tensor in networks(1)[0].state_dict().items()}, tmp_path / "a.pth")
+    message = refused([tmp_path / "a.pth"])
+    assert "arrays of NumPy" in message
+    assert "torch.from_numpy" in message
+    assert "could run code" not in message
 
 
 def test_what_is_wrong_is_told_in_the_words_of_the_file(tmp_path: Path) -> None:
@@ -573,7 +581,7 @@ def test_what_is_wrong_is_told_in_the_words_of_the_file(tmp_path: Path) -> None:
 def test_what_a_network_has_beside_the_models_own_is_to_be_left_out_of_the_file(tmp_path: Path) -> None:
     torch.save({**networks(1)[0].state_dict(), "head.weight": torch.ones(10, 64)}, tmp_path / "a.pth")
     message = refused([tmp_path / "a.pth"])
-    assert "the model has no head.weight. Is --model the right one? If the network does without" in message
+    assert "the model has no head.weight. Is --model the right one? If the network does not need them" in message
     assert "--prefix" not in message
 
 
