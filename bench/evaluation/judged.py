@@ -22,11 +22,14 @@ from bench.core.tensors import HEADER
 from bench.data.base import ImageSet, unit
 from bench.evaluation.measure import draws, outcome_record
 from bench.models.ensemble import Ensemble
-from bench.models.outside import unpickled
+from bench.models.outside import opening, unpickled
 from bench.training import checkpoint
 
 KEY = "adversarial"
 NORMS = {"linf": "ℓ∞", "l2": "ℓ2"}
+TINY = 1e-6  # of float32 arithmetic with pixels
+MUCH = 0.5  # further than attacks without a ball go
+LARGEST_NORMALISED = 20  # a normalised pixel stays below, one from 0 to 255 seldom does
 
 
 @dataclass(frozen=True)
@@ -39,6 +42,7 @@ class GivenImages:
         index: int64 [n], the place of each in the whole test set, where the file has that.
         originals: uint8 [n, …], what they were made from, where the file has them.
         told: what bench wrote beside images of its own; empty for others.
+        stored: the type of the pixels in the file.
     """
 
     file: Path
@@ -47,6 +51,7 @@ class GivenImages:
     index: Tensor | None = None
     originals: Tensor | None = None
     told: Mapping[str, Any] = field(default_factory=dict)
+    stored: torch.dtype = torch.float32
 
     @property
     def digest(self) -> str:
@@ -68,6 +73,7 @@ def read(path: Path) -> GivenImages:
     readers = {".safetensors": _safetensors, ".pt": _torch, ".pth": _torch, ".npy": _numpy}
     if path.suffix not in readers:
         raise BenchError(f"{path}: images come as .safetensors, .pt or .npy")
+    opening(path)
     found, told = readers[path.suffix](path)
     tensors = {name: tensor.detach().cpu() for name, tensor in found.items()}
     name = _chosen(tensors, path)
@@ -78,6 +84,7 @@ def read(path: Path) -> GivenImages:
         index=_whole(tensors, "index", path),
         originals=tensors.get("original"),
         told=told,
+        stored=tensors[name].dtype,
     )
 
 
@@ -175,10 +182,38 @@ def check(given: GivenImages, test: ImageSet, budget: float, norm: str | None) -
     Raises:
         BenchError: they are not; the message names the worst image by its place (from 0) and says by how much.
     """
+    check_beside(given, test)
     clean = test.floats().cpu()
     assert given.images.shape == clean.shape
-    labels, file = test.labels.cpu(), given.file
-    for name, theirs, ours in (("labels", given.labels, labels), ("original", given.originals, test.images.cpu())):
+    file = given.file
+    strange = ~given.images.flatten(1).isfinite().all(1)
+    if bool(strange.any()):
+        raise BenchError(
+            f"{file}: {int(strange.sum()):,} of {len(clean):,} images hold NaN or infinite pixels, the first is image "
+            f"{int(strange.nonzero()[0])}"
+        )
+    _within(
+        excess(given.images, clean, 0.0, None),
+        "of [0, 1]",
+        _scale(given.images, MUCH if norm is None else budget),
+        file,
+    )
+    far = excess(given.images, clean, budget, norm)
+    ball = "" if norm is None else f"of the ball {NORMS[norm]} ε = {budget:g} around the test images"
+    _within(far, ball, _distance(given, float(far.max()), norm), file)
+    return max(0.0, float(far.max()))
+
+
+def check_beside(given: GivenImages, test: ImageSet) -> None:
+    """Whether the labels and originals in the file, where it has some, are those of these test images.
+
+    Raises:
+        BenchError: they are not; the message names the first that is another.
+    """
+    file = given.file
+    for name, theirs, ours in (
+        ("labels", given.labels, test.labels.cpu()), ("original", given.originals, test.images.cpu())
+    ):  # fmt: skip
         if theirs is None:
             continue
         if theirs.shape != ours.shape:
@@ -193,18 +228,26 @@ def check(given: GivenImages, test: ImageSet, budget: float, norm: str | None) -
                 else "is another image"
             )
             raise BenchError(f"{file}: {name} {place} {said}: are these the test images, in their order?")
-    strange = ~given.images.flatten(1).isfinite().all(1)
-    if bool(strange.any()):
-        raise BenchError(
-            f"{file}: {int(strange.sum()):,} of {len(clean):,} images hold NaN or infinite pixels, the first is image "
-            f"{int(strange.nonzero()[0])}"
-        )
-    range_told = "divide by 255 pixels from 0 to 255" if float(given.images.max()) > 2 else "pixels lie in [0, 1]"
-    _within(excess(given.images, clean, 0.0, None), "of [0, 1]", range_told, file)
-    far = excess(given.images, clean, budget, norm)
-    ball = "" if norm is None else f"of the ball {NORMS[norm]} ε = {budget:g} around the test images"
-    _within(far, ball, "is the budget right, and are they the test images in their order?", file)
-    return max(0.0, float(far.max()))
+
+
+def _scale(images: Tensor, step: float) -> str:
+    """What to do about pixels outside of [0, 1]; an attack that does not clip leaves it by at most its step."""
+    low, high = float(images.min()), float(images.max())
+    if high > LARGEST_NORMALISED:
+        return "divide by 255 pixels from 0 to 255"
+    if max(-low, high - 1) > step + ROUNDING:
+        return "are they normalised? Undo that: pixels lie in [0, 1]"
+    return "clip them: pixels lie in [0, 1]"
+
+
+def _distance(given: GivenImages, far: float, norm: str | None) -> str:
+    """What to ask about images outside of the ball; where the pixels' type explains it, that."""
+    coarse = 0.5 / 255 if given.stored == torch.uint8 else torch.finfo(given.stored).eps / 4  # at most so much a pixel
+    pixels = given.images[0].numel() ** 0.5 if norm == "l2" else 1.0
+    if given.stored not in (torch.float32, torch.float64) and far <= coarse * pixels + TINY:
+        kind = str(given.stored).removeprefix("torch.")
+        return f"rounding to {kind} moves pixels by as much: save the images as float32"
+    return "is the budget right, and are they the test images in their order?"
 
 
 def _within(far: Tensor, where: str, advice: str, file: Path) -> None:

@@ -94,7 +94,8 @@ def take(given: Given, plugin: str, settings: Mapping[str, Any], loaded: Loaded,
         return build_member(plugin, settings, dataset=dataset, activation=activation)
 
     template = member().get_submodule("network").state_dict()
-    wanted = Wanted(template, model_plugin(plugin, settings).own_name)
+    names = model_plugin(plugin, settings)
+    wanted = Wanted(template, names.own_name, names.common_name)
     members: list[nn.Module] = []
     understood: list[Layout] = []
     normalised: list[Normalisation] = []
@@ -104,12 +105,15 @@ def take(given: Given, plugin: str, settings: Mapping[str, Any], loaded: Loaded,
             for part in layout.members:
                 network = member()
                 source = f"{path}, {part.place.rstrip('.')}" if len(layout.members) > 1 else str(path)
-                outside.load(network.get_submodule("network"), part.state, source)
+                outside.load(network.get_submodule("network"), part.state, source, part.theirs)
                 network.normalise, kind = _normalise(given, part, dataset)
                 members.append(network)
                 normalised.append(kind)
         except BenchError as error:
-            raise BenchError(f"{error}{_other_model(given, contents, loaded, dataset)}") from error
+            fits = _other_model(given, contents, loaded, dataset) or _other_dataset(given, contents, loaded)
+            told = str(error)
+            end = "." if fits and not told.endswith("?") else ""
+            raise BenchError(f"{told}{end}{fits}") from error
         understood.append(layout)
     fusion, weights = _fusion(given, files, understood, len(members))
     if weights is not None and len(weights) != len(members):
@@ -279,19 +283,40 @@ def _other_model(given: Given, contents: outside.WeightsFile, loaded: Loaded, da
     for name in loaded.config.models:
         if name == given.model:
             continue
-        try:
-            plugin, model_settings, _ = select.model_spec(loaded, name)
-            network = build_member(plugin, model_settings, dataset=dataset).get_submodule("network")
-            wanted = Wanted(network.state_dict(), model_plugin(plugin, model_settings).own_name)
-            layout = layouts.recognise(contents, wanted, given.renaming, "")
-            for part in layout.members:
-                outside.load(network, part.state, "")
-        except BenchError:
+        if not _fits(given, name, contents, loaded, dataset):
             continue
         told = loaded.config.models[name].description
         instead = "" if given.factory is None else " instead of --factory"
-        return f". --model {name}{instead} does fit" + (f" ({told})" if told else "")
+        return f" --model {name}{instead} does fit" + (f" ({told})" if told else "")
     return ""
+
+
+def _other_dataset(given: Given, contents: outside.WeightsFile, loaded: Loaded) -> str:
+    """What to add to a refusal where the weights fit the model on other data sets, as those for 100 classes do."""
+    if given.model is None:
+        return ""
+    fitting = []
+    for name in loaded.config.datasets:
+        try:
+            dataset = loaded.dataset(name)
+        except BenchError:  # a plug-in that is not installed, or pictures that are not prepared here
+            continue
+        if name != given.dataset and _fits(given, given.model, contents, loaded, dataset):
+            fitting.append(f"-d {name}")
+    return f" They do fit with {' or '.join(fitting)}" if fitting else ""
+
+
+def _fits(given: Given, model: str, contents: outside.WeightsFile, loaded: Loaded, dataset: Dataset) -> bool:
+    """Whether the weights are those of another model, or of the model on another data set."""
+    try:
+        plugin, model_settings, _ = select.model_spec(loaded, model)
+        network = build_member(plugin, model_settings, dataset=dataset).get_submodule("network")
+        wanted = Wanted(network.state_dict(), model_plugin(plugin, model_settings).own_name)
+        for part in layouts.recognise(contents, wanted, given.renaming, "").members:
+            outside.load(network, part.state, "")
+    except BenchError:
+        return False
+    return True
 
 
 def fitting_models(given: Given, loaded: Loaded, dataset: Dataset) -> str:

@@ -95,7 +95,9 @@ def judge(
     with Locks(place.locks) as locks:
         locks.take(job.job_id, "judging these images")
         before = bool(done_attempt(job, place))
-        if not before:
+        if before:  # the digest is that of the images: what lies beside them in this file may still be wrong
+            judged.check_beside(given, splits_of(run.spec, place, limit=limit).test)
+        else:
             path = place.run(run_id).evaluation(spec.evaluation_id)
             if path.exists():  # of weights that the run has no more
                 journal.note(place, job.job_id, intent_of(job, place))

@@ -280,9 +280,12 @@ def _check_other_weights(run: RunSpec, known: Mapping[int, RunSpec], place: Work
 
 def _model(given: Given, loaded: Loaded, dataset: Dataset) -> tuple[str, str, dict[str, Any], int]:
     """Name, plug-in, settings and version of the members' network."""
-    if (given.model is None) == (given.factory is None):
-        fits = fitting_models(given, loaded, dataset) if given.model is None else ""
-        raise BenchError(f"say what the members are: --model NAME, or --factory package.module:function{fits}")
+    if given.model is not None and given.factory is not None:
+        raise BenchError("--model and --factory each say what the members are: leave one out")
+    if given.model is None and given.factory is None:
+        fits = fitting_models(given, loaded, dataset)
+        told = "say what the members are: --model NAME, or --factory package.module:function"
+        raise BenchError(f"{told}.{fits}" if fits else told)
     if given.factory is not None:
         return given.factory, "factory", {"function": given.factory}, registry.load("models", "factory").version
     assert given.model is not None
@@ -337,5 +340,8 @@ def _others(dataset: Dataset) -> Iterator[tuple[str, Sequence[float], Sequence[f
     yield "--normalisation dataset", dataset.mean, dataset.std
     yield "--mean 0.5 --std 0.5", [0.5] * channels, [0.5] * channels
     yield f"--mean 0 --std {1 / 255:.6g}", [0.0] * channels, [1 / 255] * channels
+    if channels == 1:  # the means and deviations of MNIST and of Fashion-MNIST, as public codes have them
+        yield "--mean 0.1307 --std 0.3081", (0.1307,), (0.3081,)
+        yield "--mean 0.286 --std 0.353", (0.286,), (0.353,)
     if channels == 3:
         yield "--mean 0.485,0.456,0.406 --std 0.229,0.224,0.225", (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)

@@ -10,7 +10,7 @@ from __future__ import annotations
 import re
 import shlex
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -26,6 +26,7 @@ Numbers = tuple[float, ...]
 
 MEAN = re.compile(r"(?:.*[._])?(?:mean|means|mu)")
 STD = re.compile(r"(?:.*[._])?(?:std|stds|sd|sds|sigma|stdev)")
+MOST_NOTED = 4  # channels of a normalisation in plain numbers: a longer list is rather one number a class
 MOST_CHANNELS = 16  # a vector longer than this is no normalisation of images
 # Last words of a place: single numbers, or rows of them, that training code notes beside weights.
 NOTED = re.compile(
@@ -76,10 +77,12 @@ class Wanted:
     Args:
         state: its parameters and buffers.
         own_name: from a name that is in common use to its own.
+        common_name: the way back.
     """
 
     state: Mapping[str, Tensor]
     own_name: Translate = str
+    common_name: Translate = str
 
     @property
     def needed(self) -> list[str]:
@@ -96,6 +99,7 @@ class Member:
         state: its tensors under the network's own names.
         names: by which its tensors were found; "common" are those in use elsewhere.
         mean, std: of the file's own normalisation, for images in [0, 1]; None where the file has none.
+        theirs: what the file calls a tensor behind the place.
     """
 
     place: str
@@ -103,6 +107,7 @@ class Member:
     names: NamedBy
     mean: Numbers | None = None
     std: Numbers | None = None
+    theirs: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -211,18 +216,22 @@ class _File:
         used = {place for one in found for place in one.tensors.values()}
         found = self._in_turn(_distinct(found, tensors))
         left = {place: tensor for place, tensor in tensors.items() if place not in used}
-        members, outer = [], set[str]()
+        members, outer, noted = [], set[str](), _noted_normalisation(self.contents.beside)
         for one in found:
             state = {name: tensors[place] for name, place in one.tensors.items()}
             within, own = left, self._normaliser(one, found, left, "")
             if own is None:
                 within, own = rest, self._normaliser(one, found, rest, base)
             if own is None:
-                members.append(Member(base + one.place, state, one.names))
+                within, own = noted, self._normaliser(one, found, noted, base)
+            member = Member(base + one.place, state, one.names, theirs=_behind(one))
+            if own is None:
+                members.append(member)
                 continue
             (used if within is left else outer).update(place for places in own for place in places)
-            mean, std = (within[places[0]].double().flatten().tolist() for places in own)
-            members.append(Member(base + one.place, state, one.names, *self._in_unit(mean, std, own[1][0])))
+            rows = (within[places[0]].double().flatten().tolist() for places in own)
+            mean, std = self._in_unit(*rows, own[1][0])
+            members.append(replace(member, mean=mean, std=std))
         left = {place: tensor for place, tensor in left.items() if place not in used}
         weights, rule = self._rule(left, len(found))
         left = {place: t for place, t in left.items() if place not in rule and not _noted(place, t)}
@@ -318,13 +327,17 @@ class _File:
             near = _nearest(tensors, base + one.place, others, pattern)
             if not all(torch.equal(tensors[place], tensors[near[0]]) for place in near):
                 raise BenchError(
-                    f"{self.source}: {some(near)} may each be the normalisation of {one.place or 'the network'}"
+                    f"{self.source}: {some(near)} may each be the normalisation of {one.place or 'the network'}; save "
+                    "the file with the right one alone"
                 )
             if near:
                 own[what] = near
         if len(own) == 1:
             ((place, *_),) = own.values()
-            raise BenchError(f"{self.source}: {place} looks like one half of a normalisation, and the other is missing")
+            raise BenchError(
+                f"{self.source}: {place} looks like one half of a normalisation, and the other is missing; save the "
+                "file without it, and give --mean and --std"
+            )
         return (own["mean"], own["std"]) if own else None
 
     def _in_unit(self, mean: list[float], std: list[float], place: str) -> tuple[Numbers, Numbers]:
@@ -363,6 +376,9 @@ class _File:
                 return f"{told}; to leave {'it' if len(left) == 1 else 'them'} out: {hint}"
         if sum(tensor.ndim >= 2 for tensor in left.values()) >= 2:
             return f"{told}; are they a member of another model? Members are of one model here"
+        it = "it" if len(left) == 1 else "them"
+        if hint := self._tried((_head(found),) if len(found) > 1 else (found[0].place,), len(found)):
+            return f"{told}; if the networks do without {it}, leave {it} out: {hint}"
         return f"{told}; save the file without what the networks do not need"
 
     def _misfit(self, tensors: StateDict) -> str:
@@ -381,8 +397,12 @@ class _File:
         theirs = {translate(name): name for name in here}
         missing = [name for name in self.wanted.needed if name not in theirs]
         extra = [place + name for ours, name in theirs.items() if ours not in names]
+        if any(name in names and theirs[name] != name for name in theirs):  # missing ones in the words of the file
+            missing = [self.wanted.common_name(name) for name in missing]
         parts = [f"it lacks {some(missing)}"] if missing else []
         parts += [f"the model has no {some(extra)}"] if extra else []
+        if extra and not missing:
+            return f"{parts[0]}. Is --model the right one? If the network does not need them, save the file without"
         return f"{'; '.join(parts) or 'some of its names stand twice'}. {self._advice()}"
 
     def _first_difference(self, tensors: StateDict, here: list[str], place: str) -> str:
@@ -527,6 +547,26 @@ def _noted(name: str, tensor: Tensor) -> bool:
 def float32(value: float) -> float:
     """The shortest number that is this one in float32: .4914 rather than .49140000343."""
     return float(str(np.float32(value)))
+
+
+def _behind(one: _Found) -> dict[str, str]:
+    """Our name → what the file calls the tensor behind the network's place."""
+    return {name: place.removeprefix(one.place) for name, place in one.tensors.items()}
+
+
+def _noted_normalisation(beside: Mapping[str, Any]) -> StateDict:
+    """A mean and a deviation that stand beside the weights as plain numbers, one a channel; nothing where one lacks.
+
+    A single number, which may be of anything, is one where its place speaks of a normalisation.
+    """
+    found = {
+        place: torch.tensor(value, dtype=torch.float64)
+        for place, value in beside.items()
+        if (_numbers(value) and len(value) <= MOST_NOTED) or (type(value) is float and "norm" in place.lower())
+    }
+    found = {place: numbers for place, numbers in found.items() if not NOTES.match(place)}
+    means, stds = ({p: t for p, t in found.items() if of.fullmatch(p)} for of in (MEAN, STD))
+    return means | stds if means and stds and all(float(t.min()) > 0 for t in stds.values()) else {}
 
 
 def _numbers(value: Any) -> bool:

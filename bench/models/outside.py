@@ -27,6 +27,7 @@ DEEPEST = 8  # containers within one another: a container may hold itself
 # What the first bytes of other formats are, and what to do.
 FORMATS = {
     b"\x89HDF": ("an HDF5 file, as Keras writes", "save the weights with torch.save(model.state_dict(), FILE)"),
+    b"\x1f\x8b": ("a gzip archive", "unpack it, and give the file of torch.save in it"),
     b"\x93NUMPY": ("an array of NumPy", "save the weights with torch.save(model.state_dict(), FILE)"),
 }
 ONNX = (b"onnx", b"pytorch", b"graph")  # one stands at the beginning of a graph, behind the format's version
@@ -96,11 +97,12 @@ def read(path: Path) -> WeightsFile:
     """
     if not path.is_file():
         raise BenchError(f"there is no file {path}" if not path.exists() else f"{path} is a folder or device, no file")
-    with path.open("rb") as file:
-        head = file.read(256)
-    if path.suffix == ".safetensors" or head[8:10] == b'{"':
+    head = opening(path)
+    if head[8:10] == b'{"':
         return _safetensors(path)
     _check_format(path, head)
+    if path.suffix == ".safetensors":
+        return _safetensors(path)
     content = _torch(path)
     tensors: StateDict = {}
     beside: dict[str, Any] = {}
@@ -131,6 +133,25 @@ def _safetensors(path: Path) -> WeightsFile:
     return WeightsFile(tensors, told=told if isinstance(told, dict) else {})
 
 
+def opening(path: Path) -> bytes:
+    """The first bytes of a file that is none of what stands in for one after a download that went wrong.
+
+    Raises:
+        BenchError: it is empty, a web page, or the pointer that Git LFS leaves.
+    """
+    with path.open("rb") as file:
+        head = file.read(256)
+    if not head:
+        raise BenchError(f"{path} is empty")
+    if head.startswith(b"version https://git-lfs"):
+        raise BenchError(
+            f"{path} is a pointer of Git LFS, not the file itself: git lfs pull, in its repository, gets it"
+        )
+    if head.lstrip().lower().startswith((b"<!doctype", b"<html")):
+        raise BenchError(f"{path} is a web page: the download was answered with one; open its address in a browser")
+    return head
+
+
 def _check_format(path: Path, head: bytes) -> None:
     """Refuse formats that hold a graph or no weights of torch."""
     if path.suffix.lower() == ".onnx" or (head[:1] == b"\x08" and any(word in head for word in ONNX)):
@@ -158,8 +179,8 @@ def _torch(path: Path) -> Any:
             return BenchError(
                 f"{path} holds Python objects{f' ({found})' if found.isprintable() and found else ''}, which could run "
                 "code when loaded; save weights alone where their code is, with torch.save(model.state_dict(), OTHER) "
-                "of a whole module, torch.save(torch.load(FILE, weights_only=False)['state_dict'], OTHER) of a "
-                "checkpoint"
+                "of a whole module, torch.save(torch.load(FILE, weights_only=False)[KEY], OTHER) of a checkpoint, KEY "
+                "that of its weights, such as 'state_dict' (of a module under it, its .state_dict())"
             )
         return None
 
@@ -185,6 +206,10 @@ def unpickled(
             warnings.simplefilter("ignore")  # of what is refused all the same: one line tells it
             return torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:
+        if isinstance(error, pickle.UnpicklingError) and re.search(r"GLOBAL numpy\S*\._reconstruct\b", str(error)):
+            raise BenchError(
+                f"{path} holds arrays of NumPy; save tensors, torch.from_numpy(ARRAY) of each, or leave them out"
+            ) from error
         kind = "" if isinstance(error, pickle.UnpicklingError) else f" ({type(error).__name__})"
         raise (refusal(error) or BenchError(f"{path} is no file of torch.save, or is damaged{kind}")) from error
 
@@ -220,29 +245,36 @@ def _leaves(content: Any, place: str, depth: int, aside: list[str]) -> Iterator[
             yield from _leaves(value, f"{place}.{key}" if place else str(key), depth - 1, aside)
 
 
-def load(network: nn.Module, state: StateDict, source: str) -> None:
+def load(network: nn.Module, state: StateDict, source: str, theirs: Mapping[str, str] | None = None) -> None:
     """Load a state under the network's own names, all of it or nothing.
+
+    Args:
+        theirs: what messages call a tensor, where that is not its own name.
 
     Raises:
         BenchError: a shape does not fit, or a tensor is no plain array of finite numbers.
     """
-    wanted, given = network.state_dict(), dict(state)
+    wanted, given, called = network.state_dict(), dict(state), theirs or {}
     for name, tensor in given.items():
         if told := unusual(tensor):
-            raise BenchError(f"{source}: {name} is {told}")
+            raise BenchError(f"{source}: {called.get(name, name)} is {told}")
     for name, tensor in wanted.items():
         if name.endswith(COUNTERS):
             given.setdefault(name, tensor)
         if given[name].shape != tensor.shape:
             raise BenchError(
-                f"{source} does not fit the model: {name} is {tuple(given[name].shape)}, the model wants "
-                f"{tuple(tensor.shape)}; is --model the right one?"
+                f"{source} does not fit the model: {called.get(name, name)} is {tuple(given[name].shape)}, the model "
+                f"wants {tuple(tensor.shape)}; are --model and --dataset the right ones?"
             )
         if given[name].is_floating_point() != tensor.is_floating_point():
-            raise BenchError(f"{source}: {name} is of {given[name].dtype}, the model wants {tensor.dtype}")
+            raise BenchError(
+                f"{source}: {called.get(name, name)} is of {given[name].dtype}, the model wants {tensor.dtype}"
+            )
         given[name] = given[name].to(tensor.dtype)
         if not bool(given[name].isfinite().all()):
-            raise BenchError(f"{source}: {name} holds NaN, or values that are not finite in {tensor.dtype}")
+            raise BenchError(
+                f"{source}: {called.get(name, name)} holds NaN, or values that are not finite in {tensor.dtype}"
+            )
     network.load_state_dict(given)
 
 

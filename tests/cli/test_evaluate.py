@@ -20,6 +20,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from bench.core.bits import from_text
+from bench.data.base import load_splits
 from bench.experiment.records import RunRecord, read_record
 from bench.models.build import model_plugin
 from bench.report import frames as bench_frames
@@ -39,8 +40,21 @@ class Flat(nn.Module):
         return output
 
 
+class Mnists(Flat):
+    """One that is right about images normalised by the numbers of MNIST, which most public codes for it have."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        pixels = x * 0.3081 + 0.1307
+        output: Tensor = self.layers(pixels)
+        return torch.where(pixels.amin((1, 2, 3)).abs()[:, None] < 1e-4, output, -output)
+
+
 def make() -> nn.Module:
     return Flat()
+
+
+def make_mnists() -> nn.Module:
+    return Mnists()
 
 
 def no_network() -> int:
@@ -311,6 +325,31 @@ def test_much_more_accuracy_under_another_normalisation_is_told(
     assert float(found[1]) < float(found[2]) - 5
     (run,) = (json.loads(path.read_text()) for path in results.glob("runs/*/run.json") if "n wrong" in path.read_text())
     assert any("is the normalisation right?" in note for note in run["notes"])
+
+
+def test_the_numbers_of_mnist_are_among_those_that_are_tried(tmp_path: Path) -> None:
+    training = load_splits("digits", folder=tmp_path).train
+    images = torch.cat([training.floats().flatten(1), torch.ones(len(training.labels), 1)], 1)
+    weights = torch.linalg.lstsq(images, nn.functional.one_hot(training.labels, 10).float(), driver="gelsd").solution
+    torch.save({"layers.1.weight": weights[:-1].T.contiguous(), "layers.1.bias": weights[-1]}, tmp_path / "a.pth")
+    given = (
+        "--factory",
+        f"{make_mnists.__module__}:make_mnists",
+        "-d",
+        "digits",
+        "--attack",
+        "fgsm",
+        "--eps",
+        "0.1",
+        "--limit",
+        "20",
+    )
+    results = tmp_path / "results"
+    told = " ".join(bench(results, "evaluate", tmp_path / "a.pth", *given, "--name", "none").text.split())
+    assert "% with --mean 0.1307 --std 0.3081: is the normalisation right?" in told
+    numbers = ("--mean", "0.1307", "--std", "0.3081")
+    told = bench(results, "evaluate", tmp_path / "a.pth", *given, *numbers, "--name", "right").text
+    assert "is the normalisation right?" not in told
 
 
 def test_show_names_files_prefix_map_and_normalisation(trained: tuple[Path, list[State]], tmp_path: Path) -> None:

@@ -104,6 +104,9 @@ def test_the_same_images_are_stored_once_whatever_file_they_come_in(made: Path, 
         assert (again["evaluation"], again["name"]) == (first["evaluation"], "pgd.safetensors")
     assert path.read_bytes() == written
     assert "already" in bench("judge", tmp_path / "c.pt", "--run", first["run"], "--eps", ".1", "--results", ours)
+    torch.save({"x": tensors["adversarial"], "labels": (tensors["labels"] + 1) % 10}, tmp_path / "e.pt")
+    line = refused("judge", tmp_path / "e.pt", "--run", first["run"], "--eps", "0.1", "--results", ours)
+    assert "labels 0 is" in line
     wider = judge(ours, tmp_path / "c.pt", "--eps", "0.12")
     assert wider["evaluation"] != first["evaluation"]
     assert [each["board"] for each in wider["lowest_known"]] == [
@@ -154,6 +157,13 @@ def changed(name: str, images: torch.Tensor) -> Any:
         "few": (images[:40], ["[40, 1, 8, 8]", "n = 500"]),
         "order": (images.flip(0), ["in their order?"]),
         "levels": (images * 255, ["divide by 255"]),
+        "normalised": ((images - 0.1307) / 0.3081, ["outside of [0, 1]", "are they normalised?"]),
+        "centred": (images * 2 - 1, ["outside of [0, 1]", "are they normalised?"]),
+        "unclipped": (images + 0.05, ["outside of [0, 1]", "clip them"]),
+        "half": (images.half(), ["ε = 0.1 ", "rounding to float16", "as float32"]),
+        "bytes": ((images * 255).round().byte(), ["ε = 0.1 ", "rounding to uint8", "as float32"]),
+        "far bytes": ((images * 255).round().byte().flip(0), ["in their order?"]),
+        "numpy": (images.numpy(), ["arrays of NumPy", "torch.from_numpy"]),
         "whole": ((images * 255).long(), ["torch.int64", "uint8"]),
         "labels": ({"x": images, "labels": torch.zeros(500)}, ["labels", "whole number"]),
         "others": ({"x": images, "labels": torch.zeros(500, dtype=torch.int64)}, ["the test image's", "order"]),
@@ -166,8 +176,8 @@ def changed(name: str, images: torch.Tensor) -> Any:
 
 @pytest.mark.parametrize(
     "name",
-    ["far", "range", "nan", "shape", "few", "order", "levels", "whole", "labels", "others", "index", "two", "list",
-     "objects"],
+    ["far", "range", "nan", "shape", "few", "order", "levels", "normalised", "centred", "unclipped", "half", "bytes",
+     "far bytes", "numpy", "whole", "labels", "others", "index", "two", "list", "objects"],
 )  # fmt: skip
 def test_what_is_not_of_the_threat_is_refused_in_a_line(made: Path, tmp_path: Path, name: str) -> None:
     content, words = changed(name, load_file(made / "pgd.safetensors")["adversarial"])

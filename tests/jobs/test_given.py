@@ -201,6 +201,27 @@ class Written:
         contents = [{"mean": torch.tensor(0.2), "std": torch.tensor(0.4), **state} for state in self.states]
         return self.each(contents), soft([nn.Sequential(Normalizer(0.2, 0.4), net) for net in self.nets])
 
+    def normalisation_in_plain_numbers(self) -> Any:
+        contents = [{"state_dict": state, "normalize": {"mean": (0.2,), "std": (0.4,)}} for state in self.states]
+        return self.each(contents), soft([nn.Sequential(Normalizer(0.2, 0.4), net) for net in self.nets])
+
+    def normalisation_in_plain_numbers_of_bytes_for_all(self) -> Any:
+        content = {"models": self.states, "mean": [51.0], "std": [102.0], "accuracies": [0.9, 0.8, 0.7]}
+        return self.save(content), soft([nn.Sequential(Normalizer(0.2, 0.4), net) for net in self.nets])
+
+    def normalisation_in_two_numbers(self) -> Any:
+        content = {"models": self.states, "norm_mean": 0.2, "norm_std": 0.4, "seconds": {"mean": 3.0, "std": 1.0}}
+        return self.save(content), soft([nn.Sequential(Normalizer(0.2, 0.4), net) for net in self.nets])
+
+    def numbers_that_are_no_normalisation(self) -> Any:
+        each_class = {"mean": [0.1 * k for k in range(10)], "std": [0.3] * 10}
+        beside = {
+            "noise": {"mean": 0.0, "std": 0.3},
+            "history": {"mean": [0.5], "std": [0.1]},
+            "offset": {"mean": [0.4]},
+        }
+        return self.save({"models": self.states, "each_class": each_class, **beside}), self.plain
+
     def normalisation_of_bytes(self) -> Any:
         whole = [Within(net, Normalizer(76.5, 51.0, 255.0)) for net in self.nets]
         return self.each([net.state_dict() for net in whole]), soft(whole)
@@ -372,6 +393,8 @@ def pasted(message: str) -> list[str]:
         (lambda s: {"epoch_10": s[0], "epoch_20": s[1]}, "numbered 10, 20: is one missing", [2]),
         (lambda s: {"a0": {"b1": s[0]}, "a1": {"b0": s[1]}}, "numbered in several ways", [2]),
         (lambda s: {"model": s[0], "ema": {"shadow": {"conv1.weight": s[1]["conv1.weight"]}}}, "belongs to no", [1]),
+        (lambda s: {"state_dict": {**prefixed("model.", s[0]), "acc.tp": torch.tensor(3), "hits.n": torch.tensor(1)}},
+         "do without", [1]),
         (lambda s: {f"net{k}": {f"t{i}": t for i, t in enumerate(x.values())} for k, x in enumerate(s)}, "order", [3]),
     ],
 )  # fmt: skip
@@ -522,9 +545,59 @@ def test_an_ensemble_for_another_model_is_told_which(tmp_path: Path) -> None:
     states = [net.state_dict() for net in networks()]
     torch.save({"models": states}, tmp_path / "a.pth")
     message = refused([tmp_path / "a.pth"], "--model resnet14")
-    assert "it lacks stage1.1" in message
+    assert "it lacks layer1.1" in message
     assert "--model resnet8 does fit" in message
     assert "does fit" not in refused([tmp_path / "a.pth"], "--model resnet14 --map fc=nowhere")
+
+
+def test_weights_for_another_data_set_are_told_which(tmp_path: Path) -> None:
+    network = model_plugin("resnet", {"depth": 8, "shortcut": "B"}).build(shape=(3, 32, 32), classes=100)
+    torch.save(network.state_dict(), tmp_path / "a.pth")
+    message = refused([tmp_path / "a.pth"])
+    assert "are --model and --dataset the right ones?" in message
+    assert message.endswith("the right ones? They do fit with -d cifar100")
+
+
+def test_arrays_of_numpy_are_told_from_objects_that_run_code(tmp_path: Path) -> None:
+    torch.save({name: tensor.numpy() for name, tensor in networks(1)[0].state_dict().items()}, tmp_path / "a.pth")
+    message = refused([tmp_path / "a.pth"])
+    assert "arrays of NumPy" in message
+    assert "torch.from_numpy" in message
+    assert "could run code" not in message
+
+
+def test_what_is_wrong_is_told_in_the_words_of_the_file(tmp_path: Path) -> None:
+    state = networks(1)[0].state_dict()
+    torch.save({"net": {**state, "conv1.weight": state["conv1.weight"] * torch.nan}}, tmp_path / "a.pth")
+    assert refused([tmp_path / "a.pth"]).endswith(
+        "a.pth: conv1.weight holds NaN, or values that are not finite in torch.float32"
+    )
+    torch.save({"net": {**state, "conv1.weight": state["conv1.weight"][:, :, :1]}}, tmp_path / "a.pth")
+    assert "a.pth does not fit the model: conv1.weight is (16, 1, 1, 3)" in refused([tmp_path / "a.pth"])
+    torch.save({name: tensor for name, tensor in state.items() if name != "layer1.0.conv2.weight"}, tmp_path / "a.pth")
+    assert "it lacks layer1.0.conv2.weight. Is --model" in refused([tmp_path / "a.pth"])
+
+
+def test_what_a_network_has_beside_the_models_own_is_to_be_left_out_of_the_file(tmp_path: Path) -> None:
+    torch.save({**networks(1)[0].state_dict(), "head.weight": torch.ones(10, 64)}, tmp_path / "a.pth")
+    message = refused([tmp_path / "a.pth"])
+    assert "the model has no head.weight. Is --model the right one? If the network does not need them" in message
+    assert "--prefix" not in message
+
+
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        (b"", "is empty"),
+        (b"version https://git-lfs.github.com/spec/v1\noid sha256:4d7a\nsize 12345\n", "git lfs pull"),
+        (b"\n<!DOCTYPE html><html><title>Virus scan warning", "is a web page"),
+        (b"\x1f\x8b\x08\x00", "a gzip archive"),
+    ],
+)  # fmt: skip
+@pytest.mark.parametrize("name", ["a.pth", "a.safetensors"])
+def test_what_a_download_left_instead_of_weights_is_named(content: bytes, said: str, name: str, tmp_path: Path) -> None:
+    (tmp_path / name).write_bytes(content)
+    assert said in refused([tmp_path / name])
 
 
 def test_shapes_decide_the_order_alone(tmp_path: Path) -> None:
