@@ -250,9 +250,9 @@ class TheorySpec(Spec):
 class ProtocolSpec(Spec):
     """`[protocols.NAME]`: what a board ranks by: a data set, a threat, attacks, images. One board for each ε.
 
-    At one ε the attacks of `suite` in the ball of `norm` count that have a budget of at most ε there (`smaller`: or of
-    exactly ε); those without a ball (CW, EAD) never do. Any change of what counts asks for a higher `version`; the older one may stay beside it
-    under another name, with `succeeded_by`.
+    At one ε the attacks of `suite` in the ball of `norm` count that have a budget of at most ε there, or of ε itself
+    (`smaller`); those without a ball (CW, EAD) never do. Any change of what counts asks for a higher `version`; the
+    older one may stay beside it under another name, with `succeeded_by`.
     """
 
     version: int = Field(ge=1, le=1_000_000)

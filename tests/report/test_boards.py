@@ -278,7 +278,7 @@ def test_a_protocol_may_count_attacks_at_its_own_radius_alone(loaded: Loaded) ->
         assert [part.label for part in standard(loaded, "autoattack-mnist", eps).parts] == [f"autoattack ε={eps:g}"]
     assert {part.spec.budget for part in standard(loaded, "core-digits", 0.15).parts} == {0.1, 0.15}
     own = 'protocols.own={version=1, dataset="digits", suite="autoattack", eps=[0.12], images=500, smaller=false}'
-    with pytest.raises(BenchError, match="no attack of the suite autoattack is at linf 0.12"):
+    with pytest.raises(BenchError, match=r"no attack of the suite autoattack is at linf 0\.12"):
         standard(config.load(config.defaults("bench.toml"), [own]), "own", 0.12)
 
 
