@@ -10,6 +10,7 @@ import sqlite3
 import subprocess
 import sys
 from collections.abc import Iterator
+from html import unescape
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ import pandas as pd
 import pytest
 from in_process import bench
 
+from bench.core import config
 from bench.report.plots import predict
 from bench.store import queries
 from bench.store.database import Database
@@ -207,18 +209,22 @@ def test_a_gpu_and_a_cpu_leave_the_same_images_but_for_one(tmp_path: Path) -> No
     assert (len(differences), sum(differences), max(differences)) == (16, 4, 1)
 
 
-def test_the_columns_on_mnist_give_the_tables_beside_their_archive(tmp_path: Path) -> None:
-    mnist = REFERENCE.parent / "mnist"
-    for archive in mnist.glob("*.zip"):
+def test_all_archives_come_into_one_results_folder_and_one_report(tmp_path: Path) -> None:
+    """Weights too. `authors/cpu` has other outcomes of evaluations that `authors` has: it stands beside them."""
+    for archive in sorted(path for path in ALL.glob("*/*.zip")):
         bench("db", "import", archive, "--results", tmp_path)
-    chosen = ("-d", "mnist", "--recipe", "cpu", "--seeds", 0, "--results", tmp_path)
-    table = ("table", "table1-mnist", *chosen, "--limit", 1000)
-    for style, suffix in (("markdown", "md"), ("latex", "tex"), ("csv", "csv")):
-        told = bench(*table, "--details", "--no-paper", "--format", style)
-        assert told == (mnist / f"table1.{suffix}").read_text()
-    columns = ("-m", "ece", "-m", "paper")
-    assert bench(*table, *columns, "--paper", "--format", "markdown") == (mnist / "published.md").read_text()
-    picture = tmp_path / "transferability.svg"
-    bench("heatmap", *chosen, "--suite", "figure3-mnist", "--limit", 1000, "-o", picture)
-    assert picture.with_suffix(".csv").read_text() == (mnist / "transferability.csv").read_text()
-    assert bench("audit", "--results", tmp_path) == (mnist / "audit.txt").read_text()
+    bench("report", "-o", tmp_path / "site", "--results", tmp_path)
+    with Database(tmp_path / "bench.db").open() as db:
+        runs = queries.runs(db)
+        assert queries.totals(db).failures == 0
+    front = (tmp_path / "site" / "index.html").read_text()
+    for name in {run.dataset for run in runs}:
+        assert f'<h2 id="{name}">' in front
+    assert {path.stem for path in (tmp_path / "site" / "runs").glob("*.html")} >= {run.run_id for run in runs}
+    ranked = [row for row in leaders(tmp_path) if row["rank"] == 1]
+    assert {(row["protocol"], row["eps"]) for row in ranked} >= {
+        ("table1-digits", 0.1), ("autoattack-digits", 0.15), ("table1-mnist", 0.15), ("autoattack-mnist", 0.3),
+        ("autoattack-cifar10", 0.01), ("linf-8-255-cifar10", 8 / 255),
+    }  # fmt: skip
+    titles, shown = config.load(), unescape(front)
+    assert [title for row in ranked if (title := titles.title_of(row["method"])) not in shown] == []
