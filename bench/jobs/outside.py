@@ -121,7 +121,7 @@ def adopt(
         )  # fmt: skip
 
     known = _stored(given.name, given.dataset, loaded)
-    run = spec(_seed(given, spec(0), taken, known, place, tell))
+    run = spec(_seed(given, spec(0), taken, known, place))
     _check_other_weights(run, known, place)
     folder = place.run(run.run_id).path
     if place.run(run.run_id).record.exists():
@@ -136,6 +136,8 @@ def adopt(
     said: dict[str, Any] = {"facts": facts} if facts else {}
     test = ensembles.splits_of(run, place, limit=None).test
     test = test.take(test_subset(run.dataset_plugin, len(test), LOOK))
+    if given.seed is None and known and run.seed not in known:  # nothing is left that refuses it
+        tell(_next_seed(run, known, place))
     started, clock = ensembles.now(), time.perf_counter()
     notes = _first_look(ensemble.to(place.device).eval(), test, dataset, others=not networks)
     for note in notes:
@@ -218,7 +220,7 @@ def _check_name(given: Given, loaded: Loaded) -> None:
         raise BenchError(f"{name!r} is a configured method already; give the ensemble another --name")
 
 
-def _seed(given: Given, run: RunSpec, taken: Taken, known: Mapping[int, RunSpec], place: Workplace, tell: Tell) -> int:
+def _seed(given: Given, run: RunSpec, taken: Taken, known: Mapping[int, RunSpec], place: Workplace) -> int:
     """The seed that was said; else that under which this ensemble is known; else the lowest that is free.
 
     Raises:
@@ -239,11 +241,14 @@ def _seed(given: Given, run: RunSpec, taken: Taken, known: Mapping[int, RunSpec]
                 f"{given.name!r} on {given.dataset}, seed {seed}, stands for these files, understood otherwise; "
                 f"give another --name, or remove that first: bench db delete {short(other.run_id)}"
             )
-    free = next(seed for seed in range(len(known) + 1) if seed not in known)
+    return next(seed for seed in range(len(known) + 1) if seed not in known)
+
+
+def _next_seed(run: RunSpec, known: Mapping[int, RunSpec], place: Workplace) -> str:
+    """Which seed an ensemble became whose name was known."""
     there = ", ".join(f"{seed}{_when(other, place)}" for seed, other in sorted(known.items()))
     seeds = "seeds" if len(known) > 1 else "seed"
-    tell(f"{given.name!r} on {given.dataset} has {seeds} {there} already; this is seed {free}")
-    return free
+    return f"{run.method!r} on {run.dataset} has {seeds} {there} already; this is seed {run.seed}"
 
 
 def _stored(name: str, dataset: str, loaded: Loaded) -> dict[int, RunSpec]:

@@ -621,7 +621,12 @@ def test_one_name_stands_for_one_ensemble_a_seed(trained: tuple[Path, list[State
     told = " ".join(refused(evaluate(results, files[1:], *model, "--seed", "0", ok=False)).split())
     assert "stands for other weights" in told
     assert f"(taken in {today})" in told
-    assert "stands for 2 × digits_cnn" in refused(evaluate(results, files, *model, ok=False))
+    more = evaluate(results, files, *model, ok=False)  # of more members
+    assert "stands for 2 × digits_cnn" in refused(more)
+    assert "this is seed" not in more.text
+    wrong = evaluate(results, files[1:], *model, "--url", "ftp://x.org", ok=False)
+    assert "url: an address" in refused(wrong)
+    assert "this is seed" not in wrong.text
     again = evaluate(results, files[1:], *model).text
     assert f"'twice' on digits has seed 0 (taken in {today}) already; this is seed 1" in " ".join(again.split())
     assert before.items() <= _contents(results).items()
