@@ -61,12 +61,8 @@ def command(
     from bench.store import ids, queries
 
     with reading(db, results) as base:
-        found = ids.find(base, identifier, ("run", "evaluation", "failure"))
+        found = ids.find(base, identifier, ids.KINDS if target is None else ("evaluation",))
         if target is not None:
-            if found.kind == "failure":
-                raise BenchError(f"{identifier} failed: there are no images; `bench show {identifier}` says why")
-            if found.kind == "run":
-                raise BenchError(f"{identifier} is a run; `bench show {identifier}` lists the ids of its evaluations")
             place = workplace(results, data, batch_size=batch, factories=factories)
             _export(base, found.id, place, target, device, threads, as_json)
             return
