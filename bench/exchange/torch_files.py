@@ -14,9 +14,10 @@ from bench.core.identity import ID_LENGTH, safe_name, short
 from bench.core.places import results_folder
 from bench.experiment.folder import RunFolder
 from bench.experiment.records import RunRecord, read_record
-from bench.experiment.spec import RunSpec
+from bench.experiment.spec import MEMORY, RunSpec
 from bench.jobs import ensembles
 from bench.jobs.workplace import Workplace
+from bench.models import memory
 from bench.models.build import model_plugin
 from bench.models.ensemble import Ensemble
 from bench.models.layouts import float32
@@ -87,6 +88,12 @@ def export(place: Workplace, run_ids: list[str], target: Path) -> list[Path]:
         folder = target / f"{safe_name(f'{run.method}-{run.dataset}-seed{run.seed}')}-{short(run_id)}"
         if folder.exists():
             raise BenchError(f"{folder} is there already; remove it, or name another folder")
+        if run.model_plugin == MEMORY and not memory.is_held(run.model_settings.get("structure")):
+            raise BenchError(
+                f"run {short(run_id)} was made of objects in memory ({run.model_settings.get('networks')}), so the "
+                "state dicts are written where these objects are: torch.save(network.state_dict(), FILE) of each; bench has "
+                f"their tensors alone, in {place.run(run_id).weights}"
+            )
         try:
             _write(run, ensembles.load_ensemble(run, place), place, folder)
         except JobError as error:
