@@ -91,8 +91,8 @@ def export(place: Workplace, run_ids: list[str], target: Path) -> list[Path]:
         if run.model_plugin == MEMORY and not memory.is_held(run.model_settings.get("structure")):
             raise BenchError(
                 f"run {short(run_id)} was made of objects in memory ({run.model_settings.get('networks')}), so the "
-                "state dicts are written where these objects are: torch.save(network.state_dict(), FILE) of each; bench has "
-                f"their tensors alone, in {place.run(run_id).weights}"
+                "state dicts are written where these objects are: torch.save(network.state_dict(), FILE) of each; "
+                f"bench has their tensors alone, in {place.run(run_id).weights}"
             )
         try:
             _write(run, ensembles.load_ensemble(run, place), place, folder)

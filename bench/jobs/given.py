@@ -13,6 +13,7 @@ from bench.core import registry
 from bench.core.config import Loaded
 from bench.core.errors import BenchError
 from bench.core.files import sha256
+from bench.core.numbers import several
 from bench.core.printable import visible
 from bench.core.terms import Activation, Normalisation
 from bench.data.base import Dataset
@@ -117,7 +118,9 @@ def take(given: Given, plugin: str, settings: Mapping[str, Any], loaded: Loaded,
         understood.append(layout)
     fusion, weights = _fusion(given, files, understood, len(members))
     if weights is not None and len(weights) != len(members):
-        raise BenchError(f"{len(members)} members need as many --weights, not {len(weights)}")
+        raise BenchError(
+            f"{several(len(members), 'member')} need{'' if members[1:] else 's'} as many --weights, not {len(weights)}"
+        )
     ensemble = Ensemble(members, fusion=fusion, weights=weights)
     aside = [place for contents in files for place in contents.aside]
     return Taken(ensemble, activation, _record(given, understood, ensemble, normalised, aside))

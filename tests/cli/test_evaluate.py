@@ -473,7 +473,7 @@ def test_mistakes_are_told_in_one_line_and_nothing_is_written(
     good = tmp_path / "good.pth"
     torch.save(states[0], good)
     assert "--factory package.module:function. --model digits_cnn does fit" in fault(file=good)
-    assert "1 members need as many --weights" in fault(*model, "--weights", "1,2", "--fusion", "sum_logits", file=good)
+    assert "1 member needs as many --weights" in fault(*model, "--weights", "1,2", "--fusion", "sum_logits", file=good)
     assert "--mean takes one number" in fault(*model, "--mean", "1,2", file=good)
     assert "a configured method already" in refused(evaluate(results, [good], "--name", "trs", *model, ok=False))
     assert "unknown model 'digit_cnn'; did you mean digits_cnn" in fault("--model", "digit_cnn", file=good)
