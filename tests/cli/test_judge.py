@@ -123,6 +123,9 @@ def test_other_threats_than_a_boards_lower_nothing_on_it(made: Path, ours: Path,
     without = judge(ours, tmp_path / "x.pt", "--c", "1")
     assert by_norm["lowest_known"] == without["lowest_known"] == []
     assert by_norm["n_robust"] == without["n_robust"]
+    shown = bench("show", without["evaluation"], "--results", ours)
+    assert "norm none" in shown
+    assert "None" not in shown + bench("show", run_of(ours), "--results", ours)
     change = (tensors["adversarial"] - tensors["original"] / 255).flatten(1)
     broken = (tensors["clean_prediction"] == tensors["labels"]) & ~tensors["robust"]
     (path,) = ours.glob(f"runs/*/evaluations/{without['evaluation']}.json")
