@@ -150,7 +150,7 @@ def export(
 
 
 @command.command("import", cls=Once)
-@click.argument("archive", type=InputFile())
+@click.argument("archive", type=InputFile(".zip"))
 @click.option("--max-total", type=Real(numbers.BUDGET), default=16, show_default=True,
               metavar="GIB", help="Refuse an archive that unpacks to more.")  # fmt: skip
 @click.option("--max-file", type=Real(numbers.BUDGET), default=4, show_default=True,

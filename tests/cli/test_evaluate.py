@@ -19,7 +19,9 @@ from in_process import Done, command
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
+import bench as python
 from bench.core.bits import from_text
+from bench.core.errors import BenchError
 from bench.data.base import load_splits
 from bench.experiment.records import RunRecord, read_record
 from bench.models.build import model_plugin
@@ -729,7 +731,13 @@ def test_what_is_no_plain_weights_is_told_in_one_line(
         done = evaluate(tmp_path / "results", [file], "--name", "x", "--model", "digits_cnn", ok=False)
         assert words in " ".join(refused(done).split()), words
     done = evaluate(tmp_path / "results", [tmp_path], "--name", "x", "--model", "digits_cnn", ok=False)
-    assert "is a directory" in done.err
+    assert "is a folder; files to give are in it: " in refused(done)
+    assert len(done.text.splitlines()) == 1
+    with pytest.raises(BenchError, match="is a folder; files to give are in it: "):
+        python.evaluate(tmp_path, dataset="digits", name="x", model="digits_cnn", results=tmp_path / "results")
+    (tmp_path / "without").mkdir()
+    done = evaluate(tmp_path / "results", [tmp_path / "without"], "--name", "x", "--model", "digits_cnn", ok=False)
+    assert "is a folder; give a file (.pth, .pt, .safetensors)" in " ".join(refused(done).split())
     assert not list((tmp_path / "results").glob("runs/*"))
 
 
