@@ -426,9 +426,8 @@ def _dry_run(
         record = rows if probed is None else {"jobs": rows, "device": probed[1], **_expected(probed[0])}
         say_json(record)
         return 0
-    print_plan(plan, earlier, out)
-    if probed is not None:
-        out.print(f"{len(plan.missing)} to do{_told(*probed)}", soft_wrap=True)
+    timed = "" if probed is None else f"{len(plan.missing)} to do{_told(*probed)}"
+    print_plan(plan, earlier, out, timed=timed)
     return 0
 
 

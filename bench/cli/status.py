@@ -92,10 +92,12 @@ def plan_rows(plan: Plan, seconds: Mapping[str, float | None]) -> list[dict[str,
     ]
 
 
-def print_plan(plan: Plan, seconds: Mapping[str, float | None], out: Console) -> None:
+def print_plan(plan: Plan, seconds: Mapping[str, float | None], out: Console, *, timed: str = "") -> None:
     """Jobs of a plan for people: a line a job with its state and expected time, the counts, and the time of all.
 
-    `seconds` as `from_earlier` gives them.
+    Args:
+        seconds: as `from_earlier` gives them.
+        timed: the line of the time of all, where more is known of it than these.
     """
     from rich.text import Text
 
@@ -116,7 +118,8 @@ def print_plan(plan: Plan, seconds: Mapping[str, float | None], out: Console) ->
     again = sum(item.again for item in plan.planned)
     out.print(f"{several(len(plan.planned), 'job')}: {counts}{f', {again} to be done again' if again else ''}.")
     if seconds:
-        out.print(time_line([value for value in seconds.values() if value is not None], len(seconds)))
+        known = [value for value in seconds.values() if value is not None]
+        out.print(timed or time_line(known, len(seconds)), soft_wrap=bool(timed))
 
 
 def time_line(known: list[float], jobs: int) -> str:
