@@ -29,6 +29,7 @@ from bench.jobs.executors.task import intent_of
 from bench.jobs.given import Given, Taken, fitting_models, sentence, take, take_networks
 from bench.jobs.locks import Locks
 from bench.jobs.workplace import Workplace
+from bench.models import memory
 from bench.models.ensemble import Ensemble
 from bench.models.normalise import Normalise
 from bench.store import ingest
@@ -139,7 +140,8 @@ def adopt(
     if given.seed is None and known and run.seed not in known:  # nothing is left that refuses it
         tell(_next_seed(run, known, place))
     started, clock = ensembles.now(), time.perf_counter()
-    notes = _first_look(ensemble.to(place.device).eval(), test, dataset, others=not networks)
+    notes = _alike(ensemble, taken)
+    notes += _first_look(ensemble.to(place.device).eval(), test, dataset, others=not networks)
     for note in notes:
         warn(note)
     notes += [IN_MEMORY] if networks else []
@@ -295,6 +297,20 @@ def _model(given: Given, loaded: Loaded, dataset: Dataset) -> tuple[str, str, di
         return given.factory, "factory", {"function": given.factory}, registry.load("models", "factory").version
     assert given.model is not None
     return (given.model, *select.model_spec(loaded, given.model))
+
+
+def _alike(ensemble: Ensemble, taken: Taken) -> list[str]:
+    """A note for each group of members that are one network: the same weights in the same structure."""
+    places = [f" ({place})" for place in taken.record.members] if taken.record else [""] * len(ensemble.members)
+    groups: dict[tuple[str, str], list[str]] = {}
+    for number, (member, place) in enumerate(zip(ensemble.members, places, strict=True), start=1):
+        content = checkpoint.digest(member.state_dict()), memory.structure(member)
+        groups.setdefault(content, []).append(f"{number}{place}")
+    return [
+        f"members {', '.join(group[:-1])} and {group[-1]} are the same network: was another one meant?"
+        for group in groups.values()
+        if group[1:]
+    ]
 
 
 def _first_look(ensemble: Ensemble, test: ImageSet, dataset: Dataset, *, others: bool) -> list[str]:

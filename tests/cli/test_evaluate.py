@@ -611,6 +611,18 @@ def test_facts_that_are_none_are_told_in_one_line(trained: tuple[Path, list[Stat
     assert path.read_bytes() == before
 
 
+def test_members_that_are_one_network_are_noted(trained: tuple[Path, list[State]], tmp_path: Path) -> None:
+    first, second, _ = saved(tmp_path, trained[1])
+    model = ("--model", "digits_cnn")
+    twice = " ".join(evaluate(tmp_path / "results", [first, second, first], "--name", "files", *model).err.split())
+    assert "members 1 (member0.pth) and 3 (member0.pth) are the same network: was another one meant?" in twice
+    state = trained[1][0]
+    torch.save([state, {name: tensor.clone() for name, tensor in state.items()}], tmp_path / "list.pth")
+    within = " ".join(evaluate(tmp_path / "results", [tmp_path / "list.pth"], "--name", "list", *model).err.split())
+    assert "members 1 (list.pth: 0) and 2 (list.pth: 1) are the same network" in within
+    assert "same network" not in evaluate(tmp_path / "results", [first, second], "--name", "two", *model).text
+
+
 def test_one_name_stands_for_one_ensemble_a_seed(trained: tuple[Path, list[State]], tmp_path: Path) -> None:
     results, states = trained
     files = saved(tmp_path, states)
