@@ -15,6 +15,8 @@ from bench.attacks.direct import check_network
 from bench.core import places
 from bench.core.device import pick, threads_kept
 from bench.core.errors import BenchError
+from bench.core.files import no_input
+from bench.core.terms import WEIGHTS
 from bench.jobs import opening
 from bench.jobs.given import Given
 from bench.jobs.outside import take_in
@@ -109,7 +111,7 @@ def _parted(members: Any) -> tuple[tuple[Path, ...], list[nn.Module]]:
         files = tuple(Path(each) for each in given)
         for file in files:
             if not file.is_file():
-                raise BenchError(f"there is no file {file}")
+                raise BenchError(no_input(file, WEIGHTS) or f"there is no file {file}")
         return files, []
     if not given:
         raise BenchError("an ensemble needs one network or more")

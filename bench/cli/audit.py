@@ -14,6 +14,7 @@ from bench.cli.parameters import IMAGES, Once, Radius
 from bench.cli.say import say_json
 from bench.core.errors import BenchError
 from bench.core.identity import short
+from bench.core.numbers import several
 from bench.core.precision import titled
 
 if TYPE_CHECKING:
@@ -190,8 +191,8 @@ def _print(
     for failure in failures:
         out.print(f"✗ {failure.label}: {failure.error}", style="red", soft_wrap=not out.is_terminal)
     out.print(
-        f"{len(found)} of {len(rows)} evaluations flagged"
-        + (f", {len(failures)} failed job{'' if len(failures) == 1 else 's'}" if failures else "")
+        f"{len(found)} of {several(len(rows), 'evaluation')} flagged"
+        + (f", {several(len(failures), 'failed job')}" if failures else "")
         + ("; nothing speaks against them." if _nothing_speaks(rows, found, failures, verdicts) else ".")
     )
     if told_of := _looked_for(lacking):
@@ -221,10 +222,10 @@ def _looked_for(lacking: Mapping[str, list[str]]) -> str:
         return f"looked for {of - len(names)} of {of} flags: {looked}{rest}"
     short_of = sorted(len(names) for names in lacking.values() if names)
     if not short_of:
-        return f"looked for all {of} flags in each of {len(lacking)} runs" if lacking else ""
+        return f"looked for all {of} flags in each of {several(len(lacking), 'run')}" if lacking else ""
     most = short_of[-1]
-    several = f"{short_of[0]} to {most}" if short_of[0] < most else str(most)
-    return f"looked for {of} flags in {len(lacking)} runs; in {len(short_of)} of them {several} could not be looked for"
+    missed = f"{short_of[0]} to {most}" if short_of[0] < most else str(most)
+    return f"looked for {of} flags in {len(lacking)} runs; in {len(short_of)} of them {missed} could not be looked for"
 
 
 def _nothing_speaks(

@@ -23,6 +23,7 @@ from bench.cli.verify import command as verify
 from bench.core import numbers
 from bench.core.errors import BenchError
 from bench.core.identity import short
+from bench.core.numbers import several
 from bench.experiment.folder import RUNS
 
 if TYPE_CHECKING:
@@ -70,8 +71,8 @@ def rebuild(results: Path, db: str | None) -> int:
     counts = journal.rebuild(db, place, defaults("published"), naming.configured(), bring_up)
     _faults(counts.damaged)
     say(
-        f"{_shown(results, db)}: {counts.runs} runs, {counts.evaluations} evaluations, "
-        f"{counts.failures} failures, {counts.references} published values"
+        f"{_shown(results, db)}: {several(counts.runs, 'run')}, {several(counts.evaluations, 'evaluation')}, "
+        f"{several(counts.failures, 'failure')}, {several(counts.references, 'published value')}"
     )
     faults = [item.fault for item in damage.look(results / RUNS, weights_only=True) if item.fault]
     for fault in faults:
@@ -136,19 +137,20 @@ def export(
         from bench.exchange import torch_files
 
         for folder in torch_files.export(place, run_ids, output):
-            say(f"{folder}: {len(list(folder.glob('*.pth')))} members and {torch_files.DESCRIPTION}")
+            say(f"{folder}: {several(len(list(folder.glob('*.pth'))), 'member')} and {torch_files.DESCRIPTION}")
         return 0
     done = exporting.export_runs(place, run_ids, output, weights=weights is not False, begun=begun.keys())
     _faults(done.left_out)
     size, told = output.stat().st_size / 2**20, ""
     if unfinished:
         told = f" ({len(done.manifest.unfinished)} of them not done)"
-    say(f"{output}: {len(done.manifest.runs)} runs{told}, {len(done.manifest.files)} files, {size:,.1f} MiB")
+    counts = f"{several(len(done.manifest.runs), 'run')}{told}, {several(len(done.manifest.files), 'file')}"
+    say(f"{output}: {counts}, {size:,.1f} MiB")
     return 1 if done.left_out or faults else 0
 
 
 @command.command("import", cls=Once)
-@click.argument("archive", type=InputFile())
+@click.argument("archive", type=InputFile(".zip"))
 @click.option("--max-total", type=Real(numbers.BUDGET), default=16, show_default=True,
               metavar="GIB", help="Refuse an archive that unpacks to more.")  # fmt: skip
 @click.option("--max-file", type=Real(numbers.BUDGET), default=4, show_default=True,
@@ -180,11 +182,11 @@ def import_(archive: Path, max_total: float, max_file: float, results: Path, db:
         with_published(base)
     for note in done.notes:
         say(f"Note: {note}", fg="yellow", err=True)
-    say(
-        f"{_shown(results, db)}: {done.runs} runs, {done.evaluations} evaluations, {done.failures} failures, "
-        f"{done.weights} files of weights{f', {done.unfinished} unfinished trainings' if done.unfinished else ''} new; "
-        f"{done.kept} files were here already"
-    )
+    new = [several(done.runs, "run"), several(done.evaluations, "evaluation"), several(done.failures, "failure")]
+    new += [f"{several(done.weights, 'file')} of weights"]
+    new += [several(done.unfinished, "unfinished training")] if done.unfinished else []
+    kept = f"{several(done.kept, 'file')} {'was' if done.kept == 1 else 'were'} here already"
+    say(f"{_shown(results, db)}: {', '.join(new)} new; {kept}")
 
 
 @command.command("merge", cls=Once)
@@ -207,7 +209,8 @@ def merge(other: str, results: Path, db: str | None) -> int:
     with at_work(db, results) as base:
         done, damaged = merge_from(base, other)
     _faults((*damaged, *done.left_out))
-    say(f"{_shown(results, db)}: {done.runs} runs, {done.evaluations} evaluations, {done.attempts} attempts new")
+    counts = several(done.runs, "run"), several(done.evaluations, "evaluation"), several(done.attempts, "attempt")
+    say(f"{_shown(results, db)}: {', '.join(counts)} new")
     return 1 if damaged or done.left_out else 0
 
 
@@ -273,11 +276,11 @@ def gc(stale: bool, dry_run: bool, yes: bool, results: Path, db: str | None) -> 
             say(f"{_bytes(item.size):>10}  {item.label}  {where_}")
         total = _bytes(sum(item.size for item in items))
         if not items or dry_run:
-            say(f"{len(items)} things, {total}; nothing was removed" if items else "nothing to remove")
+            say(f"{several(len(items), 'thing')}, {total}; nothing was removed" if items else "nothing to remove")
             return
-        _ask(yes, f"Remove {len(items)} things, {total}?", "removed")
+        _ask(yes, f"Remove {several(len(items), 'thing')}, {total}?", "removed")
         _faults(removal.remove(base, place, items))
-    say(f"removed {len(items)} things, {total}")
+    say(f"removed {several(len(items), 'thing')}, {total}")
 
 
 @command.command("delete", cls=Once)
@@ -315,7 +318,7 @@ def delete(identifiers: tuple[str, ...], force: bool, dry_run: bool, yes: bool, 
                 )
             told = f"{item.kind} {short(item.id)} ({item.label})"
             if item.kind == "run":
-                told += f": {item.evaluations} evaluations, {item.failures} failures"
+                told += f": {several(item.evaluations, 'evaluation')}, {several(item.failures, 'failure')}"
             say(f"{told}, {_bytes(item.size)} of files" + (", weights included" if item.weights else ""))
         if dry_run:
             say("nothing was deleted")

@@ -25,7 +25,7 @@ from bench.cli.say import say
 from bench.core import numbers
 from bench.core.device import pick
 from bench.core.errors import BenchError, unknown_name
-from bench.core.terms import Activation
+from bench.core.terms import WEIGHTS, Activation
 
 if TYPE_CHECKING:
     from bench.core.config import Loaded
@@ -45,7 +45,7 @@ class Renamed(ParamType):
 
 
 @click.command("evaluate", cls=Once)
-@click.argument("files", nargs=-1, required=True, type=InputFile(), metavar="FILE...")
+@click.argument("files", nargs=-1, required=True, type=InputFile(*WEIGHTS), metavar="FILE...")
 @click.option("--name", required=True, help="What tables call it.")
 @click.option("-d", "--dataset", required=True, type=Named("datasets"), help="Data set.")
 @click.option("--model", type=Named("models"), help="Model of each member: a configured one or timm/NAME.")

@@ -15,14 +15,14 @@ from bench.core.device import pick
 from bench.core.errors import BenchError
 from bench.core.identity import short
 from bench.core.numbers import beyond_pixels
-from bench.core.terms import Norm
+from bench.core.terms import WEIGHTS, Norm
 
 if TYPE_CHECKING:
     from bench.jobs.judging import Verdict
 
 
 @click.command("judge", cls=Once)
-@click.argument("file", type=InputFile(), metavar="FILE")
+@click.argument("file", type=InputFile(*WEIGHTS, ".npy"), metavar="FILE")
 @click.option("--run", "identifier", required=True, metavar="ID", type=RunId(), help="The run, as `bench list runs` "
               "shows.")  # fmt: skip
 @click.option("--eps", type=Number(), help="Radius of the ball that they lie in, such as 0.03 or 8/255.")

@@ -14,6 +14,8 @@ from click.core import ParameterSource
 
 from bench.cli.lazy import HELP
 from bench.core import numbers
+from bench.core.errors import BenchError
+from bench.core.files import no_input
 from bench.core.numbers import BUDGET, MOST, beyond_pixels, read_number, read_whole, shown
 from bench.core.printable import begin, forget
 from bench.core.seeds import parse_seeds
@@ -222,16 +224,25 @@ class Seeds(ParamType):
 
 
 class InputFile(click.Path):
-    """A file to read that ends: no folder, device or pipe."""
+    """A file to read that ends: no folder, device or pipe.
 
-    def __init__(self) -> None:
-        super().__init__(dir_okay=False, path_type=Path)
+    Args:
+        endings: of the files that are wanted.
+    """
+
+    def __init__(self, *endings: str) -> None:
+        super().__init__(path_type=Path)
+        self._endings = endings
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
-        """The path."""
+        """The path.
+
+        Raises:
+            BenchError: something else is there.
+        """
         path = Path(os.fsdecode(super().convert(value, param, ctx)))
-        if path.exists() and not path.is_file():
-            self.fail(f"{shown(str(path))} is a device or pipe, not a file", param, ctx)
+        if fault := no_input(path, self._endings):
+            raise BenchError(fault)
         return path
 
 

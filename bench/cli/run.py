@@ -35,6 +35,7 @@ from bench.core import machine as computer
 from bench.core.device import others, pick
 from bench.core.errors import BenchError
 from bench.core.identity import short
+from bench.core.numbers import several
 from bench.core.terms import Compile
 
 if TYPE_CHECKING:
@@ -359,11 +360,15 @@ def _report(
     if fault:
         out.print(fault, style="red", soft_wrap=True)
     if summary and summary.left:
-        out.print(f"{_jobs(len(summary.left))} not started after the first failure (--fail-fast)", style="yellow")
+        out.print(
+            f"{several(len(summary.left), 'job')} not started after the first failure (--fail-fast)", style="yellow"
+        )
     if summary and not summary.ok:
         blocked = f", {len(summary.blocked)} not started because of that" if summary.blocked else ""
         them = "it" if len(summary.failed) == 1 else "them"
-        out.print(f"{_jobs(len(summary.failed))} failed{blocked}; the same command tries {them} again", style="red")
+        out.print(
+            f"{several(len(summary.failed), 'job')} failed{blocked}; the same command tries {them} again", style="red"
+        )
     out.print(f"next      bench show {short(run_ids[0])}", soft_wrap=True)
     return not fault
 
@@ -421,9 +426,8 @@ def _dry_run(
         record = rows if probed is None else {"jobs": rows, "device": probed[1], **_expected(probed[0])}
         say_json(record)
         return 0
-    print_plan(plan, earlier, out)
-    if probed is not None:
-        out.print(f"{len(plan.missing)} to do{_told(*probed)}", soft_wrap=True)
+    timed = "" if probed is None else f"{len(plan.missing)} to do{_told(*probed)}"
+    print_plan(plan, earlier, out, timed=timed)
     return 0
 
 
@@ -434,7 +438,3 @@ def _expected(estimate: Estimate) -> dict[str, Any]:
         "training": estimate.training, "attacks": attacks.high, "attacks_least": attacks.low,
         "unknown": [*estimate.unknown],
     }  # fmt: skip
-
-
-def _jobs(count: int) -> str:
-    return f"{count} job{'' if count == 1 else 's'}"

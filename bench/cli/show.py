@@ -61,12 +61,8 @@ def command(
     from bench.store import ids, queries
 
     with reading(db, results) as base:
-        found = ids.find(base, identifier, ("run", "evaluation", "failure"))
+        found = ids.find(base, identifier, ids.KINDS if target is None else ("evaluation",))
         if target is not None:
-            if found.kind == "failure":
-                raise BenchError(f"{identifier} failed: there are no images; `bench show {identifier}` says why")
-            if found.kind == "run":
-                raise BenchError(f"{identifier} is a run; `bench show {identifier}` lists the ids of its evaluations")
             place = workplace(results, data, batch_size=batch, factories=factories)
             _export(base, found.id, place, target, device, threads, as_json)
             return
@@ -315,7 +311,7 @@ def _print_run(run: dict[str, Any], out: Console, results: Path) -> None:
         "run": Text.assemble(
             (short(run["run_id"]), "bold"), f"  {run['method']} on {run['dataset']}, seed {run['seed']}"
         ),
-        "settings": ", ".join(f"{name} {value}" for name, value in run["settings"].items()) or "none",
+        "settings": ", ".join(f"{name} {_value(value)}" for name, value in run["settings"].items()) or "none",
         "members": f"{run['members']} × {run['model']}{each}, fusion {run['fusion']}",
         "recipe": ELSEWHERE if run["plugin"] == OUTSIDE else f"{run['recipe']}{changes}: {_training(run['training'])}",
         "taken in" if run["plugin"] == OUTSIDE else "trained": f"{run['started']}, {run['seconds']:.1f} s",
@@ -407,7 +403,7 @@ def _print_evaluation(row: dict[str, Any], out: Console) -> None:
         "passes": f"{_count(row['forwards'])} forwards, {_count(row['backwards'])} backwards (images), "
         f"{row['seconds']:.1f} s",
         **({"broken by": ", ".join(f"{stage['attack']} {stage['broken']}" for stage in stages)} if stages else {}),
-        "measured": ", ".join(f"{name} {value}" for name, value in measured.items()) or "–",
+        "measured": ", ".join(f"{name} {_value(value)}" for name, value in measured.items()) or "–",
         "made by": _made_by(row),
         "source": _source(row),
     }
@@ -447,7 +443,12 @@ def _settings(row: dict[str, Any]) -> str:
             return f"{named}, {row['targets'] or 'untargeted'}"
         text = f"{named}, {settings.get('restarts', '?')} starts each"
         return text + (f", {len(surrogates)} surrogates" if isinstance(surrogates, list | dict) else "")
-    return ", ".join(f"{plain(name)} {value}" for name, value in row["settings"].items())
+    return ", ".join(f"{plain(name)} {_value(value)}" for name, value in row["settings"].items())
+
+
+def _value(value: object) -> str:
+    """A setting or a measurement as people read it."""
+    return "none" if value is None else str(value)
 
 
 def _result(row: dict[str, Any]) -> str:

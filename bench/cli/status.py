@@ -11,6 +11,7 @@ from bench.cli.options import choose, existing_or_scratch, selectors, where, wor
 from bench.cli.parameters import Once
 from bench.cli.say import say_json
 from bench.core.identity import short
+from bench.core.numbers import several
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -63,7 +64,7 @@ def command(results: Path, db: str | None, as_json: bool, **given: Any) -> None:
         if not results.joinpath("bench.db").exists() and db is None:
             out.print(f"Nothing has been run into {results} yet; `bench run --method trs --dataset digits` would.")
             return
-        out.print(f"{base}: " + ", ".join(f"{count} {name}" for name, count in numbers.items()), soft_wrap=True)
+        out.print(f"{base}: " + ", ".join(several(count, name[:-1]) for name, count in numbers.items()), soft_wrap=True)
         standing = [failure for failure in queries.failures(base) if not failure.done]
         for failure in standing[:LATEST]:
             out.print(Text.assemble(("✗", "red"), f" {failure.label}: {failure.error}"), soft_wrap=True)
@@ -91,10 +92,12 @@ def plan_rows(plan: Plan, seconds: Mapping[str, float | None]) -> list[dict[str,
     ]
 
 
-def print_plan(plan: Plan, seconds: Mapping[str, float | None], out: Console) -> None:
+def print_plan(plan: Plan, seconds: Mapping[str, float | None], out: Console, *, timed: str = "") -> None:
     """Jobs of a plan for people: a line a job with its state and expected time, the counts, and the time of all.
 
-    `seconds` as `from_earlier` gives them.
+    Args:
+        seconds: as `from_earlier` gives them.
+        timed: the line of the time of all, where more is known of it than these.
     """
     from rich.text import Text
 
@@ -113,9 +116,10 @@ def print_plan(plan: Plan, seconds: Mapping[str, float | None], out: Console) ->
     print_listing(heads, rows, out)
     counts = ", ".join(f"{plan.count(state)} {plain(state)}" for state in colours if plan.count(state))  # type: ignore[arg-type]
     again = sum(item.again for item in plan.planned)
-    out.print(f"{len(plan.planned)} jobs: {counts}{f', {again} to be done again' if again else ''}.")
+    out.print(f"{several(len(plan.planned), 'job')}: {counts}{f', {again} to be done again' if again else ''}.")
     if seconds:
-        out.print(time_line([value for value in seconds.values() if value is not None], len(seconds)))
+        known = [value for value in seconds.values() if value is not None]
+        out.print(timed or time_line(known, len(seconds)), soft_wrap=bool(timed))
 
 
 def time_line(known: list[float], jobs: int) -> str:

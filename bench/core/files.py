@@ -7,16 +7,18 @@ import errno
 import hashlib
 import json
 import os
+import shlex
 import shutil
 import stat
 import tempfile
 import uuid
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from pathlib import Path
 from typing import Any
 
 from bench.core import strict_json
 from bench.core.errors import BenchError
+from bench.core.numbers import shown
 
 JSON_BYTES = 64 << 20  # of one file: what no file of ours comes near
 
@@ -92,6 +94,24 @@ def sha256(path: Path) -> str:
     """The SHA-256 of a file's content, in hexadecimal digits."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def no_input(path: Path, endings: Collection[str] = ()) -> str:
+    """Why something that is there cannot be read as a file, and what to give; empty for a file, or nothing at all.
+
+    Args:
+        endings: of the files that are wanted: of a folder those are named that it has.
+    """
+    if path.is_file() or not path.exists():
+        return ""
+    if not path.is_dir():
+        return f"{shown(str(path))} is a device or pipe, not a file"
+    there = sorted(file for file in path.iterdir() if file.suffix in endings and file.is_file())
+    if not there:
+        wanted = f" ({', '.join(endings)})" if endings else ""
+        return f"{shown(str(path))} is a folder; give a file{wanted}"
+    more = f" and {len(there) - 3} more" if there[3:] else ""
+    return f"{shown(str(path))} is a folder; files to give are in it: {shlex.join(map(str, there[:3]))}{more}"
 
 
 def state(path: Path) -> tuple[int, int, int]:

@@ -82,6 +82,11 @@ def parse_number(value: Any) -> Any:
     return value
 
 
+def several(count: int, what: str) -> str:
+    """`1 run`, `2 runs`."""
+    return f"{count:,} {what}{'' if count == 1 else 's'}"
+
+
 def shown(value: object) -> str:
     """`repr(value)` for a message: never longer than a line, whatever its size, depth or number of digits."""
     if isinstance(value, int) and value.bit_length() > 128:

@@ -49,3 +49,5 @@ Activation = Literal["relu", "leaky_relu"]
 """Of the members."""
 TakesWeights = Literal["no", "may", "must"]
 """Whether a fusion rule weighs members: never, where weights are given, or always."""
+WEIGHTS = (".pth", ".pt", ".safetensors")
+"""How the names of files of weights end."""

@@ -10,6 +10,7 @@ from pathlib import Path
 from bench.core import config, registry
 from bench.core.errors import BenchError
 from bench.core.lazy import torch
+from bench.core.numbers import several
 from bench.experiment.folder import RUNS
 
 
@@ -156,7 +157,7 @@ def _database(results: Path, db: str | None) -> Check:
             totals = queries.totals(base)
     except BenchError as error:
         return Check("database", False, str(error))
-    return Check("database", True, f"{totals.runs} runs, {totals.evaluations} evaluations")
+    return Check("database", True, f"{several(totals.runs, 'run')}, {several(totals.evaluations, 'evaluation')}")
 
 
 def _tensors(results: Path) -> list[Check]:
@@ -173,4 +174,4 @@ def _tensors(results: Path) -> list[Check]:
         return faults
     unknown = sum(not item.checked for item in looked)
     told = f", {unknown} of them from before digests were kept, which cannot be checked" if unknown else ""
-    return [Check("weights and images", True, f"{len(looked)} files as they were written{told}")]
+    return [Check("weights and images", True, f"{several(len(looked), 'file')} as written{told}")]

@@ -12,10 +12,12 @@ from bench.core.errors import BenchError, JobError
 from bench.core.files import atomic, read_json, write_json
 from bench.core.identity import ID_LENGTH, safe_name, short
 from bench.core.places import results_folder
+from bench.experiment.folder import RunFolder
 from bench.experiment.records import RunRecord, read_record
-from bench.experiment.spec import RunSpec
+from bench.experiment.spec import MEMORY, RunSpec
 from bench.jobs import ensembles
 from bench.jobs.workplace import Workplace
+from bench.models import memory
 from bench.models.build import model_plugin
 from bench.models.ensemble import Ensemble
 from bench.models.layouts import float32
@@ -47,10 +49,15 @@ def _find(prefix: str, place: Workplace) -> str:
     if not wanted or len(wanted) > ID_LENGTH or set(wanted) - set("0123456789abcdef"):
         raise BenchError(f"{prefix!r} is no id of a run: give its first hexadecimal digits, as `bench list runs` shows")
     there = sorted(path.parent.name for path in place.runs.glob(f"{wanted}*/run.json"))
-    if len(there) != 1:
-        several = f"{prefix!r} is ambiguous, type more of: {', '.join(map(short, there[:5]))}"
-        raise BenchError(several if there else f"no run in {place.runs} begins with {prefix!r}")
-    return there[0]
+    if len(there) > 1:
+        raise BenchError(f"{prefix!r} is ambiguous, type more of: {', '.join(map(short, there[:5]))}")
+    if there:
+        return there[0]
+    folders = (RunFolder(path.parent) for path in sorted(place.runs.glob("[!.]*/run.json")))
+    for folder in folders:
+        if any(path.stem.startswith(wanted) for path in folder.evaluations()):
+            raise BenchError(f"{prefix} is an evaluation; give the id of its run: {short(folder.run_id)}")
+    raise BenchError(f"no run in {place.runs} begins with {prefix!r}")
 
 
 def _spec(run_id: str, place: Workplace) -> RunSpec:
@@ -81,6 +88,12 @@ def export(place: Workplace, run_ids: list[str], target: Path) -> list[Path]:
         folder = target / f"{safe_name(f'{run.method}-{run.dataset}-seed{run.seed}')}-{short(run_id)}"
         if folder.exists():
             raise BenchError(f"{folder} is there already; remove it, or name another folder")
+        if run.model_plugin == MEMORY and not memory.is_held(run.model_settings.get("structure")):
+            raise BenchError(
+                f"run {short(run_id)} was made of objects in memory ({run.model_settings.get('networks')}), so the "
+                "state dicts are written where these objects are: torch.save(network.state_dict(), FILE) of each; "
+                f"bench has their tensors alone, in {place.run(run_id).weights}"
+            )
         try:
             _write(run, ensembles.load_ensemble(run, place), place, folder)
         except JobError as error:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal, get_args
 
@@ -13,6 +13,7 @@ from bench.core import registry
 from bench.core.config import Loaded
 from bench.core.errors import BenchError
 from bench.core.files import sha256
+from bench.core.numbers import several
 from bench.core.printable import visible
 from bench.core.terms import Activation, Normalisation
 from bench.data.base import Dataset
@@ -117,7 +118,9 @@ def take(given: Given, plugin: str, settings: Mapping[str, Any], loaded: Loaded,
         understood.append(layout)
     fusion, weights = _fusion(given, files, understood, len(members))
     if weights is not None and len(weights) != len(members):
-        raise BenchError(f"{len(members)} members need as many --weights, not {len(weights)}")
+        raise BenchError(
+            f"{several(len(members), 'member')} need{'' if members[1:] else 's'} as many --weights, not {len(weights)}"
+        )
     ensemble = Ensemble(members, fusion=fusion, weights=weights)
     aside = [place for contents in files for place in contents.aside]
     return Taken(ensemble, activation, _record(given, understood, ensemble, normalised, aside))
@@ -287,7 +290,8 @@ def _other_model(given: Given, contents: outside.WeightsFile, loaded: Loaded, da
             continue
         told = loaded.config.models[name].description
         instead = "" if given.factory is None else " instead of --factory"
-        return f" --model {name}{instead} does fit" + (f" ({told})" if told else "")
+        ordered = " --by-order" if given.renaming.by_order else ""
+        return f" --model {name}{ordered}{instead} does fit" + (f" ({told})" if told else "")
     return ""
 
 
@@ -320,5 +324,10 @@ def _fits(given: Given, model: str, contents: outside.WeightsFile, loaded: Loade
 
 
 def fitting_models(given: Given, loaded: Loaded, dataset: Dataset) -> str:
-    """The configured model that the first file fits, as an advice; empty where none does."""
-    return _other_model(given, outside.read(given.files[0]), loaded, dataset)
+    """The configured model that the first file fits, by its names or else by its order, as an advice; else nothing."""
+    contents = outside.read(given.files[0])
+    advice = _other_model(given, contents, loaded, dataset)
+    if advice or given.renaming.renamed:
+        return advice
+    ordered = replace(given, renaming=replace(given.renaming, by_order=True))
+    return _other_model(ordered, contents, loaded, dataset)

@@ -29,6 +29,7 @@ from bench.jobs.executors.task import intent_of
 from bench.jobs.given import Given, Taken, fitting_models, sentence, take, take_networks
 from bench.jobs.locks import Locks
 from bench.jobs.workplace import Workplace
+from bench.models import memory
 from bench.models.ensemble import Ensemble
 from bench.models.normalise import Normalise
 from bench.store import ingest
@@ -121,7 +122,7 @@ def adopt(
         )  # fmt: skip
 
     known = _stored(given.name, given.dataset, loaded)
-    run = spec(_seed(given, spec(0), taken, known, place, tell))
+    run = spec(_seed(given, spec(0), taken, known, place))
     _check_other_weights(run, known, place)
     folder = place.run(run.run_id).path
     if place.run(run.run_id).record.exists():
@@ -136,8 +137,11 @@ def adopt(
     said: dict[str, Any] = {"facts": facts} if facts else {}
     test = ensembles.splits_of(run, place, limit=None).test
     test = test.take(test_subset(run.dataset_plugin, len(test), LOOK))
+    if given.seed is None and known and run.seed not in known:  # nothing is left that refuses it
+        tell(_next_seed(run, known, place))
     started, clock = ensembles.now(), time.perf_counter()
-    notes = _first_look(ensemble.to(place.device).eval(), test, dataset, others=not networks)
+    notes = _alike(ensemble, taken)
+    notes += _first_look(ensemble.to(place.device).eval(), test, dataset, others=not networks)
     for note in notes:
         warn(note)
     notes += [IN_MEMORY] if networks else []
@@ -218,7 +222,7 @@ def _check_name(given: Given, loaded: Loaded) -> None:
         raise BenchError(f"{name!r} is a configured method already; give the ensemble another --name")
 
 
-def _seed(given: Given, run: RunSpec, taken: Taken, known: Mapping[int, RunSpec], place: Workplace, tell: Tell) -> int:
+def _seed(given: Given, run: RunSpec, taken: Taken, known: Mapping[int, RunSpec], place: Workplace) -> int:
     """The seed that was said; else that under which this ensemble is known; else the lowest that is free.
 
     Raises:
@@ -239,11 +243,14 @@ def _seed(given: Given, run: RunSpec, taken: Taken, known: Mapping[int, RunSpec]
                 f"{given.name!r} on {given.dataset}, seed {seed}, stands for these files, understood otherwise; "
                 f"give another --name, or remove that first: bench db delete {short(other.run_id)}"
             )
-    free = next(seed for seed in range(len(known) + 1) if seed not in known)
+    return next(seed for seed in range(len(known) + 1) if seed not in known)
+
+
+def _next_seed(run: RunSpec, known: Mapping[int, RunSpec], place: Workplace) -> str:
+    """Which seed an ensemble became whose name was known."""
     there = ", ".join(f"{seed}{_when(other, place)}" for seed, other in sorted(known.items()))
     seeds = "seeds" if len(known) > 1 else "seed"
-    tell(f"{given.name!r} on {given.dataset} has {seeds} {there} already; this is seed {free}")
-    return free
+    return f"{run.method!r} on {run.dataset} has {seeds} {there} already; this is seed {run.seed}"
 
 
 def _stored(name: str, dataset: str, loaded: Loaded) -> dict[int, RunSpec]:
@@ -290,6 +297,20 @@ def _model(given: Given, loaded: Loaded, dataset: Dataset) -> tuple[str, str, di
         return given.factory, "factory", {"function": given.factory}, registry.load("models", "factory").version
     assert given.model is not None
     return (given.model, *select.model_spec(loaded, given.model))
+
+
+def _alike(ensemble: Ensemble, taken: Taken) -> list[str]:
+    """A note for each group of members that are one network: the same weights in the same structure."""
+    places = [f" ({place})" for place in taken.record.members] if taken.record else [""] * len(ensemble.members)
+    groups: dict[tuple[str, str], list[str]] = {}
+    for number, (member, place) in enumerate(zip(ensemble.members, places, strict=True), start=1):
+        content = checkpoint.digest(member.state_dict()), memory.structure(member)
+        groups.setdefault(content, []).append(f"{number}{place}")
+    return [
+        f"members {', '.join(group[:-1])} and {group[-1]} are the same network: was another one meant?"
+        for group in groups.values()
+        if group[1:]
+    ]
 
 
 def _first_look(ensemble: Ensemble, test: ImageSet, dataset: Dataset, *, others: bool) -> list[str]:

@@ -79,9 +79,7 @@ def choose(
     chosen: dict[str, dict[str, EvaluationRow]] = {}
     known: list[EvaluationRow] = []
     for identifier in identifiers:
-        found = ids.find(db, identifier, ("run", "evaluation", "failure"))
-        if found.kind == "failure":
-            raise BenchError(f"{identifier} failed, so nothing is stored of it; `bench show {identifier}` says why")
+        found = ids.find(db, identifier)
         rows = queries.evaluations(db, run_ids=found.run_id)
         if found.kind == "evaluation":
             rows = [row for row in rows if row.evaluation_id == found.id]

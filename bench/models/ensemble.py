@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from bench.core import registry
 from bench.core.errors import BenchError
+from bench.core.numbers import several
 from bench.models.fusion import FusionRule
 
 
@@ -69,7 +70,9 @@ class Ensemble(nn.Module):
     def _checked(self, weights: Sequence[float] | Tensor) -> Tensor:
         numbers = torch.as_tensor(weights, dtype=torch.float64).detach().cpu()
         if numbers.shape != (len(self.members),):
-            raise BenchError(f"{len(self.members)} members need as many weights, not {numbers.numel()}")
+            count = len(self.members)
+            need = f"{several(count, 'member')} need{'s' if count == 1 else ''}"
+            raise BenchError(f"{need} as many weights, not {numbers.numel()}")
         if not bool(torch.isfinite(numbers).all()) or bool((numbers < 0).any()) or not bool(numbers.sum() > 0):
             raise BenchError(f"weights must be finite, not negative, and not all 0, not {numbers.tolist()}")
         return (numbers / numbers.sum() if self.rule.weights_are_shares else numbers).to(torch.float32)

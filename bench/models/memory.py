@@ -40,8 +40,8 @@ class Memory(Model):
         """
         if self.structure not in _held:
             raise BenchError(
-                f"the networks {self.networks} were given to bench.evaluate from memory, and only whoever has these "
-                "objects can measure them: call bench.evaluate with them again"
+                f"the networks {self.networks} were objects in memory, of which bench keeps the weights and no code: "
+                "only a program that gives these objects to bench.evaluate again can use them"
             )
         networks = _held[self.structure]
         return tried(copy.deepcopy(networks[index % len(networks)]), f"network {index + 1}", shape, classes)
@@ -61,6 +61,11 @@ def hold(networks: Sequence[nn.Module]) -> dict[str, str]:
     _held[digest] = copies
     names = [type(network).__name__ for network in copies]
     return {"networks": " + ".join(dict.fromkeys(names))[:200], "structure": digest}
+
+
+def is_held(structure: object) -> bool:
+    """Whether the networks of this structure were given in this process."""
+    return structure in _held
 
 
 def structure(network: nn.Module) -> str:

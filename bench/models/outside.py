@@ -17,7 +17,9 @@ from torch import Tensor, nn
 from torch.serialization import safe_globals
 
 from bench.core.errors import BenchError
+from bench.core.files import no_input
 from bench.core.tensors import HEADER
+from bench.core.terms import WEIGHTS
 
 StateDict = dict[str, Tensor]
 COUNTERS = "num_batches_tracked"  # BatchNorm counts batches; old files have no such entry, and inference needs none
@@ -96,7 +98,7 @@ def read(path: Path) -> WeightsFile:
         BenchError: no such file, one that would run code, one of another format, damaged, or without weights.
     """
     if not path.is_file():
-        raise BenchError(f"there is no file {path}" if not path.exists() else f"{path} is a folder or device, no file")
+        raise BenchError(no_input(path, WEIGHTS) or f"there is no file {path}")
     head = opening(path)
     if head[8:10] == b'{"':
         return _safetensors(path)

@@ -95,7 +95,9 @@ def images(count: int) -> tuple[Tensor, Tensor]:
     return test.images, test.labels
 
 
-def test_members_of_different_code_are_each_their_own(digits_ensemble: Any, tmp_path: Path) -> None:
+def test_members_of_different_code_are_each_their_own(
+    digits_ensemble: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     first, second, _ = digits_ensemble.members
     nets = [Scaled(first, 3.0).eval(), Other(second).eval()]
     run = bench.evaluate(nets, **{**ASKED, "attack": "fgsm"}, name="two", results=tmp_path)
@@ -109,11 +111,19 @@ def test_members_of_different_code_are_each_their_own(digits_ensemble: Any, tmp_
     code = "import sys; from bench.cli import main; sys.exit(main.run(sys.argv[1:]))"
     done = subprocess.run([sys.executable, "-c", code, *asked.split(), tmp_path], capture_output=True, text=True)
     assert done.returncode == 2, done.stdout + done.stderr
-    assert "only whoever has these objects can measure them" in done.stderr
+    assert "gives these objects to bench.evaluate again can use them" in done.stderr
     assert len(done.stderr.splitlines()) == 1
     shown = command("show", run.run_id, "--results", tmp_path)
     assert shown.code == 0, shown.text
     assert "nobody repeats it without these objects" in " ".join(shown.text.split())
+    # Nor can it write state dicts: their names and order are those of the objects.
+    export = ("db", "export", run.run_id, "--format", "torch", "--results", tmp_path)
+    assert command(*export, "-o", tmp_path / "here").code == 0  # where they are
+    monkeypatch.setattr(memory, "_held", {})
+    there = command(*export, "-o", tmp_path / "there")
+    assert (there.code, len(there.text.splitlines())) == (2, 1)
+    assert "torch.save(network.state_dict(), FILE) of each" in there.err
+    assert not (tmp_path / "there").exists()
 
 
 def test_structure_is_code_numbers_and_buffers_that_no_state_dict_has() -> None:

@@ -72,8 +72,8 @@ def test_runs_travel_in_an_archive(results: Path, tmp_path: Path) -> None:
 def test_selectors_and_ids_choose_what_is_exported(results: Path, tmp_path: Path) -> None:
     archive = tmp_path / "runs.zip"
     common = ["db", "export", "-o", archive, "--results", results]
-    assert "1 runs, 7 files" in command(*common, "-m", "trs", "--seeds", "0-3")[1]
-    assert "1 runs, 6 files" in command(*common, RUN.run_id[:7], "--no-weights")[1]
+    assert "1 run, 7 files" in command(*common, "-m", "trs", "--seeds", "0-3")[1]
+    assert "1 run, 6 files" in command(*common, RUN.run_id[:7], "--no-weights")[1]
     refused("no run fits", *common, "-d", "mnist")
     refused("not both", *common, "-m", "trs", RUN.run_id[:7])
     refused("no run begins with", *common, "abcdef")
@@ -198,7 +198,7 @@ def test_gc_lists_asks_and_removes(results: Path) -> None:
 def test_a_run_is_deleted_after_a_yes(results: Path) -> None:
     before = tree(results)
     out = bench("db", "delete", RUN.run_id[:8], "--dry-run", "--results", results)
-    line = f"run {RUN.run_id[:12]} (ece on digits, seed 0): 3 evaluations, 1 failures, "
+    line = f"run {RUN.run_id[:12]} (ece on digits, seed 0): 3 evaluations, 1 failure, "
     assert out.startswith(line)
     assert "weights included\nnothing was deleted" in out
     refused("nothing was deleted", "db", "delete", RUN.run_id[:8], "--results", results, typed="\n")

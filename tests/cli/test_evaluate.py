@@ -19,7 +19,9 @@ from in_process import Done, command
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
+import bench as python
 from bench.core.bits import from_text
+from bench.core.errors import BenchError
 from bench.data.base import load_splits
 from bench.experiment.records import RunRecord, read_record
 from bench.models.build import model_plugin
@@ -473,7 +475,7 @@ def test_mistakes_are_told_in_one_line_and_nothing_is_written(
     good = tmp_path / "good.pth"
     torch.save(states[0], good)
     assert "--factory package.module:function. --model digits_cnn does fit" in fault(file=good)
-    assert "1 members need as many --weights" in fault(*model, "--weights", "1,2", "--fusion", "sum_logits", file=good)
+    assert "1 member needs as many --weights" in fault(*model, "--weights", "1,2", "--fusion", "sum_logits", file=good)
     assert "--mean takes one number" in fault(*model, "--mean", "1,2", file=good)
     assert "a configured method already" in refused(evaluate(results, [good], "--name", "trs", *model, ok=False))
     assert "unknown model 'digit_cnn'; did you mean digits_cnn" in fault("--model", "digit_cnn", file=good)
@@ -609,6 +611,18 @@ def test_facts_that_are_none_are_told_in_one_line(trained: tuple[Path, list[Stat
     assert path.read_bytes() == before
 
 
+def test_members_that_are_one_network_are_noted(trained: tuple[Path, list[State]], tmp_path: Path) -> None:
+    first, second, _ = saved(tmp_path, trained[1])
+    model = ("--model", "digits_cnn")
+    twice = " ".join(evaluate(tmp_path / "results", [first, second, first], "--name", "files", *model).err.split())
+    assert "members 1 (member0.pth) and 3 (member0.pth) are the same network: was another one meant?" in twice
+    state = trained[1][0]
+    torch.save([state, {name: tensor.clone() for name, tensor in state.items()}], tmp_path / "list.pth")
+    within = " ".join(evaluate(tmp_path / "results", [tmp_path / "list.pth"], "--name", "list", *model).err.split())
+    assert "members 1 (list.pth: 0) and 2 (list.pth: 1) are the same network" in within
+    assert "same network" not in evaluate(tmp_path / "results", [first, second], "--name", "two", *model).text
+
+
 def test_one_name_stands_for_one_ensemble_a_seed(trained: tuple[Path, list[State]], tmp_path: Path) -> None:
     results, states = trained
     files = saved(tmp_path, states)
@@ -621,7 +635,12 @@ def test_one_name_stands_for_one_ensemble_a_seed(trained: tuple[Path, list[State
     told = " ".join(refused(evaluate(results, files[1:], *model, "--seed", "0", ok=False)).split())
     assert "stands for other weights" in told
     assert f"(taken in {today})" in told
-    assert "stands for 2 × digits_cnn" in refused(evaluate(results, files, *model, ok=False))
+    more = evaluate(results, files, *model, ok=False)  # of more members
+    assert "stands for 2 × digits_cnn" in refused(more)
+    assert "this is seed" not in more.text
+    wrong = evaluate(results, files[1:], *model, "--url", "ftp://x.org", ok=False)
+    assert "url: an address" in refused(wrong)
+    assert "this is seed" not in wrong.text
     again = evaluate(results, files[1:], *model).text
     assert f"'twice' on digits has seed 0 (taken in {today}) already; this is seed 1" in " ".join(again.split())
     assert before.items() <= _contents(results).items()
@@ -724,7 +743,13 @@ def test_what_is_no_plain_weights_is_told_in_one_line(
         done = evaluate(tmp_path / "results", [file], "--name", "x", "--model", "digits_cnn", ok=False)
         assert words in " ".join(refused(done).split()), words
     done = evaluate(tmp_path / "results", [tmp_path], "--name", "x", "--model", "digits_cnn", ok=False)
-    assert "is a directory" in done.err
+    assert "is a folder; files to give are in it: " in refused(done)
+    assert len(done.text.splitlines()) == 1
+    with pytest.raises(BenchError, match="is a folder; files to give are in it: "):
+        python.evaluate(tmp_path, dataset="digits", name="x", model="digits_cnn", results=tmp_path / "results")
+    (tmp_path / "without").mkdir()
+    done = evaluate(tmp_path / "results", [tmp_path / "without"], "--name", "x", "--model", "digits_cnn", ok=False)
+    assert "is a folder; give a file (.pth, .pt, .safetensors)" in " ".join(refused(done).split())
     assert not list((tmp_path / "results").glob("runs/*"))
 
 

@@ -15,6 +15,7 @@ from in_process import told as command
 from safetensors.torch import load_file
 
 from bench.core import bits
+from bench.core.identity import short
 
 RUN = ("run", "-m", "ece", "--set", "training.epochs=2", "--set", "training.limit=300", "--threads", 1, "-q")
 
@@ -122,6 +123,9 @@ def test_other_threats_than_a_boards_lower_nothing_on_it(made: Path, ours: Path,
     without = judge(ours, tmp_path / "x.pt", "--c", "1")
     assert by_norm["lowest_known"] == without["lowest_known"] == []
     assert by_norm["n_robust"] == without["n_robust"]
+    shown = bench("show", without["evaluation"], "--results", ours)
+    assert "norm none" in shown
+    assert "None" not in shown + bench("show", run_of(ours), "--results", ours)
     change = (tensors["adversarial"] - tensors["original"] / 255).flatten(1)
     broken = (tensors["clean_prediction"] == tensors["labels"]) & ~tensors["robust"]
     (path,) = ours.glob(f"runs/*/evaluations/{without['evaluation']}.json")
@@ -197,7 +201,7 @@ def test_wrong_use_is_told_in_a_line(made: Path, ours: Path, tmp_path: Path) -> 
     np.save(tmp_path / "objects.npy", np.array([{}], dtype=object), allow_pickle=True)
     for file, more, why in (
         (images, ["--run", "ffff"], "no run begins with"),
-        (images, ["--run", record(ours, "fgsm")["evaluation_id"]], "no run begins with"),
+        (images, ["--run", record(ours, "fgsm")["evaluation_id"]], f"give the id of its run: {short(run)}"),
         (images, ["--run", run, "--eps", "0.05"], "outside of the ball ℓ∞ ε = 0.05"),
         (images, ["--run", run, "--eps", "0.1", "--c", "1"], "leave one out"),
         (images, ["--run", run, "--norm", "l2"], "--norm goes with --eps"),

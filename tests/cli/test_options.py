@@ -94,7 +94,7 @@ def test_hostile_values_are_one_line(arguments: tuple[str, ...], words: str) -> 
 def test_what_is_no_file_is_not_read(tmp_path: Path) -> None:
     fifo = tmp_path / "fifo"
     os.mkfifo(fifo)
-    for place, words in ((fifo, "device or pipe"), (Path("/dev/zero"), "device or pipe"), (tmp_path, "directory")):
+    for place, words in ((fifo, "device or pipe"), (Path("/dev/zero"), "device or pipe"), (tmp_path, "is a folder")):
         for command in (("db", "import"), ("exec",)):
             assert words in failure(*command, str(place), "--results", str(tmp_path / "results"))
     inputs = [option for _, command in TREE for option in command.params if isinstance(option.type, InputFile)]

@@ -19,6 +19,7 @@ def test_the_time_is_told_and_nothing_is_done(tmp_path: Path) -> None:
     out = bench(*TINY, "--results", tmp_path / "results")
     last = out.strip().splitlines()[-1]
     assert re.search(r"(about|to) [\d.]+ (s|min) on this machine \(cpu\)\.$", last), last
+    assert out.count("to do") == 1, out  # what earlier runs say of it is part of the estimate
     assert not (tmp_path / "results").exists()
 
 

@@ -103,6 +103,9 @@ def test_nothing_is_overwritten_and_mistakes_are_told(trained: tuple[Path, str],
     for prefix, said in (("", "is no id of a run"), ("trs", "is no id of a run"), ("0" * 24, "no run in")):
         with pytest.raises(BenchError, match=said):
             bench.ensemble(prefix, results)
+    evaluation = next((results / "runs" / run_id / "evaluations").glob("*.json")).stem
+    with pytest.raises(BenchError, match=f"is an evaluation; give the id of its run: {run_id[:12]}"):
+        bench.ensemble(evaluation[:10], results)
     (tmp_path / "runs" / f"{run_id[:-1]}{'0' if run_id[-1] != '0' else '1'}").mkdir(parents=True)
     for folder in (run_id, f"{run_id[:-1]}{'0' if run_id[-1] != '0' else '1'}"):
         (tmp_path / "runs" / folder).mkdir(exist_ok=True)

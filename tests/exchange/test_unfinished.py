@@ -76,11 +76,11 @@ def test_it_goes_on_elsewhere_to_the_weights_and_numbers_of_an_undisturbed_one(a
     bench(*RUN, "--results", tmp_path / "undisturbed")
     here = interrupted(tmp_path / "here", after)
     told = bench("db", "export", "--unfinished", "-o", tmp_path / "x.zip", "--results", tmp_path / "here")
-    assert "1 runs (1 of them not done), 1 files" in told
+    assert "1 run (1 of them not done), 1 file," in told
     there = RunFolder(tmp_path / "there" / "runs" / here.run_id)
     done = command("db", "import", tmp_path / "x.zip", "--results", tmp_path / "there")
     assert done.code == 0, done.text
-    assert "1 unfinished trainings new" in done.out
+    assert "1 unfinished training new" in done.out
     assert f"goes on with it after epoch {after}" in done.err
     told = bench(*RUN, "--results", tmp_path / "there")
     assert f"resuming after epoch {after}" in told
@@ -236,10 +236,10 @@ def test_a_checkpoint_comes_in_only_as_what_it_is(archive: Path, tmp_path: Path)
 def test_of_one_training_the_later_checkpoint_stays_and_of_two_ours(archive: Path, begun: Path, tmp_path: Path) -> None:
     take = ("db", "import", archive, "--results", tmp_path / "there")
     bench(*take)
-    assert "1 files were here already" in bench(*take)
+    assert "1 file was here already" in bench(*take)
     there = interrupted(tmp_path / "there", 3)  # it goes on for an epoch
     later = there.checkpoint.read_bytes()
-    assert "1 files were here already" in bench(*take)
+    assert "1 file was here already" in bench(*take)
     assert there.checkpoint.read_bytes() == later
     # The other way round: what went on elsewhere comes back.
     bench("db", "export", "--unfinished", "-o", tmp_path / "later.zip", "--results", tmp_path / "there")
@@ -257,7 +257,7 @@ def test_of_one_training_the_later_checkpoint_stays_and_of_two_ours(archive: Pat
 def test_where_the_run_is_done_its_checkpoint_is_of_no_use(archive: Path, tmp_path: Path) -> None:
     bench(*RUN, "--results", tmp_path / "there")
     before = tree(tmp_path / "there")
-    assert "1 files were here already" in bench("db", "import", archive, "--results", tmp_path / "there")
+    assert "1 file was here already" in bench("db", "import", archive, "--results", tmp_path / "there")
     assert tree(tmp_path / "there") == before
 
 

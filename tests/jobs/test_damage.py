@@ -113,7 +113,7 @@ def test_doctor_and_rebuild_name_damaged_weights_and_touch_nothing(results: Path
     bench("db", "rebuild", "--results", results)
     code, text = command("doctor", "--results", results)
     assert code == 0, text
-    assert "2 files as they were written" in text
+    assert "2 files as written" in text
     weights, (sample,) = weights_of(results), results.glob("runs/*/samples/*.safetensors")
     spoil(weights)
     spoil(sample)
@@ -124,7 +124,7 @@ def test_doctor_and_rebuild_name_damaged_weights_and_touch_nothing(results: Path
     code, text = command("db", "rebuild", "--results", results)
     assert code == 1
     assert f"{weights} is damaged" in text
-    assert "1 runs, 2 evaluations" in text
+    assert "1 run, 2 evaluations" in text
     assert weights.exists()
 
 

@@ -23,7 +23,7 @@ from bench.cli.evaluate import command
 from bench.core import config
 from bench.core.errors import BenchError
 from bench.data.digits import Digits
-from bench.jobs.given import Given, Taken, sentence, take
+from bench.jobs.given import Given, Taken, fitting_models, sentence, take
 from bench.models import layouts
 from bench.models.build import model_plugin
 from bench.models.layouts import Renaming
@@ -548,6 +548,19 @@ def test_an_ensemble_for_another_model_is_told_which(tmp_path: Path) -> None:
     assert "it lacks layer1.1" in message
     assert "--model resnet8 does fit" in message
     assert "does fit" not in refused([tmp_path / "a.pth"], "--model resnet14 --map fc=nowhere")
+
+
+def test_members_of_names_that_no_model_has_are_told_a_model_in_their_order(tmp_path: Path) -> None:
+    loaded = config.load()
+    lenet = model_plugin("lenet", {}).build(shape=(1, 28, 28), classes=10).state_dict()
+    states = [{name.replace("linear", "fc"): tensor for name, tensor in lenet.items()}] * 2
+    for content in (states, states[0], {"models": states}):
+        torch.save(content, tmp_path / "a.pth")
+        given = Given(files=(tmp_path / "a.pth",), name="x", dataset="mnist", model=None)
+        told = fitting_models(given, loaded, loaded.dataset("mnist"))
+        assert told.startswith(" --model lenet --by-order does fit"), told
+    torch.save(lenet, tmp_path / "a.pth")
+    assert fitting_models(given, loaded, loaded.dataset("mnist")).startswith(" --model lenet does fit")
 
 
 def test_weights_for_another_data_set_are_told_which(tmp_path: Path) -> None:

@@ -43,6 +43,12 @@ def test_a_unique_prefix_finds_a_run_or_an_evaluation(db: Database, files: Any) 
     found = ids.find(db, evaluation_id[:10])
     assert (found.kind, found.id, found.run_id) == ("evaluation", evaluation_id, first)
     assert ids.find(db, run_id[:10]).kind == "run"
+    with pytest.raises(BenchError, match=rf"is an evaluation: .*\(pgd on trs, .*give the id of its run: {first[:12]}"):
+        queries.find_run(db, evaluation_id[:10])
+    with pytest.raises(BenchError, match=r"is a run: .*lists the ids of its evaluations"):
+        ids.find(db, run_id[:10], ("evaluation",))
+    with pytest.raises(BenchError, match=rf"no evaluation begins with '{both}', but runs do: .*seed {seed}\)"):
+        ids.find(db, both, ("evaluation",))
     with pytest.raises(BenchError, match=rf"ambiguous.*\(trs, digits, seed {seed}\)"):
         ids.find(db, both)
     other = next(a + b for a in "0123456789abcdef" for b in "0123456789abcdef" if not first.startswith(a))
