@@ -229,8 +229,8 @@ class _File:
                 members.append(member)
                 continue
             (used if within is left else outer).update(place for places in own for place in places)
-            rows = (within[places[0]].double().flatten().tolist() for places in own)
-            mean, std = self._in_unit(*rows, own[1][0])
+            means, stds = (within[places[0]].double().flatten().tolist() for places in own)
+            mean, std = self._in_unit(means, stds, own[1][0])
             members.append(replace(member, mean=mean, std=std))
         left = {place: tensor for place, tensor in left.items() if place not in used}
         weights, rule = self._rule(left, len(found))

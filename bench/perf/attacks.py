@@ -119,7 +119,7 @@ def together(done: Sequence[Result]) -> list[Together]:
 
     As AutoAttack counts: an image stands if it stands under every attack of the list.
     """
-    groups: dict[tuple[str, float], list[Result]] = {}
+    groups: dict[tuple[str | None, float], list[Result]] = {}
     for result in done:
         if result.budget_name == "eps" and result.attack != "autoattack":  # which is such a list itself
             groups.setdefault((result.norm, result.budget), []).append(result)
