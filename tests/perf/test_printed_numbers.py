@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
+import json
 import re
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
+
+from bench.core import bits
 
 ROOT = Path(__file__).parents[2]
 PRINTED = ROOT / "results" / "reference" / "gpu"
@@ -57,3 +62,62 @@ def test_what_newer_defences_cost_is_what_was_printed() -> None:
     found = [tuple(cell.strip(" `") for cell in line.strip("|").split("|")) for line in lines]
     order = sorted(seconds, key=lambda name: seconds[name])
     assert found == [(name, f"{seconds[name] / seconds['ece']:.1f}", over[name]) for name in order]
+
+
+STRENGTH = ROOT / "results" / "reference" / "cpu" / "strength"
+NAMES = {"apgd_ce": "APGD-CE", "apgd_t": "APGD-T", "fab_t": "FAB-T", "square": "Square", "autoattack": "AutoAttack"}
+NETWORKS = {"trades": "TRADES, authors", "dverge": "DVERGE, 3 × LeNet", "plain": "plain, 3 × LeNet"}
+
+
+def _compared(network: str) -> list[dict[str, Any]]:
+    """What the commands printed of a network's attacks, with everybody's first random numbers."""
+    parts = [json.loads(path.read_text()) for path in sorted(STRENGTH.glob(f"{network}-*.json"))]
+    found = [attack for part in parts if part["seed"] == 0 for attack in part["attacks"]]
+    return sorted(found, key=lambda attack: [*NAMES].index(attack["attack"]))
+
+
+def _standing(of: list[dict[str, Any]], images: int) -> float:
+    both = bits.from_text(of[0]["outcomes"], images)
+    for one in of[1:]:
+        both &= bits.from_text(one["outcomes"], images)
+    return 100 * float(both.mean())
+
+
+def _strength_lines() -> Iterator[str]:
+    for network, title in NETWORKS.items():
+        attacks = _compared(network)
+        for one in attacks:
+            assert one["images"] == 1000
+            (versus,) = one["versus"]
+            assert versus["verdict"] == "PASS"
+            ratio = versus["speed_first"]["median"]
+            cells = [NAMES[one["attack"]], f"{one['first']:.1f}", f"{versus['theirs']:.1f}"]
+            yield _line(
+                title, one["budget"], *cells, versus["difference"], f"{ratio:.2f}" if ratio < 10 else f"{ratio:.0f}"
+            )
+        parts = [one for one in attacks if one["attack"] != "autoattack"]
+        assert [one["attack"] for one in parts] == ["apgd_ce", "apgd_t", "fab_t", "square"]
+        ours, theirs = (_standing(each, 1000) for each in (parts, [one["versus"][0] for one in parts]))
+        yield _line(title, parts[0]["budget"], "all four", f"{ours:.1f}", f"{theirs:.1f}", ours - theirs, "")
+
+
+def _line(title: str, eps: float, attack: str, ours: str, theirs: str, difference: float, ratio: str) -> str:
+    told = "0" if abs(difference) < 0.05 else f"{difference:+.1f}".replace("-", "−")
+    return f"| {title}, ε = {eps:g} | {attack} | {ours} | {theirs} | {told} | {ratio} |"
+
+
+def test_what_the_authors_autoattack_leaves_is_what_was_printed() -> None:
+    lines = PAGE.partition("<!-- numbers of results/reference/cpu/strength -->\n")[2].partition("\n\n")[0].splitlines()
+    assert lines[2:] == list(_strength_lines())
+
+
+def test_apgd_goes_the_authors_way_from_the_same_start() -> None:
+    """Ten starts on each of three networks: the images that stand are the same, each by each."""
+    seeds: dict[str, set[int]] = {}
+    for path in STRENGTH.glob("*.json"):
+        printed = json.loads(path.read_text())
+        for attack in printed["attacks"]:
+            if attack["attack"] == "apgd_ce":
+                seeds.setdefault(printed["run"], set()).add(printed["seed"])
+                assert attack["outcomes"] == attack["versus"][0]["outcomes"], path.name
+    assert sorted(map(len, seeds.values()))[-3:] == [10, 10, 10]

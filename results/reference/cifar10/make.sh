@@ -14,7 +14,7 @@ column() { # method, seeds
 }
 # The weight λb of TRS, on images held out of the training set (never on test images), from a shorter training.
 for lambda in 0.1 0.2 0.5 1 2.5; do
-  run --method trs --seeds 0 --attack pgd --limit 1000 --split validation --set data.validation=1000 \
+  run --method trs --seeds 0 --attack pgd --split validation --set data.validation=1000 \
     --set training.limit=3840 --set training.epochs=4 --set methods.trs.lambda_b=$lambda
 done
 for method in $ten; do column $method 0; done
