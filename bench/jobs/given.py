@@ -281,8 +281,14 @@ def _row(numbers: Sequence[float]) -> str:
     return " ".join(f"{number:.4g}" for number in numbers)
 
 
-def _other_model(given: Given, contents: outside.WeightsFile, loaded: Loaded, dataset: Dataset) -> str:
-    """What to add to a refusal where the weights fit another configured model, as those of another shortcut do."""
+def _other_model(
+    given: Given, contents: outside.WeightsFile, loaded: Loaded, dataset: Dataset, option: str = ""
+) -> str:  # fmt: skip
+    """What to add to a refusal where the weights fit another configured model, as those of another shortcut do.
+
+    Args:
+        option: that it takes beside the model.
+    """
     for name in loaded.config.models:
         if name == given.model:
             continue
@@ -290,8 +296,7 @@ def _other_model(given: Given, contents: outside.WeightsFile, loaded: Loaded, da
             continue
         told = loaded.config.models[name].description
         instead = "" if given.factory is None else " instead of --factory"
-        ordered = " --by-order" if given.renaming.by_order else ""
-        return f" --model {name}{ordered}{instead} does fit" + (f" ({told})" if told else "")
+        return f" --model {name}{option}{instead} does fit" + (f" ({told})" if told else "")
     return ""
 
 
@@ -327,7 +332,7 @@ def fitting_models(given: Given, loaded: Loaded, dataset: Dataset) -> str:
     """The configured model that the first file fits, by its names or else by its order, as an advice; else nothing."""
     contents = outside.read(given.files[0])
     advice = _other_model(given, contents, loaded, dataset)
-    if advice or given.renaming.renamed:
+    if advice or given.renaming.renamed or given.renaming.by_order:
         return advice
     ordered = replace(given, renaming=replace(given.renaming, by_order=True))
-    return _other_model(ordered, contents, loaded, dataset)
+    return _other_model(ordered, contents, loaded, dataset, " --by-order")

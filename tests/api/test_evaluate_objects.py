@@ -202,7 +202,7 @@ def test_what_was_given_is_kept_as_it_was(digits_ensemble: Any) -> None:
         next(net.parameters()).zero_()
     kept = memory.Memory(**held).build(shape=(1, 8, 8), classes=10)
     assert next(kept.parameters()).abs().sum() > 0
-    with pytest.raises(BenchError, match=r"call bench\.evaluate with them again"):
+    with pytest.raises(BenchError, match=r"gives these objects to bench\.evaluate again can use them"):
         memory.Memory(networks="Net", structure="0" * 24).build(shape=(1, 8, 8), classes=10)
 
 
