@@ -370,14 +370,16 @@ class _File:
         told = f"{some(left)} belong{'s' if len(left) == 1 else ''} to no member of this model"
         if words := [place for place in left if RULE.search(place)]:
             return f"{told}; {words[0]} speaks of a way to fuse members that is not among those of --fusion"
-        if all(COPY.search(place) for place in left):
-            heads = (_head(found),) if len(found) > 1 else (found[0].place,)
-            if hint := self._tried(heads, len(found)):
-                return f"{told}; to leave {'it' if len(left) == 1 else 'them'} out: {hint}"
-        if sum(tensor.ndim >= 2 for tensor in left.values()) >= 2:
-            return f"{told}; are they a member of another model? Members are of one model here"
+        copies = all(COPY.search(place) for place in left)
+        network = sum(tensor.ndim >= 2 for tensor in left.values()) >= 2
+        heads = (_head(found),) if len(found) > 1 else (found[0].place,)
+        hint = self._tried(heads, len(found)) if copies or not network else ""
         it = "it" if len(left) == 1 else "them"
-        if hint := self._tried((_head(found),) if len(found) > 1 else (found[0].place,), len(found)):
+        if copies and hint:
+            return f"{told}; to leave {it} out: {hint}"
+        if network:
+            return f"{told}; are they a member of another model? Members are of one model here"
+        if hint:
             return f"{told}; if the networks do without {it}, leave {it} out: {hint}"
         return f"{told}; save the file without what the networks do not need"
 
