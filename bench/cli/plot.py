@@ -380,7 +380,7 @@ def _heading(what: str, chosen: Chosen, frame: pd.DataFrame, *, images: bool = T
     from bench.experiment.select import recipe_name
     from bench.report.plots import style
     from bench.report.recipes import recipe_label, setting_on_paper
-    from bench.report.results import changes_shown, images_label, joined, run_specs
+    from bench.report.results import changes_shown, images_label, run_specs, sizes
 
     loaded, selection = chosen.loaded, chosen.selection
     specs = run_specs(loaded, selection)
@@ -389,7 +389,7 @@ def _heading(what: str, chosen: Chosen, frame: pd.DataFrame, *, images: bool = T
     attacks = set(frame["attack"]) if "attack" in frame else set()
     name = recipe_name(loaded, selection.recipe, selection.dataset)
     recipe = recipe_label(name, changes_shown(loaded, specs, attacks))
-    members = joined(sorted(run.members for run in specs.values()))
+    members = sizes(run.members for run in specs.values())
     models = [run.model for run in specs.values()]
     label = f"{images_label(loaded, selection)}; " if images else ""
     return (

@@ -12,6 +12,7 @@ from bench.core import statistics
 from bench.core.config import Loaded
 from bench.core.errors import BenchError, unknown_name
 from bench.core.identity import canonical, short
+from bench.core.numbers import several
 from bench.core.precision import USUAL, Precision
 from bench.core.statistics import ALPHA, Comparison
 from bench.experiment import command
@@ -283,7 +284,7 @@ def footnotes(paired: Paired) -> list[str]:
 
 
 def _rows(pairs: Sequence[Pair]) -> str:
-    return f"{len(pairs)} row{'' if len(pairs) == 1 else 's'}"
+    return several(len(pairs), "row")
 
 
 def _rows_in(precision: Precision, pairs: Sequence[Pair]) -> str:

@@ -125,7 +125,7 @@ def collect(
     changes = changes_shown(loaded, shown, attacks)
     recipe = select.recipe_name(loaded, selection.recipe, selection.dataset)
     label = _recipe(loaded, recipe, shown, changes)
-    models, members = [run.model for run in shown.values()], joined(sorted(run.members for run in shown.values()))
+    models, members = [run.model for run in shown.values()], sizes(run.members for run in shown.values())
     return Results(
         suite=suite,
         dataset=selection.dataset,
@@ -461,3 +461,8 @@ def images_label(loaded: Loaded, selection: Selection) -> str:
 def joined(values: Iterable[object]) -> str:
     """Different values in order, comma-separated."""
     return ", ".join(dict.fromkeys(str(value) for value in values))
+
+
+def sizes(members: Iterable[int]) -> str:
+    """Different numbers of members, the smallest first: `1, 3`."""
+    return joined(sorted(members))

@@ -233,7 +233,7 @@ class _Evidence:
     def setting(self) -> MeasuredOn:
         """What all of it is of."""
         runs = [run for name, run in self.specs.items() if any(name == of for _, of in self.cells)]
-        members = results.joined(sorted(run.members for run in runs))
+        members = results.sizes(run.members for run in runs)
         models = results.joined(self.loaded.title_of_model(run.model) for run in runs)
         labels = (phrase(recipe_label(run.recipe, plugin=run.plugin)) for run in runs)
         printed = [run for name, run in self.specs.items() if any(name == of for _, of in self.printed)]

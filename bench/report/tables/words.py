@@ -8,7 +8,7 @@ from collections.abc import Iterator
 
 from bench.report.matrices import Matrix
 from bench.report.recipes import phrase
-from bench.report.results import Results, joined
+from bench.report.results import Results, sizes
 from bench.report.titles import budget_text, plain
 from bench.store import flags
 from bench.store.flags import Opinion
@@ -21,7 +21,7 @@ def number(value: float) -> str:
 
 def heading(results: Results) -> str:
     """What the numbers are, in one line."""
-    members = f"{joined(sorted(results.members.values()))} × {results.model}"
+    members = f"{sizes(results.members.values())} × {results.model}"
     return " · ".join([results.suite, results.dataset, members, phrase(results.recipe), results.images])
 
 
