@@ -209,6 +209,17 @@ def test_a_gpu_and_a_cpu_leave_the_same_images_but_for_one(tmp_path: Path) -> No
     assert (len(differences), sum(differences), max(differences)) == (16, 4, 1)
 
 
+def test_autoattack_on_trades_is_what_its_authors_publish(tmp_path: Path) -> None:
+    """Of all 10,000 images 92.81 % are published for this network and radius (AutoAttack's repository)."""
+    bench("db", "import", AUTHORS / "runs.zip", "--results", tmp_path)
+    ((standing,),) = sqlite3.connect(tmp_path / "bench.db").execute(
+        "select n_robust from evaluation join run using (run_id) where method = 'TRADES, authors' and attack = 'autoattack'"
+        " and n = 10000"
+    )
+    assert f"{standing:,} of 10,000 images stand" in (ALL.parents[1] / "docs" / "authors-weights.md").read_text()
+    assert abs(standing / 100 - 92.81) <= 0.3
+
+
 def test_all_archives_come_into_one_results_folder_and_one_report(tmp_path: Path) -> None:
     """Weights too. `authors/cpu` has other outcomes of evaluations that `authors` has: it stands beside them."""
     for archive in sorted(path for path in ALL.glob("*/*.zip")):

@@ -12,11 +12,11 @@ echo >> "$here/published.md"
 bench table "$@" --attack cw,ead --limit 500 --paper --format markdown >> "$here/published.md"
 bench table linf-8-255 -m "AdvOAP, authors" -d cifar10 --limit 1000 --format markdown > "$here/advoap.md"
 {
-  bench table "$@" --seeds 0 --attack autoattack --eps 0.01,0.02 --limit 1000 --format markdown
+  bench table "$@" --attack autoattack --eps 0.01,0.02 --limit 1000 --format markdown
   echo
   bench table -m "AdvOAP, authors" -d cifar10 --seeds 0 --attack autoattack --eps 8/255 --limit 200 --format markdown
   echo
-  bench table -m "TRADES, authors" -d mnist --attack autoattack --eps 0.3 --limit 1000 --format markdown
+  bench table -m "TRADES, authors" -d mnist --attack autoattack --eps 0.3 --format markdown
 } > "$here/autoattack.md"
 bench heatmap "$@" --limit 1000 -o "$here/transferability.png" > /dev/null
 bench audit > "$here/audit.txt"
