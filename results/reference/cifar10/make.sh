@@ -24,4 +24,7 @@ for method in $ten; do run --method $method --seeds 0 --attack cw,ead --limit 50
 
 sh "$here/tables.sh"
 bench db export -o "$here/runs.zip" --no-weights
-bench db export -o "$here/weights.zip" --method ece --seeds 0
+bench db export -o "$here/weights.zip" --recipe cpu --method dverge --seeds 0  # with those of `ece`, where it starts
+bench db export -o "$here/weights-trs.zip" $(bench list runs --json | python3 -c '
+import json, sys
+print(*[run["id"] for run in json.load(sys.stdin) if (run["method"], run["seed"], run["recipe"]) == ("trs", 0, "cpu")])')
