@@ -213,8 +213,8 @@ def test_autoattack_on_trades_is_what_its_authors_publish(tmp_path: Path) -> Non
     """Of all 10,000 images 92.81 % are published for this network and radius (AutoAttack's repository)."""
     bench("db", "import", AUTHORS / "runs.zip", "--results", tmp_path)
     ((standing,),) = sqlite3.connect(tmp_path / "bench.db").execute(
-        "select n_robust from evaluation join run using (run_id) where method = 'TRADES, authors' and attack = 'autoattack'"
-        " and n = 10000"
+        "select n_robust from evaluation join run using (run_id)"
+        " where method = 'TRADES, authors' and attack = 'autoattack' and n = 10000"
     )
     assert f"{standing:,} of 10,000 images stand" in (ALL.parents[1] / "docs" / "authors-weights.md").read_text()
     assert abs(standing / 100 - 92.81) <= 0.3

@@ -11,7 +11,8 @@ what was trained here.
 from __future__ import annotations
 
 import statistics as plain_statistics
-from collections.abc import Iterator
+from collections import Counter
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Literal
@@ -156,14 +157,14 @@ class Finding:
     @property
     def measured(self) -> int:
         """Comparisons that could be made."""
-        return len(self.compared) - self.count("not measured")
+        return _measured(self.compared)
 
 
 def answers(loaded: Loaded, db: Database, dataset: str) -> list[Finding]:
     """What was found of the statements of bench.toml on a data set, in their order; of authors' weights last.
 
     With the default recipe of the data set, or another under which more comparisons were made, its model and members;
-    on all test images, or as many as a protocol has, whichever makes more comparisons possible.
+    each comparison over as many trainings as there are of both, then on as many test images as both were measured on.
     """
     if not loaded.config.statements or dataset not in loaded.config.datasets:
         return []
@@ -185,20 +186,67 @@ def answers(loaded: Loaded, db: Database, dataset: str) -> list[Finding]:
 
 
 def _by_name(loaded: Loaded, db: Database, dataset: str, recipe: str, *, authors: bool) -> dict[str, Finding]:
-    """Each statement of which something was measured under a recipe, on the images that make most comparisons."""
-    sizes = {None, *(each.images for each in loaded.config.protocols.values() if each.dataset == dataset)}
-    best: dict[str, Finding] = {}
-    for limit in sorted(sizes, key=lambda size: (size is not None, -(size or 0))):
+    """Each statement of which something was measured under a recipe."""
+    evidence = list(_by_images(loaded, db, dataset, recipe, authors=authors))
+    found: dict[str, Finding] = {}
+    for name, statement in loaded.config.statements.items():
+        answer = _transfers if statement.of == "transferability" else _accuracies
+        compared, most = answer(statement, evidence)
+        if most is not None:
+            found[name] = Finding(name, statement, most.setting, compared)
+    return found
+
+
+def _by_images(
+    loaded: Loaded, db: Database, dataset: str, recipe: str, *, authors: bool
+) -> Iterator[_Evidence]:  # fmt: skip
+    """What was measured on all test images, or as many as the recipe takes; then on each smaller number of them."""
+    stored = {row.image_limit for row in queries.evaluations(db, dataset=dataset) if row.split == "test"}
+    for limit in sorted({None, *stored}, key=lambda size: (size is not None, -(size or 0))):
         try:
-            measured = _Evidence(loaded, db, Selection(dataset=dataset, recipe=recipe, limit=limit), authors=authors)
+            yield _Evidence(loaded, db, Selection(dataset=dataset, recipe=recipe, limit=limit), authors=authors)
         except BenchError:  # fewer images than that, or a data set without this recipe
             continue
-        for name, statement in loaded.config.statements.items():
-            compared = tuple(measured.compared(statement))
-            count = sum(each.side != "not measured" for each in compared)
-            if count > (best[name].measured if name in best else 0):
-                best[name] = Finding(name, statement, measured.setting, compared)
+
+
+# And whose images most of it is of; None if nothing was measured.
+Answer = tuple[tuple[Compared, ...], "_Evidence | None"]
+
+
+def _transfers(statement: StatementSpec, evidence: Sequence[_Evidence]) -> Answer:
+    """Comparisons of transferability, on the images on which most can be made."""
+    best: Answer = (), None
+    for each in evidence:
+        compared = tuple(each.transfers(statement))
+        if _measured(compared) > _measured(best[0]):
+            best = compared, each
     return best
+
+
+def _accuracies(statement: StatementSpec, evidence: Sequence[_Evidence]) -> Answer:
+    """Comparisons of accuracies: each over as many trainings as there are of both, then on as many images."""
+    best: dict[tuple[str, str, str], tuple[_Evidence, Compared, pairing.Pair | None]] = {}
+    for each in evidence:
+        for compared, pair in each.pairs(statement):
+            place = compared.more, compared.less, compared.row
+            known = best[place][2] if place in best else None
+            if place not in best or (pair is not None and (known is None or _size(pair) > _size(known))):
+                best[place] = each, compared, pair
+    tested = {place: pair for place, (_, _, pair) in best.items() if pair is not None}
+    corrected = statistics.holm([pair.comparison.p for pair in tested.values()])
+    for (place, pair), p in zip(tested.items(), corrected, strict=True):
+        of, compared, _ = best[place]
+        best[place] = of, of.told(compared, replace(pair, p_holm=p)), pair
+    of_most = Counter(best[place][0] for place in tested).most_common(1)
+    return tuple(compared for _, compared, _ in best.values()), of_most[0][0] if of_most else None
+
+
+def _measured(compared: Sequence[Compared]) -> int:
+    return sum(each.side != "not measured" for each in compared)
+
+
+def _size(pair: pairing.Pair) -> tuple[int, int]:
+    return len(pair.seeds), pair.comparison.n
 
 
 class _Evidence:
@@ -271,35 +319,28 @@ class _Evidence:
             results.row_of(spec, titles, spec.attack_key) for spec in sorted(specs, key=lambda each: each.budget or 0.0)
         ]
 
-    def compared(self, statement: StatementSpec) -> list[Compared]:
-        """Every comparison of a statement."""
-        if statement.of == "transferability":
-            return self._transfers(statement)
+    def pairs(self, statement: StatementSpec) -> Iterator[tuple[Compared, pairing.Pair | None]]:
+        """Every comparison of accuracies, not tested yet, with the outcomes that pair: p is not corrected."""
         part = {"all": slice(None), "smallest": slice(1), "largest": slice(-1, None)}[statement.budgets]
         rows = [row for name in statement.under for row in self.rows[name][part]]
-        found: list[Compared] = []
-        tests: list[tuple[int, pairing.Pair]] = []
         for more, less, asked in self._asked(statement, rows):
             titles = self._title(more), self._title(less)
             pairs, notes = pairing.pair(asked, self.cells, (more, less), titles, self.db)
             paired = {pair.row.key: pair for pair in pairs}
             why = {name: reason.removesuffix(" under") for reason, names in notes.items() for name in names}
             for row in asked:
-                told = pairing.named(row)
-                if row.key in paired:
-                    tests.append((len(found), paired[row.key]))
-                beside = self._beside(row, more, less)
-                found.append(Compared(told, more, less, published=beside, why=why.get(told, "no result of either")))
-        corrected = statistics.holm([pair.comparison.p for _, pair in tests])
-        for (index, pair), p in zip(tests, corrected, strict=True):
-            pair = replace(pair, p_holm=p)
-            made, better = pair.comparison, pair.better
-            side: Side = "as said" if better == "a" else "the other way" if better == "b" else "not significant"
-            found[index] = replace(
-                found[index], side=side, a=100 * made.a, b=100 * made.b, seeds=pair.seeds, n=made.n, p=p,
-                spread=self._spread(pair, found[index]), fails_over_seeds=pair.fails_over_seeds, why="",
-            )  # fmt: skip
-        return found
+                told, beside = pairing.named(row), self._beside(row, more, less)
+                compared = Compared(told, more, less, published=beside, why=why.get(told, "no result of either"))
+                yield compared, paired.get(row.key)
+
+    def told(self, compared: Compared, pair: pairing.Pair) -> Compared:
+        """What came of a comparison; p of `pair` is corrected."""
+        made, better = pair.comparison, pair.better
+        side: Side = "as said" if better == "a" else "the other way" if better == "b" else "not significant"
+        return replace(
+            compared, side=side, a=100 * made.a, b=100 * made.b, seeds=pair.seeds, n=made.n, p=pair.p_holm,
+            spread=self._spread(pair, compared), fails_over_seeds=pair.fails_over_seeds, why="",
+        )  # fmt: skip
 
     def _asked(self, statement: StatementSpec, rows: list[Row]) -> Iterator[tuple[str, str, list[Row]]]:
         """Pairs of methods, the one that should have more first, with the rows of which the paper says so."""
@@ -326,7 +367,8 @@ class _Evidence:
         a, b = (self.printed.get((row.key, name)) for name in (more, less))
         return None if a is None or b is None else (a, b)
 
-    def _transfers(self, statement: StatementSpec) -> list[Compared]:
+    def transfers(self, statement: StatementSpec) -> list[Compared]:
+        """Every comparison of transferabilities, over trainings."""
         found: list[Compared] = []
         tests: list[tuple[int, float, float]] = []
         for more, less in ((more, less) for more in statement.more for less in statement.less):

@@ -206,6 +206,32 @@ def test_as_many_images_as_a_protocol_has_will_do(db: Database) -> None:
     assert answered(db, loaded, "digits") == {}
 
 
+def test_each_comparison_has_the_most_trainings_and_then_images_that_both_were_measured_on(db: Database) -> None:
+    """PGD at ε .1 on 1,000 images by two seeds and by one on 10,000, at .15 on 10,000, CW on 500 images alone."""
+    load_published(db, config.defaults("published"))
+    runs = Runs(db, "mnist", 1000)
+    for method, stands in (("trs", 0.9), ("cos_only", 0.1)):
+        for n, attack, budget, seeds in (
+            (10000, "pgd", 0.1, 1), (1000, "pgd", 0.1, 2), (10000, "pgd", 0.15, 1), (1000, "pgd", 0.15, 1),
+            (500, "cw", 0.1, 1), (200, "cw", 0.1, 1),
+        ):  # fmt: skip
+            limit = None if n == 10000 else n
+            rows = select.attack_rows(LOADED, Selection(dataset="mnist", limit=limit), runs.spec(method), attack, None)
+            (key,) = (row.attack_key for row in rows if row.budget == budget)
+            stood = [np.arange(n) < stands * n] * seeds
+            clean = np.ones(n, bool)
+            runs.attacked(
+                method, *stood, attack=attack, budget=budget, clean=clean, image_limit=limit, attack_key=key
+            )  # fmt: skip
+    runs.writer.flush()
+    loaded = stating(best={"under": ["pgd", "cw"], "more": ["trs"], "less": ["cos_only"]})
+    told = {each.row: (each.n, each.seeds) for each in answered(db, loaded, "mnist")["best"].compared}
+    assert told == {
+        "PGD (50) ε = 0.1": (1000, (0, 1)), "PGD (50) ε = 0.15": (10000, (0,)),
+        "CW c = 0.1": (500, (0,)), "CW c = 1": (0, ()),
+    }  # fmt: skip
+
+
 def test_a_recipe_under_which_more_was_measured_is_taken_and_named(db: Database) -> None:
     load_published(db, config.defaults("published"))
     runs = Runs(db, "mnist", 500, recipe="quick")
@@ -266,8 +292,9 @@ def test_weights_of_authors_are_asked_apart_and_known_by_their_method(tmp_path: 
     assert answer.setting.name == "cifar10, authors' weights"
     assert answer.setting.words == "3 × ResNet-20, trained elsewhere"
     stands = dict(zip(("0.01", "0.02"), answer.compared, strict=True))
-    assert (stands["0.01"].seeds, stands["0.01"].n) == ((0,), 1000)  # the baseline has one training
-    assert stands["0.01"].b == pytest.approx(1.2)  # as in results/reference/authors/core.md
+    assert (stands["0.01"].seeds, stands["0.01"].n) == ((0,), 10000)  # the baseline has one training
+    assert (stands["0.02"].seeds, stands["0.02"].n) == ((0,), 1000)
+    assert stands["0.02"].a == pytest.approx(12.5)  # as in results/reference/authors/core.md
     paper = bench("table", "core", "-m", "DVERGE, authors", "-d", "cifar10", "--limit", 1000, "--paper",
                   "--format", "markdown", "--results", tmp_path)  # fmt: skip
     (row,) = [line for line in paper.splitlines() if line.startswith("| PGD (50) | ε = 0.01")]
