@@ -68,6 +68,11 @@ def repeats(record: Mapping[str, Any]) -> bool:
     return record.get("deterministic") is True and not record.get("not_deterministic")
 
 
+def processor(record: Mapping[str, Any]) -> str | None:
+    """What a record's work was done by: `NVIDIA H200`, `AMD EPYC`; None where it does not say."""
+    return next((str(name) for name in map(_bits_of(record).get, ("GPU", "CPU", "device")) if name), None)
+
+
 def _bits_of(record: Mapping[str, Any]) -> dict[str, Any]:
     """What the last bits of a result hang on, by the name that people know; None where the record does not say."""
     found = {

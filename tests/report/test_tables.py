@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import csv
 import io
+import json
+from pathlib import Path
 
 import numpy as np
 import pytest
+from in_process import bench
 from small_results import cell
 
 from bench.report import tables
@@ -14,6 +17,8 @@ from bench.report.cells import Cell, Row
 from bench.report.matrices import Block, Matrix
 from bench.report.results import Results
 from bench.store.rates import RateCounts
+
+ROOT = Path(__file__).resolve().parents[2]
 
 
 def results() -> Results:
@@ -81,3 +86,22 @@ def test_the_mean_of_a_matrix_leaves_diagonal_and_ensemble_out() -> None:
         members=block("12", rates), others=block("", np.zeros((0, 3))),
     )  # fmt: skip
     assert matrix.transfer == pytest.approx(20.0)
+
+
+def test_a_table_says_whose_seeds_are_fewer_and_whose_seconds_are_of_another_machine(tmp_path: Path) -> None:
+    """ECE's first seed was trained on a CPU and its others on a GPU, as TRS was."""
+    bench("db", "import", ROOT / "results/reference/cifar10/runs.zip", "--results", tmp_path)
+    of = ("-d", "cifar10", "--recipe", "cpu", "--limit", 1000, "--results", tmp_path)
+    words = ("table", *of, "--details", "--no-paper")
+    two = bench(*words, "-m", "ece", "-m", "trs", "--seeds", "0-1")
+    assert "Mean ± standard deviation over seeds 0, 1 (ddof 1)." in two
+    assert "machines differ: AMD EPYC (ECE); NVIDIA H200 (ECE, TRS)" in " ".join(two.split())
+    one = bench(*words, "-m", "trs", "--seeds", "0")
+    assert "machines differ" not in one
+    (run,) = [each["id"] for each in json.loads(bench("list", "runs", "--json", "--results", tmp_path))
+              if (each["method"], each["seed"], each["recipe"]) == ("trs", 1, "cpu")]  # fmt: skip
+    bench("db", "delete", run, "--yes", "--results", tmp_path)
+    fewer = bench(*words, "-m", "ece", "-m", "trs", "--seeds", "0-1")
+    assert "Mean ± standard deviation over seeds 0, 1 of ECE; 0 of TRS (ddof 1)." in " ".join(fewer.split())
+    latex = bench(*words, "-m", "ece", "-m", "trs", "--seeds", "0-1", "--format", "latex")
+    assert "over the n seeds of each" in " ".join(latex.split())

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
+from bench.core import environment
 from bench.experiment.spec import OUTSIDE
 from bench.report.cells import Cell, Row, SeedOutcome
 from bench.report.results import Results
 from bench.store import queries
 from bench.store.database import Database
-from bench.store.typed_rows import EvaluationRow
+from bench.store.typed_rows import EvaluationRow, RunRow
 
 MEAN = "clean_members_mean"
 TRAINING = "training_seconds"
@@ -45,10 +46,11 @@ def with_details(results: Results, db: Database, *, members: bool) -> Results:
                 }
                 if known:
                     cells[name, method] = replace(by_method[method], seeds=known, flags=())
-    cells |= _training(results, rows, db)
+    seconds, notes = _training(results, rows, db)
+    cells |= seconds
     start = 0 if clean is None else results.rows.index(clean) + 1
     rows_shown = (*results.rows[:start], *added, *results.rows[start:], training)
-    return replace(results, rows=rows_shown, cells=cells)
+    return replace(results, rows=rows_shown, cells=cells, notes=(*results.notes, *notes))
 
 
 def _members(cell: Cell, rows: Mapping[str, EvaluationRow]) -> dict[int, list[float]]:
@@ -70,8 +72,13 @@ def _of_members(whole: SeedOutcome, accuracies: list[float], member: int) -> See
     return replace(whole, value=accuracies[member], right=round(accuracies[member] * whole.n / 100))
 
 
-def _training(results: Results, rows: Mapping[str, EvaluationRow], db: Database) -> dict[tuple[str, str], Cell]:
-    """Seconds of training of the runs that the table shows; of what was trained elsewhere they are not known."""
+def _training(
+    results: Results, rows: Mapping[str, EvaluationRow], db: Database
+) -> tuple[dict[tuple[str, str], Cell], tuple[str, ...]]:
+    """Seconds of training of the runs that the table shows, and that they do not compare where machines differ.
+
+    Of what was trained elsewhere seconds are not known.
+    """
     used: dict[str, tuple[str, bool]] = {}
     for (_, method), cell in sorted(results.cells.items(), key=lambda item: item[1].stale, reverse=True):
         for identifier in cell.evaluations:
@@ -79,6 +86,7 @@ def _training(results: Results, rows: Mapping[str, EvaluationRow], db: Database)
                 used[f"{method} {rows[identifier].seed}"] = rows[identifier].run_id, cell.stale
     runs = {run.run_id: run for run in queries.runs(db, run_ids=[run_id for run_id, _ in used.values()])}
     cells: dict[tuple[str, str], Cell] = {}
+    shown: list[tuple[str, RunRow]] = []
     for method in results.methods:
         mine = [value for name, value in used.items() if name.rpartition(" ")[0] == method]
         known = [(runs[run_id], stale) for run_id, stale in mine if runs[run_id].plugin != OUTSIDE]
@@ -86,4 +94,19 @@ def _training(results: Results, rows: Mapping[str, EvaluationRow], db: Database)
         if fresh:
             took = {run.seed: SeedOutcome(run.seconds) for run in sorted(fresh, key=lambda run: run.seed)}
             cells[TRAINING, method] = Cell(took, stale=all(stale for _, stale in known))
-    return cells
+            shown += [(results.titles[method], run) for run in fresh]
+    return cells, _on_different_machines(shown, db)
+
+
+def _on_different_machines(shown: Sequence[tuple[str, RunRow]], db: Database) -> tuple[str, ...]:
+    """A note that says which columns were trained by what, where that is not everywhere the same."""
+    by_environment = {run.environment_id: "" for _, run in shown}
+    for environment_id in by_environment:
+        by_environment[environment_id] = environment.processor(queries.environment(db, environment_id)) or "not known"
+    titles: dict[str, dict[str, None]] = {}
+    for title, run in shown:
+        titles.setdefault(by_environment[run.environment_id], {})[title] = None
+    if len(titles) < 2:
+        return ()
+    each = "; ".join(f"{processor} ({', '.join(of)})" for processor, of in titles.items())
+    return (f"seconds of training do not compare, machines differ: {each}",)

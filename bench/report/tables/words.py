@@ -36,7 +36,7 @@ def footnotes(results: Results, *, published: bool, tied: bool) -> list[str]:
     seeds = sorted({seed for cell in values for seed in cell.values})
     lines = _what(results, "Robust accuracy in % of all images")
     if len(seeds) > 1:
-        lines.append(f"Mean ± standard deviation over seeds {', '.join(map(str, seeds))} (ddof 1).")
+        lines.append(f"Mean ± standard deviation over seeds {_seeds_by_column(results)} (ddof 1).")
     if tied:
         several = any(len(cell.values) > 1 for cell in values)
         lines.append(
@@ -68,6 +68,21 @@ def footnotes(results: Results, *, published: bool, tied: bool) -> list[str]:
     failures = {cell.failed for cell in results.cells.values() if cell.mean is None and cell.failed}
     lines += [f"✗ {failure}" for failure in sorted(failures)]
     return lines + [f"Note: {note}" for note in results.notes]
+
+
+def _seeds_by_column(results: Results) -> str:
+    """`0, 1, 2`; where one column has others than another: `0, 1, 2 of ECE; 0, 1 of TRS`."""
+    of_method: dict[str, set[int]] = {}
+    for (_, method), cell in results.cells.items():
+        if cell.mean is not None:
+            of_method.setdefault(method, set()).update(cell.values)
+    titles: dict[str, list[str]] = {}
+    for method in results.methods:
+        if method in of_method:
+            titles.setdefault(", ".join(map(str, sorted(of_method[method]))), []).append(results.titles[method])
+    if len(titles) == 1:
+        return next(iter(titles))
+    return "; ".join(f"{seeds} of {', '.join(of)}" for seeds, of in titles.items())
 
 
 def _what(results: Results, under_attack: str) -> list[str]:
@@ -107,7 +122,8 @@ def caption(results: Results, *, tied: bool) -> list[str]:
         f"On {results.setting or results.dataset}; {results.images}.",
     ]
     if len(seeds) > 1:
-        lines.append(f"Mean ± standard deviation over {len(seeds)} seeds.")
+        each = f"{len(seeds)} seeds" if ";" not in _seeds_by_column(results) else "the n seeds of each"
+        lines.append(f"Mean ± standard deviation over {each}.")
     if tied:
         several = any(len(cell.values) > 1 for cell in values)
         lines.append(
