@@ -144,7 +144,9 @@ def test_apgd_goes_the_authors_way_from_the_same_start() -> None:
 
 
 def test_other_random_numbers_move_apgd_t_as_far_as_the_two_codes_are_apart() -> None:
-    for name, told in (("trades-apgd_t", "91.6 and 91.3"), ("trades-apgd_t-1", "91.5 and 91.7")):
+    for name, told in (
+        ("trades-apgd_t", "91.6 and 91.3"), ("trades-apgd_t-1", "91.5 and 91.7"), ("dverge-square-1", "82.3 and 81.9"),
+    ):  # fmt: skip
         (attack,) = json.loads((STRENGTH[0] / f"{name}.json").read_text())["attacks"]
         assert f"{attack['first']:.1f} and {attack['versus'][0]['theirs']:.1f}" == told
         assert told in PAGE
@@ -153,3 +155,13 @@ def test_other_random_numbers_move_apgd_t_as_far_as_the_two_codes_are_apart() ->
         ours, theirs = (bits.from_text(one["outcomes"], 1000) for one in (attack, attack["versus"][0]))
         told = f"{(theirs & ~ours).sum()} images stand under theirs alone, {(ours & ~theirs).sum()} under ours alone"
         assert told in PAGE.replace("\n", " ")
+
+
+def test_apgd_dlr_on_the_weights_of_dverges_authors_is_theirs_image_by_image() -> None:
+    """What docs/reproduction.md tells of the paper's row: the same start, and 69 of 100 images under both."""
+    (attack,) = json.loads((STRENGTH[0] / "authors-apgd_dlr.json").read_text())["attacks"]
+    (versus,) = attack["versus"]
+    assert attack["outcomes"] == versus["outcomes"]
+    standing = int(bits.from_text(attack["outcomes"], attack["images"]).sum())
+    page = (ROOT / "docs" / "reproduction.md").read_text().replace("\n  ", " ")
+    assert f"AutoAttack's own code leaves {standing} of the first {attack['images']} images, ours too" in page

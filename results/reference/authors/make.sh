@@ -52,6 +52,7 @@ trades --attack autoattack --eps 0.3 --limit 1000
 
 for seed in 1 2; do dverge $seed --attack autoattack --eps 0.01,0.02 --limit 1000; done
 for seed in 0 1 2; do dverge $seed --attack apgd_ce,apgd_dlr --limit 1000; done
+baseline --attack apgd_ce,apgd_dlr --limit 1000
 trades --attack autoattack --eps 0.3
 
 # What the archive does not have yet.
