@@ -118,7 +118,11 @@ def _line(
 
 
 def test_what_the_authors_autoattack_leaves_is_what_was_printed() -> None:
-    lines = PAGE.partition("<!-- numbers of results/reference/cpu/strength, results/reference/gpu/strength -->\n")[2].partition("\n\n")[0].splitlines()
+    lines = (
+        PAGE.partition("<!-- numbers of results/reference/cpu/strength, results/reference/gpu/strength -->\n")[2]
+        .partition("\n\n")[0]
+        .splitlines()
+    )
     assert lines[2:] == list(_strength_lines())
 
 
