@@ -13,6 +13,7 @@ from __future__ import annotations
 import statistics as plain_statistics
 from collections import Counter
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Literal
@@ -177,17 +178,28 @@ def answers(loaded: Loaded, db: Database, dataset: str) -> list[Finding]:
     except BenchError:  # several, and none is the default
         usual = []
     recipes = dict.fromkeys((*usual, *(name for name in loaded.config.recipes_of(dataset) if name in stored)))
+    # All test images, or as many as the recipe takes; then each smaller number that something was measured on.
+    measured = {row.image_limit for row in queries.evaluations(db, dataset=dataset) if row.split == "test"}
+    limits = [None, *sorted(measured - {None}, key=lambda limit: -(limit or 0))]
     found: list[Finding] = []
     for authors in (False, True):
-        by_recipe = [_by_name(loaded, db, dataset, recipe, authors=authors) for recipe in recipes]
+        by_recipe = [
+            _by_name(
+                loaded, db, [Selection(dataset=dataset, recipe=name, limit=size) for size in limits], authors=authors
+            )
+            for name in recipes
+        ]
         most = max(by_recipe, key=lambda each: sum(answer.measured for answer in each.values()), default={})
         found += [most[name] for name in loaded.config.statements if name in most]
     return found
 
 
-def _by_name(loaded: Loaded, db: Database, dataset: str, recipe: str, *, authors: bool) -> dict[str, Finding]:
-    """Each statement of which something was measured under a recipe."""
-    evidence = list(_by_images(loaded, db, dataset, recipe, authors=authors))
+def _by_name(loaded: Loaded, db: Database, selections: Sequence[Selection], *, authors: bool) -> dict[str, Finding]:
+    """Each statement of which something was measured under a recipe; its selections, of the most images first."""
+    evidence: list[_Evidence] = []
+    for selection in selections:
+        with suppress(BenchError):  # fewer images than that, or a data set without this recipe
+            evidence.append(_Evidence(loaded, db, selection, authors=authors))
     found: dict[str, Finding] = {}
     for name, statement in loaded.config.statements.items():
         answer = _transfers if statement.of == "transferability" else _accuracies
@@ -197,19 +209,7 @@ def _by_name(loaded: Loaded, db: Database, dataset: str, recipe: str, *, authors
     return found
 
 
-def _by_images(
-    loaded: Loaded, db: Database, dataset: str, recipe: str, *, authors: bool
-) -> Iterator[_Evidence]:  # fmt: skip
-    """What was measured on all test images, or as many as the recipe takes; then on each smaller number of them."""
-    stored = {row.image_limit for row in queries.evaluations(db, dataset=dataset) if row.split == "test"}
-    for limit in sorted({None, *stored}, key=lambda size: (size is not None, -(size or 0))):
-        try:
-            yield _Evidence(loaded, db, Selection(dataset=dataset, recipe=recipe, limit=limit), authors=authors)
-        except BenchError:  # fewer images than that, or a data set without this recipe
-            continue
-
-
-# And whose images most of it is of; None if nothing was measured.
+# The comparisons, and the evidence that most of them are of: None if nothing was measured.
 Answer = tuple[tuple[Compared, ...], "_Evidence | None"]
 
 
@@ -225,28 +225,27 @@ def _transfers(statement: StatementSpec, evidence: Sequence[_Evidence]) -> Answe
 
 def _accuracies(statement: StatementSpec, evidence: Sequence[_Evidence]) -> Answer:
     """Comparisons of accuracies: each over as many trainings as there are of both, then on as many images."""
-    best: dict[tuple[str, str, str], tuple[_Evidence, Compared, pairing.Pair | None]] = {}
+    made: dict[tuple[str, str, str], list[tuple[_Evidence, Compared, pairing.Pair | None]]] = {}
     for each in evidence:
         for compared, pair in each.pairs(statement):
-            place = compared.more, compared.less, compared.row
-            known = best[place][2] if place in best else None
-            if place not in best or (pair is not None and (known is None or _size(pair) > _size(known))):
-                best[place] = each, compared, pair
-    tested = {place: pair for place, (_, _, pair) in best.items() if pair is not None}
-    corrected = statistics.holm([pair.comparison.p for pair in tested.values()])
-    for (place, pair), p in zip(tested.items(), corrected, strict=True):
-        of, compared, _ = best[place]
-        best[place] = of, of.told(compared, replace(pair, p_holm=p)), pair
-    of_most = Counter(best[place][0] for place in tested).most_common(1)
-    return tuple(compared for _, compared, _ in best.values()), of_most[0][0] if of_most else None
+            made.setdefault((compared.more, compared.less, compared.row), []).append((each, compared, pair))
+    best = [max(of_place, key=lambda one: _size(one[2])) for of_place in made.values()]
+    paired = [(of, compared, pair) for of, compared, pair in best if pair is not None]
+    corrected = iter(statistics.holm([pair.comparison.p for _, _, pair in paired]))
+    answer = tuple(
+        compared if pair is None else of.told(compared, replace(pair, p_holm=next(corrected)))
+        for of, compared, pair in best
+    )
+    return answer, Counter(of for of, _, _ in paired).most_common(1)[0][0] if paired else None
 
 
 def _measured(compared: Sequence[Compared]) -> int:
     return sum(each.side != "not measured" for each in compared)
 
 
-def _size(pair: pairing.Pair) -> tuple[int, int]:
-    return len(pair.seeds), pair.comparison.n
+def _size(pair: pairing.Pair | None) -> tuple[int, int]:
+    """Trainings and images; of what does not pair none."""
+    return (0, 0) if pair is None else (len(pair.seeds), pair.comparison.n)
 
 
 class _Evidence:

@@ -130,7 +130,7 @@ def test_apgd_goes_the_authors_way_from_the_same_start() -> None:
     """On a CPU the images that stand are the same, each by each; on a GPU sums are rounded in another order."""
     seeds: dict[tuple[str, str], set[int]] = {}
     apart: list[float] = []
-    for path in (path for folder in STRENGTH for path in folder.glob("*.json")):
+    for path in _printed("*"):
         printed = json.loads(path.read_text())
         for attack in printed["attacks"]:
             if attack["attack"] == "apgd_ce":

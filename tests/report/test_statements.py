@@ -293,6 +293,7 @@ def test_weights_of_authors_are_asked_apart_and_known_by_their_method(tmp_path: 
     assert answer.setting.words == "3 × ResNet-20, trained elsewhere"
     stands = dict(zip(("0.01", "0.02"), answer.compared, strict=True))
     assert (stands["0.01"].seeds, stands["0.01"].n) == ((0,), 10000)  # the baseline has one training
+    assert stands["0.01"].b == pytest.approx(2.39)  # 239 of 10,000 images stand in the archive
     assert (stands["0.02"].seeds, stands["0.02"].n) == ((0,), 1000)
     assert stands["0.02"].a == pytest.approx(12.5)  # as in results/reference/authors/core.md
     paper = bench("table", "core", "-m", "DVERGE, authors", "-d", "cifar10", "--limit", 1000, "--paper",

@@ -100,9 +100,10 @@ def _training(
 
 def _on_different_machines(shown: Sequence[tuple[str, RunRow]], db: Database) -> tuple[str, ...]:
     """A note that says which columns were trained by what, where that is not everywhere the same."""
-    by_environment = {run.environment_id: "" for _, run in shown}
-    for environment_id in by_environment:
-        by_environment[environment_id] = environment.processor(queries.environment(db, environment_id)) or "not known"
+    by_environment = {
+        each: environment.processor(queries.environment(db, each)) or "not known"
+        for each in {run.environment_id for _, run in shown}
+    }
     titles: dict[str, dict[str, None]] = {}
     for title, run in shown:
         titles.setdefault(by_environment[run.environment_id], {})[title] = None

@@ -36,7 +36,9 @@ def footnotes(results: Results, *, published: bool, tied: bool) -> list[str]:
     seeds = sorted({seed for cell in values for seed in cell.values})
     lines = _what(results, "Robust accuracy in % of all images")
     if len(seeds) > 1:
-        lines.append(f"Mean ± standard deviation over seeds {_seeds_by_column(results)} (ddof 1).")
+        columns = _columns_by_seeds(results)
+        each = (of if len(columns) == 1 else f"{of} of {', '.join(titles)}" for of, titles in columns.items())
+        lines.append(f"Mean ± standard deviation over seeds {'; '.join(each)} (ddof 1).")
     if tied:
         several = any(len(cell.values) > 1 for cell in values)
         lines.append(
@@ -70,8 +72,8 @@ def footnotes(results: Results, *, published: bool, tied: bool) -> list[str]:
     return lines + [f"Note: {note}" for note in results.notes]
 
 
-def _seeds_by_column(results: Results) -> str:
-    """`0, 1, 2`; where one column has others than another: `0, 1, 2 of ECE; 0, 1 of TRS`."""
+def _columns_by_seeds(results: Results) -> dict[str, list[str]]:
+    """Titles of the columns that have the same seeds, by these: `0, 1, 2` → ECE, TRS; `0` → GAL."""
     of_method: dict[str, set[int]] = {}
     for (_, method), cell in results.cells.items():
         if cell.mean is not None:
@@ -80,9 +82,7 @@ def _seeds_by_column(results: Results) -> str:
     for method in results.methods:
         if method in of_method:
             titles.setdefault(", ".join(map(str, sorted(of_method[method]))), []).append(results.titles[method])
-    if len(titles) == 1:
-        return next(iter(titles))
-    return "; ".join(f"{seeds} of {', '.join(of)}" for seeds, of in titles.items())
+    return titles
 
 
 def _what(results: Results, under_attack: str) -> list[str]:
@@ -122,8 +122,8 @@ def caption(results: Results, *, tied: bool) -> list[str]:
         f"On {results.setting or results.dataset}; {results.images}.",
     ]
     if len(seeds) > 1:
-        each = f"{len(seeds)} seeds" if ";" not in _seeds_by_column(results) else "the n seeds of each"
-        lines.append(f"Mean ± standard deviation over {each}.")
+        which = f"{len(seeds)} seeds" if len(_columns_by_seeds(results)) == 1 else "the n seeds of each"
+        lines.append(f"Mean ± standard deviation over {which}.")
     if tied:
         several = any(len(cell.values) > 1 for cell in values)
         lines.append(
