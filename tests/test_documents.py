@@ -189,9 +189,11 @@ def test_the_commands_of_the_reference_are_understood(
     script: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The script runs from its first line to its last beside a `bench` that only writes down what it is asked."""
-    copy, calls, stands_in = (tmp_path / name for name in ("make.sh", "calls", "bench"))
-    for part in script.parent.glob("*.sh"):
-        (tmp_path / part.name).write_text(part.read_text())
+    calls, stands_in, folder = (tmp_path / name for name in ("calls", "bench", script.parent.name))
+    folder.mkdir()
+    copy = folder / script.name
+    for part in (*script.parent.glob("*.sh"), *REFERENCE.glob("*.sh")):
+        (tmp_path / part.relative_to(REFERENCE)).write_text(part.read_text())
     stands_in.write_text(
         """#!/bin/sh
 { printf '%s\\037' "$@"; echo; } >> "$CALLS"
