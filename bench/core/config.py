@@ -355,10 +355,9 @@ def _check_names(config: Config, path: Path) -> None:
             known = [*config.recipes_of(name), *(alias for of, alias in config.aliases if of == name)]
             check("recipe", dataset.recipe, known, f"datasets.{name}")
     check("attack", config.matrix.attack, config.attacks, "matrix")
-    for name in config.matrix.surrogates:
-        check("method", name, config.methods, "matrix.surrogates")
+    # The methods of `matrix.surrogates` and `blackbox` are looked up where they are used: they may be ensembles that
+    # were trained elsewhere, which the database knows.
     if config.blackbox is not None:
-        check("method", config.blackbox.method, config.methods, "blackbox")
         for name in config.blackbox.attacks:
             check("attack", name, config.attacks, "blackbox")
         for name in config.blackbox.budgets:

@@ -205,14 +205,14 @@ class MatrixSpec(Spec):
     population: Population = "correct_all"
     budgets: dict[str, Budget]
     surrogates: tuple[str, ...] = Field(
-        (), max_length=MOST, description="configured methods whose ensembles, of other seeds, are sources too"
+        (), max_length=MOST, description="methods whose ensembles, of other seeds or from elsewhere, are sources too"
     )
 
 
 class BlackboxSpec(Spec):
     """`[blackbox]`: attacks on surrogates whose images are tried on every victim (TRS paper, Figure 2)."""
 
-    method: str = Field(description="configured method of the surrogates")
+    method: str = Field(description="method of the surrogates, or the name of an ensemble that was trained elsewhere")
     members: tuple[Annotated[int, Field(ge=2, le=MEMBERS)], ...] = Field(
         max_length=MOST, description="one surrogate for each number of members"
     )

@@ -436,6 +436,7 @@ def blackbox_rows(loaded: Loaded, selection: Selection, run: RunSpec, names: tup
         attacks[name] = {"plugin": loaded.config.attacks[name].plugin, "settings": settings.plain(instance)}
         version = max(version, plugin.version)
     surrogates = tuple(surrogate(loaded, selection, spec.method, members) for members in spec.members)
+    _not_itself(run, surrogates)
     limit = _at_most(loaded, selection, spec.limit)
     return [
         EvaluationSpec(
@@ -501,6 +502,7 @@ def matrix_row(loaded: Loaded, selection: Selection, run: RunSpec, *, targeted: 
     (row,) = attack_rows(loaded, selection, run, loaded.config.matrix.attack, (matrix_budget(loaded, selection),))
     update: dict[str, Any] = {"kind": "transfer", "stop": "last", "targets": "random" if targeted else None}
     others = tuple(surrogate(loaded, selection, name, run.members) for name in loaded.config.matrix.surrogates)
+    _not_itself(run, others)
     if others:
         update |= {"surrogates": others, "settings": {**row.settings, "surrogates": [each.run_id for each in others]}}
     return row.model_copy(update=update | {"precision": possible(row.precision, "last")})
@@ -509,10 +511,24 @@ def matrix_row(loaded: Loaded, selection: Selection, run: RunSpec, *, targeted: 
 def surrogate(loaded: Loaded, selection: Selection, method: str, members: int) -> RunSpec:
     """An ensemble whose images are tried on others: its seed is one of surrogates, so that it shares nothing with them.
 
+    One that was trained elsewhere is the first of its name.
+
     Raises:
         BenchError: as `run_spec`.
     """
-    return run_spec(loaded, replace(selection, members=members), method, SURROGATE_SEEDS + members)
+    stored = loaded.outside.get((method, selection.dataset))
+    seed = min(stored) if stored else SURROGATE_SEEDS + members
+    return run_spec(loaded, replace(selection, members=members, model=None if stored else selection.model), method, seed)
+
+
+def _not_itself(run: RunSpec, surrogates: tuple[RunSpec, ...]) -> None:
+    """A surrogate from elsewhere may have been named for its own victim.
+
+    Raises:
+        BenchError: it was.
+    """
+    if run.run_id in (each.run_id for each in surrogates):
+        raise BenchError(f"{run.label} would be its own surrogate: its images would be no black box; leave it out")
 
 
 def matrix_budget(loaded: Loaded, selection: Selection) -> float:

@@ -7,8 +7,10 @@ import html
 import json
 import re
 import shlex
+import sqlite3
 import sys
 import warnings
+from contextlib import closing
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -310,6 +312,35 @@ def test_further_rules_are_recorded_and_attacked_as_such(
     assert row["fusion"] == fusion
     wrong = evaluate(results, files, "--model", "digits_cnn", "--name", "x", "--fusion", fusion[:-1], ok=False)
     assert f"did you mean {fusion}" in refused(wrong)
+
+
+def test_the_images_of_a_black_box_are_made_on_one_that_was_trained_elsewhere(
+    trained: tuple[Path, list[State]], tmp_path: Path
+) -> None:
+    results = tmp_path / "results"
+    for name, states in (("theirs", trained[1]), ("others", trained[1][::-1])):
+        (tmp_path / name).mkdir()
+        evaluate(results, saved(tmp_path / name, states), "--model", "digits_cnn", "--name", name)
+
+    def black_box(name: str, *members: str, ok: bool = True) -> Done:
+        return bench(results, "run", "-m", name, "-d", "digits", "--suite", "figure2", "--limit", 60, "--threads", 1,
+                     *("--set", 'blackbox.method="others"', "--set", "blackbox.restarts=1"), *members,
+                     *("--set", "blackbox.budgets.digits=[0.1]"), ok=ok)  # fmt: skip
+
+    theirs = ("--set", "blackbox.members=[3]")
+    assert "leave --model and --members out" in refused(black_box("theirs", "--set", "blackbox.members=[2]", ok=False))
+    assert "its own surrogate" in refused(black_box("others", *theirs, ok=False))
+    black_box("theirs", *theirs)
+    frames = bench_frames.load(results / "bench.db")
+    rows = frames.blackbox
+    assert {*rows["surrogate"]} == {*frames.runs.loc[frames.runs["method"] == "others", "run_id"]}
+    # Both are one function, so each image does to the victim what it did to the ensemble that it was made on.
+    with closing(sqlite3.connect(results / "bench.db")) as db:
+        made = db.execute(
+            "SELECT b.attack, b.n_set FROM blackbox b JOIN evaluation USING (evaluation_id) WHERE kind = 'craft'"
+        ).fetchall()
+    assert sorted(made) == sorted(zip(rows["attack"], rows["n_missed"], strict=True))
+    assert 0 < min(rows["n_missed"])
 
 
 def test_much_more_accuracy_under_another_normalisation_is_told(
