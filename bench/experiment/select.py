@@ -517,8 +517,9 @@ def surrogate(loaded: Loaded, selection: Selection, method: str, members: int) -
         BenchError: as `run_spec`.
     """
     stored = loaded.outside.get((method, selection.dataset))
-    seed = min(stored) if stored else SURROGATE_SEEDS + members
-    return run_spec(loaded, replace(selection, members=members, model=None if stored else selection.model), method, seed)
+    if stored:
+        return run_spec(loaded, replace(selection, members=members, model=None), method, min(stored))
+    return run_spec(loaded, replace(selection, members=members), method, SURROGATE_SEEDS + members)
 
 
 def _not_itself(run: RunSpec, surrogates: tuple[RunSpec, ...]) -> None:
