@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from bench.attacks.base import Attack
 from bench.attacks.conditions import Conditions
+from bench.attacks.cw import CW
 from bench.attacks.fgsm import FGSM
 from bench.attacks.iterative import PGD
 from bench.attacks.judge import attack_images
@@ -97,6 +98,33 @@ def test_flags_of_one_result(flag: str, bad: dict[str, Any], good: dict[str, Any
     (found,) = standing.judge((), [row(**of_member, measurements={"sources": sources})]).raised.values()
     assert [item.flag.id for item in found] == [flag]
     assert found[0].evidence.startswith("member 2: ")
+
+
+def test_cw_that_measures_its_first_step_alone() -> None:
+    """On 8 × 8 digits a step of Adam .01 reaches .01 / 2 · √64 = .04 at most."""
+
+    def cw(farthest: float, broken: int = 3, **values: Any) -> EvaluationRow:
+        lengths = {name: dict.fromkeys(("min", "mean", "median", "max"), farthest) for name in ("l1", "l2")}
+        told = {"plugin": "cw", "attack": "cw", "budget_name": "c", "settings": {"rate": 0.01, "steps": 1000}}
+        return row(**{**told, "measurements": measured(distances={"broken": broken, **lengths}), **values})
+
+    assert raised(cw(0.0399)) == [{"one-step"}]
+    assert raised(cw(0.0401)) == [set()]
+    assert raised(cw(0.0399, settings={"rate": 0.005})) == [set()]
+    assert raised(cw(0.0399, plugin="ead")) == [set()]
+    assert raised(cw(0.0399, dataset="my own")) == [set()]  # its number of pixels is not known
+    assert raised(cw(0.27, dataset="cifar10")) == [{"one-step"}]
+    assert raised(row(plugin="cw", measurements=measured(distances={"broken": 0}), settings={"rate": 0.01})) == [set()]
+
+
+def test_a_step_of_cw_reaches_no_farther_than_its_flag_says(digits_ensemble: Ensemble, digits: Any) -> None:
+    images = digits.test.take(slice(0, 60))
+    for rate in (0.2, 0.4):
+        conditions = Conditions(budget=1e6, seed_axes=("tests",), batch_size=60)
+        found = attack_images(CW(steps=2, rate=rate), digits_ensemble, images, conditions).measurements["distances"]
+        assert found["broken"] > 0
+        # Pixels that are black or white, of which digits have many, hardly move.
+        assert 0.3 * rate / 2 * 8 < found["l2"]["max"] <= rate / 2 * 8
 
 
 def test_each_stage_of_an_attack_rises_by_itself() -> None:

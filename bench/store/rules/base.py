@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, TypeVar
@@ -108,6 +109,15 @@ def robust(row: EvaluationRow) -> float:
 def told(row: EvaluationRow) -> str:
     """An attack and what it leaves, as evidence says it."""
     return f"{row.label}: {100 * robust(row):.1f} %"
+
+
+def pixels(row: EvaluationRow) -> int | None:
+    """How many numbers an image has, d = C·H·W; None where the data set is none of those that come with bench."""
+    try:
+        shape: tuple[int, ...] | None = getattr(registry.load("datasets", row.dataset), "shape", None)
+    except BenchError:
+        return None
+    return math.prod(shape) if isinstance(shape, tuple) else None
 
 
 def trait(plugin: str, name: str) -> Any:

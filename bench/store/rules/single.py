@@ -7,7 +7,7 @@ import statistics
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from bench.store.rules.base import ONE, Rows, need, rule
+from bench.store.rules.base import ONE, Rows, need, pixels, rule
 from bench.store.typed_rows import EvaluationRow
 
 EXCESS = 1e-4  # outside the ball or [0, 1] by more than rounding
@@ -81,6 +81,21 @@ def _still_rising(row: EvaluationRow) -> Iterator[str]:
         rises = (stage + rise for stage, values in _stages(part) if (rise := _rise(row, values)))
         if (first := next(rises, None)) is not None:
             yield which + first
+
+
+@rule(
+    ONE, "one-step", "note", "no image that CW broke lies farther in ℓ2 than one step of its optimiser reaches",
+    "The weight c may be too small to matter: where two steps (--set attacks.cw.steps=2) break as many, the row "
+    "measures Adam's first step, which is as long for every c.",
+    needs=("attack",),
+)  # fmt: skip
+def _one_step(row: EvaluationRow) -> Iterator[str]:
+    # Adam's first step is `rate` a pixel in w, whatever the slope; x = (tanh w + 1) / 2 moves by half of it at most.
+    found, rate = row.measurements.get("distances"), row.settings.get("rate")
+    if row.plugin == "cw" and found and found["broken"] and isinstance(rate, int | float) and (d := pixels(row)):
+        largest, reach = found["l2"]["max"], rate / 2 * math.sqrt(d)
+        if largest <= reach:
+            yield f"{found['broken']} images broken, the farthest at {largest:.3g}; one step reaches {reach:.3g}"
 
 
 def _parts(row: EvaluationRow) -> list[tuple[str, Mapping[str, Any]]]:
