@@ -196,7 +196,8 @@ def test_the_commands_of_the_reference_are_understood(
         (tmp_path / part.relative_to(REFERENCE)).write_text(part.read_text())
     stands_in.write_text(
         """#!/bin/sh
-{ printf '%s\\037' "$@"; echo; } >> "$CALLS"
+line=$(printf '%s\\037' "$@")
+printf '%s\\n' "$line" >> "$CALLS"  # in one piece: scripts may call several side by side
 [ "$1" != list ] || cat "$RUNS"
 """
     )
