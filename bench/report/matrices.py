@@ -23,6 +23,7 @@ from bench.report.titles import Titles, ensemble_title
 from bench.store import queries, rates, standing
 from bench.store.database import Database
 from bench.store.rates import Floats, RateCounts
+from bench.store.standing import Measured
 from bench.store.typed_rows import TransferBits
 
 
@@ -123,13 +124,14 @@ def matrices(
     population: Population | None = None,
     rate: Rate = "misclassified",
     targeted: bool | None = None,
+    measured: Measured | None = None,
 ) -> list[Matrix]:
     """The transferability matrices of a selection, one a method; methods without one are left out.
 
     A data set that bench.toml gives no matrix budget for has none.
 
     `targeted`: those where a target counts that outputs the class the images were led to; by default as the suite of
-    the selection has it.
+    the selection has it. `measured`: what was read already, all of these families.
 
     Raises:
         BenchError: `population` is not the rate's own.
@@ -145,15 +147,16 @@ def matrices(
     population = population or loaded.config.matrix.population
     titles = Titles(loaded)
     found = []
+    measured = measured or standing.read(db, family_ids=[run.family_id for run in specs.values()])
     for name, run in specs.items():
         if run.members < 2:
             continue
         spec = select.matrix_row(loaded, selection, run, targeted=targeted)
-        measured = standing.read(db, family_ids=run.family_id)
         rows = [
             row
             for row in measured.rows
-            if row.attack_key == spec.attack_key
+            if row.family_id == run.family_id
+            and row.attack_key == spec.attack_key
             and measured.standings.of(row.evaluation_id).is_current
             and (seeds is None or row.seed in seeds)
         ]

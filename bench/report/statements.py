@@ -36,6 +36,7 @@ from bench.report.tables import budget_text
 from bench.report.titles import Titles
 from bench.store import queries, standing
 from bench.store.database import Database
+from bench.store.standing import Measured
 
 Side = Literal["as said", "the other way", "not significant", "not measured"]
 Verdict = Literal["holds", "does not hold", "cannot be told"]
@@ -170,36 +171,36 @@ def answers(loaded: Loaded, db: Database, dataset: str) -> list[Finding]:
     if not loaded.config.statements or dataset not in loaded.config.datasets:
         return []
     loaded = loaded.with_outside(queries.configs(db, plugin=OUTSIDE))
-    stored = {run.recipe for run in queries.runs(db, dataset=dataset)}
-    if not stored:
+    runs = queries.runs(db, dataset=dataset)
+    if not runs:
         return []
+    stored = {run.recipe for run in runs}
+    measured = standing.read(db, family_ids=list({run.family_id for run in runs}))
     try:
         usual = [select.recipe_name(loaded, None, dataset)]
     except BenchError:  # several, and none is the default
         usual = []
     recipes = dict.fromkeys((*usual, *(name for name in loaded.config.recipes_of(dataset) if name in stored)))
     # All test images, or as many as the recipe takes; then each smaller number that something was measured on.
-    measured = {row.image_limit for row in queries.evaluations(db, dataset=dataset) if row.split == "test"}
-    limits = [None, *sorted(measured - {None}, key=lambda limit: -(limit or 0))]
+    sizes = {row.image_limit for row in measured.rows if row.split == "test"}
+    limits = [None, *sorted(sizes - {None}, key=lambda limit: -(limit or 0))]
     found: list[Finding] = []
     for authors in (False, True):
-        by_recipe = [
-            _by_name(
-                loaded, db, [Selection(dataset=dataset, recipe=name, limit=size) for size in limits], authors=authors
-            )
-            for name in recipes
-        ]
+        asked = [[Selection(dataset=dataset, recipe=name, limit=size) for size in limits] for name in recipes]
+        by_recipe = [_by_name(loaded, db, measured, selections, authors=authors) for selections in asked]
         most = max(by_recipe, key=lambda each: sum(answer.measured for answer in each.values()), default={})
         found += [most[name] for name in loaded.config.statements if name in most]
     return found
 
 
-def _by_name(loaded: Loaded, db: Database, selections: Sequence[Selection], *, authors: bool) -> dict[str, Finding]:
+def _by_name(
+    loaded: Loaded, db: Database, measured: Measured, selections: Sequence[Selection], *, authors: bool
+) -> dict[str, Finding]:
     """Each statement of which something was measured under a recipe; its selections, of the most images first."""
     evidence: list[_Evidence] = []
     for selection in selections:
         with suppress(BenchError):  # fewer images than that, or a data set without this recipe
-            evidence.append(_Evidence(loaded, db, selection, authors=authors))
+            evidence.append(_Evidence(loaded, db, measured, selection, authors=authors))
     found: dict[str, Finding] = {}
     for name, statement in loaded.config.statements.items():
         answer = _transfers if statement.of == "transferability" else _accuracies
@@ -251,9 +252,12 @@ def _size(pair: pairing.Pair | None) -> tuple[int, int]:
 class _Evidence:
     """What all statements ask for, of one selection: read once."""
 
-    def __init__(self, loaded: Loaded, db: Database, selection: Selection, *, authors: bool) -> None:
+    def __init__(
+        self, loaded: Loaded, db: Database, measured: Measured, selection: Selection, *, authors: bool
+    ) -> None:
         every = loaded.config.statements.values()
         self.loaded, self.db, self.selection, self.authors = loaded, db, selection, authors
+        self.measured = measured
         limit = select.test_limit(loaded, selection)
         if selection.limit is not None and limit != selection.limit:
             raise BenchError("the same images as without a limit")
@@ -271,7 +275,6 @@ class _Evidence:
         attacks = dict.fromkeys(name for each in every for name in each.under)
         self.rows = {name: self._rows(name) for name in attacks}
         rows = [row for found in self.rows.values() for row in found]
-        measured = standing.read(db, family_ids=[run.family_id for run in self.specs.values()])
         self.cells = results.cells_of(self.specs, rows, measured)
         references = queries.references(db, dataset=selection.dataset)
         self.printed = results.published_beside(loaded, selection, rows, self.specs, references)
@@ -294,7 +297,9 @@ class _Evidence:
     def matrices(self) -> dict[str, Matrix]:
         """Transferability by method."""
         selection = replace(self.selection, methods=tuple(self.columns[name] for name in self.specs))
-        found = matrices.matrices(self.loaded, selection, self.db, targeted=False) if self.specs else []
+        found = []
+        if self.specs:
+            found = matrices.matrices(self.loaded, selection, self.db, targeted=False, measured=self.measured)
         by_column = {each.method: each for each in found}
         return {name: by_column[self.columns[name]] for name in self.specs if self.columns[name] in by_column}
 
