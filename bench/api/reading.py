@@ -44,7 +44,8 @@ def results(
         if dataset not in known:
             raise unknown_name("data set", dataset, known)
         frame = frame[frame["dataset"] == dataset]
-    sound = ~frame["stale"] & ~frame["invalid"] & (frame["seed"] < SURROGATE_SEEDS)
+    competes = (frame["seed"] < SURROGATE_SEEDS) & (frame["kind"] != "craft")  # images of one from elsewhere
+    sound = ~frame["stale"] & ~frame["invalid"] & competes
     return frame[sound.astype(bool)].reset_index(drop=True)
 
 

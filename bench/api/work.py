@@ -73,7 +73,7 @@ def done(
     with places.data_in(where.data), opening.at_work(where.db, where.results) as base:
         Locks(folders.locks).sweep()
         plan = make_plan(chosen.loaded, chosen.selection, base, folders, training_only=training_only)
-        plan, lacking = feasible(plan, folders, chosen.loaded, chosen.selection)
+        plan, lacking = feasible(plan, folders, chosen.loaded, chosen.selection, base)
         if plan.missing:
             _do(plan, base, folders, chosen, device=device, threads=threads, workers=workers, quiet=quiet)
     if lacking:

@@ -131,7 +131,7 @@ def command(
             plan = plan.forced(forced.superseded)
         if retry_failed:
             plan = plan.failures_only()
-        plan, lacking = feasible(plan, place, chosen.loaded, chosen.selection)
+        plan, lacking = feasible(plan, place, chosen.loaded, chosen.selection, base)
         for line in lacking:
             complain(f"left out: {line}")
         if unseen := unwatched(plan, base):

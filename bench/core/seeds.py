@@ -15,7 +15,7 @@ from bench.core.lazy import torch
 from bench.core.numbers import MOST, SEED, read_whole, shown
 
 SURROGATE_SEEDS = 1_000_000
-"""A surrogate of N members has this seed plus N: no member, nor order of the data, is shared."""
+"""A surrogate of N members that is trained here has this seed plus N: no member, nor order of the data, is shared."""
 
 
 def derive(*axes: object) -> int:

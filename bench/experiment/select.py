@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -435,8 +435,8 @@ def blackbox_rows(loaded: Loaded, selection: Selection, run: RunSpec, names: tup
         instance = settings.build(plugin, loaded.config.attacks[name].settings, f"attacks.{name}")
         attacks[name] = {"plugin": loaded.config.attacks[name].plugin, "settings": settings.plain(instance)}
         version = max(version, plugin.version)
-    surrogates = tuple(surrogate(loaded, selection, spec.method, members) for members in spec.members)
-    _not_itself(run, surrogates)
+    found = (surrogate(loaded, selection, spec.method, members, said="blackbox.method") for members in spec.members)
+    surrogates = tuple({each.run_id: each for each in found}.values())  # one from elsewhere has its own members
     limit = _at_most(loaded, selection, spec.limit)
     return [
         EvaluationSpec(
@@ -501,35 +501,37 @@ def matrix_row(loaded: Loaded, selection: Selection, run: RunSpec, *, targeted: 
     """The transferability matrix of `[matrix]`; `targeted`: each image is led to a class drawn for it."""
     (row,) = attack_rows(loaded, selection, run, loaded.config.matrix.attack, (matrix_budget(loaded, selection),))
     update: dict[str, Any] = {"kind": "transfer", "stop": "last", "targets": "random" if targeted else None}
-    others = tuple(surrogate(loaded, selection, name, run.members) for name in loaded.config.matrix.surrogates)
-    _not_itself(run, others)
+    others = tuple(other_sources(loaded, selection, run))
     if others:
         update |= {"surrogates": others, "settings": {**row.settings, "surrogates": [each.run_id for each in others]}}
     return row.model_copy(update=update | {"precision": possible(row.precision, "last")})
 
 
-def surrogate(loaded: Loaded, selection: Selection, method: str, members: int) -> RunSpec:
-    """An ensemble whose images are tried on others: its seed is one of surrogates, so that it shares nothing with them.
+def other_sources(loaded: Loaded, selection: Selection, run: RunSpec) -> Iterator[RunSpec]:
+    """The ensembles that a matrix names beside the members; the ensemble itself is a source in any case."""
+    for name in loaded.config.matrix.surrogates:
+        spec = loaded.config.methods.get(name)
+        elsewhere = spec is not None and spec.plugin == OUTSIDE
+        if not elsewhere or (name, selection.dataset) in loaded.outside:
+            other = surrogate(loaded, selection, name, run.members, said="matrix.surrogates")
+            if other.run_id != run.run_id:
+                yield other
 
-    One that was trained elsewhere is the first of its name.
+
+def surrogate(loaded: Loaded, selection: Selection, method: str, members: int, *, said: str) -> RunSpec:
+    """An ensemble whose images are tried on others; `said`: the setting that names its method.
+
+    One that is trained here has a seed of surrogates, so that it shares nothing with its victims. One that was trained
+    elsewhere is the first of its name, with the network and members that it has.
 
     Raises:
         BenchError: as `run_spec`.
     """
-    stored = loaded.outside.get((method, selection.dataset))
-    if stored:
-        return run_spec(loaded, replace(selection, members=members, model=None), method, min(stored))
+    if method not in loaded.config.methods:
+        raise BenchError(f"{said}: {unknown_name('method', method, loaded.config.methods)}")
+    if stored := loaded.outside.get((method, selection.dataset)):
+        return run_spec(loaded, replace(selection, members=None, model=None), method, min(stored))
     return run_spec(loaded, replace(selection, members=members), method, SURROGATE_SEEDS + members)
-
-
-def _not_itself(run: RunSpec, surrogates: tuple[RunSpec, ...]) -> None:
-    """A surrogate from elsewhere may have been named for its own victim.
-
-    Raises:
-        BenchError: it was.
-    """
-    if run.run_id in (each.run_id for each in surrogates):
-        raise BenchError(f"{run.label} would be its own surrogate: its images would be no black box; leave it out")
 
 
 def matrix_budget(loaded: Loaded, selection: Selection) -> float:

@@ -80,7 +80,9 @@ class Plan:
         return Plan(tuple(item for item in self.planned if item.state == "done" or item.job.job_id in chosen))
 
 
-def feasible(plan: Plan, place: Workplace, loaded: Loaded, selection: Selection) -> tuple[Plan, list[str]]:
+def feasible(
+    plan: Plan, place: Workplace, loaded: Loaded, selection: Selection, db: Database
+) -> tuple[Plan, list[str]]:
     """The plan without what needs weights from elsewhere that are not here, and a line for each of these ensembles.
 
     Raises:
@@ -89,7 +91,7 @@ def feasible(plan: Plan, place: Workplace, loaded: Loaded, selection: Selection)
     lacking = {job.job_id: job.run for job in plan.missing if job.evaluation is None and job.run.plugin == OUTSIDE}
     if not lacking:
         return plan, []
-    told = [_lacking(run, place, loaded, selection) for run in lacking.values()]
+    told = [_lacking(run, place, loaded, selection, db) for run in lacking.values()]
     out = set(lacking)
     for item in plan.planned:  # in an order in which what is needed comes first
         if out.intersection(item.job.needs):
@@ -100,12 +102,16 @@ def feasible(plan: Plan, place: Workplace, loaded: Loaded, selection: Selection)
     return left, told
 
 
-def _lacking(run: RunSpec, place: Workplace, loaded: Loaded, selection: Selection) -> str:
+def _lacking(run: RunSpec, place: Workplace, loaded: Loaded, selection: Selection, db: Database) -> str:
     from bench.jobs.ensembles import mend, weights_fault  # torch, which a plan that is only shown does not need
+    from bench.jobs.retrain import measured_before
 
     here = place.run(run.run_id).record.is_file()
     fault = "damaged" if here and weights_fault(run, place) == "damaged" else "not here"
-    again = mend(run, place, asked=selection, changes=loaded.changes, precision=loaded.precision)
+    if run.method in selection.methods:
+        again = mend(run, place, asked=selection, changes=loaded.changes, precision=loaded.precision)
+    else:  # a surrogate: of it nothing was asked but its weights
+        again = mend(run, place, **measured_before(db, run.run_id))
     return f"{run.label} was trained elsewhere and its weights are {fault}; {again}"
 
 
@@ -203,13 +209,18 @@ def jobs_of(loaded: Loaded, selection: Selection) -> list[Job]:
     """The jobs of a selection, each once and after those it needs.
 
     Raises:
-        BenchError: an unknown name or a setting that does not fit.
+        BenchError: an unknown name, a setting that does not fit, or a run that is named as its own surrogate.
     """
     jobs: dict[str, Job] = {}
     for run in select.runs(loaded, selection):
         for needed in (*run.prerequisites, run):
             jobs.setdefault(needed.run_id, Job(run=needed))
         for evaluation in select.evaluations(loaded, selection, run):
+            if run.run_id in (source.run_id for source in evaluation.surrogates):
+                raise BenchError(
+                    f"{run.label} would be its own surrogate, which is no black box; name another in blackbox.method, "
+                    "or leave it out"
+                )
             for craft in evaluation.crafts:
                 jobs.setdefault(craft.run.run_id, Job(run=craft.run))
                 jobs.setdefault(craft.evaluation_id, Job(run=craft.run, evaluation=craft))

@@ -309,9 +309,12 @@ def _counted(differing: int, n: int) -> str:
 
 
 def _hidden_flags(row: EvaluationRow, record: EvaluationRecord, made: Made) -> str:
-    """The flags that a measurement raises by itself now, and its record does not."""
+    """The doubts that a measurement raises by itself now, and its record does not."""
     then, today = (
-        {raised.flag.id for raised in (*flags.alone(one), *flags.together([one]).get(one.evaluation_id, ()))}
+        {
+            raised.flag.id
+            for raised in flags.doubts((*flags.alone(one), *flags.together([one]).get(one.evaluation_id, ())))
+        }
         for one in (
             replace(row, measurements=measurements)
             for measurements in (record.measurements, made.result["measurements"])

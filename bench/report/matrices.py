@@ -195,7 +195,7 @@ def matrices(
                 images=images_label(loaded, selection),
                 notes=run_notes({name: run}, db, seeds),
                 members=Block.of([str(number + 1) for number in range(run.members)], found_rates),
-                others=_others(list(read.values()), population, rate, _named(loaded, selection, run.members)),
+                others=_others(list(read.values()), population, rate, _named(loaded, selection, run)),
                 by_seed=tuple(100 * rates.off_diagonal_mean(values) for values, _ in found_rates),
                 precision=spec.precision,
             )
@@ -225,9 +225,6 @@ def _others(read: Sequence[TransferBits], population: Population, rate: Rate, na
     return Block.of([shown.get(source) or names.get(source, short(source)) for source in order], found)
 
 
-def _named(loaded: Loaded, selection: Selection, members: int) -> dict[str, str]:
+def _named(loaded: Loaded, selection: Selection, run: RunSpec) -> dict[str, str]:
     """What the surrogates of [matrix] are called, by the id of their run."""
-    return {
-        select.surrogate(loaded, selection, name, members).run_id: loaded.title_of(name)
-        for name in loaded.config.matrix.surrogates
-    }
+    return {other.run_id: loaded.title_of(other.method) for other in select.other_sources(loaded, selection, run)}

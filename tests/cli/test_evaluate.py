@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import hashlib
 import html
 import json
@@ -322,15 +323,13 @@ def test_the_images_of_a_black_box_are_made_on_one_that_was_trained_elsewhere(
         (tmp_path / name).mkdir()
         evaluate(results, saved(tmp_path / name, states), "--model", "digits_cnn", "--name", name)
 
-    def black_box(name: str, *members: str, ok: bool = True) -> Done:
+    def black_box(name: str, *more: str, ok: bool = True) -> Done:
         return bench(results, "run", "-m", name, "-d", "digits", "--suite", "figure2", "--limit", 60, "--threads", 1,
-                     *("--set", 'blackbox.method="others"', "--set", "blackbox.restarts=1"), *members,
-                     *("--set", "blackbox.budgets.digits=[0.1]"), ok=ok)  # fmt: skip
+                     *("--set", 'blackbox.method="others"', "--set", "blackbox.restarts=1"),
+                     *("--set", "blackbox.budgets.digits=[0.1]"), *more, ok=ok)  # fmt: skip
 
-    theirs = ("--set", "blackbox.members=[3]")
-    assert "leave --model and --members out" in refused(black_box("theirs", "--set", "blackbox.members=[2]", ok=False))
-    assert "its own surrogate" in refused(black_box("others", *theirs, ok=False))
-    black_box("theirs", *theirs)
+    assert "its own surrogate" in refused(black_box("others", ok=False))
+    black_box("theirs", "--model", "digits_cnn")
     frames = bench_frames.load(results / "bench.db")
     rows = frames.blackbox
     assert {*rows["surrogate"]} == {*frames.runs.loc[frames.runs["method"] == "others", "run_id"]}
@@ -341,6 +340,29 @@ def test_the_images_of_a_black_box_are_made_on_one_that_was_trained_elsewhere(
         ).fetchall()
     assert sorted(made) == sorted(zip(rows["attack"], rows["n_missed"], strict=True))
     assert min(rows["n_missed"]) > 0
+    # What was made on them is no result of theirs.
+    assert {*python.results(results=results).query("kind in ('craft', 'blackbox')")["method"]} == {"theirs"}
+
+    def matrix(name: str) -> Done:
+        sources = ("--set", 'matrix.surrogates=["others"]')
+        asked = ("-m", name, "-d", "digits", "--suite", "figure3", "--limit", 60, *sources)
+        bench(results, "run", *asked, "--threads", 1)
+        return bench(results, "heatmap", *asked, "-o", tmp_path / f"{name}.svg")
+
+    matrix("theirs")
+    matrix("others")  # the ensemble itself is a source of its matrix already
+    sources = [
+        list(dict.fromkeys(row["source"] for row in csv.DictReader((tmp_path / f"{name}.csv").open(newline=""))))
+        for name in ("theirs", "others")
+    ]
+    assert sources == [["1", "2", "3", "ensemble", "noise", "others"], ["1", "2", "3", "ensemble", "noise"]]
+    # Its weights are asked for by a command that measures nothing new.
+    (lost,) = frames.runs.loc[frames.runs["method"] == "others", "run_id"]
+    (results / "runs" / lost / "members.safetensors").unlink()
+    told = refused(black_box("theirs", "--set", "blackbox.budgets.digits=[0.2]", ok=False))
+    assert "others on digits, seed 0 was trained elsewhere and its weights are not here" in told
+    assert "--attack pgd --eps 0.1" in told
+    assert "blackbox" not in told
 
 
 def test_much_more_accuracy_under_another_normalisation_is_told(

@@ -161,6 +161,7 @@ def test_other_ensembles_are_sources_on_request(tmp_path: Path) -> None:
     frame = load(tmp_path / "there" / "bench.db").matrices
     assert {record["run_id"] for record in records} & {*frame["source"].astype(str)}
     (unknown,) = [refused("run", "-m", "ece", "--set", 'matrix.surrogates=["ecee"]', "--results", tmp_path)]
+    assert "matrix.surrogates: unknown method 'ecee'" in unknown
     assert "did you mean ece" in unknown
 
 

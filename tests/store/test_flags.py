@@ -113,6 +113,10 @@ def test_cw_that_measures_its_first_step_alone() -> None:
     assert raised(cw(0.0399, settings={"rate": 0.005})) == [set()]
     assert raised(cw(0.0399, plugin="ead")) == [set()]
     assert raised(cw(0.0399, dataset="my own")) == [set()]  # its number of pixels is not known
+    assert raised(cw(0.0399, kind="transfer", n_robust=None)) == [set()]  # not a number of the ensemble's own
+    sources = [{"source": 1, **cw(0.0399).measurements}]
+    assert raised(cw(0.0399, kind="transfer", n_robust=None, measurements={"sources": sources})) == [{"one-step"}]
+    assert raised(cw(0.0399, measurements=measured(distances={"broken": 5, "l2": None}))) == [set()]
     assert raised(cw(0.27, dataset="cifar10")) == [{"one-step"}]
     assert raised(row(plugin="cw", measurements=measured(distances={"broken": 0}), settings={"rate": 0.01})) == [set()]
 

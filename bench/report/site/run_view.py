@@ -175,6 +175,7 @@ def _evaluation(run: RunRow, row: EvaluationRow, base: Command, about: PageConte
     name = about.names.attack(row)
     kinds = {
         "clean": "clean accuracy", "transfer": f"transferability, {name}", "blackbox": "black-box suite",
+        "craft": "images for black-box suites",
         "certify": "certified by smoothing, ℓ2", "theory": f"bounds of transfer, {row.targets or 'untargeted'}",
     }  # fmt: skip
     title = kinds.get(row.kind, name)

@@ -112,7 +112,7 @@ def told(row: EvaluationRow) -> str:
 
 
 def pixels(row: EvaluationRow) -> int | None:
-    """How many numbers an image has, d = C·H·W; None where the data set is none of those that come with bench."""
+    """How many numbers an image has, d = C·H·W; None where no data set is registered under the name, or it may vary."""
     try:
         shape: tuple[int, ...] | None = getattr(registry.load("datasets", row.dataset), "shape", None)
     except BenchError:

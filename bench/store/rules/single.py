@@ -91,11 +91,15 @@ def _still_rising(row: EvaluationRow) -> Iterator[str]:
 )  # fmt: skip
 def _one_step(row: EvaluationRow) -> Iterator[str]:
     # Adam's first step is `rate` a pixel in w, whatever the slope; x = (tanh w + 1) / 2 moves by half of it at most.
-    found, rate = row.measurements.get("distances"), row.settings.get("rate")
-    if row.plugin == "cw" and found and found["broken"] and isinstance(rate, int | float) and (d := pixels(row)):
-        largest, reach = found["l2"]["max"], rate / 2 * math.sqrt(d)
-        if largest <= reach:
-            yield f"{found['broken']} images broken, the farthest at {largest:.3g}; one step reaches {reach:.3g}"
+    rate = row.settings.get("rate")
+    if row.plugin != "cw" or not isinstance(rate, int | float) or not (d := pixels(row)):
+        return
+    reach = rate / 2 * math.sqrt(d)
+    for which, part in _parts(row):
+        found = part.get("distances") or {}
+        if (lengths := found.get("l2")) and lengths["max"] <= reach:
+            broken, farthest = found["broken"], lengths["max"]
+            yield f"{which}{broken} images broken, the farthest at {farthest:.3g}; one step reaches {reach:.3g}"
 
 
 def _parts(row: EvaluationRow) -> list[tuple[str, Mapping[str, Any]]]:
