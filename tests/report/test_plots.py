@@ -224,7 +224,7 @@ def test_the_same_results_give_the_same_bytes(on_small: Callable[..., str], tmp_
     assert (tmp_path / "one.svg").read_bytes() == (tmp_path / "two.svg").read_bytes()
 
 
-def test_ten_methods_are_told_apart_without_colour() -> None:
-    look = style.looks(str(number) for number in range(10))
-    assert len({(each["marker"], str(each["linestyle"])) for each in look.values()}) == 10
-    assert len({each["color"] for each in look.values()}) == 10
+def test_methods_are_told_apart_without_colour() -> None:
+    look = [*style.looks(str(number) for number in range(50)).values()]
+    assert len({(each["marker"], str(each["linestyle"])) for each in look}) == 50
+    assert len({each["color"] for each in look[:10]}) == 10

@@ -258,7 +258,7 @@ def test_what_was_not_run_in_a_precision_is_told_as_not_checked() -> None:
     assert [text for text in flags.unchecked([row(), fgsm, row(**coarse)]) if "FGSM" in text] == [f"{told}, bfloat16"]
     suite = row(kind="blackbox", plugin="blackbox", settings={})
     for attacks, reasons in (
-        ([row(**coarse)], ["black-box-stronger: no white-box attack was run in float32, as the suite is"]),
+        ([row(**coarse)], ["black-box-stronger: no iterative white-box attack was run in float32, as the suite is"]),
         ([row(**coarse), row()], []),
         ([row(**coarse), row(plugin="mora", settings={})], []),
         ([], []),
@@ -289,6 +289,9 @@ def test_black_box_stronger_than_white_box() -> None:
     assert raised(weak, strong, row(469, **blackbox)) == [set(), {"black-box-stronger"}, set()]
     assert opinion(strong, row(469, **blackbox)) == "doubtful"  # no attack on the ensemble is as strong
     assert raised(weak, strong, row(470, **blackbox)) == [set(), set(), set()]
+    fgsm = row(480, plugin="fgsm", attack="fgsm", settings={})  # images of 50 steps on others may well beat its one
+    assert raised(fgsm, row(300, **blackbox)) == [set(), set()]
+    assert "black-box-stronger" in flags.not_looked_for([fgsm, row(300, **blackbox)])
     # Black-box on a part of the images: 48 % of 1,000 and p of 200 differ by chance in up to 3 × 3.9 points.
     part = {"images_digest": "part", "n": 200, "n_clean": 190} | blackbox
     assert raised(strong, row(74, **part)) == [set(), set()]  # 37 %

@@ -180,20 +180,22 @@ def csv_text(frame: pd.DataFrame) -> str:
 
 
 def looks(names: Iterable[str]) -> dict[str, dict[str, Any]]:
-    """Colour, marker and dashes of each name: told apart without colour too."""
+    """Colour, marker and dashes of each name: told apart without colour too, of up to 50."""
     import seaborn as sns
 
     colours = sns.color_palette("colorblind", 10)
     colours[6], colours[8] = (0.2, 0.2, 0.2), (0.62, 0.55, 0.0)  # the palette's pink and yellow are lost on white
-    return {
-        name: {
+    look: dict[str, dict[str, Any]] = {}
+    for index, name in enumerate(dict.fromkeys(names)):
+        again = index // 10  # a colour that comes again has another marker and other dashes
+        marker = MARKERS[(index + 3 * again) % len(MARKERS)]
+        look[name] = {
             "color": colours[index % 10],
-            "marker": MARKERS[index % len(MARKERS)],
-            "markersize": SIZES.get(MARKERS[index % len(MARKERS)], 6.0),
-            "linestyle": DASHES[index % len(DASHES)],
+            "marker": marker,
+            "markersize": SIZES.get(marker, 6.0),
+            "linestyle": DASHES[(index + again) % len(DASHES)],
         }
-        for index, name in enumerate(dict.fromkeys(names))
-    }
+    return look
 
 
 def panels(
