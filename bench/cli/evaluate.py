@@ -62,7 +62,7 @@ class Renamed(ParamType):
 @click.option("--std", type=Numbers(positive=True), help="The same.")
 @click.option("--fusion", type=PluginName("fusions"), metavar="NAME",
               help="How members make one prediction: `bench list fusions`. [default: mean_probability]")  # fmt: skip
-@click.option("--weights", type=Numbers(), help="One weight a member, for the weighted rules and sum_logits.")
+@click.option("--weights", type=Numbers(), help="One weight a member, for rules that take them (`bench list fusions`).")
 @click.option("--activation", type=click.Choice(get_args(Activation)),
               help="leaky_relu (slope .1) for members trained with GAL. [default: relu]")  # fmt: skip
 @click.option("--seed", type=Integer(0, numbers.SEED),
@@ -112,7 +112,7 @@ def command(
     Examples:
       bench evaluate a.pth b.pth c.pth --model resnet20 --dataset cifar10 --name "my defence"
       bench evaluate epoch_200.pth --model resnet20 -d cifar10 --name "DVERGE, authors" --publication dverge
-      bench evaluate 0_last_ckpt_*.pth --model resnet20 -d cifar10 --name "AdvOAP, authors" --normalisation none
+      bench evaluate 0_last_*.pth --model resnet20 -d cifar10 --name AdvOAP --fusion mean_logits --normalisation none
       bench evaluate checkpoint.pth --model resnet20 -d cifar10 --name theirs --prefix state_dict_ema.
       bench evaluate m.safetensors --factory my_package.nets:make -d mnist --name mine --fusion mean_logits
       bench evaluate a.pth b.pth --model lenet -d mnist --name "mine, seed 1" --attack pgd --eps 0.1 --limit 1000

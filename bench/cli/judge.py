@@ -41,10 +41,10 @@ def command(
     """Judge adversarial images that somebody else made against a stored run.
 
     FILE is .safetensors, .npy, or a tensor that torch.save wrote (.pt, .pth); no code in it is run. It holds the test
-    images of a board, one for one in their order, as floats in [0, 1] or as uint8 (divided by 255): [n, C, H, W]. Of
-    several tensors `adversarial` is meant; `labels` and `original` are compared where they are there, and `index`
-    (place in the whole test set) says in which order they are. What `bench show ID --export` writes goes in as it is,
-    with its own budget.
+    images of a board, one for one in their order (of fewer than all a fixed random part, the one that `bench show ID
+    --export` writes), as floats in [0, 1] or as uint8 (divided by 255): [n, C, H, W]. Of several tensors `adversarial`
+    is meant; `labels` and `original` are compared where they are there, and `index` (place in the whole test set) says
+    in which order they are. What `bench show ID --export` writes goes in as it is, with its own budget.
 
     Images outside the ball or [0, 1] by more than rounding (1e-4) are refused, with the worst one. The run's float32
     weights judge; the outcome is stored under the digest of the images. What they break lowers the "lowest known" of

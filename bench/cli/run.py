@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shlex
 import shutil
 import sys
@@ -369,7 +370,9 @@ def _report(
         out.print(
             f"{several(len(summary.failed), 'job')} failed{blocked}; the same command tries {them} again", style="red"
         )
-    out.print(f"next      bench show {short(run_ids[0])}", soft_wrap=True)
+    usual = Path(os.environ.get("BENCH_RESULTS") or "results")
+    there = "" if place.results == usual else f" --results {shlex.quote(str(place.results))}"
+    out.print(f"next      bench show {short(run_ids[0])}{there}", soft_wrap=True)
     return not fault
 
 

@@ -247,7 +247,7 @@ def _distance(given: GivenImages, far: float, norm: str | None) -> str:
     if given.stored not in (torch.float32, torch.float64) and far <= coarse * pixels + TINY:
         kind = str(given.stored).removeprefix("torch.")
         return f"rounding to {kind} moves pixels by as much: save the images as float32"
-    return "is the budget right, and are they the test images in their order?"
+    return "is the budget right, and are they the test images in the order of `bench show EVALUATION --export`?"
 
 
 def _within(far: Tensor, where: str, advice: str, file: Path) -> None:

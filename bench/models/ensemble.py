@@ -59,7 +59,7 @@ class Ensemble(nn.Module):
         if rule.takes_weights == "must" and weights is None:
             raise BenchError(f"{fusion} needs one weight a member; mean_probability needs none")
         if rule.takes_weights == "no" and weights is not None:
-            raise BenchError(f"{fusion} takes no weights; weighted_probability and sum_logits do")
+            raise BenchError(f"{fusion} takes no weights; `bench list fusions` says which rules do")
 
     def part(self, members: Iterable[int]) -> Ensemble:
         """The ensemble of some of the members (shared, not copied) under the same rule, with their weights."""

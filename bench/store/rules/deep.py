@@ -6,7 +6,7 @@ from collections import defaultdict
 from collections.abc import Callable, Iterator
 from typing import Any
 
-from bench.core.identity import canonical
+from bench.core.identity import canonical, short
 from bench.experiment.measurements import expected_accuracy
 from bench.store.rules.base import (
     BALL,
@@ -45,15 +45,19 @@ DEAD = 1e-6  # of the longest gradient of a term
 PINTOR = "Pintor et al. 2022"
 AUTOATTACK = "AutoAttack, Croce and Hein 2020"
 CARLINI = "Carlini et al. 2019"
-DEEP = "`bench audit RUN --deep` looks at it"
 Found = Iterator[tuple[EvaluationRow, str]]
+
+
+def _deep(rows: Rows) -> str:
+    run = short(rows[0].run_id) if rows else "RUN"
+    return f"`bench audit {run} --deep` looks at it"
 
 
 def _probe(name: str, words: str) -> None:
     @need(name)
     def lacking(rows: Rows) -> Iterator[str]:
         if not any(row.kind == "audit" and row.plugin == name for row in rows):
-            yield f"{words} ({DEEP})"
+            yield f"{words} ({_deep(rows)})"
 
 
 _probe("gradients", "gradients were not looked at")
@@ -64,25 +68,25 @@ _probe("loss_terms", "the terms of the loss were not looked at")
 @need("crosscheck")
 def _crosscheck(rows: Rows) -> Iterator[str]:
     if not any("square" in stages(row) and len(stages(row)) > 3 for row in rows):
-        yield f"images made on the members were not tried ({DEEP})"
+        yield f"images made on the members were not tried ({_deep(rows)})"
 
 
 @need("without gradients")
 def _without_gradients(rows: Rows) -> Iterator[str]:
     if not any(is_gradient_free(row) for row in rows):
-        yield f"no attack without gradients was run ({DEEP}; `bench run --attack square` is one)"
+        yield f"no attack without gradients was run ({_deep(rows)}; `--attack square` is one)"
 
 
 @need("unbounded")
 def _unbounded(rows: Rows) -> Iterator[str]:
     if not any(row.budget is not None and row.budget >= WHOLE for row in white_box(rows)):
-        yield f"no attack was run with a radius of 1 ({DEEP})"
+        yield f"no attack was run with a radius of 1 ({_deep(rows)})"
 
 
 @need("more steps")
 def _more_steps(rows: Rows) -> Iterator[str]:
     if not any(len(group) > 1 for group in _by_effort(rows)):
-        yield f"no attack was run with more steps or restarts too ({DEEP})"
+        yield f"no attack was run with more steps or restarts too ({_deep(rows)})"
 
 
 def is_gradient_free(row: EvaluationRow) -> bool:
