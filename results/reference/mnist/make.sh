@@ -8,6 +8,7 @@ both="trs_official trs_printed"
 of="--dataset mnist --recipe cpu"
 inside="--attack fgsm,bim,pgd,mim,apgd_dlr,apgd_ce --limit 1000"
 nearest="--attack cw,ead --limit 500"
+box="--suite figure2 --limit 500"
 
 run() { bench run $of --threads 1 "$@"; }
 column() { # method, seeds
@@ -25,7 +26,9 @@ for method in ece dverge trs; do
   run --method $method --seeds 1-2 $nearest
 done
 for method in $ten $both; do run --method $method --seeds 0 --attack autoattack --eps 0.3 --limit 1000; done
-for method in $ten $both; do run --method $method --seeds 0 --suite figure2; done
+for method in $ten $both; do run --method $method --seeds 0 $box; done
+for method in ece dverge trs; do run --method $method --seeds 1-2 $box; done
+for method in gal adp dverge trs; do run --method $method --seeds 0 --attack pgd_1000 --limit 500; done
 
 sh "$here/tables.sh"
 bench db export -o "$here/runs.zip" --no-weights
