@@ -91,9 +91,8 @@ def _plan(
     from bench.core import config
     from bench.experiment import theory
     from bench.experiment.spec import Job
-    from bench.jobs.ensembles import mend, splits_of, weights_fault
+    from bench.jobs.ensembles import measured_before, mend, splits_of, weights_fault
     from bench.jobs.plan import plan_of
-    from bench.jobs.retrain import measured_before
 
     loaded, jobs = config.load(), []
     for run in runs:

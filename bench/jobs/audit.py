@@ -14,9 +14,8 @@ from bench.core.seeds import SURROGATE_SEEDS
 from bench.core.terms import Stop
 from bench.experiment import select
 from bench.experiment.spec import OUTSIDE, EvaluationSpec, Job, RunSpec
-from bench.jobs.ensembles import mend, weights_fault
+from bench.jobs.ensembles import measured_before, mend, weights_fault
 from bench.jobs.plan import Plan, plan_of
-from bench.jobs.retrain import measured_before
 from bench.jobs.workplace import Workplace
 from bench.store import door, standing
 from bench.store.database import Database

@@ -9,19 +9,23 @@ from typing import Any, Final, NamedTuple
 
 import torch
 
-from bench.core import environment, files, registry, seeds, settings
+from bench.core import config, environment, files, registry, seeds, settings
 from bench.core.errors import BenchError, JobError
 from bench.core.files import read_json
 from bench.core.identity import short
+from bench.core.precision import USUAL
 from bench.core.printable import visible
 from bench.core.tensors import DamagedError, set_aside
 from bench.data.base import Splits, load_splits
-from bench.experiment.command import of_run, of_weights
+from bench.experiment.command import attack_changes, of_run, of_weights, one_attack
 from bench.experiment.records import given_in
+from bench.experiment.select import Selection
 from bench.experiment.spec import FACTORY, OUTSIDE, RunSpec
 from bench.jobs.workplace import Workplace
 from bench.models.build import build_member
 from bench.models.ensemble import Ensemble
+from bench.store import queries
+from bench.store.database import Database
 from bench.training import checkpoint
 from bench.training.method import Method
 
@@ -290,3 +294,16 @@ def expected_weights(run: RunSpec, place: Workplace) -> str | None:
 def now() -> str:
     """The time, UTC, ISO-8601 to the second."""
     return datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+
+
+def measured_before(db: Database, run_id: str) -> dict[str, Any]:
+    """For `mend`: one of the results of a run, so that giving its weights in measures nothing new."""
+    rows = [row for row in queries.evaluations(db, run_ids=run_id) if row.kind == "attack" and row.split == "test"]
+    if not rows:
+        return {}
+    row = rows[0]
+    return {
+        "asked": Selection(limit=row.image_limit, **one_attack(row.attack, row.budget_name, row.budget)),
+        "changes": attack_changes(config.load(), row.attack, row.settings),
+        "precision": None if row.precision == USUAL else row.precision,
+    }

@@ -103,8 +103,8 @@ def feasible(
 
 
 def _lacking(run: RunSpec, place: Workplace, loaded: Loaded, selection: Selection, db: Database) -> str:
-    from bench.jobs.ensembles import mend, weights_fault  # torch, which a plan that is only shown does not need
-    from bench.jobs.retrain import measured_before
+    # torch, which a plan that is only shown does not need
+    from bench.jobs.ensembles import measured_before, mend, weights_fault
 
     here = place.run(run.run_id).record.is_file()
     fault = "damaged" if here and weights_fault(run, place) == "damaged" else "not here"

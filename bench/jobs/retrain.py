@@ -8,36 +8,19 @@ from contextlib import nullcontext
 from dataclasses import replace
 from typing import Any
 
-from bench.core import config, environment
+from bench.core import environment
 from bench.core.errors import BenchError, JobError
-from bench.core.precision import USUAL
 from bench.core.tensors import set_aside
-from bench.experiment.command import attack_changes, one_attack
 from bench.experiment.records import FoundAgain, RunRecord
-from bench.experiment.select import Selection
 from bench.experiment.spec import OUTSIDE, RunSpec
 from bench.jobs import work
-from bench.jobs.ensembles import mend, now, weights_fault
+from bench.jobs.ensembles import measured_before, mend, now, weights_fault
 from bench.jobs.estimate import spoken
 from bench.jobs.recorded import as_recorded
 from bench.jobs.verification import Verification, Verified
 from bench.jobs.workplace import Workplace
-from bench.store import door, provenance, queries, standing
-from bench.store.database import Database
+from bench.store import door, provenance, standing
 from bench.store.door import CheckedRun
-
-
-def measured_before(db: Database, run_id: str) -> dict[str, Any]:
-    """For `mend`: one of the results of a run, so that giving its weights in measures nothing new."""
-    rows = [row for row in queries.evaluations(db, run_ids=run_id) if row.kind == "attack" and row.split == "test"]
-    if not rows:
-        return {}
-    row = rows[0]
-    return {
-        "asked": Selection(limit=row.image_limit, **one_attack(row.attack, row.budget_name, row.budget)),
-        "changes": attack_changes(config.load(), row.attack, row.settings),
-        "precision": None if row.precision == USUAL else row.precision,
-    }
 
 
 class Weights:
