@@ -297,9 +297,11 @@ class _Evidence:
     def matrices(self) -> dict[str, Matrix]:
         """Transferability by method."""
         selection = replace(self.selection, methods=tuple(self.columns[name] for name in self.specs))
-        found: list[Matrix] = []
-        with suppress(BenchError):  # a further source of the matrix cannot be had, say
-            found = matrices.matrices(self.loaded, selection, self.db, targeted=False, measured=self.measured)
+        found = (
+            matrices.matrices(self.loaded, selection, self.db, targeted=False, measured=self.measured)
+            if self.specs
+            else []
+        )
         by_column = {each.method: each for each in found}
         return {name: by_column[self.columns[name]] for name in self.specs if self.columns[name] in by_column}
 
