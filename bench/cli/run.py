@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import shlex
 import shutil
 import sys
@@ -33,6 +32,7 @@ from bench.cli.parameters import Once
 from bench.cli.say import complain, say, say_json
 from bench.cli.status import plan_rows, print_plan, time_line
 from bench.core import machine as computer
+from bench.core import places
 from bench.core.device import others, pick
 from bench.core.errors import BenchError
 from bench.core.identity import short
@@ -370,8 +370,7 @@ def _report(
         out.print(
             f"{several(len(summary.failed), 'job')} failed{blocked}; the same command tries {them} again", style="red"
         )
-    usual = Path(os.environ.get("BENCH_RESULTS") or "results")
-    there = "" if place.results == usual else f" --results {shlex.quote(str(place.results))}"
+    there = "" if place.results == places.results_folder(None) else f" --results {shlex.quote(str(place.results))}"
     out.print(f"next      bench show {short(run_ids[0])}{there}", soft_wrap=True)
     return not fault
 

@@ -207,7 +207,7 @@ class Verifier:
         others = self._weights.are_others(row.run_id)
         repeats = not apart and all(map(environment.repeats, (record.environment, today)))
         state, said = _judged(agreement, exact=repeats and images and not others)
-        if hidden := _hidden_flags(row, record, made):
+        if hidden := _hidden_doubts(row, record, made):
             said = said.removeprefix("differs: ")
             state, said = "differs", f"differs: {said}; flagged {hidden}, which its record is not"
         imported = provenance.of(path, record.attempt_id, record.started) != "measured"
@@ -308,7 +308,7 @@ def _counted(differing: int, n: int) -> str:
     return f"{differing:,} of {n:,} images" if differing else f"all {n:,} images as recorded"
 
 
-def _hidden_flags(row: EvaluationRow, record: EvaluationRecord, made: Made) -> str:
+def _hidden_doubts(row: EvaluationRow, record: EvaluationRecord, made: Made) -> str:
     """The doubts that a measurement raises by itself now, and its record does not."""
     then, today = (
         {

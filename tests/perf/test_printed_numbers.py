@@ -87,6 +87,12 @@ def _compared(network: str) -> list[dict[str, Any]]:
     return [most[name] for name in NAMES if name in most]
 
 
+def _both(network: str) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
+    """The four attacks of AutoAttack on a network: ours, theirs."""
+    ours = [attack for attack in _compared(network) if attack["attack"] != "autoattack"]
+    return ours, [attack["versus"][0] for attack in ours]
+
+
 def _bits(of: list[dict[str, Any]], images: int = IMAGES) -> bits.Bools:
     """The images that stand under each."""
     both = bits.from_text(of[0]["outcomes"], images)
@@ -109,10 +115,10 @@ def _strength_lines() -> Iterator[str]:
             told = "" if ratio is None else f"{ratio:.2f}" if ratio < 10 else f"{ratio:.0f}"
             cells = [NAMES[one["attack"]], f"{one['first']:.1f}", f"{versus['theirs']:.1f}"]
             yield _line(title, one["budget"], one["images"], *cells, versus["difference"], told)
-        parts = [one for one in attacks if one["attack"] != "autoattack"]
+        parts, of_theirs = _both(network)
         (images,) = {one["images"] for one in parts}
         assert [one["attack"] for one in parts] == ["apgd_ce", "apgd_t", "fab_t", "square"]
-        ours, theirs = (_standing(each, images) for each in (parts, [one["versus"][0] for one in parts]))
+        ours, theirs = (_standing(each, images) for each in (parts, of_theirs))
         yield _line(title, parts[0]["budget"], images, "all four", f"{ours:.1f}", f"{theirs:.1f}", ours - theirs, "")
 
 
@@ -169,9 +175,8 @@ def _by_seed() -> Iterator[str]:
             for one in printed["attacks"]:
                 if one["attack"] in left and one["images"] == IMAGES and one["budget"] == EPS[network]:
                     left[one["attack"]][printed["seed"]] = one["first"], one["versus"][0]["theirs"]
-        parts = [one for one in _compared(network) if one["attack"] != "autoattack"]
-        both = parts, [one["versus"][0] for one in parts]
-        left["autoattack"].setdefault(0, (_standing(both[0], IMAGES), _standing(both[1], IMAGES)))
+        all_of_ours, all_of_theirs = (_standing(each, IMAGES) for each in _both(network))
+        left["autoattack"].setdefault(0, (all_of_ours, all_of_theirs))
         for name, found in left.items():
             if len(found) > 1:
                 ours, theirs = ([found[seed][side] for seed in sorted(found)] for side in (0, 1))
@@ -189,8 +194,7 @@ def test_other_random_numbers_move_each_attack_further_than_the_two_codes_are_ap
     assert lines[2:] == list(_by_seed())
     alone = [0, 0]  # images that stand under theirs alone, under ours alone
     (whole,) = json.loads((STRENGTH[0] / "dverge-all-1.json").read_text())["attacks"]
-    parts = [one for one in _compared("dverge") if one["attack"] != "autoattack"]
-    for ours, theirs in ((parts, [one["versus"][0] for one in parts]), ([whole], whole["versus"])):
+    for ours, theirs in (_both("dverge"), ([whole], whole["versus"])):
         left, right = (_bits(of) for of in (ours, theirs))
         alone[0] += int((right & ~left).sum())
         alone[1] += int((left & ~right).sum())

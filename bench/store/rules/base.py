@@ -113,18 +113,15 @@ def told(row: EvaluationRow) -> str:
 
 def pixels(row: EvaluationRow) -> int | None:
     """How many numbers an image has, d = C·H·W; None where no data set is registered under the name, or it may vary."""
-    try:
-        shape: tuple[int, ...] | None = getattr(registry.load("datasets", row.dataset), "shape", None)
-    except BenchError:
-        return None
+    shape = trait(row.dataset, "shape", kind="datasets")
     return math.prod(shape) if isinstance(shape, tuple) else None
 
 
-def trait(plugin: str, name: str) -> Any:
-    """A class attribute of an attack; None where its package is gone."""
+def trait(plugin: str, name: str, *, kind: str = "attacks") -> Any:
+    """A class attribute of an attack, or of a plug-in of another kind; None where its package is gone."""
     try:
         get: Callable[..., Any] = getattr
-        return get(registry.load("attacks", plugin), name, None)
+        return get(registry.load(kind, plugin), name, None)
     except BenchError:
         return None
 

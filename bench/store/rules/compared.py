@@ -33,7 +33,7 @@ def _blackbox(rows: Rows) -> Iterator[str]:
     if not suite:
         yield "the black-box suite was not run (--suite figure2)"
         return
-    if (white := white_box(rows)) and not {row.precision for row in white if trait(row.plugin, "iterative")} & suite:
+    if white_box(rows) and not {row.precision for row in _iterative(rows)} & suite:
         yield f"no iterative white-box attack was run in {' or '.join(sorted(suite))}, as the suite is"
 
 
@@ -82,11 +82,9 @@ def _rises_with_budget(rows: Rows) -> Iterator[tuple[EvaluationRow, str]]:
     needs=("fgsm",), source="Carlini et al. 2019",
 )  # fmt: skip
 def _weaker_than_fgsm(rows: Rows) -> Iterator[Stronger]:
-    attacks = white_box(rows)
-    one_step = {_alike(row): row for row in attacks if row.plugin == "fgsm"}
-    for row in attacks:
-        fgsm = one_step.get(_alike(row))
-        if fgsm and trait(row.plugin, "iterative"):
+    one_step = {_alike(row): row for row in white_box(rows) if row.plugin == "fgsm"}
+    for row in _iterative(rows):
+        if fgsm := one_step.get(_alike(row)):
             yield Stronger(fgsm, "fgsm", robust(fgsm), MASKING, [row], f"{told(row)}, {told(fgsm)}")
 
 
@@ -98,9 +96,8 @@ def _weaker_than_fgsm(rows: Rows) -> Iterator[Stronger]:
 )  # fmt: skip
 def _black_box_stronger(rows: Rows) -> Iterator[Stronger]:
     white: dict[tuple[float | None, Precision], list[EvaluationRow]] = defaultdict(list)
-    for row in white_box(rows):
-        if trait(row.plugin, "iterative"):
-            white[row.budget, row.precision].append(row)
+    for row in _iterative(rows):
+        white[row.budget, row.precision].append(row)
     for row in rows:
         if row.kind != "blackbox" or (row.budget, row.precision) not in white:
             continue
@@ -108,6 +105,11 @@ def _black_box_stronger(rows: Rows) -> Iterator[Stronger]:
         on = "" if row.n == best.n else f", on {row.n:,} and on {best.n:,} images"
         evidence = f"{told(row)}, {told(best)}{on}"
         yield Stronger(row, "blackbox", robust(row), AHEAD + _chance(row, best), [best], evidence)
+
+
+def _iterative(rows: Rows) -> list[EvaluationRow]:
+    """The white-box attacks of many steps."""
+    return [row for row in white_box(rows) if trait(row.plugin, "iterative")]
 
 
 def _alike(row: EvaluationRow) -> tuple[float | None, str, Precision]:
