@@ -16,7 +16,7 @@ import inspect
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, fields, replace
-from functools import cache
+from functools import cache, cached_property
 from importlib.metadata import EntryPoint, entry_points
 from typing import Any, get_args
 
@@ -85,6 +85,10 @@ class Registered:
         Raises:
             PluginError: importing it raised, or it is no such class; the message names the package and the cause.
         """
+        return self._loaded
+
+    @cached_property
+    def _loaded(self) -> type[Any]:
         if self.refused:
             raise PluginError("has a name of its own", self.refused)
         try:

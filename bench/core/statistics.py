@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import NamedTuple
 
 import numpy as np
@@ -41,29 +42,63 @@ class Interval(NamedTuple):
         return self.low > 0 or self.high < 0
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Comparison:
     """A against B under one attack, on the same n images, for the same seeds. Shares in [0, 1].
 
+    What takes time (tests and intervals) is computed when it is first asked for.
+
     Attributes:
-        n: images.
-        a: robust accuracy of A, mean over seeds.
-        b: that of B.
-        per_seed: differences A − B, in the order of the seeds.
-        discordant: for each seed, with its exact McNemar test.
-        p: of all seeds together (`sign_flip`); with one seed the exact McNemar test.
-        over_images: interval of the difference if other images had been drawn (paired bootstrap).
-        over_seeds: interval of the difference if other seeds had been drawn (t, paired by seed); None for one seed.
+        outcomes: right after the attack, of A and of B, each [seeds, n].
     """
 
-    n: int
-    a: float
-    b: float
-    per_seed: tuple[float, ...]
-    discordant: tuple[Discordant, ...]
-    p: float
-    over_images: Interval
-    over_seeds: Interval | None
+    outcomes: tuple[Bools, Bools]
+
+    @property
+    def n(self) -> int:
+        """Images."""
+        return int(self.outcomes[0].shape[1])
+
+    @cached_property
+    def a(self) -> float:
+        """Robust accuracy of A, mean over seeds."""
+        return float(self.outcomes[0].mean())
+
+    @cached_property
+    def b(self) -> float:
+        """Robust accuracy of B, mean over seeds."""
+        return float(self.outcomes[1].mean())
+
+    @cached_property
+    def _lead(self) -> NDArray[np.int64]:
+        """[seeds, n]: 1 where only A is right, −1 where only B is."""
+        a, b = self.outcomes
+        return a.astype(np.int64) - b.astype(np.int64)
+
+    @cached_property
+    def per_seed(self) -> tuple[float, ...]:
+        """Differences A − B, in the order of the seeds."""
+        return tuple(float(value) for value in self._lead.mean(axis=1))
+
+    @cached_property
+    def discordant(self) -> tuple[Discordant, ...]:
+        """For each seed, with its exact McNemar test."""
+        return tuple(mcnemar(a, b) for a, b in zip(*self.outcomes, strict=True))
+
+    @cached_property
+    def p(self) -> float:
+        """Of all seeds together (`sign_flip`); with one seed the exact McNemar test."""
+        return sign_flip(self._lead.sum(axis=0))
+
+    @cached_property
+    def over_images(self) -> Interval:
+        """Interval of the difference if other images had been drawn (paired bootstrap)."""
+        return bootstrap(self._lead.sum(axis=0), seeds=len(self._lead))
+
+    @cached_property
+    def over_seeds(self) -> Interval | None:
+        """Interval of the difference if other seeds had been drawn (t, paired by seed); None for one seed."""
+        return t_interval(self.per_seed) if len(self.per_seed) > 1 else None
 
     @property
     def difference(self) -> float:
@@ -87,19 +122,7 @@ def compare(a: Bools, b: Bools) -> Comparison:
     """
     if a.shape != b.shape or a.ndim != 2 or not a.size:
         raise ValueError(f"outcomes of shape {a.shape} and {b.shape} are not both [seeds, n]")
-    lead = a.astype(np.int64) - b.astype(np.int64)
-    seeds, n = lead.shape
-    per_seed = lead.mean(axis=1)
-    return Comparison(
-        n=n,
-        a=float(a.mean()),
-        b=float(b.mean()),
-        per_seed=tuple(float(value) for value in per_seed),
-        discordant=tuple(mcnemar(x, y) for x, y in zip(a, b, strict=True)),
-        p=sign_flip(lead.sum(axis=0)),
-        over_images=bootstrap(lead.sum(axis=0), seeds=seeds),
-        over_seeds=t_interval(per_seed) if seeds > 1 else None,
-    )
+    return Comparison((a, b))
 
 
 def mcnemar(a: Bools, b: Bools) -> Discordant:

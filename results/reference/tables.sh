@@ -15,18 +15,29 @@ take_in() {
 }
 folder() {
   export BENCH_RESULTS="$work/$(basename "$1")"
+  beside=
   for script in "$1/tables.sh" "$1/newer.sh"; do
-    if [ -f "$script" ]; then take_in "$script" "$BENCH_RESULTS"; sh "$script"; fi
+    if [ -f "$script" ]; then
+      take_in "$script" "$BENCH_RESULTS"
+      if [ "$script" = "$here/digits/tables.sh" ]; then
+        cp -r "$BENCH_RESULTS" "$work/all"
+        papers & beside=$!
+      fi
+      sh "$script"
+    fi
   done
+  wait $beside
 }
+# Of all folders: what digits, the largest, has taken in, with the others on top.
 papers() {
-  for script in "$here"/*/tables.sh; do take_in "$script" "$work/all"; done
+  for script in "$here"/*/tables.sh; do
+    if [ "$script" != "$here/digits/tables.sh" ]; then take_in "$script" "$work/all"; fi
+  done
   bench papers --format csv --results "$work/all" > "$here/papers.csv"
   bench papers -d digits,mnist,cifar10 --format markdown --results "$work/all" > "$work/papers.md"
 }
 
 for each in "$here"/*/tables.sh; do folder "$(dirname "$each")" & jobs="$jobs $!"; done
-papers & jobs="$jobs $!"
 for job in $jobs; do wait "$job"; done
 
 # The page has them whole, with the tables beside published values.
