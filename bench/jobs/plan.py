@@ -216,7 +216,7 @@ def jobs_of(loaded: Loaded, selection: Selection) -> list[Job]:
         for needed in (*run.prerequisites, run):
             jobs.setdefault(needed.run_id, Job(run=needed))
         for evaluation in select.evaluations(loaded, selection, run):
-            if run.run_id in (source.run_id for source in evaluation.surrogates):
+            if any(_are_one(run, source) for source in evaluation.surrogates):
                 raise BenchError(
                     f"{run.label} would be its own surrogate, which is no black box; name another in blackbox.method, "
                     "or leave it out"
@@ -229,6 +229,11 @@ def jobs_of(loaded: Loaded, selection: Selection) -> list[Job]:
                     jobs.setdefault(needed.run_id, Job(run=needed))
             jobs.setdefault(evaluation.evaluation_id, Job(run=run, evaluation=evaluation))
     return list(jobs.values())
+
+
+def _are_one(run: RunSpec, other: RunSpec) -> bool:
+    """Whether two runs are of one ensemble, as far as is known before either is trained."""
+    return run.run_id == other.run_id or (run.weights is not None and run.weights == other.weights)
 
 
 def unwatched(plan: Plan, db: Database) -> list[str]:

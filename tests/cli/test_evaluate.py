@@ -319,7 +319,7 @@ def test_the_images_of_a_black_box_are_made_on_one_that_was_trained_elsewhere(
     trained: tuple[Path, list[State]], tmp_path: Path
 ) -> None:
     results = tmp_path / "results"
-    for name, states in (("theirs", trained[1]), ("others", trained[1][::-1])):
+    for name, states in (("theirs", trained[1]), ("others", trained[1][::-1]), ("again", trained[1][::-1])):
         (tmp_path / name).mkdir()
         evaluate(results, saved(tmp_path / name, states), "--model", "digits_cnn", "--name", name)
 
@@ -329,6 +329,7 @@ def test_the_images_of_a_black_box_are_made_on_one_that_was_trained_elsewhere(
                      *("--set", "blackbox.budgets.digits=[0.1]"), *more, ok=ok)  # fmt: skip
 
     assert "its own surrogate" in refused(black_box("others", ok=False))
+    assert "its own surrogate" in refused(black_box("again", ok=False))  # the same weights under another name
     black_box("theirs", "--model", "digits_cnn")
     frames = bench_frames.load(results / "bench.db")
     rows = frames.blackbox
