@@ -163,7 +163,8 @@ def blackbox(of: str, output: Path | None, page: Page, results: Path, db: str | 
     names = chosen.loaded.config.suites[chosen.selection.suite or "figure2"].blackbox
     attacks = chosen.loaded.blackbox.attacks if names is True else names
     told = ", ".join(dict.fromkeys(Titles(chosen.loaded).attack(name) for name in attacks or ()))
-    frame = frame.assign(attack_title=f"images made on other networks: {told}")
+    source = Titles(chosen.loaded).source(chosen.loaded.blackbox.method, chosen.loaded.blackbox.members)
+    frame = frame.assign(attack_title=f"images made on {source}: {told}")
     head = _heading("Robust accuracy against ε, black box", chosen, frame)
     figure = plot.draw(frame, *head, of="all images" if of == "all" else "images right when clean", page=page)
     _save(figure, frame, output, results, f"blackbox-{chosen.selection.dataset}")
@@ -379,8 +380,8 @@ def _heading(what: str, chosen: Chosen, frame: pd.DataFrame, *, images: bool = T
     """Two lines: what is shown of which experiment and recipe; on how many test images, and which seeds."""
     from bench.experiment.select import recipe_name
     from bench.report.plots import style
-    from bench.report.recipes import recipe_label, setting_on_paper
-    from bench.report.results import changes_shown, images_label, run_specs, sizes
+    from bench.report.recipes import setting_on_paper
+    from bench.report.results import changes_shown, images_label, recipe_shown, run_specs, sizes
 
     loaded, selection = chosen.loaded, chosen.selection
     specs = run_specs(loaded, selection)
@@ -388,7 +389,7 @@ def _heading(what: str, chosen: Chosen, frame: pd.DataFrame, *, images: bool = T
         specs = {name: run for name, run in specs.items() if name in set(frame["method"])}
     attacks = set(frame["attack"]) if "attack" in frame else set()
     name = recipe_name(loaded, selection.recipe, selection.dataset)
-    recipe = recipe_label(name, changes_shown(loaded, specs, attacks))
+    recipe = recipe_shown(loaded, name, specs, changes_shown(loaded, specs, attacks))
     members = sizes(run.members for run in specs.values())
     models = [run.model for run in specs.values()]
     label = f"{images_label(loaded, selection)}; " if images else ""

@@ -124,7 +124,7 @@ def collect(
     attacks = [row.attack for row in rows]
     changes = changes_shown(loaded, shown, attacks)
     recipe = select.recipe_name(loaded, selection.recipe, selection.dataset)
-    label = _recipe(loaded, recipe, shown, changes)
+    label = recipe_shown(loaded, recipe, shown, changes)
     models, members = [run.model for run in shown.values()], sizes(run.members for run in shown.values())
     return Results(
         suite=suite,
@@ -212,7 +212,7 @@ def _keys(loaded: Loaded, selection: Selection, run: RunSpec, reference: RunSpec
 
 def row_of(of: EvaluationSpec | EvaluationRow, titles: Titles, key: str) -> Row:
     """The row of a planned or stored evaluation, with its title and, where it is not float32, its precision."""
-    named = titled(KINDS.get(of.kind) or titles.of(of), of.precision)
+    named = titled(KINDS[of.kind] + titles.sources(of) if of.kind in KINDS else titles.of(of), of.precision)
     return Row(of.attack, named, of.budget_name, of.budget, of.stop, key, of.kind, of.precision)
 
 
@@ -436,7 +436,7 @@ def _asks_in(change: str) -> bool:
     return (table, name) == ("attacks", "precision")
 
 
-def _recipe(loaded: Loaded, recipe: str, shown: Mapping[str, RunSpec], changes: Iterable[str]) -> str:
+def recipe_shown(loaded: Loaded, recipe: str, shown: Mapping[str, RunSpec], changes: Iterable[str]) -> str:
     """The recipe of all that is shown; what was trained elsewhere is named."""
     elsewhere = [name for name, run in shown.items() if run.plugin == OUTSIDE]
     if elsewhere and len(elsewhere) == len(shown):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -12,7 +12,7 @@ from bench.core import registry, settings
 from bench.core.config import Loaded
 from bench.core.errors import BenchError
 from bench.core.precision import USUAL, OfPasses, titled
-from bench.experiment.spec import EvaluationSpec, of_attack
+from bench.experiment.spec import EvaluationSpec, RunSpec, of_attack
 from bench.store.typed_rows import EvaluationRow
 
 LONGEST = 40  # letters of a value
@@ -120,6 +120,35 @@ class Titles:
         targets = {} if made.targets is None else {"targets": made.targets}
         title = self.attack(made.attack, made.plugin, {**of_attack(made.kind, made.settings), **targets})
         return title + self._fewer(made, made.dataset if isinstance(made, EvaluationRow) else made.run.dataset)
+
+    def sources(self, made: EvaluationSpec | EvaluationRow) -> str:
+        """` from TRS × 3`: what the images of a black box were made on, where it is not as the file configures it.
+
+        A stored evaluation has the ids of its surrogates alone, by which those that were trained elsewhere are known.
+        """
+        here = self.loaded.written.blackbox
+        if made.kind != "blackbox" or here is None:
+            return ""
+        names = [self._elsewhere.get(run_id, "") for run_id in made.settings.get("surrogates", ())]
+        if isinstance(made, EvaluationSpec) and not all(names):
+            on = {run.method: [each.members for each in made.surrogates if each.method == run.method]
+                  for run in made.surrogates}  # fmt: skip
+            if on == {here.method: list(here.members)}:
+                return ""
+            names = [self.source(name, sizes) for name, sizes in on.items()]
+        return f" from {', '.join(dict.fromkeys(filter(None, names)))}" if any(names) else ""
+
+    def source(self, method: str, sizes: Iterable[int]) -> str:
+        """`ECE × 3, 5, 8`: ensembles that images are made on; the name alone of one that was trained elsewhere."""
+        if any(name == method for name, _ in self.loaded.outside):
+            return method
+        return f"{self.loaded.title_of(method)} × {', '.join(map(str, sizes))}"
+
+    @cached_property
+    def _elsewhere(self) -> dict[str, str]:
+        """Names of the ensembles that were trained elsewhere, by run."""
+        specs = (spec for seeds in self.loaded.outside.values() for spec in seeds.values())
+        return {run.run_id: run.method for run in map(RunSpec.model_validate, specs)}
 
     def _fewer(self, made: EvaluationSpec | EvaluationRow, dataset: str) -> str:
         """` (3 target classes)` where the data set has too few classes for all that the attack leads to elsewhere."""

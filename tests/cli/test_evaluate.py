@@ -23,12 +23,16 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 import bench as python
+from bench.core import config
 from bench.core.bits import from_text
 from bench.core.errors import BenchError
 from bench.data.base import load_splits
 from bench.experiment.records import RunRecord, read_record
 from bench.models.build import model_plugin
 from bench.report import frames as bench_frames
+from bench.report.titles import Titles
+from bench.store import queries
+from bench.store.database import Database
 
 State = dict[str, Tensor]
 
@@ -357,6 +361,20 @@ def test_the_images_of_a_black_box_are_made_on_one_that_was_trained_elsewhere(
         for name in ("theirs", "others")
     ]
     assert sources == [["1", "2", "3", "ensemble", "noise", "others"], ["1", "2", "3", "ensemble", "noise"]]
+    # Tables and figures name what the images were made on, and say that their victim was trained elsewhere.
+    asked = ("-m", "theirs", "-d", "digits", "--limit", 60, "--set", 'blackbox.method="others"',
+             "--set", "blackbox.restarts=1", "--set", "blackbox.budgets.digits=[0.1]")  # fmt: skip
+    shown = bench(results, "table", "figure2", *asked, "--model", "digits_cnn", "--format", "markdown").out
+    assert "| black-box from others | ε = 0.1 |" in shown
+    assert "trained elsewhere" in shown
+    picture = tmp_path / "box.png"
+    bench(results, "plot", "blackbox", *asked, "--model", "digits_cnn", "-o", picture)
+    lines = list(csv.DictReader(picture.with_suffix(".csv").read_text().splitlines()))
+    assert {row["attack_title"] for row in lines} == {"images made on others: PGD (50), PGD-CW (50)"}
+    with Database(results / "bench.db").open() as base:
+        titles = Titles(config.load().with_outside(queries.configs(base, plugin="outside")))
+        stored = [row for row in queries.evaluations(base) if row.kind == "blackbox"]
+    assert [titles.sources(row) for row in stored] == [" from others"]
     # Its weights are asked for by a command that measures nothing new.
     (lost,) = frames.runs.loc[frames.runs["method"] == "others", "run_id"]
     (results / "runs" / lost / "members.safetensors").unlink()
