@@ -55,6 +55,19 @@ for seed in 0 1 2; do dverge $seed --attack apgd_ce,apgd_dlr --limit 1000; done
 baseline --attack apgd_ce,apgd_dlr --limit 1000
 trades --attack autoattack --eps 0.3
 
+# Black box: images made on plain ensembles of three, five and eight ResNet-8s that are trained here by the recipe `cpu`,
+# and on DVERGE's baseline, from which all three seeds of DVERGE started.
+box() { # METHOD SEEDS RADII OPTION…
+  method=$1 seeds=$2 radii=$3; shift 3
+  bench run $one -d cifar10 --recipe cpu --suite figure2 --limit 200 --set "blackbox.budgets.cifar10=[$radii]" \
+    -m "$method" --seeds $seeds "$@"
+}
+for method in "DVERGE, authors" "AdvOAP, authors"; do
+  box "$method" 0-2 0.02,0.05,0.07
+  box "$method" 0-2 0.02,0.05 --set 'blackbox.method="baseline of DVERGE"'
+done
+box "baseline of DVERGE" 0 0.02,0.05,0.07
+
 # What the archive does not have yet.
 for seed in 1 2; do advoap $seed --attack autoattack --eps 8/255 --limit 200; done
 advoap 0 --attack autoattack --eps 8/255 --limit 1000

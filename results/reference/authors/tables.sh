@@ -19,4 +19,13 @@ bench table linf-8-255 -m "AdvOAP, authors" -d cifar10 --limit 1000 --format mar
   bench table -m "TRADES, authors" -d mnist --attack autoattack --eps 0.3 --format markdown
 } > "$here/autoattack.md"
 bench heatmap "$@" --limit 1000 -o "$here/transferability.png" > /dev/null
+set -- -m "DVERGE, authors" -m "AdvOAP, authors" -d cifar10 --recipe cpu --limit 200
+radii="blackbox.budgets.cifar10=[0.02,0.05,0.07]"
+{
+  bench table figure2 "$@" -m "baseline of DVERGE" --set "$radii" --format markdown
+  echo
+  bench table figure2 "$@" --set "blackbox.budgets.cifar10=[0.02,0.05]" --set 'blackbox.method="baseline of DVERGE"' \
+    --format markdown
+} > "$here/blackbox.md"
+bench plot blackbox "$@" -m "baseline of DVERGE" --set "$radii" -o "$here/blackbox.png" > /dev/null
 bench audit > "$here/audit.txt"

@@ -21,6 +21,10 @@ for method in $ten; do column $method 0; done
 for method in ece dverge trs; do column $method 1-2; done
 for method in $ten; do run --method $method --seeds 0 --attack autoattack --eps 0.01 --limit 1000; done
 for method in $ten; do run --method $method --seeds 0 --attack cw,ead --limit 500; done
+box="--suite figure2 --limit 200 --set blackbox.budgets.cifar10=[0.02,0.05,0.07]"
+for method in $ten; do run --method $method --seeds 0 $box; done
+for method in ece dverge trs; do run --method $method --seeds 1-2 $box; done
+run --method smooth_only --seeds 0 --attack bim,pgd,mim --limit 1000
 
 sh "$here/tables.sh"
 bench db export -o "$here/runs.zip" --no-weights

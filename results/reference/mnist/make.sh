@@ -29,6 +29,7 @@ for method in $ten $both; do run --method $method --seeds 0 --attack autoattack 
 for method in $ten $both; do run --method $method --seeds 0 $box; done
 for method in ece dverge trs; do run --method $method --seeds 1-2 $box; done
 for method in gal adp dverge trs; do run --method $method --seeds 0 --attack pgd_1000 --limit 500; done
+run --method smooth_only --seeds 0 --attack bim,pgd,mim --limit 1000
 
 sh "$here/tables.sh"
 bench db export -o "$here/runs.zip" --no-weights

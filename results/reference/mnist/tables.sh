@@ -6,7 +6,4 @@ set -eu
 here=$(cd "$(dirname "$0")" && pwd)
 
 # Of the seven radii of the black-box suite the archive has four.
-set -- --dataset mnist --recipe cpu --seeds 0 --limit 500 --set blackbox.budgets.mnist=[0.1,0.2,0.3,0.4]
-bench table figure2 "$@" -m ece -m paper -m trs_official --format markdown > "$here/blackbox.md"
-bench plot blackbox "$@" -o "$here/blackbox.png" > /dev/null
-sh "$here/../table1.sh" "$here" mnist 0.3 -m ece -m paper -m trs_official
+sh "$here/../table1.sh" "$here" mnist 0.3 0.1,0.2,0.3,0.4 500 -m ece -m paper -m trs_official -m trs_printed
