@@ -29,9 +29,11 @@ for method in $ten $both; do run --method $method --seeds 0 --attack autoattack 
 for method in $ten $both; do run --method $method --seeds 0 $box; done
 for method in ece dverge trs; do run --method $method --seeds 1-2 $box; done
 for method in gal adp dverge trs; do run --method $method --seeds 0 --attack pgd_1000 --limit 500; done
-run --method smooth_only --seeds 0 --attack bim,pgd,mim --limit 1000
+run --method smooth_only --seeds 0 $inside
 
 sh "$here/tables.sh"
+sh "$here/newer.sh"
+bench db export -o "$here/printed.zip" --no-weights --method trs_printed
 bench db export -o "$here/runs.zip" --no-weights
 bench db export -o "$here/weights.zip" --recipe cpu --method dverge --seeds 0  # with those of `ece`, where it starts
 bench db export -o "$here/weights-trs.zip" --recipe cpu --method trs --seeds 0
