@@ -67,8 +67,10 @@ def test_what_newer_defences_cost_is_what_was_printed() -> None:
 STRENGTH = [PRINTED.parent / device / "strength" for device in ("cpu", "gpu")]
 NAMES = {"apgd_ce": "APGD-CE", "apgd_t": "APGD-T", "fab_t": "FAB-T", "square": "Square", "autoattack": "AutoAttack"}
 IMAGES = 1000
-EPS = {"trades": 0.3, "dverge": 0.15, "plain": 0.3}
-NETWORKS = {"trades": "TRADES, authors", "dverge": "DVERGE, 3 × LeNet", "plain": "plain, 3 × LeNet"}
+EPS = {"trades": 0.3, "trs": 0.15, "dverge": 0.15, "plain": 0.3}
+NETWORKS = {
+    "trades": "TRADES, authors", "trs": "TRS, 3 × LeNet", "dverge": "DVERGE, 3 × LeNet", "plain": "plain, 3 × LeNet",
+}  # fmt: skip
 
 
 def _printed(network: str) -> list[Path]:
@@ -117,6 +119,9 @@ def _strength_lines() -> Iterator[str]:
             yield _line(title, one["budget"], one["images"], *cells, versus["difference"], told)
         parts, of_theirs = _both(network)
         (images,) = {one["images"] for one in parts}
+        if network == "trs":  # the whole was run as such, FAB-T alone was not
+            assert [one["attack"] for one in attacks] == ["apgd_ce", "apgd_t", "square", "autoattack"]
+            continue
         assert [one["attack"] for one in parts] == ["apgd_ce", "apgd_t", "fab_t", "square"]
         ours, theirs = (_standing(each, images) for each in (parts, of_theirs))
         yield _line(title, parts[0]["budget"], images, "all four", f"{ours:.1f}", f"{theirs:.1f}", ours - theirs, "")
@@ -136,6 +141,16 @@ def test_what_the_authors_autoattack_leaves_is_what_was_printed() -> None:
         .splitlines()
     )
     assert lines[2:] == list(_strength_lines())
+
+
+def test_the_whole_leaves_what_theirs_leaves_where_gradients_do_not_mislead() -> None:
+    (attack,) = json.loads((STRENGTH[0] / "trs-autoattack.json").read_text())["attacks"]
+    (theirs,) = attack["versus"]
+    assert attack["images"] == IMAGES
+    assert abs(attack["first"] - theirs["theirs"]) <= 0.2
+    ours, other = (bits.from_text(one["outcomes"], IMAGES) for one in (attack, theirs))
+    assert (int((ours & ~other).sum()), int((other & ~ours).sum())) == (1, 0)
+    assert "one image of 1,000 stands under ours alone, none under theirs alone" in PAGE.replace("\n", " ")
 
 
 def test_the_whole_on_a_robust_ensemble_is_no_slower_than_theirs() -> None:
@@ -160,7 +175,13 @@ def test_apgd_goes_the_authors_way_from_the_same_start() -> None:
                 else:
                     apart.append(versus["difference"])
                     assert versus["verdict"] == "PASS"
-    starts = {("trades", "cpu"): 10, ("dverge", "cpu"): 1, ("dverge", "cuda"): 10, ("plain", "cpu"): 10}
+    starts = {
+        ("trades", "cpu"): 10,
+        ("plain", "cpu"): 10,
+        ("dverge", "cuda"): 10,
+        ("dverge", "cpu"): 1,
+        ("trs", "cpu"): 1,
+    }
     assert {name: len(of) for name, of in seeds.items()} == starts
     told = f"at most {max(map(abs, apart)):.1f} points apart, {sum(apart) / len(apart):+.2f} in the mean of ten"
     assert told in PAGE.replace("\n", " ")
