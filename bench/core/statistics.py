@@ -18,6 +18,8 @@ from bench.core.bits import Bools
 LEVEL = 0.95
 ALPHA = 0.05
 REPLICATES = 10_000
+GUESS_ODDS = 1.2  # of being right, against those of guessing: what is no more has learned nothing worth the name
+GUESS_LEVEL = 0.01  # of the one-sided test against these odds
 _NEGLIGIBLE = 1e-40  # probabilities below this are left out of a convolution
 
 
@@ -192,6 +194,17 @@ def least_share(count: int, n: int, tail: float) -> float:
     from scipy.special import betaincinv
 
     return float(betaincinv(count, n - count + 1, tail)) if count else 0.0
+
+
+def is_guess(right: int, n: int, chance: float) -> bool:
+    """Whether `right` of `n` are no more than guessing gets, which is right with probability `chance` in (0, 1).
+
+    No guess is what has odds of being right above 1.2 times those of guessing (exact binomial test, p below 1 %).
+    """
+    from scipy.special import bdtrc
+
+    least = GUESS_ODDS * chance / (1 - chance + GUESS_ODDS * chance)
+    return right < n and float(bdtrc(right - 1, n, least)) >= GUESS_LEVEL
 
 
 def t_interval(values: Sequence[float] | NDArray[np.float64]) -> Interval:

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from bench.core.statistics import is_guess
+
 if TYPE_CHECKING:
     from torch import Tensor
-
-ODDS = 1.2  # of being right, against those of guessing: what is no more than this has learned nothing worth the name
-SURE = 0.01  # level of the one-sided binomial test against these odds
 
 
 def guessed(right: int, labels: Tensor, classes: int) -> float | None:
@@ -26,10 +25,8 @@ def guessed(right: int, labels: Tensor, classes: int) -> float | None:
     Returns:
         None where the classifier does better.
     """
-    from scipy.special import bdtrc
-
     images = len(labels)
     chance = max(1 / classes, float(labels.bincount().max()) / images)
-    least = ODDS * chance / (1 - chance + ODDS * chance)
-    beaten = right == images or float(bdtrc(right - 1, images, least)) < SURE
-    return None if beaten else chance
+    if chance == 1:
+        return None if right == images else chance
+    return chance if is_guess(right, images, chance) else None

@@ -7,11 +7,13 @@ import statistics
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from bench.store.rules.base import ONE, Rows, need, pixels, rule
+from bench.core.statistics import is_guess
+from bench.store.rules.base import ONE, Rows, need, pixels, rule, trait
 from bench.store.typed_rows import EvaluationRow
 
 EXCESS = 1e-4  # outside the ball or [0, 1] by more than rounding
 SHARE = 0.01  # of the attacked images
+ENOUGH = 200  # images that tell a guess from a weak classifier
 LAST, RISE = 0.1, 0.1  # in the last tenth of the steps the loss rises by more than a tenth of its whole rise
 
 
@@ -50,6 +52,19 @@ def _not_finite(row: EvaluationRow) -> Iterator[str]:
 def _robust_above_clean(row: EvaluationRow) -> Iterator[str]:
     if row.n_robust is not None and row.n_robust > row.n_clean:
         yield f"{row.n_robust} of {row.n} right after the attack, {row.n_clean} before"
+
+
+@rule(
+    ONE, "guesses", "invalid", "of 200 images or more no more are right before the attack than guessing gets",
+    "The ensemble has not learned, or its weights were read wrongly: one answer for every image stands against every "
+    "attack, which says nothing of robustness.",
+)  # fmt: skip
+def _guesses(row: EvaluationRow) -> Iterator[str]:
+    classes = trait(row.dataset, "classes", kind="datasets")
+    if row.kind not in ("attack", "blackbox") or row.n < ENOUGH or not isinstance(classes, int) or classes < 2:
+        return
+    if row.n_clean <= 2 * row.n / classes and is_guess(row.n_clean, row.n, 1 / classes):
+        yield f"{row.n_clean} of {row.n} right before the attack, {classes} classes"
 
 
 @rule(
