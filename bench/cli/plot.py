@@ -162,8 +162,9 @@ def blackbox(of: str, output: Path | None, page: Page, results: Path, db: str | 
         frame = plot.spread(frame.assign(robust_accuracy=frame["n_robust"] / frame["n_clean"]))
     names = chosen.loaded.config.suites[chosen.selection.suite or "figure2"].blackbox
     attacks = chosen.loaded.blackbox.attacks if names is True else names
-    told = ", ".join(dict.fromkeys(Titles(chosen.loaded).attack(name) for name in attacks or ()))
-    source = Titles(chosen.loaded).source(chosen.loaded.blackbox.method, chosen.loaded.blackbox.members)
+    titles = Titles(chosen.loaded)
+    told = ", ".join(dict.fromkeys(titles.attack(name) for name in attacks or ()))
+    source = titles.source(chosen.loaded.blackbox.method, chosen.loaded.blackbox.members)
     frame = frame.assign(attack_title=f"images made on {source}: {told}")
     head = _heading("Robust accuracy against ε, black box", chosen, frame)
     figure = plot.draw(frame, *head, of="all images" if of == "all" else "images right when clean", page=page)

@@ -27,6 +27,4 @@ def guessed(right: int, labels: Tensor, classes: int) -> float | None:
     """
     images = len(labels)
     chance = max(1 / classes, float(labels.bincount().max()) / images)
-    if chance == 1:
-        return None if right == images else chance
     return chance if is_guess(right, images, chance) else None

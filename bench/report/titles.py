@@ -129,14 +129,13 @@ class Titles:
         here = self.loaded.written.blackbox
         if made.kind != "blackbox" or here is None:
             return ""
-        names = [self._elsewhere.get(run_id, "") for run_id in made.settings.get("surrogates", ())]
-        if isinstance(made, EvaluationSpec) and not all(names):
-            on = {run.method: [each.members for each in made.surrogates if each.method == run.method]
-                  for run in made.surrogates}  # fmt: skip
-            if on == {here.method: list(here.members)}:
-                return ""
-            names = [self.source(name, sizes) for name, sizes in on.items()]
-        return f" from {', '.join(dict.fromkeys(filter(None, names)))}" if any(names) else ""
+        if isinstance(made, EvaluationSpec):  # its surrogates are of one method
+            method = next((run.method for run in made.surrogates), here.method)
+            sizes = tuple(run.members for run in made.surrogates) or here.members
+            return "" if (method, sizes) == (here.method, here.members) else f" from {self.source(method, sizes)}"
+        known = (self._elsewhere.get(run_id) for run_id in made.settings.get("surrogates", ()))
+        names = dict.fromkeys(filter(None, known))
+        return f" from {', '.join(names)}" if names else ""
 
     def source(self, method: str, sizes: Iterable[int]) -> str:
         """`ECE × 3, 5, 8`: ensembles that images are made on; the name alone of one that was trained elsewhere."""
