@@ -2,39 +2,25 @@
 
 from __future__ import annotations
 
-import csv
 import hashlib
 import html
 import json
 import re
 import shlex
-import sqlite3
 import sys
-import warnings
-from contextlib import closing
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
+from evaluating import State, bench, contents, evaluate, outcome, refused, saved
 from in_process import Done, command
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
 from torch import Tensor, nn
 
-import bench as python
-from bench.core import config
-from bench.core.bits import from_text
-from bench.core.errors import BenchError
 from bench.data.base import load_splits
 from bench.experiment.records import RunRecord, read_record
-from bench.models.build import model_plugin
 from bench.report import frames as bench_frames
-from bench.report.titles import Titles
-from bench.store import queries
-from bench.store.database import Database
-
-State = dict[str, Tensor]
 
 
 class Flat(nn.Module):
@@ -72,52 +58,6 @@ def no_network() -> int:
 
 def wrong_classes() -> nn.Module:
     return nn.Sequential(nn.Flatten(), nn.Linear(64, 7))
-
-
-@pytest.fixture(scope="module")
-def trained(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[State]]:
-    """A results folder with a run of our own, and its members' weights under the network's names."""
-    results = tmp_path_factory.mktemp("trained") / "results"
-    bench(results, "run", "-m", "ece", "-d", "digits", "--attack", "pgd", "--eps", "0.1", "--limit", "60",
-          "--set", "training.epochs=3", "--threads", "1", "-q")  # fmt: skip
-    (file,) = results.glob("runs/*/members.safetensors")
-    tensors = load_file(file)
-    return results, [
-        {
-            name.removeprefix(f"members.{k}.network."): tensor
-            for name, tensor in tensors.items()
-            if name.startswith(f"members.{k}.network.")
-        }
-        for k in range(3)
-    ]
-
-
-def bench(results: Path, *arguments: object, ok: bool = True) -> Done:
-    done = command(*arguments, "--results", results)
-    assert not ok or done.code == 0, done.text
-    return done
-
-
-def evaluate(results: Path, files: list[Path], *arguments: object, ok: bool = True) -> Done:
-    return bench(results, "evaluate", *files, "-d", "digits", "--attack", "pgd", "--eps", "0.1", "--limit", "60",
-                 "--threads", "1", *arguments, ok=ok)  # fmt: skip
-
-
-def outcome(result: Done) -> dict[str, float]:
-    table: dict[str, float] = {row["attack"]: row["mean"] for row in json.loads(result.out)["table"]}
-    return table
-
-
-def refused(result: Done) -> str:
-    assert result.code == 2, result.text
-    return result.err
-
-
-def saved(folder: Path, states: list[State], rename: Any = lambda name: name) -> list[Path]:
-    files = [folder / f"member{k}.pth" for k in range(len(states))]
-    for file, state in zip(files, states, strict=True):
-        torch.save({rename(name): tensor for name, tensor in state.items()}, file)
-    return files
 
 
 def ours(results: Path) -> dict[str, float]:
@@ -257,133 +197,6 @@ def test_normalisation_activation_and_fusion_change_the_numbers(
     assert alone == found["one only"]
 
 
-def test_an_ensemble_that_draws_a_member_has_an_expected_accuracy(
-    trained: tuple[Path, list[State]], tmp_path: Path
-) -> None:
-    results, states = trained
-    files = saved(tmp_path, states)
-    told = evaluate(results, files, "--model", "digits_cnn", "--name", "drawn", "--fusion", "random_member")
-    assert "fused by drawing one member" in " ".join(told.text.split())
-    (row,) = [row for row in bench_frames.Frames(results / "bench.db").evaluations.to_dict("records")
-              if (row["method"], row["attack"]) == ("drawn", "pgd")]  # fmt: skip
-    assert row["stop"] == "last"  # an image is broken for some draws before it is for all
-    shown = json.loads(bench(results, "show", row["evaluation_id"], "--json").out)
-    draws = [from_text(text, 60) for text in shown["measurements"]["draws"]]
-    assert len(draws) == 3
-    assert shown["expected_accuracy"] == pytest.approx(sum(int(bits.sum()) for bits in draws) / 180)
-    assert not all((bits == draws[0]).all() for bits in draws)
-    card = bench(results, "show", row["evaluation_id"]).out
-    assert f"{100 * shown['expected_accuracy']:.1f} % after the attack, over 3 equally probable draws" in card
-    assert shown["measurements"]["draws"][0] not in card
-    expected = f"{row['budget']:g}: {100 * shown['expected_accuracy']:.1f} %"
-    printed = " ".join(told.text.split())
-    assert "drawn draws a member for each answer: attacks go on to their last step" in printed
-    assert "ranked with no other; expected accuracy over the member drawn: " in printed
-    assert expected in printed
-    evaluate(results, files, "--model", "digits_cnn", "--name", "mean")
-    chosen = ("-d", "digits", "--attack", "pgd", "--eps", "0.1", "--limit", "60")
-    for first, second in (("drawn", "mean"), ("mean", "drawn")):  # each has its values, whoever stands first
-        table = bench(results, "table", *chosen, "-m", first, "-m", second, "--format", "markdown").out
-        (line,) = [line for line in table.splitlines() if line.startswith("| PGD")]
-        assert "–" not in line
-        assert "**" not in line  # one competes with itself
-    compared = bench(results, "compare", "drawn", "mean", *chosen).out
-    assert "no current result" not in compared
-    assert "drawn draws a member for each answer" in " ".join(compared.split())
-    runs = bench_frames.Frames(results / "bench.db").runs.set_index("method")["run_id"]
-    by_runs = bench(results, "compare", runs["drawn"], runs["mean"]).out
-    assert "PGD" in by_runs
-    assert "draws a member for each answer" in " ".join(by_runs.split())
-    odds = ("--fusion", "random_member", "--weights", "3,0,1")
-    evaluate(results, files, "--model", "digits_cnn", "--name", "odd", *odds)
-    (row,) = [row for row in bench_frames.Frames(results / "bench.db").evaluations.to_dict("records")
-              if (row["method"], row["attack"]) == ("odd", "pgd")]  # fmt: skip
-    shown = json.loads(bench(results, "show", row["evaluation_id"], "--json").out)
-    first, _, last = (int(from_text(text, 60).sum()) for text in shown["measurements"]["draws"])
-    assert shown["expected_accuracy"] == pytest.approx((0.75 * first + 0.25 * last) / 60)
-    assert "after the attack, over 3 draws of unequal odds" in bench(results, "show", row["evaluation_id"]).out
-
-
-@pytest.mark.parametrize("fusion", ["majority_vote", "max_probability", "crossmax"])
-def test_further_rules_are_recorded_and_attacked_as_such(
-    trained: tuple[Path, list[State]], tmp_path: Path, fusion: str
-) -> None:
-    results, states = trained
-    files = saved(tmp_path, states)
-    found = outcome(evaluate(results, files, "--model", "digits_cnn", "--name", fusion, "--fusion", fusion, "--json"))
-    assert 0 <= found["pgd"] < found["clean"]
-    runs = bench_frames.Frames(results / "bench.db").runs.to_dict("records")
-    (row,) = [row for row in runs if row["method"] == fusion]
-    assert row["fusion"] == fusion
-    wrong = evaluate(results, files, "--model", "digits_cnn", "--name", "x", "--fusion", fusion[:-1], ok=False)
-    assert f"did you mean {fusion}" in refused(wrong)
-
-
-def test_the_images_of_a_black_box_are_made_on_one_that_was_trained_elsewhere(
-    trained: tuple[Path, list[State]], tmp_path: Path
-) -> None:
-    results = tmp_path / "results"
-    for name, states in (("theirs", trained[1]), ("others", trained[1][::-1]), ("again", trained[1][::-1])):
-        (tmp_path / name).mkdir()
-        evaluate(results, saved(tmp_path / name, states), "--model", "digits_cnn", "--name", name)
-
-    def black_box(name: str, *more: str, ok: bool = True) -> Done:
-        return bench(results, "run", "-m", name, "-d", "digits", "--suite", "figure2", "--limit", 60, "--threads", 1,
-                     *("--set", 'blackbox.method="others"', "--set", "blackbox.restarts=1"),
-                     *("--set", "blackbox.budgets.digits=[0.1]"), *more, ok=ok)  # fmt: skip
-
-    assert "its own surrogate" in refused(black_box("others", ok=False))
-    assert "its own surrogate" in refused(black_box("again", ok=False))  # the same weights under another name
-    black_box("theirs", "--model", "digits_cnn")
-    frames = bench_frames.load(results / "bench.db")
-    rows = frames.blackbox
-    assert {*rows["surrogate"]} == {*frames.runs.loc[frames.runs["method"] == "others", "run_id"]}
-    # Both are one function, so each image does to the victim what it did to the ensemble that it was made on.
-    with closing(sqlite3.connect(results / "bench.db")) as db:
-        made = db.execute(
-            "SELECT b.attack, b.n_set FROM blackbox b JOIN evaluation USING (evaluation_id) WHERE kind = 'craft'"
-        ).fetchall()
-    assert sorted(made) == sorted(zip(rows["attack"], rows["n_missed"], strict=True))
-    assert min(rows["n_missed"]) > 0
-    # What was made on them is no result of theirs.
-    assert {*python.results(results=results).query("kind in ('craft', 'blackbox')")["method"]} == {"theirs"}
-
-    def matrix(name: str) -> Done:
-        sources = ("--set", 'matrix.surrogates=["others"]')
-        asked = ("-m", name, "-d", "digits", "--suite", "figure3", "--limit", 60, *sources)
-        bench(results, "run", *asked, "--threads", 1)
-        return bench(results, "heatmap", *asked, "-o", tmp_path / f"{name}.svg")
-
-    matrix("theirs")
-    matrix("others")  # the ensemble itself is a source of its matrix already
-    sources = [
-        list(dict.fromkeys(row["source"] for row in csv.DictReader((tmp_path / f"{name}.csv").open(newline=""))))
-        for name in ("theirs", "others")
-    ]
-    assert sources == [["1", "2", "3", "ensemble", "noise", "others"], ["1", "2", "3", "ensemble", "noise"]]
-    # Tables and figures name what the images were made on, and say that their victim was trained elsewhere.
-    asked = ("-m", "theirs", "-d", "digits", "--limit", 60, "--set", 'blackbox.method="others"',
-             "--set", "blackbox.restarts=1", "--set", "blackbox.budgets.digits=[0.1]")  # fmt: skip
-    shown = bench(results, "table", "figure2", *asked, "--model", "digits_cnn", "--format", "markdown").out
-    assert "| black-box from others | ε = 0.1 |" in shown
-    assert "trained elsewhere" in shown
-    picture = tmp_path / "box.png"
-    bench(results, "plot", "blackbox", *asked, "--model", "digits_cnn", "-o", picture)
-    lines = list(csv.DictReader(picture.with_suffix(".csv").read_text().splitlines()))
-    assert {row["attack_title"] for row in lines} == {"images made on others: PGD (50), PGD-CW (50)"}
-    with Database(results / "bench.db").open() as base:
-        titles = Titles(config.load().with_outside(queries.configs(base, plugin="outside")))
-        stored = [row for row in queries.evaluations(base) if row.kind == "blackbox"]
-    assert [titles.sources(row) for row in stored] == [" from others"]
-    # Its weights are asked for by a command that measures nothing new.
-    (lost,) = frames.runs.loc[frames.runs["method"] == "others", "run_id"]
-    (results / "runs" / lost / "members.safetensors").unlink()
-    told = refused(black_box("theirs", "--set", "blackbox.budgets.digits=[0.2]", ok=False))
-    assert "others on digits, seed 0 was trained elsewhere and its weights are not here" in told
-    assert "--attack pgd --eps 0.1" in told
-    assert "blackbox" not in told
-
-
 def test_much_more_accuracy_under_another_normalisation_is_told(
     trained: tuple[Path, list[State]], tmp_path: Path
 ) -> None:
@@ -508,53 +321,6 @@ def test_a_factory_makes_the_members(
     assert sorted(results.glob("runs/*")) == runs
 
 
-class Hostile:
-    """An object that would run code when unpickled."""
-
-    def __reduce__(self) -> tuple[Any, ...]:
-        return (Path.touch, (Path("ran_code"),))
-
-
-def test_mistakes_are_told_in_one_line_and_nothing_is_written(
-    trained: tuple[Path, list[State]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    _, states = trained
-    monkeypatch.chdir(tmp_path)
-    results = tmp_path / "results"
-    files = saved(tmp_path, states[:1])
-
-    def fault(*arguments: object, file: Path | None = None) -> str:
-        return refused(evaluate(results, [file or files[0]], "--name", "x", *arguments, ok=False))
-
-    model = ("--model", "digits_cnn")
-    assert "there is no file" in fault(*model, file=tmp_path / "absent.pth")
-    torch.save({"model": Hostile(), "weight": torch.ones(1)}, tmp_path / "hostile.pth")
-    assert "could run code" in fault(*model, file=tmp_path / "hostile.pth")
-    assert not (tmp_path / "ran_code").exists()
-    (tmp_path / "text.pth").write_text("no weights")
-    assert "damaged" in fault(*model, file=tmp_path / "text.pth")
-    (tmp_path / "text.safetensors").write_text("no weights")
-    assert "damaged" in fault(*model, file=tmp_path / "text.safetensors")
-    torch.save({"accuracy": 3}, tmp_path / "empty.pth")
-    assert "holds no weights" in fault(*model, file=tmp_path / "empty.pth")
-    (renamed,) = saved(tmp_path, states[:1], lambda name: f"module.{name}")
-    assert "no name begins with 'net.'" in fault(*model, "--prefix", "net.", file=renamed)
-    (other,) = saved(tmp_path, states[:1], lambda name: name.replace("conv", "layer"))
-    assert "lacks conv1" in fault(*model, file=other)
-    torch.save({**states[0], "linear.bias": torch.full((10,), torch.nan)}, tmp_path / "nan.pth")
-    assert "NaN" in fault(*model, file=tmp_path / "nan.pth")
-    torch.save({**states[0], "linear.bias": torch.zeros(7)}, tmp_path / "shape.pth")
-    assert "linear.bias is (7,), the model wants (10,)" in fault(*model, file=tmp_path / "shape.pth")
-    good = tmp_path / "good.pth"
-    torch.save(states[0], good)
-    assert "--factory package.module:function. --model digits_cnn does fit" in fault(file=good)
-    assert "1 member needs as many --weights" in fault(*model, "--weights", "1,2", "--fusion", "sum_logits", file=good)
-    assert "--mean takes one number" in fault(*model, "--mean", "1,2", file=good)
-    assert "a configured method already" in refused(evaluate(results, [good], "--name", "trs", *model, ok=False))
-    assert "unknown model 'digit_cnn'; did you mean digits_cnn" in fault("--model", "digit_cnn", file=good)
-    assert not list(results.glob("runs/*"))
-
-
 def test_the_record_of_its_run_names_the_files_and_is_one_that_readers_know_whole(
     trained: tuple[Path, list[State]], tmp_path: Path
 ) -> None:
@@ -601,21 +367,6 @@ def words(result: Done) -> list[str]:
     return [" ".join(line.split()) for line in result.text.splitlines()]
 
 
-@pytest.mark.parametrize(("given", "model", "fitting"), [("A", "resnet8", "resnet8a"), ("B", "resnet8a", "resnet8")])
-@pytest.mark.parametrize("order", [[], ["--by-order"]])
-def test_weights_of_the_other_shortcut_are_told_which_model_they_are(
-    tmp_path: Path, given: str, model: str, fitting: str, order: list[str]
-) -> None:
-    network = model_plugin("resnet", {"depth": 8, "shortcut": given}).build(shape=(1, 8, 8), classes=10)
-    torch.save(network.state_dict(), tmp_path / "a.pth")
-    told = refused(
-        evaluate(tmp_path / "results", [tmp_path / "a.pth"], "--model", model, "--name", "x", *order, ok=False)
-    )
-    assert "does not fit the model" in told
-    assert f"--model {fitting} does fit" in told
-    assert not list((tmp_path / "results").glob("runs/*"))
-
-
 def test_what_is_said_of_it_is_kept_beside_its_results_and_measures_nothing_again(
     trained: tuple[Path, list[State]], tmp_path: Path
 ) -> None:
@@ -624,7 +375,7 @@ def test_what_is_said_of_it_is_kept_beside_its_results_and_measures_nothing_agai
     model = ["--model", "digits_cnn", "--name", "theirs", "-q"]
     evaluate(results, files, *model)
     (path,) = results.glob("runs/*/run.json")
-    before, evaluations = json.loads(path.read_text()), _contents(results)
+    before, evaluations = json.loads(path.read_text()), contents(results)
     assert "facts" not in before
     said = ["--paper-title", "On {Nets}", "--author", "A. Nother", "--author", "B. Yond", "--venue", "ICLR", "--year",
             2026, "--url", "https://example.org/paper?id=1", "--code", "https://example.org/code", "--adversarial",
@@ -636,7 +387,7 @@ def test_what_is_said_of_it_is_kept_beside_its_results_and_measures_nothing_agai
         "extra_data": False,
     }  # fmt: skip
     assert json.loads(path.read_text()) == {**before, "facts": facts}
-    assert _contents(results) == evaluations
+    assert contents(results) == evaluations
     shown = bench(results, "show", before["run_id"][:12]).out
     assert "A. Nother, B. Yond, On {Nets}, ICLR, 2026" in shown
     assert "attacked images, no extra data" in shown
@@ -660,42 +411,6 @@ def test_what_is_said_of_it_is_kept_beside_its_results_and_measures_nothing_agai
     assert there["facts"]["title"] == now["title"]
 
 
-def _contents(results: Path) -> dict[str, bytes]:
-    return {str(path): path.read_bytes() for path in results.glob("runs/*/evaluations/*.json")}
-
-
-def test_facts_that_are_none_are_told_in_one_line(trained: tuple[Path, list[State]], tmp_path: Path) -> None:
-    _, states = trained
-    results, files = tmp_path / "results", saved(tmp_path, states)
-    model = ["--model", "digits_cnn", "--name", "theirs", "-q"]
-    for option, value, told in (
-        ("--url", "javascript:alert(1)", "url: an address such as https://example.org/paper is wanted"),
-        ("--code", "https://x.org/\"onclick=", "code: an address such as"),
-        ("--venue", "x" * 201, "venue: String should have at most 200 characters"),
-        ("--paper-title", "two\nlines", "title: not printable"), ("--author", "\u202eevil", "authors.0: not printable"),
-        ("--publication", "dverg", "unknown publication 'dverg'; did you mean dverge or drt?"),
-    ):  # fmt: skip
-        assert told in refused(evaluate(results, files, *model, option, value, ok=False))
-        assert not list(results.glob("runs/*/run.json"))
-    evaluate(results, files, *model)
-    (path,) = results.glob("runs/*/run.json")
-    before = path.read_bytes()
-    assert "url: an address" in refused(evaluate(results, files, *model, "--url", "ftp://x.org", ok=False))
-    assert path.read_bytes() == before
-
-
-def test_members_that_are_one_network_are_noted(trained: tuple[Path, list[State]], tmp_path: Path) -> None:
-    first, second, _ = saved(tmp_path, trained[1])
-    model = ("--model", "digits_cnn")
-    twice = " ".join(evaluate(tmp_path / "results", [first, second, first], "--name", "files", *model).err.split())
-    assert "members 1 (member0.pth) and 3 (member0.pth) are the same network: was another one meant?" in twice
-    state = trained[1][0]
-    torch.save([state, {name: tensor.clone() for name, tensor in state.items()}], tmp_path / "list.pth")
-    within = " ".join(evaluate(tmp_path / "results", [tmp_path / "list.pth"], "--name", "list", *model).err.split())
-    assert "members 1 (list.pth: 0) and 2 (list.pth: 1) are the same network" in within
-    assert "same network" not in evaluate(tmp_path / "results", [first, second], "--name", "two", *model).text
-
-
 def test_one_name_stands_for_one_ensemble_a_seed(trained: tuple[Path, list[State]], tmp_path: Path) -> None:
     results, states = trained
     files = saved(tmp_path, states)
@@ -703,7 +418,7 @@ def test_one_name_stands_for_one_ensemble_a_seed(trained: tuple[Path, list[State
     first = evaluate(results, files[:2], *model).text
     assert "2 members × digits_cnn out of 2 files, normalised by the data set's mean and std" in first
     assert "this is seed" not in first
-    before = _contents(results)
+    before = contents(results)
     today = datetime.now(UTC).date()
     told = " ".join(refused(evaluate(results, files[1:], *model, "--seed", "0", ok=False)).split())
     assert "stands for other weights" in told
@@ -716,7 +431,7 @@ def test_one_name_stands_for_one_ensemble_a_seed(trained: tuple[Path, list[State
     assert "this is seed" not in wrong.text
     again = evaluate(results, files[1:], *model).text
     assert f"'twice' on digits has seed 0 (taken in {today}) already; this is seed 1" in " ".join(again.split())
-    assert before.items() <= _contents(results).items()
+    assert before.items() <= contents(results).items()
     assert "Nothing to do" in evaluate(results, files[1:], *model).text
     assert "Nothing to do" in evaluate(results, files[:2], *model).text
     otherwise = refused(evaluate(results, files[:2], *model, "--normalisation", "none", ok=False))
@@ -731,119 +446,3 @@ def test_one_name_stands_for_one_ensemble_a_seed(trained: tuple[Path, list[State
     several = bench(results, *asked, "--attack", "fgsm", "--seeds", "0,5", ok=False)  # the others go on
     assert (several.code, "1/1 twice: fgsm" in several.text) == (2, True)
     assert "left out: twice on digits, seed 5" in several.err
-
-
-@pytest.mark.parametrize("damaged", [False, True])
-def test_weights_that_are_not_here_are_asked_for_at_once_by_a_command_that_brings_them(
-    trained: tuple[Path, list[State]], tmp_path: Path, damaged: bool, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    _, states = trained
-    monkeypatch.chdir(tmp_path)
-    own = {f"net.{n.replace('conv', 'layer')}": t for n, t in states[0].items()}
-    torch.save({"best": own, "last": own}, "-odd one.pth")
-    maps = [part for k in (1, 2, 3) for part in ("--map", f"layer{k}=conv{k}")]
-    options = ("--model", "digits_cnn", "--name", "it's", "--prefix", "best.net.", "--mean", "0.3", "--std", "0.7")
-    evaluate(tmp_path / "theirs", [tmp_path / "-odd one.pth"], *options, *maps, "--fusion", "mean_logits")
-    (run,) = (tmp_path / "theirs/runs").iterdir()
-    bench(tmp_path / "theirs", "db", "export", "-o", "x.zip", *([] if damaged else ["--no-weights"]))
-    ours = tmp_path / "ours"
-    bench(ours, "db", "import", "x.zip")
-    if damaged:
-        (ours / "runs" / run.name / "members.safetensors").write_bytes(b"nothing")
-    before = _contents(ours)
-    digest = hashlib.sha256(Path("-odd one.pth").read_bytes()).hexdigest()[:12]
-    attack = ("--attack", "fgsm", "--eps", "0.1", "--limit", "60")
-    for line, attacked in (
-        (("run", "-m", "it's", "-d", "digits", *attack), attack),
-        (("run", "-m", "it's", "-d", "digits", *attack, "--dry-run"), attack),
-        (("db", "verify", run.name), ("--attack", "pgd", "--eps", "0.1", "--limit", "60")),
-        (("audit", run.name, "--deep"), ("--attack", "pgd", "--eps", "0.1", "--limit", "60")),
-        (("theory", run.name), ("--attack", "pgd", "--eps", "0.1", "--limit", "60")),
-    ):
-        said = refused(bench(ours, *line, ok=False))
-        assert f"brings them (SHA-256 {digest}…)" in said
-        (again,) = re.findall("`(bench evaluate .*?)` brings", said)
-        assert shlex.join(attacked) in again
-    assert _contents(ours) == before
-    bench(ours, *shlex.split(again)[1:])
-    assert [path.name for path in (ours / "runs").iterdir()] == [run.name]
-    assert "all 60 images as recorded" in bench(ours, "db", "verify", run.name).out
-
-
-def odd_files(folder: Path, state: State) -> dict[str, Path]:
-    """Files of weights that are no plain arrays of real numbers, by what is said of them."""
-    name = "linear.weight"
-    itself: dict[str, Any] = {"epoch": 1}
-    itself["model"] = itself
-    deep: Any = state
-    for _ in range(400):
-        deep = {"model": deep}
-    weight = state[name]
-    contents: dict[str, Any] = {
-        "holds no weights": itself,
-        "holds no weights: it is a dictionary of model": deep,
-        "a sparse tensor": {**state, name: weight.to_sparse()},
-        "a sparse tensor; save": {**state, name: weight.to_sparse_csr()},
-        "of torch.float8_e4m3fn; save it in float32": {**state, name: weight.to(torch.float8_e4m3fn)},
-        "on the device meta": {**state, name: weight.to("meta")},
-        "quantised": {**state, name: torch.quantize_per_tensor(weight, 0.1, 0, torch.qint8)},
-        "a nested tensor": {**state, name: torch.nested.nested_tensor([torch.ones(2), torch.ones(3)])},
-        "complex": {**state, name: weight.to(torch.complex64)},
-        "is of torch.int64, the model wants torch.float32": {**state, name: weight.long()},
-        "is of torch.bool": {**state, name: weight.bool()},
-        "not finite in torch.float32": {**state, name: weight.double() * 1e300},
-        "is (0,), the model wants": {**state, name: torch.ones(0)},
-    }
-    files = {}
-    for place, (words, content) in enumerate(contents.items()):
-        files[words] = folder / f"odd{place}.pth"
-        torch.save(content, files[words])
-    files["is a TorchScript archive"] = folder / "script.pth"
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        torch.jit.save(torch.jit.script(torch.nn.Linear(2, 2)), str(files["is a TorchScript archive"]))
-    header = folder / "header.safetensors"
-    header.write_bytes((2**62).to_bytes(8, "little") + b"{}")
-    files["is no safetensors file"] = header
-    return files
-
-
-def test_what_is_no_plain_weights_is_told_in_one_line(
-    trained: tuple[Path, list[State]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.chdir(tmp_path)
-    for words, file in odd_files(tmp_path, trained[1][0]).items():
-        done = evaluate(tmp_path / "results", [file], "--name", "x", "--model", "digits_cnn", ok=False)
-        assert words in " ".join(refused(done).split()), words
-    done = evaluate(tmp_path / "results", [tmp_path], "--name", "x", "--model", "digits_cnn", ok=False)
-    assert "is a folder; files to give are in it: " in refused(done)
-    assert len(done.text.splitlines()) == 1
-    with pytest.raises(BenchError, match="is a folder; files to give are in it: "):
-        python.evaluate(tmp_path, dataset="digits", name="x", model="digits_cnn", results=tmp_path / "results")
-    (tmp_path / "without").mkdir()
-    done = evaluate(tmp_path / "results", [tmp_path / "without"], "--name", "x", "--model", "digits_cnn", ok=False)
-    assert "is a folder; give a file (.pth, .pt, .safetensors)" in " ".join(refused(done).split())
-    assert not list((tmp_path / "results").glob("runs/*"))
-
-
-@pytest.mark.parametrize("kind", [torch.bfloat16, torch.float16, torch.float64])
-def test_weights_of_another_precision_are_converted(kind: torch.dtype, trained: tuple[Path, list[State]]) -> None:
-    from bench.models import outside
-
-    network = torch.nn.Linear(4, 3)
-    state = {name: tensor.detach().to(kind) for name, tensor in network.state_dict().items()}
-    outside.load(network, dict(state), "x")
-    assert {parameter.dtype for parameter in network.parameters()} == {torch.float32}
-    assert torch.equal(network.weight.detach(), state["weight"].float())
-
-
-def test_protocols_are_read_once_while_a_database_is_open(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from bench.cli.options import at_work
-    from bench.experiment import protocols
-
-    calls: list[object] = []
-    original = protocols.standards
-    monkeypatch.setattr(protocols, "standards", lambda loaded: calls.append(loaded) or original(loaded))
-    with at_work(None, tmp_path):  # a new one: standings are brought up to date as it opens, and as it closes
-        pass
-    assert len(calls) == 1

@@ -199,3 +199,15 @@ def test_a_host_that_cannot_be_is_one_line(tmp_path: Path) -> None:
 
     with pytest.raises(main.BenchError, match="cannot serve on"):
         Server(tmp_path, host="x" * 300)
+
+
+def test_protocols_are_read_once_while_a_database_is_open(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from bench.cli.options import at_work
+    from bench.experiment import protocols
+
+    calls: list[object] = []
+    original = protocols.standards
+    monkeypatch.setattr(protocols, "standards", lambda loaded: calls.append(loaded) or original(loaded))
+    with at_work(None, tmp_path):  # a new one: standings are brought up to date as it opens, and as it closes
+        pass
+    assert len(calls) == 1

@@ -27,7 +27,7 @@ from bench.jobs.given import Given, Taken, fitting_models, sentence, take
 from bench.models import layouts
 from bench.models.build import model_plugin
 from bench.models.layouts import Renaming
-from bench.models.outside import WeightsFile, read
+from bench.models.outside import WeightsFile, load, read
 
 State = dict[str, Any]
 Script = Callable[[Tensor], Tensor]
@@ -621,3 +621,12 @@ def test_shapes_decide_the_order_alone(tmp_path: Path) -> None:
     cut = dict(list(state.items())[1:])
     with pytest.raises(BenchError, match=r"its tensor number 1 is \(16,\), the model wants \(16, 1, 3, 3\)"):
         layouts.recognise(WeightsFile(cut), wanted, Renaming(by_order=True), "a.pth")
+
+
+@pytest.mark.parametrize("kind", [torch.bfloat16, torch.float16, torch.float64])
+def test_weights_of_another_precision_are_converted(kind: torch.dtype) -> None:
+    network = torch.nn.Linear(4, 3)
+    state = {name: tensor.detach().to(kind) for name, tensor in network.state_dict().items()}
+    load(network, dict(state), "x")
+    assert {parameter.dtype for parameter in network.parameters()} == {torch.float32}
+    assert torch.equal(network.weight.detach(), state["weight"].float())
