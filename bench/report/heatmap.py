@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 
 CELL = 0.64  # inches, at most
 FRAMED = "framed: attacks on the network itself"
+WITHIN = 5 / 72  # inches of a framed cell beside its text: the frame lies within
 GAP = 0.14  # between the members and what is none, in cells
 BETWEEN = 0.08  # inches between panels
 BAR = 0.1  # inches
@@ -46,6 +47,12 @@ class _Panel(NamedTuple):
     def members(self) -> int:
         """How many."""
         return len(self.numbers[0]) - 1
+
+    @property
+    def framed(self) -> set[tuple[int, int]]:
+        """Cells of attacks on the network itself."""
+        everything = {(row, self.members) for row, source in enumerate(self.sources) if source == "all"}
+        return {(index, index) for index in range(self.members)} | everything
 
     @property
     def units(self) -> tuple[float, float]:
@@ -217,8 +224,7 @@ def _places(panels: list[_Panel], label: str, page: Page, *, signed: bool) -> _P
     most = page.width or style.FULL
     wide, high = (max(panel.units[axis] for panel in panels) for axis in (0, 1))
     numbers = style.text_width("+100" if signed else "100", style.SMALLEST) + 1 / 72
-    told = [text for panel in panels for line in panel.small for text in line]
-    small = max([style.text_width(text, style.SMALLEST) for text in told if text], default=0.0) + 1 / 72
+    small = max((_room(panel) for panel in panels), default=0.0)
     names = max(style.text_width(_brief(name), page.less) for panel in panels for name in panel.sources) + 0.05
     shared = len({panel.sources for panel in panels}) == 1
     between = BETWEEN if shared else BETWEEN + names
@@ -251,6 +257,19 @@ def _places(panels: list[_Panel], label: str, page: Page, *, signed: bool) -> _P
         )
     found = cell(columns, len(lines))
     return _Places(columns, found, small <= found, left, between, lines)
+
+
+def _room(panel: _Panel) -> float:
+    """Inches that a cell must have for the widest small line, in the frame where there is one."""
+    return max(
+        (
+            style.text_width(text, style.SMALLEST) + (WITHIN if (row, column) in panel.framed else 1 / 72)
+            for row, line in enumerate(panel.small)
+            for column, text in enumerate(line)
+            if text
+        ),
+        default=0.0,
+    )
 
 
 def _bar(page: Page, *, signed: bool) -> float:
@@ -345,7 +364,7 @@ def _panel(
     little = max(style.SMALLEST, min(page.less, 0.16 * points))
     size = page.size + 1 if points > 30 else page.size
     widest = style.text_width("+100" if signed else "100", size) * 72
-    most = size * (points - 5) / widest, points - (1.3 * little if several else 0) - 4  # within the frame
+    most = size * (points - 72 * WITHIN) / widest, points - (1.3 * little if several else 0) - 4  # within the frame
     size = max(style.SMALLEST, min(size, *most))
     # The two lines of a cell, each by the middle of its digits, with the same space above, between and below.
     rest = (points - 0.73 * (size + little)) / 3 / points
@@ -366,9 +385,7 @@ def _panel(
         axis.text(x, y + (upper if small else 0.5), text, fontsize=size, **middle)
         if small:
             axis.text(x, y + lower, small, fontsize=little, **middle)
-    own = [(index, index) for index in range(panel.members)]
-    own += [(row, panel.members) for row, source in enumerate(panel.sources) if source == "all"]
-    for row, column in own:
+    for row, column in sorted(panel.framed):
         inset = max(1.7 / points, 0.05)
         corner = beside[column] + inset, places[row] + inset
         thin, side = min(1.4, points / 25), 1 - 2 * inset

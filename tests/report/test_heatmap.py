@@ -18,6 +18,7 @@ from small_results import QUICK
 from bench import load
 from bench.core.bits import classes_from_text, from_text
 from bench.report import heatmap
+from bench.report.plots.style import PLAIN
 
 
 def rates(folder: Path, method: str) -> np.ndarray:
@@ -212,3 +213,26 @@ def test_what_cannot_be_drawn_is_said(small_results: Path, arguments: tuple[str,
 )
 def test_panels_fill_their_lines(count: int, fit: int, columns: int) -> None:
     assert heatmap._columns(count, fit) == columns
+
+
+def test_the_small_line_of_a_framed_cell_lies_within_its_frame() -> None:
+    """Ten matrices with the longest interval there is: the frame of a network's own attack is not drawn across it."""
+    numbers = np.full((5, 4), 50.0)
+    small = [
+        ["99–100" if row == column or (row, column) == (3, 3) else "48–57" for column in range(4)] for row in range(5)
+    ]
+    panels = [heatmap._Panel(f"M{number}", ("1", "2", "3", "all", "noise"), numbers, small, "") for number in range(10)]
+    figure = heatmap._draw(panels, {"vmin": 0, "vmax": 100, "cmap": "rocket_r"}, "%", lambda small: ["digits"], PLAIN)
+    figure.canvas.draw()
+    seen = 0
+    for axis in figure.axes:
+        for frame in (patch.get_window_extent() for patch in axis.patches):
+            inside = [
+                box
+                for box in (text.get_window_extent() for text in axis.texts)
+                if frame.x0 < (box.x0 + box.x1) / 2 < frame.x1 and frame.y0 < (box.y0 + box.y1) / 2 < frame.y1
+            ]
+            assert len(inside) == 2
+            assert all(frame.x0 < box.x0 and box.x1 < frame.x1 for box in inside)
+            seen += 1
+    assert seen == 40
