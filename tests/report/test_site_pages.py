@@ -16,6 +16,7 @@ from site_records import Writer, hex_id
 from bench.core.seeds import SURROGATE_SEEDS
 from bench.experiment.protocols import standards
 from bench.report.ledger import mark
+from bench.report.site.scatter import Point, scatter
 from bench.store.database import Database
 
 N = 500  # images of core-digits
@@ -166,6 +167,14 @@ def test_the_pictures_of_a_board_hold_its_entries(db: Database, tmp_path: Path) 
         heights = {name: float(height) for height, name in dots.items()}
         assert heights["TRS"] < heights["ADP"] < heights["ECE"]  # the better the higher
         assert re.findall(r'class="dot hollow"[^>]*><title>([^<]+)', picture) == ["ADP"]
+
+
+def test_a_long_name_in_a_picture_is_seen_to_be_cut() -> None:
+    points = [
+        Point(name, x, 50.0, hollow=False) for name, x in (("TRS (authors' code)", 20.0), ("GradientBoosting", 80.0))
+    ]
+    names = re.findall(r'class="name[^"]*"[^>]*>([^<]+)<', scatter(points, x_label="clean", logarithmic=False))
+    assert [html.unescape(name) for name in names] == ["TRS (authors' c…", "GradientBoosting"]
 
 
 def test_where_numbers_come_from_is_told_of_scores_runs_and_results(db: Database, tmp_path: Path) -> None:

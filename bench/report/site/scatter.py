@@ -84,7 +84,7 @@ def _names(points: Sequence[Point], places: Sequence[tuple[float, float]]) -> It
     """A name beside each point, on the first side where it covers neither another name nor a point; else none."""
     taken: list[Box] = [(a - 5, b - 5, a + 5, b + 5) for a, b in places]
     for point, (a, b) in zip(points, places, strict=False):
-        name = point.name[:LETTERS]
+        name = point.name if len(point.name) <= LETTERS else f"{point.name[: LETTERS - 1]}…"
         width = LETTER * len(name)
         for style, right, down in PLACES:
             left = a + right - {"": 0, " end": width, " middle": width / 2}[style]
