@@ -140,6 +140,13 @@ def test_quoted_tables_are_rows_of_the_files_they_come_from(document: Path) -> N
             assert any(row in found for found in tables), row
 
 
+@pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: str(path.relative_to(ROOT)))
+def test_after_a_table_stands_an_empty_line(document: Path) -> None:
+    """Else Markdown takes the next paragraph for one more row of it."""
+    text = re.sub(r"(?ms)^```.*?^```$", "", document.read_text())
+    assert re.findall(r"^\|.*\n(?!\||\s*\n|\Z)(.+)", text, re.MULTILINE) == []
+
+
 def test_what_the_sentences_on_the_digits_conclude_follows_from_the_table() -> None:
     """The ranks that docs/reproduction.md tells; a change of the archive that overturns one must change the text."""
     head, *rows = rows_of((DIGITS / "table1.md").read_text())

@@ -42,7 +42,7 @@ for job in $jobs; do wait "$job"; done
 
 # The page has them whole, with the tables beside published values.
 page="$here/../../docs/reproduction.md"
-cat "$work/papers.md" > "$work/whole.md"
+{ cat "$work/papers.md"; echo; } > "$work/whole.md"
 for each in "$here"/*/published.md; do cat "$each"; echo; done >> "$work/whole.md"
 sed -i -e '/^<!-- from the archives/,/^<!-- end -->/{//!d}' "$page"
 sed -i -e "/^<!-- from the archives/r $work/whole.md" "$page"
