@@ -10,6 +10,11 @@ bench table core "$@" --limit 1000 --no-paper --format markdown > "$here/core.md
 bench table table1 "$@" --limit 1000 --paper --format markdown > "$here/published.md"
 echo >> "$here/published.md"
 bench table "$@" --attack cw,ead --limit 500 --paper --format markdown >> "$here/published.md"
+# On all 10,000 images, of which the tables above have 1,000.
+{
+  echo
+  bench table "$@" --attack pgd --eps 0.01 --paper --format markdown
+} >> "$here/published.md"
 bench table linf-8-255 -m "AdvOAP, authors" -d cifar10 --limit 1000 --format markdown > "$here/advoap.md"
 {
   bench table "$@" --attack autoattack --eps 0.01,0.02 --limit 1000 --format markdown
