@@ -6,6 +6,7 @@ import json
 import pickle
 import re
 import warnings
+import zipfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -24,7 +25,7 @@ from bench.core.terms import WEIGHTS
 StateDict = dict[str, Tensor]
 COUNTERS = "num_batches_tracked"  # BatchNorm counts batches; old files have no such entry, and inference needs none
 OPTIMISER = re.compile(r"(?:.*\.)?(?:opt|optim|optimizers?|optimisers?)(?:_states?|_state_dict)?", re.IGNORECASE)
-DEEPEST = 8  # containers within one another: a container may hold itself
+DEEPEST = 16  # containers within one another; weights lie in a few
 
 # What the first bytes of other formats are, and what to do.
 FORMATS = {
@@ -109,7 +110,11 @@ def read(path: Path) -> WeightsFile:
     tensors: StateDict = {}
     beside: dict[str, Any] = {}
     aside: list[str] = []
-    for place, value in _leaves(content, "", DEEPEST, aside):
+    try:
+        leaves = list(_leaves(content, "", (), aside))
+    except BenchError as error:
+        raise BenchError(f"{path}: {error}") from error
+    for place, value in leaves:
         if isinstance(value, Tensor):
             tensors[place] = value
         else:
@@ -164,6 +169,27 @@ def _check_format(path: Path, head: bytes) -> None:
     for magic, (what, advice) in FORMATS.items():
         if head.startswith(magic):
             raise BenchError(f"{path} is {what}; {advice}")
+    if zipfile.is_zipfile(path):
+        _check_zip(path)
+
+
+def _check_zip(path: Path) -> None:
+    """Refuse archives that torch did not write: its own hold a pickle."""
+    try:
+        with zipfile.ZipFile(path) as archive:
+            names = archive.namelist()
+    except (OSError, ValueError, zipfile.BadZipFile):  # damaged: torch says so
+        return
+    if any(name.endswith(".pkl") for name in names):
+        return
+    if names and all(name.endswith(".npy") for name in names):
+        raise BenchError(
+            f"{path} holds arrays of NumPy; save tensors, with torch.save({{name: torch.from_numpy(array) for name, "
+            "array in numpy.load(FILE).items()}, OTHER)"
+        )
+    raise BenchError(
+        f"{path} is a zip archive of {some(names) or 'nothing'}; unpack it, and give the file of weights in it"
+    )
 
 
 def _torch(path: Path) -> Any:
@@ -223,8 +249,16 @@ def _torchscript(path: Path) -> BenchError:
     )
 
 
-def _leaves(content: Any, place: str, depth: int, aside: list[str]) -> Iterator[tuple[str, Any]]:
-    """Everything in `content` by its place; `aside` takes the places of states that are no weights."""
+def _leaves(content: Any, place: str, outer: tuple[Any, ...], aside: list[str]) -> Iterator[tuple[str, Any]]:
+    """Everything in `content` by its place.
+
+    Args:
+        outer: the containers that it lies in; what one of them holds again, as itself, is passed over.
+        aside: takes the places of states that are no weights.
+
+    Raises:
+        BenchError: it lies in too many.
+    """
     if isinstance(content, Tensor):
         if "rng" in place.lower() and content.dtype == torch.uint8:
             aside.append(place)
@@ -237,14 +271,21 @@ def _leaves(content: Any, place: str, depth: int, aside: list[str]) -> Iterator[
             aside.append(place)
             return
         parts = iter(content.items())
-    elif isinstance(content, (list, tuple)) and any(isinstance(part, (Tensor, Mapping, list)) for part in content):
+    elif isinstance(content, (list, tuple)) and any(
+        isinstance(part, (Tensor, Mapping, list, tuple)) for part in content
+    ):
         parts = iter(enumerate(content))
     else:
         yield place, content
         return
-    if depth:
-        for key, value in parts:
-            yield from _leaves(value, f"{place}.{key}" if place else str(key), depth - 1, aside)
+    if any(content is container for container in outer):
+        return
+    if len(outer) == DEEPEST:
+        raise BenchError(
+            f"{place} lies within {DEEPEST} containers; save weights alone, with torch.save(model.state_dict(), FILE)"
+        )
+    for key, value in parts:
+        yield from _leaves(value, f"{place}.{key}" if place else str(key), (*outer, content), aside)
 
 
 def load(network: nn.Module, state: StateDict, source: str, theirs: Mapping[str, str] | None = None) -> None:

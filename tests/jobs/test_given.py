@@ -8,6 +8,7 @@ import re
 import shlex
 import sys
 import warnings
+import zipfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -143,6 +144,12 @@ class Written:
 
     def list_alone(self) -> Any:
         return self.save(tuple(self.states)), self.plain
+
+    def list_of_pairs(self) -> Any:
+        return self.save({"members": [(state, 0.9) for state in self.states]}), self.plain
+
+    def list_of_names_and_states(self) -> Any:
+        return self.save([(f"net{k}", state) for k, state in enumerate(self.states)]), self.plain
 
     def net_with_accuracy_and_epoch(self) -> Any:
         contents = [{"net": state, "adv_acc": 48.3, "epoch": 0} for state in self.states]
@@ -395,6 +402,7 @@ def pasted(message: str) -> list[str]:
         (lambda s: {"model": s[0], "ema": {"shadow": {"conv1.weight": s[1]["conv1.weight"]}}}, "belongs to no", [1]),
         (lambda s: {"state_dict": {**prefixed("model.", s[0]), "acc.tp": torch.tensor(3), "hits.n": torch.tensor(1)}},
          "do without", [1]),
+        (lambda s: {"net": s[0], "others": [(s[1], 0.9), (s[2], 0.8)]}, "takes all as members", [3]),
         (lambda s: {f"net{k}": {f"t{i}": t for i, t in enumerate(x.values())} for k, x in enumerate(s)}, "order", [3]),
     ],
 )  # fmt: skip
@@ -425,6 +433,26 @@ def test_what_is_left_over_is_never_ignored(beside: State, said: str, tmp_path: 
     content = joined("model{}.", [net.state_dict() for net in networks()])
     torch.save(content | beside, tmp_path / "a.pth")
     assert said in refused([tmp_path / "a.pth"])
+
+
+def test_no_network_hides_deep_in_a_file(tmp_path: Path) -> None:
+    net, other, *_ = [net.state_dict() for net in networks()]
+    deep: Any = other
+    for _ in range(10):
+        deep = {"in": deep}
+    torch.save({"net": net, "rest": deep}, tmp_path / "a.pth")
+    assert "holds 2 networks that fit, under net. and rest.in." in refused([tmp_path / "a.pth"])
+    for _ in range(10):
+        deep = {"in": deep}
+    torch.save({"net": net, "rest": deep}, tmp_path / "a.pth")
+    assert re.search(r"a\.pth: rest\.in\.\S* lies within 16 containers; save", refused([tmp_path / "a.pth"]))
+
+
+def test_a_container_that_holds_itself_is_read_once(tmp_path: Path) -> None:
+    content: State = {"net": networks(1)[0].state_dict()}
+    content["again"] = [content]
+    torch.save(content, tmp_path / "a.pth")
+    assert len(taken([tmp_path / "a.pth"])[0].ensemble.members) == 1
 
 
 @pytest.mark.parametrize(
@@ -477,7 +505,8 @@ def other_files(folder: Path) -> dict[str, Path]:
     """Files that hold more than weights, or none, by what is said of them."""
     said = (
         "could run code", "could run code when loaded", "is a TorchScript archive", "is an ONNX graph", "no weights",
-        "is an ONNX graph, no", "is an HDF5 file", "is an array of NumPy", "or is damaged",
+        "is an ONNX graph, no", "is an HDF5 file", "is an array of NumPy", "holds arrays of NumPy",
+        "is a zip archive of", "or is damaged",
     )  # fmt: skip
     files = {words: folder / f"{k}.pt" for k, words in enumerate(said)}
     torch.save(Whole(), files["could run code"])
@@ -493,7 +522,10 @@ def other_files(folder: Path) -> dict[str, Path]:
     np.save(folder / "array.npy", np.ones(3))
     (folder / "array.npy").rename(files["is an array of NumPy"])
     np.savez(folder / "arrays.npz", weight=np.ones(3))
-    (folder / "arrays.npz").rename(files["or is damaged"])
+    (folder / "arrays.npz").rename(files["holds arrays of NumPy"])
+    with zipfile.ZipFile(files["is a zip archive of"], "w") as archive:
+        archive.writestr("net.pth", b"")
+    files["or is damaged"].write_text("whatever")
     return files
 
 
@@ -501,7 +533,7 @@ def test_what_is_no_file_of_weights_is_refused_with_what_to_do(tmp_path: Path) -
     for words, file in other_files(tmp_path).items():
         message = refused([file])
         assert words in message
-        if "damaged" not in words and words != "no weights":
+        if not any(part in words for part in ("damaged", "no weights", "zip archive")):
             assert "torch.save(" in message
 
 
