@@ -537,7 +537,8 @@ def _beside(name: str, tensor: Tensor) -> bool:
 
 
 def _normalises(name: str, tensor: Tensor, what: re.Pattern[str]) -> bool:
-    plain = tensor.is_floating_point() and tensor.numel() <= MOST_CHANNELS and tensor.squeeze().ndim <= 1
+    numbers = not tensor.is_complex() and tensor.dtype != torch.bool  # (0, 0, 0) and (1, 1, 1) come as whole ones
+    plain = numbers and tensor.numel() <= MOST_CHANNELS and tensor.squeeze().ndim <= 1
     return plain and bool(what.fullmatch(name)) and not name.endswith(("running_mean", "running_var"))
 
 

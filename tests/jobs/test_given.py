@@ -151,6 +151,11 @@ class Written:
     def list_of_names_and_states(self) -> Any:
         return self.save([(f"net{k}", state) for k, state in enumerate(self.states)]), self.plain
 
+    def normalisation_in_whole_numbers(self) -> Any:
+        none = {"mean": torch.tensor([0]).view(1, 1, 1, 1), "std": torch.tensor([1]).view(1, 1, 1, 1)}
+        content = [prefixed("normalizer.", none) | prefixed("model.", state) for state in self.states]
+        return self.save(content), soft(self.nets)
+
     def net_with_accuracy_and_epoch(self) -> Any:
         contents = [{"net": state, "adv_acc": 48.3, "epoch": 0} for state in self.states]
         none = soft(self.nets)
