@@ -119,9 +119,6 @@ def _strength_lines() -> Iterator[str]:
             yield _line(title, one["budget"], one["images"], *cells, versus["difference"], told)
         parts, of_theirs = _both(network)
         (images,) = {one["images"] for one in parts}
-        if network == "trs":  # the whole was run as such, FAB-T alone was not
-            assert [one["attack"] for one in attacks] == ["apgd_ce", "apgd_t", "square", "autoattack"]
-            continue
         assert [one["attack"] for one in parts] == ["apgd_ce", "apgd_t", "fab_t", "square"]
         ours, theirs = (_standing(each, images) for each in (parts, of_theirs))
         yield _line(title, parts[0]["budget"], images, "all four", f"{ours:.1f}", f"{theirs:.1f}", ours - theirs, "")
