@@ -55,7 +55,12 @@ class AutoAttack(Attack):
         for name, attack in self.attacks:
             problem.begin(name)
             if len(x):
-                (x,) = problem.drop_broken(attack.run(problem))
+                x = self.stage(attack, problem)
+        return x
+
+    def stage(self, attack: Attack, problem: Problem) -> Tensor:
+        """One attack on what stands; the images that it leaves."""
+        (x,) = problem.drop_broken(attack.run(problem))
         return x
 
 
@@ -79,12 +84,22 @@ class AutoAttackL2(AutoAttack):
 class AutoAttackRand(AutoAttack):
     """AutoAttack (rand) for models with random output, Croce and Hein 2020 (ICML): APGD-CE, APGD-DLR, gradients of 20.
 
-    Official settings (AutoAttack's code, fra31/auto-attack a392200): each gradient is the mean over 20 passes. The loss
-    that steers the steps is the mean as well (theirs: that of the last pass). Needs three classes or more.
+    Official settings (AutoAttack's code, fra31/auto-attack a392200): each gradient is the mean over 20 passes. Each
+    attack makes all its steps, since a wrong answer on the way may be luck; then the model is asked once about the last
+    iterate that it got wrong, and what it gets wrong again is broken. The loss that steers the steps is the mean as
+    well (theirs: that of the last pass). Needs three classes or more.
     """
+
+    version: ClassVar[int] = 2  # goes on after a wrong answer, and judges after each attack, as the authors' code does
 
     attacks: ClassVar[tuple[tuple[str, Attack], ...]] = (("apgd_ce", APGDCE()), ("apgd_dlr", APGDDLR()))
     least_classes: ClassVar[int] = 3
     target_classes: ClassVar[int] = 0
 
     eot: int = 20
+
+    def stage(self, attack: Attack, problem: Problem) -> Tensor:
+        """One attack to its last step, then one look."""
+        with problem.to_the_end():
+            x = attack.run(problem)
+        return problem.look(x)

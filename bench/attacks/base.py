@@ -35,7 +35,8 @@ class Attack:
         takes_targets: whether it leads to `problem.targets` where there are any (the named losses of
             `Problem.gradient` do).
         asks_members: whether it makes passes through single members, which are float32 whatever precision is chosen.
-        ends_at_success: whether it is defined to be done with an image at the first success, under `last` too.
+        ends_at_success: whether it is defined to be done with an image at the first success, under `last` too. Of an
+            ensemble that draws a member that is where no draw is right any more.
     """
 
     version: ClassVar[int] = 1

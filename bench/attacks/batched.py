@@ -19,6 +19,7 @@ from bench.attacks.replayed import ReplayedPasses
 from bench.core.errors import JobError
 from bench.core.precision import OfPasses
 from bench.data.base import ImageSet
+from bench.models.ensemble import Ensemble
 
 OFTEN = 0.2  # seconds between two words about a batch
 
@@ -88,6 +89,9 @@ class BatchedAttack:
         clean_images = self.images.floats(rows)
         name = type(self.attack).__name__
         conditions = self.conditions
+        # Whoever leads to a target is done there, whatever other draws say.
+        drawn = isinstance(self.model, Ensemble) and self.model.rule.draws_a_member and self.targets is None
+        drawn = drawn and self.attack.ends_at_success and conditions.stop == "last"
         if self.attack.ends_at_success:
             conditions = replace(conditions, stop="first_success")
         problem = Problem(
@@ -104,6 +108,7 @@ class BatchedAttack:
             network=network,
             asks_in=self.asks_in,
             eot=self.attack.eot,
+            drawn=drawn,
             tell=_seldom(tell, 3 * self.attack.passes * self.attack.eot),
             replayed=self.replayed if network is self.network else None,
         )
@@ -114,7 +119,8 @@ class BatchedAttack:
         if far > ROUNDING:
             raise JobError(f"{name} returned images {far:g} outside of its budget or of [0, 1]")
         problem.result = project(problem.result, clean_images, self.conditions.budget, self.attack.norm)
-        return problem, predicted(self.model, problem.result), far
+        output = predicted(self.model, problem.result)
+        return problem, torch.where(problem.verdict < 0, output, problem.verdict), far
 
 
 def _seldom(tell: Callable[[float], None], total: int) -> Callable[[int], None]:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable, Sequence
+import contextlib
+from collections.abc import Callable, Hashable, Iterator, Sequence
 from typing import Any, NamedTuple, overload
 
 import torch
@@ -57,6 +58,7 @@ class Problem:
         result: float32 [B, C, H, W], what became of all images that the batch began with.
         places: int64 [b], where the images still attacked stand among these.
         doubtful: bool [B], called broken by `network` alone, which only rounds otherwise than the model.
+        verdict: int64 [B], the class that the model gave in the last `look`; -1 where there was none.
         forwards, backwards: passes made, counted per image.
         loss_sums: for each call of `ascend`: curve, sum of the values (float64, on the device), number of images.
         stages: names of the stages of an attack that says so (`begin`), in order.
@@ -81,6 +83,7 @@ class Problem:
         network: nn.Module | None = None,
         asks_in: OfPasses = USUAL,
         eot: int = 1,
+        drawn: bool = False,
         tell: Callable[[int], None] = lambda _: None,
         replayed: ReplayedPasses | None = None,
     ) -> None:
@@ -90,6 +93,8 @@ class Problem:
             name: of the attack, for messages.
             asks_in: the precision of the passes through `network`.
             eot: passes that each gradient is the mean over.
+            drawn: whether `model` draws a member for each answer, and an image is done only where no draw is right any
+                more; what is kept until then says `_keep_best`.
             tell: called while the attack goes on with the work done since: 3 for a gradient, 1 for a pass forwards.
             replayed: makes passes through `network` from recordings, where there are some.
         """
@@ -120,6 +125,13 @@ class Problem:
         self._draws = draws
         self._rows = rows
         self._broken = self.doubtful.clone()  # bool [b], of the images still attacked
+        self._drawn = drawn
+        self._to_the_end = False
+        self._wrong = self.doubtful.clone()  # bool [b], where something is kept `to_the_end`
+        self._left = torch.full(
+            self.places.shape, torch.inf, device=images.device
+        )  # [B], of what is kept of a `drawn` one
+        self.verdict = self.broken_at.clone()
         self._droppable = False  # whether any of these may be broken: known without waiting for the device
         self._asked = False
         self._tell = tell
@@ -295,6 +307,34 @@ class Problem:
         """Let named losses lead to `classes`, int64 [b]; what counts as success stays as it is."""
         self.aims = classes
 
+    @contextlib.contextmanager
+    def to_the_end(self) -> Iterator[None]:
+        """Inside, no image leaves at a success; of those that have some the last is kept, for `look` to judge.
+
+        For models whose output is random: there one wrong answer may be luck, and no reason to stop. Of a `drawn`
+        ensemble every draw is known: there it changes nothing.
+        """
+        self._to_the_end, self._wrong = True, torch.zeros_like(self._broken)
+        try:
+            yield
+        finally:
+            self._to_the_end = False
+
+    def look(self, x: Tensor) -> Tensor:
+        """Ask the model once about what a stage `to_the_end` has left, `x` where it kept nothing; the rest that stands.
+
+        An answer counts: what is wrong here is broken, though another pass might have been right.
+        """
+        x = torch.where(self._wrong.view(-1, *[1] * (x.dim() - 1)), self.result[self.places], x)
+        with torch.no_grad():
+            scores = self.model(x)
+        self.forwards += len(x)
+        if not self._drawn:
+            self.verdict[self.places] = scores.argmax(1)
+        self.judge(x, scores)
+        (x,) = self.drop_broken(x)
+        return x
+
     # ---- keeping the budget
 
     def project(self, x: Tensor) -> Tensor:
@@ -348,7 +388,7 @@ class Problem:
         self.images, self.labels = self.images[keep], self.labels[keep]
         self.targets = None if self.targets is None else self.targets[keep]
         self.aims = None if self.aims is None else self.aims[keep]
-        self.places, self._broken = self.places[keep], self._broken[keep]
+        self.places, self._broken, self._wrong = self.places[keep], self._broken[keep], self._wrong[keep]
         return tuple(tensor[keep] for tensor in tensors)
 
     def _store(self, mask: Tensor, x: Tensor) -> None:
@@ -366,6 +406,14 @@ class Problem:
         learn how many these are.
         """
         if self.stop == "last":
+            return
+        if self._drawn:
+            self._keep_best(x, scores)
+            return
+        if self._to_the_end:
+            wrong = self.fooled(scores) & (self.excess(x, self.images) <= TOLERANCE)
+            self._put(x, wrong)
+            self._wrong |= wrong
             return
         chosen = (self.fooled(scores) & ~self._broken).nonzero().squeeze(1)
         if not len(chosen):
@@ -386,6 +434,32 @@ class Problem:
             self.doubtful[places] = broken
         self._droppable = True
 
+    @torch.no_grad()
+    def _keep_best(self, x: Tensor, scores: Tensor) -> None:
+        """Of the iterates of a `drawn` ensemble keep each image's best inside the budget.
+
+        That is one that fools the most probable answer, and among such, or where there is none, the one that fewest
+        draws get right. An image is broken, and may leave, where none does.
+        """
+        self.forwards += len(x)
+        right = (self.ensemble.member_logits(x).argmax(2) == self.labels).float()
+        weights = self.ensemble.weights
+        odds = right.mean(0) if weights is None else (weights[:, None] * right).sum(0)
+        fooled, inside = self.fooled(scores), self.excess(x, self.images) <= TOLERANCE
+        worth = torch.where(fooled, odds, 1 + odds)
+        better = inside & ~self._broken & (worth < self._left[self.places])
+        self._put(x, better)
+        self._left[self.places] = torch.where(better, worth, self._left[self.places])
+        if self.stages:
+            at = self.broken_at[self.places]
+            self.broken_at[self.places] = torch.where(better & fooled & (at < 0), len(self.stages) - 1, at)
+        self._broken |= self._left[self.places] == 0
+        self._droppable = True
+
+    def _put(self, x: Tensor, mask: Tensor) -> None:
+        old = self.result[self.places]
+        self.result[self.places] = torch.where(mask.view(-1, *[1] * (x.dim() - 1)), x.detach().to(old.dtype), old)
+
     def excess(self, x: Tensor, images: Tensor) -> Tensor:
         """How far each image of `x` is outside the ball or [0, 1] (0 or less: inside); NaN counts as infinitely far."""
         return excess(x, images, self.budget, self.norm)
@@ -396,7 +470,12 @@ class Problem:
             raise TypeError(f"run returned {type(x).__name__}, not images {tuple(self.images.shape)}")
         if x.shape != self.images.shape:
             raise ValueError(f"run returned shape {tuple(x.shape)} for images of shape {tuple(self.images.shape)}")
-        self._store(torch.ones_like(self._broken), x)
+        rest = torch.ones_like(self._broken)
+        if self._drawn:  # the harness is to see what is outside, and keeps what was better
+            rest = self.excess(x, self.images) > TOLERANCE
+            with torch.no_grad():
+                self._keep_best(x, self.model(x))
+        self._store(rest, x)
 
 
 def _loss(scores: Tensor, loss: Loss, labels: Tensor, aims: Tensor | None) -> Tensor:

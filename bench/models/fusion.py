@@ -30,8 +30,8 @@ class FusionRule:
         is_vote: whether members vote with their classes alone, however sure they are.
         draws_a_member: whether each prediction is that of one member drawn at random, every one with the same
             probability unless weights say otherwise. `fuse` stays without randomness: its largest class is the most
-            probable prediction. Attacks on such an ensemble go on to their last step, and leave the outcome of each
-            draw, from which the expected accuracy follows.
+            probable prediction. Attacks on such an ensemble go on to their last step, or until no draw is right, and
+            leave the outcome of each draw, from which the expected accuracy follows.
         told: what `bench evaluate` says of it, as in "fused by …".
     """
 

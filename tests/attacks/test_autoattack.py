@@ -266,6 +266,55 @@ def test_a_model_without_randomness_is_broken_alike(digits, digits_ensemble, whi
     assert thrice.backwards >= 2.9 * once.backwards
 
 
+class Lucky(nn.Module):
+    """Three classes, linear; of those that are right three in ten passes say another class, by chance."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.weight = torch.randn(3, 16, generator=generator("lucky"))
+        self.chance = generator("lucky", "draws")
+
+    def forward(self, x: Tensor) -> Tensor:
+        scores = (x.flatten(1) - 0.5) @ self.weight.T
+        label = torch.zeros(len(x), dtype=torch.long)
+        slips = (scores.argmax(1) == label) & (torch.rand(len(x), generator=self.chance) < 0.3)
+        return torch.where(slips[:, None], scores.flip(1) - 100 * nn.functional.one_hot(label, 3), scores)
+
+
+def test_the_random_list_takes_no_lucky_answer_for_a_success():
+    model = Lucky()
+    pixels = torch.randint(77, 179, (1500, 1, 4, 4), generator=generator("lucky", "images")).to(torch.uint8)
+    scores = (pixels.flatten(1) / 255 - 0.5) @ model.weight.T
+    gaps, slopes = scores[:, :1] - scores[:, 1:], (model.weight[0] - model.weight[1:]).abs().sum(1)
+    kept = gaps.amin(1) > 0
+    images = ImageSet(pixels[kept], torch.zeros(int(kept.sum()), dtype=torch.long))
+    reach = (gaps[kept] / slopes).amin(1)
+
+    class Brief(AutoAttackRand):
+        attacks = (("apgd_ce", APGDCE(steps=20)), ("apgd_dlr", APGDDLR(steps=20)))
+
+    outcome = attack(Brief(eot=1), model, images, 0.02, batch_size=2000)
+    near, far = reach < 0.017, reach > 0.0205
+    assert min(int(near.sum()), int(far.sum())) > 100
+    assert float(outcome.robust[near].float().mean()) < 0.05  # a slip on the way ends nothing
+    # Those out of reach slip at the clean image or in one of two looks, whatever happens on the way.
+    assert float(outcome.robust[far].float().mean()) == pytest.approx(0.7**3, abs=0.1)
+    told = by_stage(outcome)
+    assert torch.equal(outcome.robust, outcome.clean & ~told["apgd_ce"] & ~told["apgd_dlr"])
+
+
+def test_the_random_list_breaks_of_a_network_without_randomness_what_its_attacks_break(digits, digits_ensemble):
+    images = digits.test.take(slice(0, 60))
+    both = (APGDCE(steps=10), APGDDLR(steps=10))
+
+    class Brief(AutoAttackRand):
+        attacks = (("apgd_ce", both[0]), ("apgd_dlr", both[1]))
+
+    whole = attack(Brief(eot=1), digits_ensemble, images, 0.1)
+    alone = [attack(each, digits_ensemble, images, 0.1).robust for each in both]
+    assert int((whole.robust != (alone[0] & alone[1])).sum()) <= 1  # rounding may decide one
+
+
 class Jittery(nn.Module):
     """Linear, with weights that noise hides in any one pass."""
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from typing import Any
+from typing import Any, ClassVar
 
 import pytest
 import torch
@@ -11,11 +11,15 @@ from attacking import AXES
 from linear import Line
 from torch import Tensor, nn
 
+from bench.attacks.apgd import APGDT
+from bench.attacks.base import Attack
 from bench.attacks.conditions import Conditions
 from bench.attacks.cw import CW
 from bench.attacks.fgsm import FGSM
 from bench.attacks.iterative import BIM, PGD
 from bench.attacks.judge import attack_images, target_classes
+from bench.attacks.problem import Problem
+from bench.attacks.square import Square
 from bench.core.bits import classes_from_text, from_text
 from bench.core.errors import JobError
 from bench.core.numbers import ENSEMBLE
@@ -302,6 +306,50 @@ def test_random_outputs_are_counted(different, images):
     assert measure.clean(different, images)["measurements"]["random_output"] == 0
     different.members[1] = nn.Sequential(Noisy(), different.members[1])
     assert measure.clean(different, images)["measurements"]["random_output"] == 61
+
+
+class Tour(Attack):
+    """Shows the model one point after another and returns the last unseen; it is done with an image at a success."""
+
+    ends_at_success = True
+    stops: ClassVar[list[tuple[float, float]]] = []
+    left: ClassVar[list[int]] = []
+
+    def run(self, problem: Problem) -> torch.Tensor:
+        self.left.clear()
+        *asked, last = (torch.tensor(stop).view(1, 1, 1, 2) for stop in self.stops)
+        for stop in asked:
+            problem.scores(stop.expand_as(problem.images))
+            problem.drop_broken()
+            self.left.append(len(problem.images))
+        return last.expand_as(problem.images)
+
+
+@pytest.mark.parametrize(
+    ("stops", "kept", "left"),
+    [
+        ([(0.3, 0.5), (0.3, 0.3), (0.5, 0.5)], (0.3, 0.3), [1, 0]),  # one right; none: done
+        ([(0.45, 0.45), (0.3, 0.41), (0.5, 0.5)], (0.3, 0.41), [1, 1]),  # both right, one, both: the best is kept
+        ([(0.3, 0.41), (0.3, 0.3)], (0.3, 0.3), [1]),  # and so is what it returns
+        ([(0.0, 0.0), (0.45, 0.5)], (0.45, 0.5), [1]),  # outside of the ball
+    ],
+)
+def test_what_ends_at_a_success_goes_on_while_a_member_that_may_be_drawn_is_right(stops, kept, left):
+    ensemble = Ensemble([Line((10, 0), -4.0), Line((0, 10), -4.0)], fusion="random_member")  # lines at .4
+    images = ImageSet(torch.full((1, 1, 1, 2), 128, dtype=torch.uint8), torch.zeros(1, dtype=torch.int64))
+    Tour.stops = stops
+    outcome = attack_images(Tour(), ensemble, images, under(0.25, stop="last"), keep_images=True)
+    assert outcome.adversarial.flatten().tolist() == pytest.approx(kept)
+    assert Tour.left == left
+
+
+@pytest.mark.parametrize("which", [APGDT(steps=10), Square(queries=200)], ids=["apgd_t", "square"])
+def test_what_ends_at_a_success_leaves_hardly_more_draws_right_than_its_vote(digits, digits_ensemble, which):
+    """Three members: where the vote falls, going on lets most of the others fall as well."""
+    images = digits.test.take(slice(0, 40))
+    ensemble = Ensemble(digits_ensemble.members, fusion="random_member")
+    result = measure.robust_accuracy(ensemble, images, which, under(0.15, stop="last"))
+    assert expected_accuracy("attack", result["measurements"], 40) <= result["n_robust"] / 40 + 0.02
 
 
 def test_the_expected_accuracy_of_two_linear_members_reaches_its_known_value() -> None:
