@@ -79,8 +79,10 @@ def _vote(logits: Tensor, weights: Tensor | None) -> Tensor:
         total = votes.sum(0) if weights is None else (weights[:, None, None] * votes).sum(0)
         tied = total >= total.amax(1, keepdim=True) * (1 - 1e-6)
         winner = fused.masked_fill(~tied, -torch.inf).argmax(1, keepdim=True)
-        gap = fused.amax(1, keepdim=True) - fused.gather(1, winner)
-        raised = torch.zeros_like(fused).scatter_(1, winner, torch.where(gap > 0, gap + LIFT, 0))
+        most, leader = fused.max(1, keepdim=True)
+        # Not where the gap is above 0: of two classes that the soft vote likes alike the first would be chosen.
+        lift = torch.where(leader != winner, most - fused.gather(1, winner) + LIFT, 0)
+        raised = torch.zeros_like(fused).scatter_(1, winner, lift)
     return (fused + raised).log_softmax(1)
 
 

@@ -87,6 +87,17 @@ def test_a_vote_is_won_by_most_members_and_a_tie_by_the_soft_vote(fusion):
     assert torch.allclose(out.exp().sum(1), torch.ones(200), atol=1e-5)
 
 
+@pytest.mark.parametrize("fusion", ["majority_vote", "random_member", "weighted_vote"])
+def test_a_vote_is_won_by_most_members_where_the_soft_vote_likes_two_classes_alike(fusion):
+    """Two members a little for the second class, one so much for the first that the mean softmax is even."""
+    second = torch.linspace(0.51, 0.74, 500, dtype=torch.float64)
+    first = 2 * second - 0.5
+    z = torch.stack([torch.stack([first, 1 - first], 1)] + 2 * [torch.stack([1 - second, second], 1)]).log().float()
+    soft = ensemble("mean_probability").fuse(z)
+    assert int((soft[:, 0] == soft[:, 1]).sum()) > 50
+    assert bool((ensemble(fusion).fuse(z).argmax(1) == 1).all())
+
+
 @pytest.mark.parametrize("fusion", ["majority_vote", "random_member"])
 def test_the_gradient_of_a_count_is_that_of_the_mean_softmax(fusion):
     """Where both choose the same class."""
