@@ -59,6 +59,15 @@ class Attack:
         if self.eot > 1 and not self.needs_gradient:
             raise BenchError(f"{type(self).__name__} takes no gradients: eot stays 1, not {self.eot}")
 
+    @classmethod
+    def version_on(cls, draws_a_member: bool) -> int:
+        """Its version as results have it: of ensembles that draw a member for each answer, and of all others.
+
+        On those that draw, what ends at a success stopped at the first in version 1; since then it goes on until no
+        draw is right. A version of its own for them leaves the results of all others as they are.
+        """
+        return cls.version + int(draws_a_member and cls.ends_at_success)
+
     @property
     def passes(self) -> int:
         """About how many passes one restart makes for an image that stands: for estimates of time."""

@@ -370,7 +370,8 @@ def attack_rows(
             )
     instance = settings.build(plugin, spec.settings, f"attacks.{name}")
     check_radii(name, plugin.norm, budgets)
-    stop: Stop = "last" if draws_a_member(run) else "first_success"
+    drawn = draws_a_member(run)
+    stop: Stop = "last" if drawn else "first_success"
     limit = test_limit(loaded, selection)
     asked = spec.asked() | {"precision": possible(spec.precision, "first_success", asks_members=plugin.asks_members)}
     return [
@@ -386,7 +387,7 @@ def attack_rows(
             limit=limit,
             split=selection.split,
             **asked,
-            versions={"attack": plugin.version, "evaluator": versions.EVALUATOR},
+            versions={"attack": plugin.version_on(drawn), "evaluator": versions.EVALUATOR},
         )
         for budget in budgets
     ]

@@ -88,7 +88,8 @@ def specs_of(
     )
     own: dict[str, Any] = dict(base.settings) if base is not None else _configured(loaded)
     longer = {**own, "steps": LONGER * own["steps"], "restarts": max(STARTS, own.get("restarts", 1))}
-    stop: Stop = "last" if select.draws_a_member(run) else "first_success"
+    drawn = select.draws_a_member(run)
+    stop: Stop = "last" if drawn else "first_success"
     random = any(row.measurements.get("random_output") for row in rows if row.kind == "clean")
     mean: dict[str, Any] = {"eot": 10} if random else {}
 
@@ -98,7 +99,7 @@ def specs_of(
         return EvaluationSpec(
             kind="attack", run=run, attack=name or plugin, plugin=plugin, settings=plain, budget_name="eps",
             budget=budget, stop=stop, limit=limit,
-            versions={"attack": cls.version, "evaluator": versions.EVALUATOR},
+            versions={"attack": cls.version_on(drawn), "evaluator": versions.EVALUATOR},
         )  # fmt: skip
 
     found = [
@@ -114,7 +115,7 @@ def specs_of(
         attack("crosscheck", mean, eps),
         attack("pgd", longer | mean, eps),
     ]
-    if run.members > 1 and select.draws_a_member(run):
+    if run.members > 1 and drawn:
         found.append(attack("arc", {}, eps))
     if run.plugin != OUTSIDE:
         found.append(EvaluationSpec.of_audit(run, "loss_terms", {"count": BATCH}, eps=eps, limit=limit))

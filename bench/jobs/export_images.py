@@ -22,6 +22,7 @@ from bench.core.errors import BenchError, JobError
 from bench.core.identity import short
 from bench.core.progress import Progress
 from bench.data.base import ImageSet
+from bench.experiment import select
 from bench.experiment.spec import EvaluationSpec
 from bench.jobs.ensembles import load_ensemble, recorded_weights, splits_of
 from bench.jobs.measuring import conditions_of
@@ -198,7 +199,7 @@ def _check(stored: Stored, found: dict[str, Tensor], place: Workplace) -> None:
     if not other.any():
         return
     told = environment.differences(stored.environment, environment.describe(place.device))
-    today = registry.load("attacks", stored.spec.plugin).version
+    today = registry.load("attacks", stored.spec.plugin).version_on(select.draws_a_member(stored.spec.run))
     if today != stored.row.attack_version:
         told = (*told, f"attack version {stored.row.attack_version} then, {today} now")
     raise JobError(

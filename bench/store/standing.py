@@ -24,7 +24,8 @@ from bench.store.typed_rows import EvaluationRow, RunRow
 
 State = Literal["current", "stale", "superseded", "invalid"]
 Versions = Mapping[str, int]
-"""Part → version: `methods/trs`, `models/resnet`, `datasets/digits`, `attacks/pgd`, `trainer`, `evaluator`."""
+"""Part → version: `methods/trs`, `models/resnet`, `datasets/digits`, `attacks/pgd`, `trainer`, `evaluator`;
+`drawn/fab_t` is an attack on an ensemble that draws a member (`Attack.version_on`)."""
 
 
 @dataclass(frozen=True)
@@ -47,6 +48,7 @@ WORDS = {
     "models": "model",
     "datasets": "data set",
     "attacks": "attack",
+    "drawn": "on members that are drawn, attack",
     "fusions": "fusion rule",
     "probes": "audit of",
 }
@@ -130,7 +132,8 @@ def evaluation_versions(row: EvaluationRow) -> dict[str, int]:
     """The versions that decide an evaluation beside those of its run."""
     found = {"evaluator": row.evaluator_version}
     if row.kind in ("attack", "transfer"):
-        found[f"attacks/{row.plugin}"] = row.attack_version
+        kind = "drawn" if row.kind == "attack" and _draws_a_member(row.fusion) else "attacks"
+        found[f"{kind}/{row.plugin}"] = row.attack_version
     if row.kind == "audit":
         found[f"probes/{row.plugin}"] = row.attack_version
     return found
@@ -261,14 +264,21 @@ def _told(part: str) -> str:
     return f"{WORDS[kind]} {name}" if name else kind
 
 
+def _draws_a_member(fusion: str) -> bool:
+    """Whether a rule is one that is known here, and answers with a member drawn anew each time."""
+    return fusion in registry.entries("fusions") and bool(registry.load("fusions", fusion).draws_a_member)
+
+
 def _installed(kind: str, name: str) -> int | None:
     if kind == "probes":
         return versions.PROBES.get(name)
     if name in ("clean", "blackbox"):  # no plug-ins: the evaluator's own
         return None
+    drawn, kind = kind == "drawn", "attacks" if kind == "drawn" else kind
     if kind not in WORDS or name not in registry.entries(kind):
         return None
     try:
-        return int(registry.load(kind, name).version)
+        plugin = registry.load(kind, name)
+        return int(plugin.version_on(drawn) if kind == "attacks" else plugin.version)
     except BenchError:
         return None

@@ -6,6 +6,7 @@ import csv
 import json
 import sqlite3
 from contextlib import closing
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -13,11 +14,13 @@ from evaluating import State, bench, evaluate, outcome, refused, saved
 from in_process import Done
 
 import bench as python
-from bench.core import config
+from bench.attacks.iterative import PGD
+from bench.attacks.square import Square
+from bench.core import config, versions
 from bench.core.bits import from_text
 from bench.report import frames as bench_frames
 from bench.report.titles import Titles
-from bench.store import queries
+from bench.store import queries, standing
 from bench.store.database import Database
 
 
@@ -146,3 +149,33 @@ def test_the_images_of_a_black_box_are_made_on_one_that_was_trained_elsewhere(
     assert "others on digits, seed 0 was trained elsewhere and its weights are not here" in told
     assert "--attack pgd --eps 0.1" in told
     assert "blackbox" not in told
+
+
+def test_what_ends_at_a_success_has_a_version_of_its_own_on_members_that_are_drawn(
+    trained: tuple[Path, list[State]], tmp_path: Path
+) -> None:
+    """There it goes on until no draw is right; what stopped at the first success is stale, on such ensembles alone."""
+    results, files = tmp_path / "results", saved(tmp_path, trained[1])
+    chosen = ("--attack", "square", "--attack", "pgd", "--eps", "0.1", "--limit", "5",
+              "--set", "attacks.square.queries=20")  # fmt: skip
+    for name, fusion in (("drawn", "random_member"), ("mean", "mean_probability")):
+        bench(results, "evaluate", *files, "-d", "digits", "--model", "digits_cnn", "--name", name, "--fusion", fusion,
+              "--threads", "1", "-q", *chosen)  # fmt: skip
+    with Database(results / "bench.db").open() as base:
+        measured = standing.read(base)
+    found = {
+        (row.method, row.attack): standing.evaluation_versions(row) for row in measured.rows if row.kind == "attack"
+    }
+    assert len(measured.standings.current(measured.rows)) == 6
+    evaluator = {"evaluator": versions.EVALUATOR}
+    assert found == {
+        ("drawn", "square"): {"drawn/square": Square.version + 1, **evaluator},
+        ("drawn", "pgd"): {"drawn/pgd": PGD.version, **evaluator},
+        ("mean", "square"): {"attacks/square": Square.version, **evaluator},
+        ("mean", "pgd"): {"attacks/pgd": PGD.version, **evaluator},
+    }
+    older = [replace(row, attack_version=Square.version) for row in measured.rows if row.attack == "square"]
+    told = {row.method: standing.outdated(row, standing.Installed()) for row in older}
+    assert told == {
+        "drawn": ("on members that are drawn, attack square is version 1, today 2",), "mean": (),
+    }  # fmt: skip
