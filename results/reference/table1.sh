@@ -18,6 +18,9 @@ done
   bench table $first "$@" --attack cw,ead --limit 500 --paper --format markdown
 } > "$here/published.md"
 bench table $first "$@" --attack autoattack --eps "$eps" --limit 1000 --format markdown > "$here/autoattack.md"
+# What each of the two terms of TRS's loss does.
+bench table $first -m trs -m cos_only -m smooth_only --attack bim,pgd,mim,apgd_dlr,apgd_ce --limit 1000 --no-paper --format markdown \
+  > "$here/terms.md"
 bench table $of -m ece -m dverge -m trs --seeds 0-2 --limit 1000 --paper --format markdown > "$here/seeds.md"
 bench table figure2 $box "$@" --format markdown > "$here/blackbox.md"
 bench plot blackbox $box -o "$here/blackbox.png" > /dev/null

@@ -24,7 +24,8 @@ for method in $ten; do run --method $method --seeds 0 --attack cw,ead --limit 50
 box="--suite figure2 --limit 200 --set blackbox.budgets.cifar10=[0.02,0.05,0.07]"
 for method in $ten; do run --method $method --seeds 0 $box; done
 for method in ece dverge trs; do run --method $method --seeds 1-2 $box; done
-run --method smooth_only --seeds 0 --attack bim,pgd,mim --limit 1000
+for method in gal adp dverge trs; do run --method $method --seeds 0 --attack pgd_1000 --limit 500; done
+run --method smooth_only --seeds 0 $inside
 
 sh "$here/tables.sh"
 bench db export -o "$here/runs.zip" --no-weights

@@ -30,6 +30,10 @@ for method in $ten $both; do run --method $method --seeds 0 $box; done
 for method in ece dverge trs; do run --method $method --seeds 1-2 $box; done
 for method in gal adp dverge trs; do run --method $method --seeds 0 --attack pgd_1000 --limit 500; done
 run --method smooth_only --seeds 0 $inside
+# Whose members transfer little: trainings enough to tell.
+for method in gal gradientboost adaboost ckae adp cos_only; do
+  run --method $method --seeds 1-2 --suite figure3-mnist --limit 1000
+done
 
 sh "$here/tables.sh"
 sh "$here/newer.sh"

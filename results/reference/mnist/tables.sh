@@ -7,6 +7,3 @@ here=$(cd "$(dirname "$0")" && pwd)
 
 # Of the seven radii of the black-box suite the archive has four.
 sh "$here/../table1.sh" "$here" mnist 0.3 0.1,0.2,0.3,0.4 500 -m ece -m paper -m trs_official
-# What each of the two terms of TRS's loss does.
-bench table --dataset mnist --recipe cpu --seeds 0 -m trs -m cos_only -m smooth_only --attack bim,pgd,mim,apgd_dlr,apgd_ce --limit 1000 \
-  --no-paper --format markdown > "$here/terms.md"
