@@ -126,6 +126,7 @@ def _call(plugin: type[Attack], attack: Attack, problem: Problem) -> tuple[Tenso
     states = [ModelState(model) for model in models]
     asked, direct = MemberPasses(), MemberPasses()
     points = _watch_points(problem)
+    looked = _watch_looks(problem, direct)
     with ExitStack() as stack:
         asked.watch(problem.network, stack)
         direct.watch(problem.model, stack)
@@ -148,7 +149,7 @@ def _call(plugin: type[Attack], attack: Attack, problem: Problem) -> tuple[Tenso
         outside=outside,
         touched=touched,
         left=_left_behind(states, models),
-        direct=max(direct.forwards.values(), default=0),
+        direct=max((direct.forwards - looked).values(), default=0),
         forwards=max(forwards.values(), default=0),
         backwards=max(backwards.values(), default=0),
         counted_forwards=problem.forwards,
@@ -183,6 +184,21 @@ def _watch_points(problem: Problem) -> dict[str, set[bytes]]:
 
     vars(problem).update({name: noting(name) for name in points})
     return points
+
+
+def _watch_looks(problem: Problem, direct: MemberPasses) -> Counter[int]:
+    """The rows of `direct` that `look` asks of the attacked model, as it is to, by member as they come."""
+    looked: Counter[int] = Counter()
+    original = problem.look
+
+    def call(x: Tensor) -> Tensor:
+        before = Counter(direct.forwards)
+        left = original(x)
+        looked.update(direct.forwards - before)
+        return left
+
+    problem.look = call  # type: ignore[method-assign]
+    return looked
 
 
 def _check_result(result: Any, problem: Problem) -> None:

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
 CELL = 0.64  # inches, at most
 FRAMED = "framed: attacks on the network itself"
-WITHIN = 5 / 72  # inches of a framed cell beside its text: the frame lies within
+WITHIN = 1.5 / 72  # inches of a framed cell beside its text: room for the frame, at the cell's edge if need be
 GAP = 0.14  # between the members and what is none, in cells
 BETWEEN = 0.08  # inches between panels
 BAR = 0.1  # inches
@@ -364,7 +364,7 @@ def _panel(
     little = max(style.SMALLEST, min(page.less, 0.16 * points))
     size = page.size + 1 if points > 30 else page.size
     widest = style.text_width("+100" if signed else "100", size) * 72
-    most = size * (points - 72 * WITHIN) / widest, points - (1.3 * little if several else 0) - 4  # within the frame
+    most = size * (points - 5) / widest, points - (1.3 * little if several else 0) - 4  # within the frame
     size = max(style.SMALLEST, min(size, *most))
     # The two lines of a cell, each by the middle of its digits, with the same space above, between and below.
     rest = (points - 0.73 * (size + little)) / 3 / points
@@ -386,7 +386,8 @@ def _panel(
         if small:
             axis.text(x, y + lower, small, fontsize=little, **middle)
     for row, column in sorted(panel.framed):
-        inset = max(1.7 / points, 0.05)
+        beside_text = (points - 72 * style.text_width(panel.small[row][column] if several else "", little)) / 2
+        inset = min(max(1.7 / points, 0.05), max(0.2, beside_text - 0.55) / points)
         corner = beside[column] + inset, places[row] + inset
         thin, side = min(1.4, points / 25), 1 - 2 * inset
         axis.add_patch(Rectangle(corner, side, side, fill=False, edgecolor="#8c8c8c" if signed else "white", lw=thin))

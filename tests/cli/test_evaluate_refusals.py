@@ -160,7 +160,7 @@ def odd_files(folder: Path, state: State) -> dict[str, Path]:
     weight = state[name]
     contents: dict[str, Any] = {
         "holds no weights": itself,
-        "holds no weights: it is a dictionary of model": deep,
+        "lies within 16 containers; save weights alone": deep,
         "a sparse tensor": {**state, name: weight.to_sparse()},
         "a sparse tensor; save": {**state, name: weight.to_sparse_csr()},
         "of torch.float8_e4m3fn; save it in float32": {**state, name: weight.to(torch.float8_e4m3fn)},

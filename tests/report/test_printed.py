@@ -144,7 +144,7 @@ def ten(panels: int = 10, **more: Any) -> list[heatmap._Panel]:
 @pytest.mark.parametrize(
     ("panels", "page", "grid"),
     [
-        (10, PLAIN, (2, 5)), (10, Page(width=3.25), (5, 2)), (1, Page(width=3.25), (1, 1)),
+        (10, PLAIN, (3, 4)), (10, Page(width=3.25), (5, 2)), (1, Page(width=3.25), (1, 1)),
         (7, Page(columns=3), (3, 3)),
         (3, Page(width=3.25, font_size=10, title=False), (3, 1)), (10, Page(width=12, columns=4), (3, 4)),
     ],
