@@ -27,7 +27,8 @@ if TYPE_CHECKING:
 
 CELL = 0.64  # inches, at most
 FRAMED = "framed: attacks on the network itself"
-WITHIN = 1.5 / 72  # inches of a framed cell beside its text: room for the frame, at the cell's edge if need be
+WITHIN = 5 / 72  # inches of a framed cell beside its text: the frame lies within
+EDGE = 1.5 / 72  # the same on a page narrower than the usual one, where the frame may lie at the cell's edge
 GAP = 0.14  # between the members and what is none, in cells
 BETWEEN = 0.08  # inches between panels
 BAR = 0.1  # inches
@@ -224,7 +225,7 @@ def _places(panels: list[_Panel], label: str, page: Page, *, signed: bool) -> _P
     most = page.width or style.FULL
     wide, high = (max(panel.units[axis] for panel in panels) for axis in (0, 1))
     numbers = style.text_width("+100" if signed else "100", style.SMALLEST) + 1 / 72
-    small = max((_room(panel) for panel in panels), default=0.0)
+    small = max((_room(panel, WITHIN if most >= style.FULL else EDGE) for panel in panels), default=0.0)
     names = max(style.text_width(_brief(name), page.less) for panel in panels for name in panel.sources) + 0.05
     shared = len({panel.sources for panel in panels}) == 1
     between = BETWEEN if shared else BETWEEN + names
@@ -259,11 +260,11 @@ def _places(panels: list[_Panel], label: str, page: Page, *, signed: bool) -> _P
     return _Places(columns, found, small <= found, left, between, lines)
 
 
-def _room(panel: _Panel) -> float:
-    """Inches that a cell must have for the widest small line, in the frame where there is one."""
+def _room(panel: _Panel, framed: float) -> float:
+    """Inches that a cell must have for the widest small line, `framed` more of them where there is a frame."""
     return max(
         (
-            style.text_width(text, style.SMALLEST) + (WITHIN if (row, column) in panel.framed else 1 / 72)
+            style.text_width(text, style.SMALLEST) + (framed if (row, column) in panel.framed else 1 / 72)
             for row, line in enumerate(panel.small)
             for column, text in enumerate(line)
             if text
