@@ -20,6 +20,7 @@ from bench.core.terms import SUITES, USING_SURROGATES
 from bench.experiment.spec import OUTSIDE, RunSpec
 from bench.store import flags, queries
 from bench.store.database import Database
+from bench.store.rules.base import trait
 from bench.store.typed_rows import EvaluationRow, RunRow
 
 State = Literal["current", "stale", "superseded", "invalid"]
@@ -132,7 +133,7 @@ def evaluation_versions(row: EvaluationRow) -> dict[str, int]:
     """The versions that decide an evaluation beside those of its run."""
     found = {"evaluator": row.evaluator_version}
     if row.kind in ("attack", "transfer"):
-        kind = "drawn" if row.kind == "attack" and _draws_a_member(row.fusion) else "attacks"
+        kind = "drawn" if row.kind == "attack" and trait(row.fusion, "draws_a_member", kind="fusions") else "attacks"
         found[f"{kind}/{row.plugin}"] = row.attack_version
     if row.kind == "audit":
         found[f"probes/{row.plugin}"] = row.attack_version
@@ -262,11 +263,6 @@ def _stale(why: Iterable[str]) -> Standing:
 def _told(part: str) -> str:
     kind, _, name = part.partition("/")
     return f"{WORDS[kind]} {name}" if name else kind
-
-
-def _draws_a_member(fusion: str) -> bool:
-    """Whether a rule is one that is known here, and answers with a member drawn anew each time."""
-    return fusion in registry.entries("fusions") and bool(registry.load("fusions", fusion).draws_a_member)
 
 
 def _installed(kind: str, name: str) -> int | None:
